@@ -1,0 +1,203 @@
+//! What the user asks for: directives and their options, from the source that the settings name.
+//! What a feature does with its directive is not known here.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::json::Json;
+use crate::request::Outline;
+use crate::settings::ConfigSource;
+use crate::text::Quoted;
+
+/// What every key of the policy starts with.
+pub(crate) const PREFIX: &str = "vm-feature-manager.io/";
+
+const APPLIED: &str = "-applied";
+const ERROR: &str = "-error";
+
+/// The options: annotations that go with a directive. They stay annotations whatever the source of the directives is.
+pub(crate) const OPTIONS: [&str; 3] = ["sidecar-image", "vbios-device", "cpu-vendor"];
+
+/// The key under which a user asks for a feature: `vm-feature-manager.io/<feature>`.
+pub(crate) fn directive_key(feature: &str) -> String {
+    format!("{PREFIX}{feature}")
+}
+
+/// The annotation that records a feature's success.
+pub(crate) fn applied_key(feature: &str) -> String {
+    format!("{PREFIX}{feature}{APPLIED}")
+}
+
+/// The annotation that records a feature's failure under `allow-and-log`.
+pub(crate) fn error_key(feature: &str) -> String {
+    format!("{PREFIX}{feature}{ERROR}")
+}
+
+/// One request for a feature.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Directive<'o> {
+    /// Where it stands.
+    pub(crate) source: Source,
+    feature: &'static str,
+    value: &'o Json<'o>,
+}
+
+impl<'o> Directive<'o> {
+    /// Its value, trimmed.
+    ///
+    /// # Errors
+    /// [`NotText`] where the value is no string.
+    pub(crate) fn text(&self) -> Result<&'o str, NotText> {
+        text(self.value, self.source, self.feature)
+    }
+}
+
+/// The place, key and value, for a message.
+impl fmt::Display for Directive<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {PREFIX}{}", self.source, self.feature)?;
+        match self.value.as_str() {
+            Some(text) => write!(f, ": {}", Quoted(text)),
+            None => write!(f, ", {}", self.value.kind()),
+        }
+    }
+}
+
+/// Where a directive stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    Annotation,
+    Label,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Source::Annotation => "annotation",
+            Source::Label => "label",
+        })
+    }
+}
+
+/// All directives and options of a VirtualMachine.
+#[derive(Debug)]
+pub(crate) struct Directives<'o, 'a> {
+    source: Source,
+    directives: &'o [(Cow<'a, str>, Json<'a>)],
+    annotations: &'o [(Cow<'a, str>, Json<'a>)],
+}
+
+impl<'o, 'a> Directives<'o, 'a> {
+    /// Finds the directives and options in the VirtualMachine's outline.
+    pub(crate) fn read(outline: &'o Outline<'a>, source: ConfigSource) -> Self {
+        let annotations = outline.annotations();
+        let (source, directives) = match source {
+            ConfigSource::Annotations => (Source::Annotation, annotations),
+            ConfigSource::Labels => (Source::Label, outline.labels()),
+        };
+        Self {
+            source,
+            directives,
+            annotations,
+        }
+    }
+
+    /// The directive for a feature.
+    pub(crate) fn get(&self, feature: &'static str) -> Option<Directive<'o>> {
+        let value = lookup(self.directives, feature)?;
+        Some(Directive {
+            source: self.source,
+            feature,
+            value,
+        })
+    }
+
+    /// The value of an option, trimmed; empty is not set.
+    ///
+    /// # Errors
+    /// [`NotText`] where the annotation's value is no string.
+    pub(crate) fn option(&self, name: &'static str) -> Result<Option<&'o str>, NotText> {
+        let Some(value) = lookup(self.annotations, name) else {
+            return Ok(None);
+        };
+        text(value, Source::Annotation, name).map(|text| Some(text).filter(|t| !t.is_empty()))
+    }
+
+    /// The keys of ours that mean nothing, with the known name that is nearest, for a warning.
+    pub(crate) fn unknown(&self, features: &[&'static str]) -> Vec<String> {
+        let directives = self
+            .directives
+            .iter()
+            .filter_map(|(key, _)| key.strip_prefix(PREFIX));
+        let others = self
+            .annotations
+            .iter()
+            .filter_map(|(key, _)| key.strip_prefix(PREFIX));
+        let others = others.filter(|_| self.source == Source::Label);
+        let mut names: Vec<&str> = Vec::new();
+        for name in directives.chain(others) {
+            if !is_known(name, features) && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+            .into_iter()
+            .map(|name| describe_unknown(name, features))
+            .collect()
+    }
+}
+
+fn is_known(name: &str, features: &[&str]) -> bool {
+    let feature = name
+        .strip_suffix(APPLIED)
+        .or_else(|| name.strip_suffix(ERROR))
+        .unwrap_or(name);
+    features.contains(&feature) || OPTIONS.contains(&name)
+}
+
+fn describe_unknown(name: &str, features: &[&'static str]) -> String {
+    let known = features.iter().chain(OPTIONS.iter()).copied();
+    match nearest(name, known) {
+        Some(near) => format!("{} (did you mean {PREFIX}{near}?)", Quoted(name)),
+        None => Quoted(name).to_string(),
+    }
+}
+
+/// The known name that a mistyped one is nearest to, if one is near: at most a third of its letters differ.
+pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    // Longer than any name of ours: not a typing mistake, and the distance takes time that grows with its length.
+    if name.len() > 64 {
+        return None;
+    }
+    let name = name.to_ascii_lowercase();
+    known
+        .map(|k| (strsim::osa_distance(&name, &k.to_ascii_lowercase()), k))
+        .filter(|(distance, k)| *distance <= k.len() / 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, k)| k)
+}
+
+fn lookup<'o, 'a>(members: &'o [(Cow<'a, str>, Json<'a>)], name: &str) -> Option<&'o Json<'a>> {
+    let found = members
+        .iter()
+        .rev()
+        .find(|(key, _)| key.strip_prefix(PREFIX) == Some(name));
+    found.map(|(_, value)| value)
+}
+
+fn text<'o>(json: &'o Json<'_>, source: Source, name: &'static str) -> Result<&'o str, NotText> {
+    json.as_str().map(str::trim).ok_or(NotText {
+        place: source,
+        name,
+        found: json.kind(),
+    })
+}
+
+/// A directive or option whose value is no string.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the value of the {place} {PREFIX}{name} is {found}; write it as a string, in quotes")]
+pub(crate) struct NotText {
+    place: Source,
+    name: &'static str,
+    found: &'static str,
+}

@@ -1,0 +1,68 @@
+//! The features: each turns its directive into a plan, or an error. None knows another, or the response.
+
+mod gpu_device_plugin;
+mod nested_virt;
+mod pci_passthrough;
+mod vbios_injection;
+
+use crate::cluster::Cluster;
+use crate::directives::Directives;
+use crate::settings::{FeatureSettings, Settings};
+use crate::vm::{Edit, VirtualMachine};
+
+/// The features, in the order in which they are planned and applied.
+pub(crate) static FEATURES: [&dyn Feature; 4] = [
+    &nested_virt::NestedVirt,
+    &pci_passthrough::PciPassthrough,
+    &gpu_device_plugin::GpuDevicePlugin,
+    &vbios_injection::VbiosInjection,
+];
+
+/// One feature.
+pub(crate) trait Feature: Sync {
+    /// Its name, as it stands in the directive's key.
+    fn name(&self) -> &'static str;
+
+    /// Its part of the settings that every feature has.
+    fn settings(&self, settings: &Settings) -> FeatureSettings;
+
+    /// What the directive's value asks for; `None` where it says that the feature is off.
+    ///
+    /// # Errors
+    /// Whatever stands in the way, in words for the user: what it is, and what to do.
+    fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure>;
+}
+
+/// Why a feature cannot be applied, in words for the user. Each feature has an enum of its own for its reasons;
+/// beyond the feature only the words matter.
+#[derive(Debug)]
+pub(crate) struct Failure(pub(crate) String);
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure(error.to_string())
+    }
+}
+
+/// What a feature plans with.
+pub(crate) struct Context<'c> {
+    /// The VirtualMachine with what the features before have changed.
+    pub(crate) vm: &'c VirtualMachine<'c>,
+    /// The VirtualMachine's namespace.
+    pub(crate) namespace: &'c str,
+    /// The options beside the directive.
+    pub(crate) directives: &'c Directives<'c, 'c>,
+    pub(crate) settings: &'c Settings,
+    pub(crate) cluster: &'c dyn Cluster,
+}
+
+/// What a feature will change, checked.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// The changes; none where everything is in place.
+    pub(crate) edits: Vec<Edit>,
+    /// The value of the `-applied` annotation.
+    pub(crate) applied: String,
+    /// What the user should know, true also where the changes are dropped.
+    pub(crate) warnings: Vec<String>,
+}

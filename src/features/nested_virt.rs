@@ -1,0 +1,271 @@
+//! Nested virtualization: the guest's CPU gets the vendor's virtualization extension.
+
+use super::{Context, Failure, Feature, Plan};
+use crate::cluster::{LookupError, Node};
+use crate::settings::{CpuVendor, FeatureSettings, Settings};
+use crate::text::Quoted;
+use crate::vm::{Edit, VirtualMachine};
+
+pub(super) struct NestedVirt;
+
+const OPTION: &str = "cpu-vendor";
+
+/// Node labels of KubeVirt's node labeller. Source: `kubevirt.io/kubevirt`, `pkg/virt-handler/node-labeller`.
+const VENDOR_LABEL: &str = "cpu-vendor.node.kubevirt.io/";
+const FEATURE_LABEL: &str = "cpu-feature.node.kubevirt.io/";
+
+const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
+
+/// CPU models by the start of their names, lower case. Source: libvirt, `src/cpu_map/x86_*.xml`.
+const AMD_MODELS: [&str; 5] = ["athlon", "epyc", "opteron", "phenom", "dhyana"];
+const INTEL_MODELS: [&str; 22] = [
+    "broadwell",
+    "cascadelake",
+    "clearwaterforest",
+    "conroe",
+    "cooperlake",
+    "core2duo",
+    "coreduo",
+    "denverton",
+    "diamondrapids",
+    "graniterapids",
+    "haswell",
+    "icelake",
+    "ivybridge",
+    "knightsmill",
+    "n270",
+    "nehalem",
+    "penryn",
+    "sandybridge",
+    "sapphirerapids",
+    "sierraforest",
+    "skylake",
+    "westmere",
+];
+
+/// Whose CPU, and so which extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Vendor {
+    Amd,
+    Intel,
+}
+
+impl Vendor {
+    const ALL: [Vendor; 2] = [Vendor::Amd, Vendor::Intel];
+
+    /// The CPU feature that is the vendor's virtualization extension.
+    fn extension(self) -> &'static str {
+        match self {
+            Vendor::Amd => "svm",
+            Vendor::Intel => "vmx",
+        }
+    }
+
+    /// The vendor as KubeVirt's node labels write it.
+    fn label(self) -> &'static str {
+        match self {
+            Vendor::Amd => "AMD",
+            Vendor::Intel => "Intel",
+        }
+    }
+
+    fn of_model(model: &str) -> Option<Self> {
+        let model = model.to_ascii_lowercase();
+        if AMD_MODELS.iter().any(|start| model.starts_with(start)) {
+            Some(Vendor::Amd)
+        } else if INTEL_MODELS.iter().any(|start| model.starts_with(start)) {
+            Some(Vendor::Intel)
+        } else {
+            None
+        }
+    }
+
+    /// The vendor that a label of a node, or a key of a node selector, stands for.
+    fn of_label(key: &str, value: &str) -> Option<Self> {
+        let stands_for = |vendor: &Vendor| {
+            key.strip_prefix(VENDOR_LABEL) == Some(vendor.label())
+                || key.strip_prefix(FEATURE_LABEL) == Some(vendor.extension())
+        };
+        Vendor::ALL
+            .into_iter()
+            .find(stands_for)
+            .filter(|_| value == "true")
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum NestedVirtError {
+    #[error("neither on nor off; write enabled or disabled")]
+    Value,
+    #[error(
+        "the annotation vm-feature-manager.io/cpu-vendor is {}; write amd, intel or auto",
+        Quoted(.0)
+    )]
+    Option(String),
+    #[error(
+        "spec.template.spec.domain.cpu.features has {extension} with the policy {policy}, which contradicts nested \
+         virtualization; remove that entry or the directive"
+    )]
+    Contradiction {
+        extension: &'static str,
+        policy: String,
+    },
+    #[error(
+        "{0} for both AMD and Intel, so neither svm nor vmx would be right; pin the VirtualMachine to nodes of one \
+         vendor with the node selector cpu-vendor.node.kubevirt.io/AMD or cpu-vendor.node.kubevirt.io/Intel, or name \
+         the vendor in the annotation vm-feature-manager.io/cpu-vendor"
+    )]
+    BothVendors(&'static str),
+    #[error(
+        "whether the CPUs are of AMD or Intel cannot be told: {0}; set the annotation vm-feature-manager.io/cpu-vendor \
+         or the policy's setting nestedVirtualization.cpuVendor to amd or intel, or {1}"
+    )]
+    UnknownVendor(&'static str, &'static str),
+}
+
+impl Feature for NestedVirt {
+    fn name(&self) -> &'static str {
+        "nested-virt"
+    }
+
+    fn settings(&self, settings: &Settings) -> FeatureSettings {
+        settings.nested_virtualization.feature
+    }
+
+    fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
+        if !is_on(value)? {
+            return Ok(None);
+        }
+        let extension = vendor(context)?.extension();
+        let features = context.vm.cpu_features()?;
+        let mut edits = Vec::new();
+        match features.iter().find(|feature| feature.name == extension) {
+            Some(feature) if matches!(feature.policy, "forbid" | "disable") => {
+                let policy = feature.policy.to_owned();
+                return Err(NestedVirtError::Contradiction { extension, policy }.into());
+            }
+            Some(_) => {}
+            None => edits.push(Edit::RequireCpuFeature { name: extension }),
+        }
+        Ok(Some(Plan {
+            edits,
+            applied: "true".to_owned(),
+            warnings: Vec::new(),
+        }))
+    }
+}
+
+fn is_on(value: &str) -> Result<bool, NestedVirtError> {
+    match value.to_ascii_lowercase().as_str() {
+        "enabled" | "true" | "yes" | "1" => Ok(true),
+        "disabled" | "false" | "no" | "0" | "" => Ok(false),
+        _ => Err(NestedVirtError::Value),
+    }
+}
+
+/// The vendor, from the first that answers: the option, the setting, the VM, the nodes.
+fn vendor(context: &Context<'_>) -> Result<Vendor, Failure> {
+    if let Some(vendor) = vendor_of_option(context)? {
+        return Ok(vendor);
+    }
+    match context.settings.nested_virtualization.cpu_vendor {
+        CpuVendor::Amd => return Ok(Vendor::Amd),
+        CpuVendor::Intel => return Ok(Vendor::Intel),
+        CpuVendor::Auto => {}
+    }
+    if let Some(vendor) = vendor_of_vm(context.vm)? {
+        return Ok(vendor);
+    }
+    vendor_of_nodes(context)
+}
+
+fn vendor_of_option(context: &Context<'_>) -> Result<Option<Vendor>, Failure> {
+    let Some(option) = context.directives.option(OPTION)? else {
+        return Ok(None);
+    };
+    match option.to_ascii_lowercase().as_str() {
+        "amd" => Ok(Some(Vendor::Amd)),
+        "intel" => Ok(Some(Vendor::Intel)),
+        "auto" => Ok(None),
+        _ => Err(NestedVirtError::Option(option.to_owned()).into()),
+    }
+}
+
+fn vendor_of_vm(vm: &VirtualMachine<'_>) -> Result<Option<Vendor>, Failure> {
+    let features = vm.cpu_features()?;
+    let selector = vm.node_selector()?;
+    let model = Vendor::of_model(vm.cpu_model()?);
+    let says = |vendor: &Vendor| {
+        features.iter().any(|feature| {
+            feature.name == vendor.extension() && !matches!(feature.policy, "forbid" | "disable")
+        }) || model == Some(*vendor)
+            || selector
+                .iter()
+                .any(|(key, value)| Vendor::of_label(key, value) == Some(*vendor))
+    };
+    only_one(
+        Vendor::ALL.into_iter().filter(says),
+        "the VirtualMachine's CPU and node selector speak",
+    )
+}
+
+fn vendor_of_nodes(context: &Context<'_>) -> Result<Vendor, Failure> {
+    let selector = context.vm.node_selector()?;
+    let hostname = selector.iter().find(|(key, _)| *key == HOSTNAME_LABEL);
+    let nodes = match hostname {
+        Some((_, name)) => context.cluster.node(name).map(|node| vec![node]),
+        None => context.cluster.nodes(),
+    };
+    let nodes = nodes.map_err(unknown_vendor)?;
+    let matching = nodes.iter().filter(|node| {
+        selector
+            .iter()
+            .all(|(key, value)| node.labels.get(*key).is_some_and(|v| v == value))
+    });
+    let vendors: Vec<Vendor> = matching.filter_map(vendor_of_node).collect();
+    let found = Vendor::ALL
+        .into_iter()
+        .filter(|vendor| vendors.contains(vendor));
+    match only_one(found, "the nodes that the VirtualMachine may run on are")? {
+        Some(vendor) => Ok(vendor),
+        None => Err(NestedVirtError::UnknownVendor(
+            "no node that the VirtualMachine may run on has a label cpu-vendor.node.kubevirt.io/AMD or /Intel",
+            "see that KubeVirt's node labeller runs",
+        )
+        .into()),
+    }
+}
+
+fn vendor_of_node(node: &Node) -> Option<Vendor> {
+    node.labels
+        .iter()
+        .find_map(|(key, value)| Vendor::of_label(key, value))
+}
+
+fn only_one(
+    mut vendors: impl Iterator<Item = Vendor>,
+    who: &'static str,
+) -> Result<Option<Vendor>, Failure> {
+    match (vendors.next(), vendors.next()) {
+        (Some(_), Some(_)) => Err(NestedVirtError::BothVendors(who).into()),
+        (vendor, _) => Ok(vendor),
+    }
+}
+
+fn unknown_vendor(error: LookupError) -> NestedVirtError {
+    let (why, remedy) = match error {
+        LookupError::NotFound => (
+            "there is no node of the name that the node selector kubernetes.io/hostname gives",
+            "correct the node selector",
+        ),
+        LookupError::NotGranted | LookupError::KindNotServed => (
+            "the VirtualMachine does not say, and the policy may not read nodes",
+            "grant policy-server get, list and watch on nodes",
+        ),
+        LookupError::Unavailable => (
+            "the VirtualMachine does not say, and reading the nodes failed for now",
+            "try again later",
+        ),
+    };
+    NestedVirtError::UnknownVendor(why, remedy)
+}

@@ -1,0 +1,170 @@
+//! References to container images.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A reference to a container image, as `registry.example.com:5000/path/name:tag@sha256:...`.
+///
+/// Follows the grammar of `github.com/distribution/reference`, which container runtimes use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageReference(String);
+
+/// A text that is no image reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ImageReferenceError {
+    /// More than 255 characters, or none, in the name.
+    #[error("its name has no characters or more than 255")]
+    Length,
+    /// The registry is no host name with an optional port.
+    #[error("its registry is no host name with an optional port")]
+    Registry,
+    /// A part of the path has a character that it must not have.
+    #[error(
+        "its path has a part that is not of lower-case letters and digits with . _ or - between them"
+    )]
+    Path,
+    /// The tag has a character that it must not have, or too many.
+    #[error("its tag is not of 1 to 128 letters, digits, _ . and -")]
+    Tag,
+    /// The digest is no algorithm with hexadecimal digits.
+    #[error("its digest is not like sha256: and 64 hexadecimal digits")]
+    Digest,
+}
+
+impl ImageReference {
+    /// The default of the setting `vbiosInjection.defaultSidecarImage`.
+    pub(crate) fn sidecar_shim() -> Self {
+        Self("quay.io/kubevirt/sidecar-shim:v1.4.0".to_owned())
+    }
+}
+
+impl fmt::Display for ImageReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ImageReference {
+    type Err = ImageReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (rest, digest) = match text.split_once('@') {
+            Some((rest, digest)) => (rest, Some(digest)),
+            None => (text, None),
+        };
+        if digest.is_some_and(|digest| !is_digest(digest)) {
+            return Err(ImageReferenceError::Digest);
+        }
+        // A colon after the last slash starts the tag; one before it, the registry's port.
+        let (name, tag) = match rest.rsplit_once(':') {
+            Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+            _ => (rest, None),
+        };
+        if tag.is_some_and(|tag| !is_tag(tag)) {
+            return Err(ImageReferenceError::Tag);
+        }
+        if name.is_empty() || name.len() > 255 {
+            return Err(ImageReferenceError::Length);
+        }
+        let path = match name.split_once('/') {
+            Some((first, path)) if first.contains(['.', ':']) || first == "localhost" => {
+                if !is_registry(first) {
+                    return Err(ImageReferenceError::Registry);
+                }
+                path
+            }
+            _ => name,
+        };
+        if path.split('/').all(is_path_part) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ImageReferenceError::Path)
+        }
+    }
+}
+
+fn is_registry(text: &str) -> bool {
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (text, None),
+    };
+    let host_part = |part: &str| {
+        !part.is_empty()
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    host.split('.').all(host_part) && port.is_none_or(|port| port.parse::<u16>().is_ok())
+}
+
+fn is_path_part(text: &str) -> bool {
+    let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let separators_are_known = text
+        .split(letter)
+        .all(|s| matches!(s, "" | "." | "_" | "__") || s.chars().all(|c| c == '-'));
+    text.starts_with(letter) && text.ends_with(letter) && separators_are_known
+}
+
+fn is_tag(text: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.len() <= 128
+        && text.starts_with(word)
+        && text.chars().all(|c| word(c) || c == '.' || c == '-')
+}
+
+fn is_digest(text: &str) -> bool {
+    let Some((algorithm, hex)) = text.split_once(':') else {
+        return false;
+    };
+    let algorithm_part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphabetic())
+            && part.chars().all(|c| c.is_ascii_alphanumeric())
+    };
+    algorithm.split(['+', '.', '-', '_']).all(algorithm_part)
+        && hex.len() >= 32
+        && hex.chars().all(|c| c.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[rstest]
+    #[case::name("sidecar-shim")]
+    #[case::registry("quay.io/kubevirt/sidecar-shim:v1.4.0")]
+    #[case::port("registry.example.com:5000/a/b")]
+    #[case::port_and_tag("localhost:5000/shim:1")]
+    #[case::localhost("localhost/shim")]
+    #[case::separators("a/b_c/d__e/f---g.h")]
+    fn valid(#[case] text: &str) {
+        assert_eq!(
+            text.parse::<ImageReference>().map(|i| i.to_string()),
+            Ok(text.to_owned())
+        );
+        let with_digest = format!("{text}@{DIGEST}");
+        assert_eq!(
+            with_digest.parse::<ImageReference>().map(|i| i.to_string()),
+            Ok(with_digest)
+        );
+    }
+
+    #[rstest]
+    #[case::empty("", ImageReferenceError::Length)]
+    #[case::long(&"a".repeat(256), ImageReferenceError::Length)]
+    #[case::space("a b", ImageReferenceError::Path)]
+    #[case::upper_case("quay.io/KubeVirt/shim", ImageReferenceError::Path)]
+    #[case::three_underscores("a___b", ImageReferenceError::Path)]
+    #[case::empty_part("quay.io//shim", ImageReferenceError::Path)]
+    #[case::url("https://quay.io/shim", ImageReferenceError::Registry)]
+    #[case::port("quay.io:port/shim", ImageReferenceError::Registry)]
+    #[case::empty_tag("quay.io/shim:", ImageReferenceError::Tag)]
+    #[case::tag_of_two_words("quay.io/shim:a b", ImageReferenceError::Tag)]
+    #[case::digest("quay.io/shim@sha256:12", ImageReferenceError::Digest)]
+    #[case::two_digests("a@sha256:1@sha256:2", ImageReferenceError::Digest)]
+    fn invalid(#[case] text: &str, #[case] error: ImageReferenceError) {
+        assert_eq!(text.parse::<ImageReference>(), Err(error));
+    }
+}

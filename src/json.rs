@@ -1,0 +1,297 @@
+//! A JSON value that borrows from its text: what the policy does not read or change stays the text it was.
+//! What the members mean is not known here.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::ser::{SerializeMap, SerializeSeq, Serializer};
+use serde::{Deserialize, Serialize};
+use serde_json::Number;
+use serde_json::value::RawValue;
+
+/// The members of an object, in the order of the text.
+pub(crate) type Members<'a> = Vec<(Cow<'a, str>, Json<'a>)>;
+
+/// A JSON value, read as far as a [`Shape`] says.
+///
+/// Unread parts are [`Json::Text`]; writing the value out copies them byte by byte, so no number is rounded, no
+/// member is reordered and no unknown field is lost.
+#[derive(Debug, Clone)]
+pub(crate) enum Json<'a> {
+    Text(&'a RawValue),
+    Null,
+    Bool(bool),
+    Number(Number),
+    String(Cow<'a, str>),
+    Array(Vec<Json<'a>>),
+    Object(Members<'a>),
+}
+
+/// How far a JSON text is read.
+#[derive(Debug)]
+pub(crate) enum Shape {
+    /// Not at all: the text is kept.
+    Text,
+    /// Everything.
+    Tree,
+    /// The named members as their own shapes say, the text of the others.
+    Object(&'static [(&'static str, Shape)]),
+    /// The named members as their own shapes say; the others are dropped.
+    Only(&'static [(&'static str, Shape)]),
+    /// The members whose key starts with the text, whole; the others are dropped.
+    Prefixed(&'static str),
+    /// Every item of an array as the shape says.
+    Items(&'static Shape),
+}
+
+impl<'a> Json<'a> {
+    /// Reads `text` as far as `shape` says. A value of another type than the shape expects is read whole.
+    ///
+    /// # Errors
+    /// Text that is not JSON, and in the parts that are read: more than 128 levels, a number out of range.
+    pub(crate) fn parse(text: &'a RawValue, shape: &'static Shape) -> serde_json::Result<Self> {
+        let mut deserializer = serde_json::Deserializer::from_str(text.get());
+        shape.deserialize(&mut deserializer)
+    }
+
+    /// The member `key` of an object; `None` if there is none, or this is no object.
+    pub(crate) fn get(&self, key: &str) -> Option<&Json<'a>> {
+        match self {
+            // The last one counts where a text repeats a key, as everywhere in Kubernetes.
+            Json::Object(members) => members.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v),
+            _ => None,
+        }
+    }
+
+    /// The text of a string.
+    pub(crate) fn as_str(&self) -> Option<&str> {
+        match self {
+            Json::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The members of an object; none for any other type.
+    pub(crate) fn members(&self) -> &[(Cow<'a, str>, Json<'a>)] {
+        match self {
+            Json::Object(members) => members,
+            _ => &[],
+        }
+    }
+
+    /// `null`, `""`, `[]` or `{}`: what forms write for "not set".
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Json::Null => true,
+            Json::String(text) => text.is_empty(),
+            Json::Array(items) => items.is_empty(),
+            Json::Object(members) => members.is_empty(),
+            Json::Text(_) | Json::Bool(_) | Json::Number(_) => false,
+        }
+    }
+
+    /// The type of the value, as an error names it.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Json::Text(text) => match text.get().as_bytes().first() {
+                Some(b'{') => "an object",
+                Some(b'[') => "a list",
+                Some(b'"') => "a string",
+                Some(b't' | b'f') => "a boolean",
+                Some(b'n') => "null",
+                _ => "a number",
+            },
+            Json::Null => "null",
+            Json::Bool(_) => "a boolean",
+            Json::Number(_) => "a number",
+            Json::String(_) => "a string",
+            Json::Array(_) => "a list",
+            Json::Object(_) => "an object",
+        }
+    }
+
+    /// Writes the value as compact JSON; only for parts that are read whole.
+    pub(crate) fn to_text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl From<String> for Json<'_> {
+    fn from(text: String) -> Self {
+        Json::String(Cow::Owned(text))
+    }
+}
+
+impl Serialize for Json<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Json::Text(text) => text.serialize(serializer),
+            Json::Null => serializer.serialize_unit(),
+            Json::Bool(value) => serializer.serialize_bool(*value),
+            Json::Number(value) => value.serialize(serializer),
+            Json::String(value) => serializer.serialize_str(value),
+            Json::Array(items) => {
+                let mut seq = serializer.serialize_seq(Some(items.len()))?;
+                for item in items {
+                    seq.serialize_element(item)?;
+                }
+                seq.end()
+            }
+            Json::Object(members) => {
+                let mut map = serializer.serialize_map(Some(members.len()))?;
+                for (key, value) in members {
+                    map.serialize_entry(key, value)?;
+                }
+                map.end()
+            }
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &'static Shape {
+    type Value = Json<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json<'de>, D::Error> {
+        match self {
+            Shape::Text => <&RawValue>::deserialize(deserializer).map(Json::Text),
+            _ => deserializer.deserialize_any(ShapeVisitor(self)),
+        }
+    }
+}
+
+struct ShapeVisitor(&'static Shape);
+
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = Json<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Json<'de>, E> {
+        Ok(Json::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Json<'de>, E> {
+        Ok(Json::Bool(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Json<'de>, E> {
+        Ok(Json::Number(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Json<'de>, E> {
+        Ok(Json::Number(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Json<'de>, E> {
+        Ok(Number::from_f64(value).map_or(Json::Null, Json::Number))
+    }
+
+    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Json<'de>, E> {
+        Ok(Json::String(Cow::Borrowed(value)))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Json<'de>, E> {
+        Ok(Json::String(Cow::Owned(value.to_owned())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json<'de>, A::Error> {
+        let shape = match self.0 {
+            Shape::Items(shape) => shape,
+            _ => &Shape::Tree,
+        };
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(shape)? {
+            items.push(item);
+        }
+        Ok(Json::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json<'de>, A::Error> {
+        let mut members = Vec::new();
+        while let Some(Key(key)) = map.next_key()? {
+            let shape = match self.0 {
+                Shape::Object(known) => Some(find(known, &key).unwrap_or(&Shape::Text)),
+                Shape::Only(known) => find(known, &key),
+                Shape::Prefixed(prefix) => key.starts_with(prefix).then_some(&Shape::Tree),
+                Shape::Text | Shape::Tree | Shape::Items(_) => Some(&Shape::Tree),
+            };
+            match shape {
+                Some(shape) => members.push((key, map.next_value_seed(shape)?)),
+                None => {
+                    map.next_value::<serde::de::IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(Json::Object(members))
+    }
+}
+
+fn find(known: &'static [(&'static str, Shape)], key: &str) -> Option<&'static Shape> {
+    known
+        .iter()
+        .find(|(k, _)| *k == key)
+        .map(|(_, shape)| shape)
+}
+
+/// An object's key: borrowed where the text has no escape in it.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static SHAPE: Shape = Shape::Object(&[
+        (
+            "known",
+            Shape::Object(&[(
+                "list",
+                Shape::Items(&Shape::Object(&[("name", Shape::Tree)])),
+            )]),
+        ),
+        ("only", Shape::Only(&[("a", Shape::Tree)])),
+        ("ours", Shape::Prefixed("x.io/")),
+    ]);
+
+    fn parse(text: &str) -> Json<'_> {
+        let raw: &RawValue = serde_json::from_str(text).unwrap();
+        Json::parse(raw, &SHAPE).unwrap()
+    }
+
+    #[test]
+    fn unread_parts_are_written_as_they_were() {
+        let text = r#"{"z":1.000000000000000000001,"known":{"b":[ 1e400 ],"list":[{"name":"n","x":{ }}],"a":null},"a":"\u0041"}"#;
+        assert_eq!(serde_json::to_string(&parse(text)).unwrap(), text);
+    }
+
+    #[test]
+    fn dropped_members_are_not_written() {
+        let json = parse(r#"{"only":{"a":1,"b":2},"ours":{"x.io/a":"1","y":"2"}}"#);
+        assert_eq!(json.to_text(), r#"{"only":{"a":1},"ours":{"x.io/a":"1"}}"#);
+    }
+
+    #[test]
+    fn the_last_of_two_equal_keys_counts() {
+        let json = parse(r#"{"only":1,"only":2}"#);
+        assert_eq!(json.get("only").map(Json::to_text).as_deref(), Some("2"));
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_read_whole() {
+        let json = parse(r#"{"known":[{"a":[1]}],"only":"text","ours":null}"#);
+        assert_eq!(
+            json.to_text(),
+            r#"{"known":[{"a":[1]}],"only":"text","ours":null}"#
+        );
+    }
+
+    #[test]
+    fn depth_does_not_matter_where_nothing_is_read() {
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        let text = format!(r#"{{"deep":{deep}}}"#);
+        assert_eq!(serde_json::to_string(&parse(&text)).unwrap(), text);
+    }
+}

@@ -1,0 +1,83 @@
+//! A Kubewarden policy that makes hardware features of KubeVirt virtual machines work from one annotation.
+//!
+//! This file registers the waPC functions and sets up the logger; what happens to a request stands in `policy.rs`.
+
+#![deny(missing_docs)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+#![deny(
+    clippy::string_slice,
+    clippy::unreachable,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
+
+pub mod cluster;
+mod directives;
+mod features;
+mod image;
+mod json;
+mod names;
+mod pci;
+mod policy;
+mod request;
+mod resource;
+mod response;
+pub mod settings;
+mod text;
+mod vm;
+
+use kubewarden_policy_sdk::logging::KubewardenDrain;
+use kubewarden_policy_sdk::protocol_version_guest;
+use slog::{Drain, Logger, o};
+use wapc_guest::{CallResult, register_function};
+
+use cluster::{Cluster, NothingGranted};
+pub use image::{ImageReference, ImageReferenceError};
+use settings::Settings;
+
+/// Answers an admission request.
+///
+/// `payload` is JSON: `{"request": <AdmissionRequest>, "settings": <settings>}`. The answer is Kubewarden's
+/// `ValidationResponse` as JSON, whatever the payload: what cannot be read or applied is a denial or a warning in it.
+pub fn validate(payload: &[u8], cluster: &dyn Cluster, log: &Logger) -> Vec<u8> {
+    response::to_bytes(&policy::evaluate(payload, cluster, log))
+}
+
+/// Answers whether the settings in `payload` are valid, without a look at the cluster.
+///
+/// The answer is Kubewarden's `SettingsValidationResponse` as JSON; its message names every problem.
+pub fn validate_settings(payload: &[u8]) -> Vec<u8> {
+    response::settings_to_bytes(Settings::parse(payload).map(|_| ()))
+}
+
+/// Registers the functions that the Kubewarden host calls.
+#[unsafe(no_mangle)]
+pub extern "C" fn wapc_init() {
+    register_function("validate", guest_validate);
+    register_function("validate_settings", guest_validate_settings);
+    register_function("protocol_version", protocol_version_guest);
+}
+
+fn guest_validate(payload: &[u8]) -> CallResult {
+    // A host that cannot take a log line is no reason to trap, as a fused drain would.
+    let log = Logger::root(KubewardenDrain::default().ignore_res(), o!());
+    Ok(validate(payload, &NothingGranted, &log))
+}
+
+fn guest_validate_settings(payload: &[u8]) -> CallResult {
+    Ok(validate_settings(payload))
+}

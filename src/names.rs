@@ -1,0 +1,72 @@
+//! Kubernetes' rules for names.
+
+/// A rule for names: what is allowed, and the words for it.
+#[derive(Debug)]
+pub(crate) struct NameRule {
+    max: usize,
+    dots: bool,
+    pub(crate) takes: &'static str,
+}
+
+/// A DNS label as RFC 1123 has it: namespaces, pod volumes.
+pub(crate) static LABEL: NameRule = NameRule {
+    max: 63,
+    dots: false,
+    takes: "a name of at most 63 characters: lower-case letters, digits and -, a letter or digit at both ends",
+};
+
+/// A DNS subdomain as RFC 1123 has it: most objects' names.
+pub(crate) static SUBDOMAIN: NameRule = NameRule {
+    max: 253,
+    dots: true,
+    takes: "a name of at most 253 characters: lower-case letters, digits, - and ., a letter or digit at the ends of each part",
+};
+
+impl NameRule {
+    /// Whether the rule allows the name.
+    pub(crate) fn allows(&self, name: &str) -> bool {
+        let parts_are_labels = if self.dots {
+            name.split('.').all(is_label)
+        } else {
+            is_label(name)
+        };
+        name.len() <= self.max && parts_are_labels
+    }
+}
+
+fn is_label(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !text.is_empty() && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::label("kube-system", true, true)]
+    #[case::digits("1", true, true)]
+    #[case::dots("node1.example.com", false, true)]
+    #[case::empty("", false, false)]
+    #[case::upper_case("Node", false, false)]
+    #[case::hyphen_first("-a", false, false)]
+    #[case::hyphen_last("a-", false, false)]
+    #[case::empty_part("a..b", false, false)]
+    #[case::space("a b", false, false)]
+    #[case::sixty_four(
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        false,
+        true
+    )]
+    fn names(#[case] name: &str, #[case] label: bool, #[case] subdomain: bool) {
+        assert_eq!(LABEL.allows(name), label);
+        assert_eq!(SUBDOMAIN.allows(name), subdomain);
+    }
+
+    #[test]
+    fn a_subdomain_has_at_most_253_characters() {
+        assert!(SUBDOMAIN.allows(&["a"; 127].join(".")));
+        assert!(!SUBDOMAIN.allows(&["a"; 128].join(".")));
+    }
+}

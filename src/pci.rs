@@ -1,0 +1,137 @@
+//! Addresses of PCI devices.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The address of a PCI function, `DDDD:BB:DD.F`: domain, bus, device and function, in lower-case hexadecimal digits.
+///
+/// The text that it is parsed from may be in any case and may leave out the domain, which then is `0000`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PciAddress {
+    domain: u16,
+    bus: u8,
+    device: u8,
+    function: u8,
+}
+
+/// A text that is no PCI address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PciAddressError {
+    /// The parts are not divided as they should be.
+    #[error("it is not of the form DDDD:BB:DD.F or BB:DD.F")]
+    Form,
+    /// The domain is not of four hexadecimal digits.
+    #[error("its domain is not of four hexadecimal digits")]
+    Domain,
+    /// The bus is not of two hexadecimal digits.
+    #[error("its bus is not of two hexadecimal digits")]
+    Bus,
+    /// The device is not of two hexadecimal digits, or above 1f: PCI has 32 devices a bus.
+    #[error("its device is not of two hexadecimal digits from 00 to 1f")]
+    Device,
+    /// The function is not one digit from 0 to 7.
+    #[error("its function is not a digit from 0 to 7")]
+    Function,
+}
+
+impl PciAddress {
+    /// The name that stands for the device by its address alone, `pci_DDDD_BB_DD_F`, as libvirt's node devices have it.
+    pub(crate) fn device_name(self) -> String {
+        let Self {
+            domain,
+            bus,
+            device,
+            function,
+        } = self;
+        format!("pci_{domain:04x}_{bus:02x}_{device:02x}_{function}")
+    }
+}
+
+impl fmt::Display for PciAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            domain,
+            bus,
+            device,
+            function,
+        } = self;
+        write!(f, "{domain:04x}:{bus:02x}:{device:02x}.{function}")
+    }
+}
+
+impl FromStr for PciAddress {
+    type Err = PciAddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (rest, function) = text.rsplit_once('.').ok_or(PciAddressError::Form)?;
+        let (rest, device) = rest.rsplit_once(':').ok_or(PciAddressError::Form)?;
+        let (domain, bus) = rest.rsplit_once(':').unwrap_or(("0000", rest));
+        if domain.contains(':') {
+            return Err(PciAddressError::Form);
+        }
+        Ok(Self {
+            domain: hex(domain, 4, 0xffff).ok_or(PciAddressError::Domain)?,
+            bus: hex(bus, 2, 0xff)
+                .and_then(narrow)
+                .ok_or(PciAddressError::Bus)?,
+            device: hex(device, 2, 0x1f)
+                .and_then(narrow)
+                .ok_or(PciAddressError::Device)?,
+            function: hex(function, 1, 7)
+                .and_then(narrow)
+                .ok_or(PciAddressError::Function)?,
+        })
+    }
+}
+
+/// The number, if the text is of exactly so many hexadecimal digits and not above the maximum.
+fn hex(text: &str, digits: usize, max: u16) -> Option<u16> {
+    // `from_str_radix` would take a sign.
+    if text.len() != digits || !text.chars().all(|c| c.is_ascii_hexdigit()) {
+        return None;
+    }
+    u16::from_str_radix(text, 16)
+        .ok()
+        .filter(|value| *value <= max)
+}
+
+fn narrow(value: u16) -> Option<u8> {
+    u8::try_from(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::whole("0000:00:02.0", "0000:00:02.0", "pci_0000_00_02_0")]
+    #[case::without_domain("65:00.1", "0000:65:00.1", "pci_0000_65_00_1")]
+    #[case::upper_case("00AB:CD:1F.7", "00ab:cd:1f.7", "pci_00ab_cd_1f_7")]
+    fn valid(#[case] text: &str, #[case] normalised: &str, #[case] device_name: &str) {
+        let address: PciAddress = text.parse().unwrap();
+        assert_eq!(address.to_string(), normalised);
+        assert_eq!(address.device_name(), device_name);
+        assert_eq!(normalised.parse(), Ok(address));
+    }
+
+    #[rstest]
+    #[case::empty("", PciAddressError::Form)]
+    #[case::words("the iGPU", PciAddressError::Form)]
+    #[case::no_function("0000:00:02", PciAddressError::Form)]
+    #[case::no_bus("02.0", PciAddressError::Form)]
+    #[case::too_many_parts("0:0000:00:02.0", PciAddressError::Form)]
+    #[case::short_domain("000:00:02.0", PciAddressError::Domain)]
+    #[case::long_domain("10000:e1:00.0", PciAddressError::Domain)]
+    #[case::sign("+000:00:02.0", PciAddressError::Domain)]
+    #[case::bus("0000:0g:02.0", PciAddressError::Bus)]
+    #[case::long_bus("0000:000:02.0", PciAddressError::Bus)]
+    #[case::device("0000:00:20.0", PciAddressError::Device)]
+    #[case::function_8("0000:00:02.8", PciAddressError::Function)]
+    #[case::function_empty("0000:00:02.", PciAddressError::Function)]
+    #[case::space("0000:00:02.0 ", PciAddressError::Function)]
+    #[case::not_ascii("0000:00:02.\u{666}", PciAddressError::Function)]
+    fn invalid(#[case] text: &str, #[case] error: PciAddressError) {
+        assert_eq!(text.parse::<PciAddress>(), Err(error));
+    }
+}

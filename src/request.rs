@@ -1,0 +1,224 @@
+//! The request as the Kubewarden host sends it, borrowed from its bytes. Knows no setting and no feature.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+
+use crate::directives::PREFIX;
+use crate::json::{Json, Shape};
+
+/// The payload of the waPC function `validate`: the request and the policy's settings.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Payload<'a> {
+    #[serde(borrow, default)]
+    pub(crate) settings: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(crate) request: AdmissionRequest<'a>,
+}
+
+/// The parts of a Kubernetes `AdmissionRequest` (`admission.k8s.io/v1`) that the policy reads.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AdmissionRequest<'a> {
+    #[serde(borrow, default)]
+    pub(crate) uid: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) kind: GroupVersionKind<'a>,
+    #[serde(borrow, default)]
+    pub(crate) sub_resource: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(crate) name: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(crate) namespace: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub(crate) operation: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(crate) object: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(crate) old_object: Option<&'a RawValue>,
+}
+
+/// The kind of the object; the version does not matter to the policy.
+#[derive(Debug, Deserialize)]
+pub(crate) struct GroupVersionKind<'a> {
+    #[serde(borrow, default)]
+    pub(crate) group: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) kind: Cow<'a, str>,
+}
+
+/// A payload that is no admission request.
+///
+/// Says where, never what: the payload carries the whole VirtualMachine, with the passwords of its cloud-init.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreadable {
+    #[error("the admission request cannot be read: it is not UTF-8")]
+    NotUtf8,
+    #[error("{what} cannot be read: {problem} at line {line}, column {column}")]
+    Json {
+        what: &'static str,
+        problem: &'static str,
+        line: usize,
+        column: usize,
+    },
+}
+
+impl Unreadable {
+    pub(crate) fn new(what: &'static str, error: &serde_json::Error) -> Self {
+        Self::Json {
+            what,
+            problem: match error.classify() {
+                Category::Syntax => {
+                    "it is not valid JSON, nested too deeply, or has a number out of range"
+                }
+                Category::Eof => "it ends too early",
+                Category::Data => "a field is missing or has the wrong type",
+                Category::Io => "the bytes cannot be read",
+            },
+            line: error.line(),
+            column: error.column(),
+        }
+    }
+}
+
+impl<'a> Payload<'a> {
+    /// Reads the payload of `validate`.
+    ///
+    /// # Errors
+    /// [`Unreadable`] where it is no JSON, or a field that the policy needs is missing or of another type.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Unreadable> {
+        let text = std::str::from_utf8(bytes).map_err(|_| Unreadable::NotUtf8)?;
+        serde_json::from_str(text).map_err(|e| Unreadable::new("the admission request", &e))
+    }
+}
+
+impl<'a> AdmissionRequest<'a> {
+    /// The object, if the request creates or changes a KubeVirt `VirtualMachine` itself (not its status).
+    pub(crate) fn virtual_machine(&self) -> Option<&'a RawValue> {
+        let concerned = self.kind.group == "kubevirt.io"
+            && self.kind.kind == "VirtualMachine"
+            && matches!(self.operation.as_ref(), "CREATE" | "UPDATE")
+            && self.sub_resource.as_deref().unwrap_or_default().is_empty();
+        if concerned { self.object } else { None }
+    }
+
+    /// Whether the object was there before.
+    pub(crate) fn is_update(&self) -> bool {
+        self.operation == "UPDATE"
+    }
+}
+
+/// What of a VirtualMachine tells whether there is anything to do, in one pass over its text.
+#[derive(Debug)]
+pub(crate) struct Outline<'a> {
+    root: Json<'a>,
+}
+
+static OUTLINE: Shape = Shape::Only(&[
+    (
+        "metadata",
+        Shape::Only(&[
+            ("annotations", Shape::Prefixed(PREFIX)),
+            ("deletionTimestamp", Shape::Tree),
+            ("labels", Shape::Prefixed(PREFIX)),
+        ]),
+    ),
+    ("spec", Shape::Only(&[("template", Shape::Text)])),
+]);
+
+impl<'a> Outline<'a> {
+    /// Reads the outline of a VirtualMachine.
+    ///
+    /// # Errors
+    /// [`Unreadable`] where one of the policy's own annotations or labels is nested too deeply to read.
+    pub(crate) fn parse(object: &'a RawValue) -> Result<Self, Unreadable> {
+        match Json::parse(object, &OUTLINE) {
+            Ok(root) => Ok(Self { root }),
+            Err(e) => Err(Unreadable::new("the VirtualMachine", &e)),
+        }
+    }
+
+    fn metadata(&self, key: &str) -> Option<&Json<'a>> {
+        self.root
+            .get("metadata")
+            .and_then(|metadata| metadata.get(key))
+    }
+
+    /// Whether the object is on its way out; then only its finalizers matter.
+    pub(crate) fn is_deleting(&self) -> bool {
+        self.metadata("deletionTimestamp")
+            .is_some_and(|time| !time.is_empty())
+    }
+
+    /// Whether there is any annotation or label of the policy's.
+    pub(crate) fn mentions_policy(&self) -> bool {
+        !self.annotations().is_empty() || !self.labels().is_empty()
+    }
+
+    /// The annotations whose keys are the policy's, in their order.
+    pub(crate) fn annotations(&self) -> &[(Cow<'a, str>, Json<'a>)] {
+        self.metadata("annotations")
+            .map(Json::members)
+            .unwrap_or_default()
+    }
+
+    /// The labels whose keys are the policy's, in their order.
+    pub(crate) fn labels(&self) -> &[(Cow<'a, str>, Json<'a>)] {
+        self.metadata("labels")
+            .map(Json::members)
+            .unwrap_or_default()
+    }
+
+    /// Whether two VirtualMachines ask the policy for the same: equal annotations and labels of ours, equal templates.
+    pub(crate) fn asks_the_same(&self, other: &Outline<'_>) -> bool {
+        same_members(self.annotations(), other.annotations())
+            && same_members(self.labels(), other.labels())
+            && same_json(self.template(), other.template())
+    }
+
+    fn template(&self) -> Option<&'a RawValue> {
+        match self.root.get("spec").and_then(|spec| spec.get("template")) {
+            Some(Json::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+fn same_members(a: &[(Cow<'_, str>, Json<'_>)], b: &[(Cow<'_, str>, Json<'_>)]) -> bool {
+    a.len() == b.len()
+        && a.iter().all(|(key, value)| {
+            b.iter()
+                .any(|(k, v)| k == key && v.to_text() == value.to_text())
+        })
+}
+
+/// Equal as text, or, where a host writes its members in another order, as values.
+fn same_json(a: Option<&RawValue>, b: Option<&RawValue>) -> bool {
+    let (Some(a), Some(b)) = (a, b) else {
+        return a.is_none() && b.is_none();
+    };
+    a.get() == b.get()
+        || match (
+            serde_json::from_str::<Value>(a.get()),
+            serde_json::from_str::<Value>(b.get()),
+        ) {
+            (Ok(a), Ok(b)) => a == b,
+            _ => false,
+        }
+}
+
+/// Which request a log line is about.
+impl slog::KV for AdmissionRequest<'_> {
+    fn serialize(
+        &self,
+        _record: &slog::Record<'_>,
+        serializer: &mut dyn slog::Serializer,
+    ) -> slog::Result {
+        serializer.emit_str("request_uid", &self.uid)?;
+        serializer.emit_str("namespace", self.namespace.as_deref().unwrap_or_default())?;
+        serializer.emit_str("name", self.name.as_deref().unwrap_or_default())
+    }
+}

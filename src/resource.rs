@@ -1,0 +1,127 @@
+//! Names of Kubernetes extended resources.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::names::SUBDOMAIN;
+
+/// The name of an extended resource, `domain/name`: what a device plugin serves.
+///
+/// Follows `IsExtendedResourceName` in `k8s.io/kubernetes`, `pkg/apis/core/v1/helper`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResourceName(String);
+
+/// A text that is no name of an extended resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ResourceNameError {
+    /// There is no domain, or more than one slash.
+    #[error("it is not of the form domain/name, as in nvidia.com/gpu")]
+    Form,
+    /// The domain is no DNS subdomain.
+    #[error(
+        "its domain is not of lower-case letters, digits, - and ., or is longer than 244 characters"
+    )]
+    Domain,
+    /// The domain is one that Kubernetes keeps for itself.
+    #[error("its domain is reserved by Kubernetes")]
+    Reserved,
+    /// The part behind the slash is no qualified name.
+    #[error(
+        "the part behind the slash is not of 1 to 63 letters, digits, -, _ and ., with a letter or digit at both ends"
+    )]
+    Name,
+}
+
+/// The longest domain: Kubernetes puts `requests.` in front of it, and the whole is a DNS subdomain.
+const DOMAIN_MAX: usize = 244;
+
+impl ResourceName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ResourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ResourceName {
+    type Err = ResourceNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (domain, name) = text.split_once('/').ok_or(ResourceNameError::Form)?;
+        if name.contains('/') {
+            return Err(ResourceNameError::Form);
+        }
+        if domain.len() > DOMAIN_MAX || !SUBDOMAIN.allows(domain) {
+            return Err(ResourceNameError::Domain);
+        }
+        if domain.ends_with("kubernetes.io") || domain.starts_with("requests.") {
+            return Err(ResourceNameError::Reserved);
+        }
+        let outer = |c: char| c.is_ascii_alphanumeric();
+        let inner = |c: char| outer(c) || matches!(c, '-' | '_' | '.');
+        let qualified = name.len() <= 63
+            && name.starts_with(outer)
+            && name.ends_with(outer)
+            && name.chars().all(inner);
+        if qualified {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ResourceNameError::Name)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::gpu("nvidia.com/gpu")]
+    #[case::upper_case_and_underscore("intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630")]
+    #[case::dots("gpu.intel.com/i915.v2")]
+    #[case::one_letter("a/b")]
+    fn valid(#[case] text: &str) {
+        assert_eq!(
+            text.parse::<ResourceName>().map(|name| name.to_string()),
+            Ok(text.to_owned())
+        );
+    }
+
+    #[rstest]
+    #[case::empty("", ResourceNameError::Form)]
+    #[case::no_domain("gpu", ResourceNameError::Form)]
+    #[case::two_slashes("nvidia.com/gpu/1", ResourceNameError::Form)]
+    #[case::domain_empty("/gpu", ResourceNameError::Domain)]
+    #[case::domain_upper_case("Nvidia.com/gpu", ResourceNameError::Domain)]
+    #[case::kubernetes("kubernetes.io/gpu", ResourceNameError::Reserved)]
+    #[case::sub_kubernetes("node.kubernetes.io/gpu", ResourceNameError::Reserved)]
+    #[case::requests("requests.nvidia.com/gpu", ResourceNameError::Reserved)]
+    #[case::name_empty("nvidia.com/", ResourceNameError::Name)]
+    #[case::name_ends_with_dot("nvidia.com/gpu.", ResourceNameError::Name)]
+    #[case::name_with_space("nvidia.com/g pu", ResourceNameError::Name)]
+    fn invalid(#[case] text: &str, #[case] error: ResourceNameError) {
+        assert_eq!(text.parse::<ResourceName>(), Err(error));
+    }
+
+    #[test]
+    fn lengths() {
+        let long = |domain: usize, name: usize| {
+            format!("{}a/{}", "a.".repeat((domain - 1) / 2), "n".repeat(name))
+        };
+        assert!(long(243, 63).parse::<ResourceName>().is_ok());
+        assert_eq!(
+            long(245, 63).parse::<ResourceName>(),
+            Err(ResourceNameError::Domain)
+        );
+        assert_eq!(
+            long(243, 64).parse::<ResourceName>(),
+            Err(ResourceNameError::Name)
+        );
+    }
+}

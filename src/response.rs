@@ -1,0 +1,84 @@
+//! From a verdict to the bytes that the Kubewarden host reads. Knows nothing of how the verdict came about.
+
+use kubewarden_policy_sdk::settings::SettingsValidationResponse;
+use serde::Serialize;
+
+use crate::policy::{Decision, Verdict};
+use crate::settings::SettingsError;
+use crate::text::warning;
+use crate::vm::VirtualMachine;
+
+/// Kubewarden's `ValidationResponse`; the SDK's own takes the object as a tree, this one as it is.
+#[derive(Serialize)]
+struct ValidationResponse<'v> {
+    accepted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mutated_object: Option<&'v VirtualMachine<'v>>,
+    #[serde(skip_serializing_if = "AuditAnnotations::is_empty")]
+    audit_annotations: AuditAnnotations,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+/// For the API server's audit log: the names of the features that are in place, and of those that failed.
+#[derive(Serialize)]
+struct AuditAnnotations {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    applied: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    failed: String,
+}
+
+impl AuditAnnotations {
+    fn is_empty(&self) -> bool {
+        self.applied.is_empty() && self.failed.is_empty()
+    }
+}
+
+/// The answer to `validate`.
+pub(crate) fn to_bytes(verdict: &Verdict<'_>) -> Vec<u8> {
+    let mut response = ValidationResponse {
+        accepted: true,
+        message: None,
+        code: None,
+        mutated_object: None,
+        audit_annotations: AuditAnnotations {
+            applied: verdict.applied.join(","),
+            failed: verdict.failed.join(","),
+        },
+        warnings: verdict
+            .warnings
+            .iter()
+            .map(|message| warning(message))
+            .collect(),
+    };
+    match &verdict.decision {
+        Decision::Unchanged => {}
+        Decision::Mutated(vm) => response.mutated_object = Some(vm),
+        Decision::Denied(denial) => {
+            response.accepted = false;
+            response.message = Some(denial.to_string());
+            response.code = Some(denial.code());
+        }
+    }
+    write(&response)
+}
+
+/// The answer to `validate_settings`.
+pub(crate) fn settings_to_bytes(result: Result<(), SettingsError>) -> Vec<u8> {
+    write(&SettingsValidationResponse {
+        valid: result.is_ok(),
+        message: result.err().map(|error| error.to_string()),
+    })
+}
+
+/// Writing to memory fails only where a type is at fault; the answer then is a denial that says so, not a trap.
+fn write(response: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(response).unwrap_or_else(|_| {
+        br#"{"accepted":false,"valid":false,"code":500,"message":"the answer cannot be written"}"#.to_vec()
+    })
+}

@@ -1,0 +1,78 @@
+//! How text that a user wrote is shown back to people: short, on one line, in ASCII.
+
+use std::fmt::{self, Write};
+
+/// The most characters of a user's value that a message quotes.
+const QUOTED: usize = 64;
+
+/// The most characters of an admission warning that the Kubernetes API server passes on.
+/// Source: `k8s.io/api/admission/v1`, `AdmissionResponse.Warnings`.
+const WARNING: usize = 256;
+
+/// A value that a user wrote, in quotes, escaped and cut: a directive can be a megabyte of anything.
+pub(crate) struct Quoted<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        for (count, c) in self.0.chars().enumerate() {
+            if count == QUOTED {
+                return f.write_str("\"...");
+            }
+            match c {
+                '"' | ' '..='~' if c != '\\' => f.write_char(c)?,
+                _ => write!(f, "{}", c.escape_default())?,
+            }
+        }
+        f.write_char('"')
+    }
+}
+
+/// The message as an admission warning: one line of printable ASCII, at most 256 characters.
+pub(crate) fn warning(message: &str) -> String {
+    let mut text: String = message
+        .chars()
+        .map(|c| match c {
+            ' '..='~' => c,
+            c if c.is_whitespace() => ' ',
+            _ => '?',
+        })
+        .take(WARNING + 1)
+        .collect();
+    if text.len() > WARNING {
+        text.truncate(WARNING - 3);
+        text.push_str("...");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::plain("0000:00:02.0", r#""0000:00:02.0""#)]
+    #[case::quotes(r#"{"a":1}"#, r#""{"a":1}""#)]
+    #[case::control_characters("a\nb\u{1b}[31m", r#""a\nb\u{1b}[31m""#)]
+    #[case::not_ascii("gpu\u{fc}", r#""gpu\u{fc}""#)]
+    #[case::backslash(r"a\b", r#""a\\b""#)]
+    fn a_value_is_quoted_on_one_line(#[case] value: &str, #[case] quoted: &str) {
+        assert_eq!(Quoted(value).to_string(), quoted);
+    }
+
+    #[test]
+    fn a_long_value_is_cut() {
+        let quoted = Quoted(&"x".repeat(1 << 20)).to_string();
+        assert_eq!(quoted, format!("\"{}\"...", "x".repeat(QUOTED)));
+    }
+
+    #[test]
+    fn a_warning_is_ascii_and_short() {
+        let text = warning(&"\u{e9}\n".repeat(300));
+        assert_eq!(text.len(), WARNING);
+        assert!(text.starts_with("? ? "), "{text}");
+        assert!(text.ends_with("..."), "{text}");
+        assert_eq!(warning("short"), "short");
+    }
+}
