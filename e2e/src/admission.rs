@@ -1,0 +1,243 @@
+//! Admission requests from what a user has at hand, and Kubewarden's answers as the API server gets them.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// What an admission request is made of, beside the object.
+#[derive(Debug, Clone, Default)]
+pub struct RequestOptions {
+    /// The object before; makes the request an UPDATE.
+    pub old: Option<Value>,
+    /// The operation, if it is not to follow from the old object.
+    pub operation: Option<String>,
+}
+
+/// Why no admission request can be made.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// There is no object.
+    #[error("there is no manifest in it")]
+    Empty,
+    /// There are several objects that the request could be about.
+    #[error("it has {0} VirtualMachines; evaluate one at a time")]
+    Several(usize),
+    /// There is no VirtualMachine, and more than one other object.
+    #[error("it has no VirtualMachine, but {0}")]
+    NoVirtualMachine(String),
+    /// The object is no manifest.
+    #[error("it is no Kubernetes manifest: apiVersion and kind are missing")]
+    NoManifest,
+}
+
+/// The admission request for the documents of a file, and the documents beside it.
+///
+/// An `AdmissionReview` or an admission request is taken as it is. Otherwise the request creates (or, with an old
+/// object, updates) the one VirtualMachine among the documents.
+///
+/// # Errors
+/// [`RequestError`] where there is not exactly one object to ask about.
+pub fn request(
+    documents: Vec<Value>,
+    options: &RequestOptions,
+) -> Result<(Value, Vec<Value>), RequestError> {
+    let is_vm = |document: &Value| document["kind"] == "VirtualMachine";
+    let (mut subjects, mut others): (Vec<Value>, Vec<Value>) = documents
+        .into_iter()
+        .partition(|d| is_vm(d) || is_request(d));
+    if subjects.is_empty() && others.len() == 1 {
+        subjects.append(&mut others);
+    }
+    let count = subjects.len();
+    let subject = match (subjects.pop(), count) {
+        (Some(subject), 1) => subject,
+        (Some(_), _) => return Err(RequestError::Several(count)),
+        (None, _) if others.is_empty() => return Err(RequestError::Empty),
+        (None, _) => {
+            let kinds: Vec<_> = others
+                .iter()
+                .map(|o| o["kind"].as_str().unwrap_or("?"))
+                .collect();
+            return Err(RequestError::NoVirtualMachine(kinds.join(", ")));
+        }
+    };
+    let request = if subject["kind"] == "AdmissionReview" {
+        subject["request"].clone()
+    } else if is_request(&subject) {
+        subject
+    } else {
+        from_manifest(subject, options)?
+    };
+    Ok((request, others))
+}
+
+/// Whether the document is an AdmissionReview, or the request of one.
+fn is_request(document: &Value) -> bool {
+    document["kind"] == "AdmissionReview"
+        || (document["kind"].is_object() && document["operation"].is_string())
+}
+
+fn from_manifest(object: Value, options: &RequestOptions) -> Result<Value, RequestError> {
+    let (Some(api_version), Some(kind)) = (object["apiVersion"].as_str(), object["kind"].as_str())
+    else {
+        return Err(RequestError::NoManifest);
+    };
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let operation = match (&options.operation, &options.old) {
+        (Some(operation), _) => operation.to_ascii_uppercase(),
+        (None, Some(_)) => "UPDATE".to_owned(),
+        (None, None) => "CREATE".to_owned(),
+    };
+    let metadata = &object["metadata"];
+    Ok(json!({
+        "uid": "00000000-0000-4000-8000-000000000000",
+        "kind": {"group": group, "version": version, "kind": kind},
+        "resource": {
+            "group": group,
+            "version": version,
+            "resource": format!("{}s", kind.to_ascii_lowercase()),
+        },
+        "name": metadata["name"].as_str().unwrap_or_default(),
+        "namespace": metadata["namespace"].as_str().unwrap_or("default"),
+        "operation": operation,
+        "userInfo": {"username": "kubernetes-admin", "groups": ["system:authenticated"]},
+        "object": object,
+        "oldObject": options.old,
+        "dryRun": false,
+    }))
+}
+
+/// What the policy answers, as its module writes it.
+#[derive(Debug, Deserialize)]
+struct ValidationResponse {
+    accepted: bool,
+    message: Option<String>,
+    code: Option<u16>,
+    mutated_object: Option<Value>,
+    audit_annotations: Option<BTreeMap<String, String>>,
+    warnings: Option<Vec<String>>,
+}
+
+/// An `AdmissionResponse` (`admission.k8s.io/v1`) as policy-server makes it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AdmissionResponse {
+    /// The request's uid.
+    pub uid: String,
+    /// Whether the request is allowed.
+    pub allowed: bool,
+    /// `JSONPatch`, if there is a patch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch_type: Option<&'static str>,
+    /// The patch, in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch: Option<String>,
+    /// Why the request is denied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
+    /// For the audit log.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub audit_annotations: BTreeMap<String, String>,
+    /// For the user.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// The reason of a denial.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// In words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// As an HTTP status code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
+}
+
+impl AdmissionResponse {
+    /// A denial.
+    pub fn reject(request: &Value, message: String, code: u16) -> Self {
+        Self {
+            uid: uid(request),
+            status: Some(Status {
+                message: Some(message),
+                code: Some(code),
+            }),
+            ..Self::default()
+        }
+    }
+
+    /// A denial for a guest that failed, whatever the webhook's failure policy is.
+    pub fn reject_internal_server_error(request: &Value, message: impl std::fmt::Display) -> Self {
+        Self::reject(request, format!("internal server error: {message}"), 500)
+    }
+
+    /// From the guest's answer to `validate`.
+    pub fn from_guest(request: &Value, answer: &[u8]) -> Self {
+        let response: ValidationResponse = match serde_json::from_slice(answer) {
+            Ok(response) => response,
+            Err(e) => {
+                let message = format!("invalid response from policy: {e}");
+                return Self::reject_internal_server_error(request, message);
+            }
+        };
+        let object = request.get("object").filter(|object| !object.is_null());
+        let patch = match (object, &response.mutated_object) {
+            (Some(object), Some(mutated)) => json_patch::diff(object, mutated),
+            (None, Some(_)) => {
+                let message = "Incoming object is null, which happens only with DELETE operations, but the policy is \
+                               attempting a mutation. This is not allowed";
+                return Self {
+                    status: Some(Status {
+                        message: Some(message.to_owned()),
+                        code: None,
+                    }),
+                    ..Self::reject(request, String::new(), 500)
+                };
+            }
+            (_, None) => json_patch::Patch::default(),
+        };
+        let patch = (!patch.is_empty()).then(|| STANDARD.encode(patch.to_string()));
+        let has_status = response.message.is_some() || response.code.is_some();
+        Self {
+            uid: uid(request),
+            allowed: response.accepted,
+            patch_type: patch.as_ref().map(|_| "JSONPatch"),
+            patch,
+            status: has_status.then(|| Status {
+                message: response.message,
+                code: response.code,
+            }),
+            audit_annotations: response.audit_annotations.unwrap_or_default(),
+            warnings: response.warnings.unwrap_or_default(),
+        }
+    }
+
+    /// The patch's operations; none if there is no patch.
+    pub fn patch_operations(&self) -> json_patch::Patch {
+        let decoded = self
+            .patch
+            .as_ref()
+            .and_then(|patch| STANDARD.decode(patch).ok());
+        decoded
+            .and_then(|json| serde_json::from_slice(&json).ok())
+            .unwrap_or_default()
+    }
+
+    /// The object as the API server has it after the patch.
+    ///
+    /// # Errors
+    /// The patch does not fit the object.
+    pub fn patched(&self, object: &Value) -> Result<Value, json_patch::PatchError> {
+        let mut object = object.clone();
+        json_patch::patch(&mut object, &self.patch_operations())?;
+        Ok(object)
+    }
+}
+
+fn uid(request: &Value) -> String {
+    request["uid"].as_str().unwrap_or_default().to_owned()
+}

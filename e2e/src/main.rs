@@ -1,0 +1,134 @@
+//! Evaluates a VirtualMachine against the policy's module, as Kubewarden would, without a cluster.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use serde_json::{Value, json};
+
+use vm_feature_manager_e2e::admission::{self, RequestOptions};
+use vm_feature_manager_e2e::cluster::Cluster;
+use vm_feature_manager_e2e::host::Host;
+use vm_feature_manager_e2e::{report, yaml};
+
+/// Evaluate a VirtualMachine against the VM Feature Manager policy, as Kubewarden would.
+///
+/// Exit code: 0 the request is allowed, 1 it is denied, 2 the input cannot be used.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The VirtualMachine's manifest (YAML or JSON), an AdmissionReview, or - for standard input.
+    ///
+    /// Other objects in the file count as being in the cluster.
+    manifest: PathBuf,
+
+    /// The policy's module.
+    #[arg(long, value_name = "FILE", default_value = "policy.wasm")]
+    module: PathBuf,
+
+    /// The policy's settings (YAML or JSON); the defaults if absent.
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
+
+    /// A folder with the objects of the cluster (YAML or JSON).
+    #[arg(long, value_name = "FOLDER")]
+    cluster: Option<PathBuf>,
+
+    /// The manifest as it was before: makes the request an UPDATE.
+    #[arg(long, value_name = "FILE")]
+    old: Option<PathBuf>,
+
+    /// What is printed.
+    #[arg(long, short, value_enum, default_value_t = Output::Diff)]
+    output: Output,
+
+    /// Print the policy's log lines and the time that the evaluation took on standard error.
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    /// The change as a unified diff, the warnings, the audit annotations.
+    Diff,
+    /// The verdict, the patch and the object after it, as JSON.
+    Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether the request is allowed.
+fn run(arguments: &Arguments) -> Result<bool, String> {
+    let old = arguments.old.as_deref().map(only_document).transpose()?;
+    let documents = yaml::read(&arguments.manifest).map_err(|e| e.to_string())?;
+    let options = RequestOptions {
+        old,
+        operation: None,
+    };
+    let (request, others) = admission::request(documents, &options)
+        .map_err(|e| format!("{}: {e}", arguments.manifest.display()))?;
+
+    let mut cluster = match &arguments.cluster {
+        Some(folder) => Cluster::from_folder(folder).map_err(|e| e.to_string())?,
+        None => Cluster::default(),
+    };
+    others.into_iter().for_each(|object| cluster.add(object));
+    let settings = match &arguments.settings {
+        Some(file) => only_document(file)?,
+        None => json!({}),
+    };
+
+    let host = Host::load(&arguments.module, cluster).map_err(|e| e.to_string())?;
+    let validation = host
+        .validate_settings(&settings)
+        .map_err(|e| e.to_string())?;
+    if !validation.valid {
+        let place = arguments
+            .settings
+            .as_deref()
+            .unwrap_or(Path::new("settings"));
+        return Err(format!(
+            "{}: {}",
+            place.display(),
+            validation.message.unwrap_or_default()
+        ));
+    }
+
+    let evaluation = host.validate(&settings, &request);
+    if arguments.verbose {
+        for line in &evaluation.activity.logs {
+            eprintln!("log: {line}");
+        }
+        eprintln!(
+            "evaluated in {:.3} ms",
+            evaluation.duration.as_secs_f64() * 1000.0
+        );
+    }
+    match arguments.output {
+        Output::Diff => print!("{}", report::diff(&request, &evaluation)),
+        Output::Json => println!("{:#}", report::value(&request, &evaluation)),
+        Output::Yaml => print!("{}", yaml::write(&report::value(&request, &evaluation))),
+    }
+    Ok(evaluation.response.allowed)
+}
+
+/// The one document of a file; nothing at all is an empty object.
+fn only_document(file: &Path) -> Result<Value, String> {
+    let mut documents = yaml::read(file).map_err(|e| e.to_string())?;
+    match (documents.pop(), documents.len()) {
+        (None, _) => Ok(json!({})),
+        (Some(document), 0) => Ok(document),
+        (Some(_), _) => Err(format!("{}: more than one YAML document", file.display())),
+    }
+}

@@ -1,0 +1,74 @@
+//! Reading YAML and JSON files, with errors of one line.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+/// A file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("{}: {error}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        error: io::Error,
+    },
+    /// It is neither YAML nor JSON.
+    #[error("{}: not valid YAML or JSON: {message}", .path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        message: String,
+    },
+}
+
+/// The documents of a YAML or JSON file, empty ones left out; `-` is standard input.
+///
+/// # Errors
+/// [`FileError`] where the file cannot be read, or is neither.
+pub fn read(path: &Path) -> Result<Vec<Value>, FileError> {
+    let text = if path == Path::new("-") {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        fs::read_to_string(path)
+    };
+    let text = text.map_err(|error| FileError::Read {
+        path: path.to_owned(),
+        error,
+    })?;
+    parse(&text).map_err(|message| FileError::Syntax {
+        path: path.to_owned(),
+        message,
+    })
+}
+
+/// The documents of a YAML or JSON text, empty ones left out.
+///
+/// # Errors
+/// One line that says what is wrong, and where.
+pub fn parse(text: &str) -> Result<Vec<Value>, String> {
+    if text.trim_start().starts_with('{') {
+        return serde_json::from_str(text)
+            .map(|value| vec![value])
+            .map_err(|e| e.to_string());
+    }
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|e| {
+        let message = e.without_snippet().to_string();
+        message.lines().next().unwrap_or_default().to_owned()
+    })?;
+    Ok(documents
+        .into_iter()
+        .filter(|document| !document.is_null())
+        .collect())
+}
+
+/// The value as YAML.
+pub fn write(value: &Value) -> String {
+    serde_saphyr::to_string(value).unwrap_or_else(|e| format!("# cannot be written as YAML: {e}\n"))
+}
