@@ -1,0 +1,35 @@
+# The tasks of the project; `make help` lists them.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+TARGET  := wasm32-wasip1
+BUILT   := target/$(TARGET)/release/vm_feature_manager_policy.wasm
+SOURCES := $(shell find src -type f) Cargo.toml Cargo.lock
+
+EXAMPLE ?= harvester
+OUTPUT  ?= diff
+
+.PHONY: help
+help: ## Lists the tasks
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: policy.wasm ## Builds the module and evaluates a virtual machine: EXAMPLE=harvester OUTPUT=diff
+	@cargo run --quiet --locked --package vm-feature-manager-e2e -- --output $(OUTPUT) \
+		$(addprefix --settings ,$(wildcard examples/$(EXAMPLE)/settings.yaml)) \
+		$(addprefix --cluster ,$(wildcard examples/$(EXAMPLE)/cluster)) \
+		examples/$(EXAMPLE)/vm.yaml
+
+.PHONY: test
+test: policy.wasm ## Checks the format, lints, and runs all tests, natively and through the module
+	@scripts/test
+
+policy.wasm: $(SOURCES) ## Builds the module
+	scripts/wasm-cargo rustc --release --locked --lib --crate-type cdylib --target $(TARGET)
+	cp $(BUILT) $@
+
+.PHONY: clean
+clean: ## Removes everything that is built
+	cargo clean
+	rm -f policy.wasm annotated-policy.wasm
