@@ -39,14 +39,17 @@ pub(crate) enum Shape {
     Object(&'static [(&'static str, Shape)]),
     /// The named members as their own shapes say; the others are dropped.
     Only(&'static [(&'static str, Shape)]),
-    /// The members whose key starts with the text, whole; the others are dropped.
+    /// The members whose key starts with the text, whole; the text of the others.
     Prefixed(&'static str),
+    /// The members whose key starts with the text, whole; the others are dropped.
+    OnlyPrefixed(&'static str),
     /// Every item of an array as the shape says.
     Items(&'static Shape),
 }
 
 impl<'a> Json<'a> {
-    /// Reads `text` as far as `shape` says. A value of another type than the shape expects is read whole.
+    /// Reads `text` as far as `shape` says. Of a list or an object where the shape expects the other, the items are
+    /// kept as text.
     ///
     /// # Errors
     /// Text that is not JSON, and in the parts that are read: more than 128 levels, a number out of range.
@@ -200,7 +203,8 @@ impl<'de> Visitor<'de> for ShapeVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json<'de>, A::Error> {
         let shape = match self.0 {
             Shape::Items(shape) => shape,
-            _ => &Shape::Tree,
+            Shape::Tree => &Shape::Tree,
+            _ => &Shape::Text,
         };
         let mut items = Vec::new();
         while let Some(item) = seq.next_element_seed(shape)? {
@@ -215,8 +219,10 @@ impl<'de> Visitor<'de> for ShapeVisitor {
             let shape = match self.0 {
                 Shape::Object(known) => Some(find(known, &key).unwrap_or(&Shape::Text)),
                 Shape::Only(known) => find(known, &key),
-                Shape::Prefixed(prefix) => key.starts_with(prefix).then_some(&Shape::Tree),
-                Shape::Text | Shape::Tree | Shape::Items(_) => Some(&Shape::Tree),
+                Shape::Prefixed(prefix) if key.starts_with(prefix) => Some(&Shape::Tree),
+                Shape::OnlyPrefixed(prefix) => key.starts_with(prefix).then_some(&Shape::Tree),
+                Shape::Tree => Some(&Shape::Tree),
+                Shape::Text | Shape::Items(_) | Shape::Prefixed(_) => Some(&Shape::Text),
             };
             match shape {
                 Some(shape) => members.push((key, map.next_value_seed(shape)?)),
@@ -253,7 +259,8 @@ mod tests {
             )]),
         ),
         ("only", Shape::Only(&[("a", Shape::Tree)])),
-        ("ours", Shape::Prefixed("x.io/")),
+        ("ours", Shape::OnlyPrefixed("x.io/")),
+        ("own", Shape::Prefixed("x.io/")),
     ]);
 
     fn parse(text: &str) -> Json<'_> {
@@ -280,12 +287,17 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_another_type_is_read_whole() {
-        let json = parse(r#"{"known":[{"a":[1]}],"only":"text","ours":null}"#);
-        assert_eq!(
-            json.to_text(),
-            r#"{"known":[{"a":[1]}],"only":"text","ours":null}"#
-        );
+    fn a_value_of_another_type_is_kept() {
+        let text = r#"{"known":[{"a":[ 1]}],"only":"text","ours":null,"own":[ [] ]}"#;
+        assert_eq!(parse(text).to_text(), text.replace("[ [] ]", "[[]]"));
+    }
+
+    #[test]
+    fn members_with_a_prefix_are_read_and_the_others_kept() {
+        let json = parse(r#"{"own":{"x.io/a":"1","y":[ 2]}}"#);
+        let own = json.get("own").unwrap();
+        assert_eq!(own.get("x.io/a").and_then(Json::as_str), Some("1"));
+        assert_eq!(own.to_text(), r#"{"x.io/a":"1","y":[ 2]}"#);
     }
 
     #[test]

@@ -188,7 +188,7 @@ impl<'a> Run<'_, 'a> {
         self.verdict.failed.push(name);
         match mode {
             ErrorHandling::Reject => {
-                warn!(self.log, "request denied"; self.request, "feature" => name, "error" => &error);
+                warn!(self.log, "feature refused"; self.request, "feature" => name, "error" => &error);
                 self.refusals
                     .push(format!("{name} cannot be applied ({directive}): {error}"));
             }

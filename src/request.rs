@@ -121,9 +121,9 @@ static OUTLINE: Shape = Shape::Only(&[
     (
         "metadata",
         Shape::Only(&[
-            ("annotations", Shape::Prefixed(PREFIX)),
+            ("annotations", Shape::OnlyPrefixed(PREFIX)),
             ("deletionTimestamp", Shape::Tree),
-            ("labels", Shape::Prefixed(PREFIX)),
+            ("labels", Shape::OnlyPrefixed(PREFIX)),
         ]),
     ),
     ("spec", Shape::Only(&[("template", Shape::Text)])),

@@ -7,6 +7,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use crate::directives::PREFIX;
 use crate::json::{Json, Members, Shape};
 use crate::request::Unreadable;
 
@@ -116,7 +117,7 @@ static SHAPE: Shape = {
     ]);
     const SPEC: Shape = Shape::Object(&[("nodeSelector", Shape::Tree), ("domain", DOMAIN)]);
     const METADATA: Shape = Shape::Object(&[
-        ("annotations", Shape::Object(&[])),
+        ("annotations", Shape::Prefixed(PREFIX)),
         ("labels", Shape::Object(&[])),
     ]);
     Shape::Object(&[

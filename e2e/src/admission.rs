@@ -207,7 +207,7 @@ impl AdmissionResponse {
             allowed: response.accepted,
             patch_type: patch.as_ref().map(|_| "JSONPatch"),
             patch,
-            status: has_status.then(|| Status {
+            status: has_status.then_some(Status {
                 message: response.message,
                 code: response.code,
             }),

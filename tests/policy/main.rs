@@ -1,0 +1,9 @@
+//! Requests in, responses out: the policy as a Kubewarden host sees it, natively, with a cluster in memory.
+
+mod gpu_device_plugin;
+mod harness;
+mod nested_virt;
+mod pci_passthrough;
+mod pipeline;
+mod properties;
+mod settings;

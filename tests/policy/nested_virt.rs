@@ -1,0 +1,232 @@
+//! Directive `nested-virt`.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::harness::{FakeCluster, Request, bare_vm, vm};
+
+/// A bare VM that asks for nested virtualization, with a `spec.template.spec` of its own.
+fn vm_with_spec(spec: Value) -> Value {
+    let mut vm = bare_vm(&[("nested-virt", "enabled")]);
+    vm["spec"]["template"]["spec"] = spec;
+    vm
+}
+
+fn vm_with_cpu(cpu: Value) -> Value {
+    vm_with_spec(json!({"domain": {"devices": {}, "cpu": cpu}}))
+}
+
+fn require(feature: &str) -> Value {
+    json!([{"name": feature, "policy": "require"}])
+}
+
+#[rstest]
+fn on(#[values("enabled", "true", "yes", "1", "Enabled", "TRUE", " yes\n")] value: &str) {
+    let answer = Request::create(vm(&[("nested-virt", value), ("cpu-vendor", "amd")])).evaluate();
+    assert!(answer.is_accepted());
+    assert_eq!(
+        answer.patch(),
+        json!([
+            {"op": "add", "path": "/metadata/annotations/vm-feature-manager.io~1nested-virt-applied", "value": "true"},
+            {"op": "add", "path": "/spec/template/spec/domain/cpu/features", "value": require("svm")},
+        ])
+    );
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+#[rstest]
+fn off(#[values("disabled", "false", "no", "0", "", "Disabled", "  ")] value: &str) {
+    Request::create(vm(&[("nested-virt", value)]))
+        .evaluate()
+        .assert_accepted_unchanged();
+}
+
+#[rstest]
+fn anything_else_is_an_error(#[values("on", "2", "enable", "svm", "{}")] value: &str) {
+    let answer = Request::create(vm(&[("nested-virt", value)])).evaluate();
+    let quoted = format!("annotation vm-feature-manager.io/nested-virt: {value:?}");
+    answer.assert_denied(&["nested-virt", &quoted, "write enabled or disabled"]);
+}
+
+#[rstest]
+#[case::option("amd", json!({"cpuVendor": "intel"}), json!({"model": "Haswell"}), "svm")]
+#[case::option_in_upper_case("Intel", json!({}), json!({}), "vmx")]
+#[case::option_auto("auto", json!({"cpuVendor": "intel"}), json!({}), "vmx")]
+#[case::option_empty("", json!({"cpuVendor": "intel"}), json!({}), "vmx")]
+#[case::setting("", json!({"cpuVendor": "amd"}), json!({"model": "Haswell"}), "svm")]
+#[case::model_of_intel("", json!({}), json!({"model": "Skylake-Server-noTSX-IBRS"}), "vmx")]
+#[case::model_of_amd("", json!({}), json!({"model": "EPYC-Rome"}), "svm")]
+fn the_vendor_is_of_the_first_that_answers(
+    #[case] option: &str,
+    #[case] settings: Value,
+    #[case] cpu: Value,
+    #[case] feature: &str,
+) {
+    let mut vm = vm_with_cpu(cpu);
+    vm["metadata"]["annotations"]["vm-feature-manager.io/cpu-vendor"] = json!(option);
+    let answer = Request::create(vm)
+        .settings(json!({"nestedVirtualization": settings}))
+        .evaluate();
+    assert_eq!(
+        answer.domain()["cpu"]["features"],
+        require(feature),
+        "{}",
+        answer.message()
+    );
+}
+
+#[rstest]
+#[case::vendor_amd("cpu-vendor.node.kubevirt.io/AMD", "svm")]
+#[case::vendor_intel("cpu-vendor.node.kubevirt.io/Intel", "vmx")]
+#[case::feature_svm("cpu-feature.node.kubevirt.io/svm", "svm")]
+#[case::feature_vmx("cpu-feature.node.kubevirt.io/vmx", "vmx")]
+fn the_node_selector_tells_the_vendor(#[case] key: &str, #[case] feature: &str) {
+    let vm = vm_with_spec(json!({"nodeSelector": {key: "true"}, "domain": {}}));
+    let answer = Request::create(vm).evaluate();
+    assert_eq!(answer.domain()["cpu"]["features"], require(feature));
+}
+
+#[rstest]
+#[case::other_features(
+    json!([{"name": "pcid"}]),
+    json!([{"name": "pcid"}, {"name": "svm", "policy": "require"}])
+)]
+#[case::empty(json!([]), require("svm"))]
+#[case::null(json!(null), require("svm"))]
+#[case::same_feature(json!([{"name": "svm"}]), json!([{"name": "svm"}]))]
+#[case::same_feature_optional(
+    json!([{"name": "svm", "policy": "optional"}]),
+    json!([{"name": "svm", "policy": "optional"}])
+)]
+#[case::the_other_vendors_too(
+    json!([{"name": "vmx", "policy": "optional"}]),
+    json!([{"name": "vmx", "policy": "optional"}, {"name": "svm", "policy": "require"}])
+)]
+fn features_are_appended_and_kept(#[case] before: Value, #[case] after: Value) {
+    let mut vm = vm_with_cpu(json!({"features": before}));
+    vm["metadata"]["annotations"]["vm-feature-manager.io/cpu-vendor"] = json!("amd");
+    let answer = Request::create(vm).evaluate();
+    assert_eq!(answer.domain()["cpu"]["features"], after);
+    assert_eq!(
+        answer.annotation("nested-virt-applied").as_deref(),
+        Some("true")
+    );
+}
+
+#[rstest]
+fn a_feature_that_contradicts_is_an_error(#[values("forbid", "disable")] policy: &str) {
+    let mut vm = vm_with_cpu(json!({"features": [{"name": "vmx", "policy": policy}]}));
+    vm["metadata"]["annotations"]["vm-feature-manager.io/cpu-vendor"] = json!("intel");
+    let answer = Request::create(vm).evaluate();
+    answer.assert_denied(&["vmx", policy, "remove that entry or the directive"]);
+}
+
+#[test]
+fn a_forbidden_feature_says_nothing_of_the_vendor() {
+    let vm = vm_with_cpu(json!({
+        "model": "EPYC", "features": [{"name": "vmx", "policy": "forbid"}],
+    }));
+    let answer = Request::create(vm).evaluate();
+    assert_eq!(answer.domain()["cpu"]["features"][1]["name"], "svm");
+}
+
+#[rstest]
+#[case::features_and_model(json!({"cpu": {"model": "Haswell", "features": [{"name": "svm"}]}}))]
+#[case::features(json!({"cpu": {"features": [{"name": "svm"}, {"name": "vmx"}]}}))]
+fn a_vm_of_both_vendors_is_an_error(#[case] domain: Value) {
+    let answer = Request::create(vm_with_spec(json!({"domain": domain}))).evaluate();
+    answer.assert_denied(&["both AMD and Intel", "pin the VirtualMachine", "cpu-vendor"]);
+}
+
+#[rstest]
+fn an_option_that_is_no_vendor_is_an_error(#[values("arm", "AuthenticAMD")] option: &str) {
+    let answer = Request::create(vm(&[("nested-virt", "1"), ("cpu-vendor", option)])).evaluate();
+    answer.assert_denied(&[
+        "vm-feature-manager.io/cpu-vendor",
+        option,
+        "write amd, intel or auto",
+    ]);
+}
+
+const AMD: &[&str] = &[
+    "cpu-vendor.node.kubevirt.io/AMD",
+    "cpu-feature.node.kubevirt.io/svm",
+];
+const INTEL: &[&str] = &["cpu-vendor.node.kubevirt.io/Intel", "zone-b"];
+const UNLABELLED: &[&str] = &[];
+
+#[rstest]
+#[case::all_of_one(&[("a", AMD), ("b", AMD), ("c", UNLABELLED)], json!({}), "svm")]
+#[case::selected_by_label(&[("a", AMD), ("b", INTEL)], json!({"zone-b": "true"}), "vmx")]
+#[case::selected_by_name(&[("a", AMD), ("b", INTEL)], json!({"kubernetes.io/hostname": "a"}), "svm")]
+fn the_nodes_tell_the_vendor(
+    #[case] nodes: &[(&str, &[&str])],
+    #[case] selector: Value,
+    #[case] feature: &str,
+) {
+    let mut cluster = FakeCluster::with_nodes(nodes);
+    for node in cluster.nodes.as_mut().unwrap() {
+        node.labels
+            .insert("kubernetes.io/hostname".to_owned(), node.name.clone());
+    }
+    let vm = vm_with_spec(json!({"nodeSelector": selector, "domain": {}}));
+    let answer = Request::create(vm).cluster(cluster).evaluate();
+    assert_eq!(
+        answer.domain()["cpu"]["features"],
+        require(feature),
+        "{}",
+        answer.message()
+    );
+}
+
+#[rstest]
+#[case::both(&[("a", AMD), ("b", INTEL)], json!({}), "nodes that the VirtualMachine may run on")]
+#[case::none_labelled(&[("a", UNLABELLED)], json!({}), "node labeller")]
+#[case::none_selected(&[("a", AMD)], json!({"zone-b": "true"}), "node labeller")]
+#[case::no_such_node(&[("a", AMD)], json!({"kubernetes.io/hostname": "x"}), "no node of the name")]
+fn nodes_that_do_not_tell_are_an_error(
+    #[case] nodes: &[(&str, &[&str])],
+    #[case] selector: Value,
+    #[case] part: &str,
+) {
+    let vm = vm_with_spec(json!({"nodeSelector": selector, "domain": {}}));
+    let answer = Request::create(vm)
+        .cluster(FakeCluster::with_nodes(nodes))
+        .evaluate();
+    answer.assert_denied(&["nested-virt", part, "vm-feature-manager.io/cpu-vendor"]);
+}
+
+#[test]
+fn without_access_to_nodes_the_error_says_what_to_set_or_grant() {
+    let answer = Request::create(vm(&[("nested-virt", "enabled")])).evaluate();
+    answer.assert_denied(&[
+        "may not read nodes",
+        "vm-feature-manager.io/cpu-vendor",
+        "nestedVirtualization.cpuVendor",
+        "grant policy-server",
+    ]);
+}
+
+#[rstest]
+#[case::features(json!({"domain": {"cpu": {"features": "svm"}}}), "domain.cpu.features is a string")]
+#[case::cpu(json!({"domain": {"cpu": 4}}), "domain.cpu is a number where KubeVirt expects an object")]
+#[case::model(json!({"domain": {"cpu": {"model": []}}}), "domain.cpu.model is a list")]
+#[case::domain(json!({"domain": []}), "spec.template.spec.domain is a list")]
+#[case::node_selector(json!({"nodeSelector": "x"}), "spec.template.spec.nodeSelector is a string")]
+#[case::spec(json!(true), "spec.template.spec is a boolean")]
+#[case::no_spec(json!(null), "spec.template.spec is missing")]
+fn a_vm_of_wrong_types_is_an_error_that_says_where(#[case] spec: Value, #[case] part: &str) {
+    let settings = json!({"nestedVirtualization": {"cpuVendor": "auto"}});
+    let mut vm = vm_with_spec(spec);
+    let cluster = FakeCluster::with_nodes(&[("a", AMD)]);
+    let answer = Request::create(vm.clone())
+        .settings(settings)
+        .cluster(cluster)
+        .evaluate();
+    answer.assert_denied(&[part]);
+
+    // What is not read does not matter.
+    vm["spec"]["template"]["spec"] = json!({"domain": {"cpu": {}}, "volumes": 1, "networks": "x"});
+    vm["metadata"]["annotations"]["vm-feature-manager.io/cpu-vendor"] = json!("amd");
+    assert!(Request::create(vm).evaluate().is_accepted());
+}

@@ -1,0 +1,266 @@
+//! Directive `pci-passthrough`.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+use vm_feature_manager_policy::cluster::LookupError;
+
+use super::harness::{Answer, FakeCluster, Request, bare_vm, vm};
+
+fn evaluate(value: &str, settings: Value) -> Answer {
+    Request::create(bare_vm(&[("pci-passthrough", value)]))
+        .settings(json!({"pciPassthrough": settings}))
+        .evaluate()
+}
+
+fn by_address(value: &str) -> Answer {
+    evaluate(value, json!({"deviceNames": "address"}))
+}
+
+/// A VM with these host devices that asks for one address more.
+fn vm_with_devices(devices: Value, gpus: Value) -> Value {
+    let mut vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
+    vm["spec"]["template"]["spec"]["domain"]["devices"] =
+        json!({"hostDevices": devices, "gpus": gpus});
+    vm
+}
+
+#[test]
+fn devices_are_appended_to_what_the_user_selected() {
+    let settings = json!({"pciPassthrough": {"deviceNames": "address"}});
+    let directive = r#"{"devices": ["0000:03:00.0", "03:00.1"]}"#;
+    let answer = Request::create(vm(&[("pci-passthrough", directive)]))
+        .settings(settings)
+        .evaluate();
+    assert_eq!(
+        answer.patch(),
+        json!([
+            {
+                "op": "add",
+                "path": "/metadata/annotations/vm-feature-manager.io~1pci-passthrough-applied",
+                "value": r#"["0000:03:00.0","0000:03:00.1"]"#,
+            },
+            {
+                "op": "add",
+                "path": "/spec/template/spec/domain/devices/hostDevices/1",
+                "value": {"name": "pci-device-0", "deviceName": "pci_0000_03_00_0"},
+            },
+            {
+                "op": "add",
+                "path": "/spec/template/spec/domain/devices/hostDevices/2",
+                "value": {"name": "pci-device-1", "deviceName": "pci_0000_03_00_1"},
+            },
+        ])
+    );
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+#[rstest]
+#[case::upper_case(r#"{"devices": ["0000:0A:1F.7"]}"#, "pci_0000_0a_1f_7", "0000:0a:1f.7")]
+#[case::without_domain(r#"{"devices": ["65:00.0"]}"#, "pci_0000_65_00_0", "0000:65:00.0")]
+#[case::spaces(
+    r#" {"devices": [" 0000:00:02.0 "]} "#,
+    "pci_0000_00_02_0",
+    "0000:00:02.0"
+)]
+fn addresses_are_normalised(#[case] value: &str, #[case] device_name: &str, #[case] address: &str) {
+    let answer = by_address(value);
+    assert_eq!(
+        answer.domain()["devices"]["hostDevices"][0]["deviceName"],
+        device_name
+    );
+    let applied = answer.annotation("pci-passthrough-applied").unwrap();
+    assert_eq!(applied, format!("[\"{address}\"]"));
+}
+
+#[rstest]
+#[case::empty("", "not valid JSON")]
+#[case::not_json("0000:00:02.0", "not valid JSON")]
+#[case::cut_off(r#"{"devices": ["#, "not valid JSON")]
+#[case::two_values(r#"{"devices": []} {}"#, "not valid JSON")]
+#[case::deep(&"[".repeat(10_000), "not valid JSON")]
+#[case::list(r#"["0000:00:02.0"]"#, "a list where an object is expected")]
+#[case::number("1", "a number where an object is expected")]
+#[case::mistyped_key(r#"{"device": ["0000:00:02.0"]}"#, r#"unknown key "device""#)]
+#[case::other_key(
+    r#"{"devices": ["0000:00:02.0"], "node": "a"}"#,
+    r#"unknown key "node""#
+)]
+#[case::no_key("{}", "no device in it")]
+#[case::null(r#"{"devices": null}"#, "no device in it")]
+#[case::no_device(r#"{"devices": []}"#, "no device in it")]
+#[case::not_a_list(r#"{"devices": "0000:00:02.0"}"#, "devices is a string, not a list")]
+#[case::not_text(
+    r#"{"devices": ["0000:00:02.0", 2]}"#,
+    "devices[1] is a number, not a string"
+)]
+#[case::bad_address(
+    r#"{"devices": ["0000:00:02.8"]}"#,
+    r#"devices[0] "0000:00:02.8" is no PCI address: its function"#
+)]
+#[case::bad_node(
+    r#"{"devices": ["Node_1/0000:00:02.0"]}"#,
+    r#"devices[0] "Node_1/0000:00:02.0" names no node"#
+)]
+#[case::empty_node(r#"{"devices": ["/0000:00:02.0"]}"#, "names no node")]
+#[case::duplicate(
+    r#"{"devices": ["0000:00:0a.0", "00:0A.0"]}"#,
+    "0000:00:0a.0 is there more than once"
+)]
+#[case::duplicate_with_node(
+    r#"{"devices": ["a/00:0a.0", "00:0a.0"]}"#,
+    "0000:00:0a.0 is there more than once"
+)]
+#[case::two_nodes(r#"{"devices": ["a/00:02.0", "b/00:03.0"]}"#, "of the nodes a and b")]
+fn a_bad_value_is_an_error(#[case] value: &str, #[case] part: &str) {
+    by_address(value).assert_denied(&["pci-passthrough", part]);
+}
+
+#[rstest]
+#[case::first_free(json!([{"name": "pci-device-0", "deviceName": "x/y"}, {"name": "pci-device-2", "deviceName": "x/y"}]), json!(null), "pci-device-1")]
+#[case::not_a_gpus(json!([]), json!([{"name": "pci-device-0", "deviceName": "x/y"}]), "pci-device-1")]
+#[case::odd_entries(json!([null, "x", {"name": 1}]), json!(null), "pci-device-0")]
+fn a_device_gets_the_first_free_name(
+    #[case] devices: Value,
+    #[case] gpus: Value,
+    #[case] name: &str,
+) {
+    let count = devices.as_array().unwrap().len();
+    let settings = json!({"pciPassthrough": {"deviceNames": "address"}});
+    let answer = Request::create(vm_with_devices(devices.clone(), gpus))
+        .settings(settings)
+        .evaluate();
+    let after = answer.domain()["devices"]["hostDevices"].clone();
+    assert_eq!(
+        after[count],
+        json!({"name": name, "deviceName": "pci_0000_00_02_0"})
+    );
+    assert_eq!(
+        after.as_array().unwrap()[..count],
+        devices.as_array().unwrap()[..]
+    );
+}
+
+#[test]
+fn a_device_that_is_there_already_is_not_added() {
+    let there = json!([{"name": "mine", "deviceName": "pci_0000_00_02_0", "tag": "keep"}]);
+    let settings = json!({"pciPassthrough": {"deviceNames": "address", "maxDevices": 1}});
+    let answer = Request::create(vm_with_devices(there.clone(), json!(null)))
+        .settings(settings)
+        .evaluate();
+    assert_eq!(answer.domain()["devices"]["hostDevices"], there);
+    assert_eq!(
+        answer.annotation("pci-passthrough-applied").as_deref(),
+        Some(r#"["0000:00:02.0"]"#)
+    );
+}
+
+#[rstest]
+#[case::asked_for(r#"{"devices": ["00:01.0", "00:02.0", "00:03.0"]}"#, json!([]), Some(3))]
+#[case::with_those_present(r#"{"devices": ["00:01.0", "00:02.0"]}"#, json!([{"name": "a", "deviceName": "x/y"}]), Some(3))]
+#[case::at_the_limit(r#"{"devices": ["00:01.0"]}"#, json!([{"name": "a", "deviceName": "x/y"}]), None)]
+fn there_is_a_most(#[case] value: &str, #[case] present: Value, #[case] count: Option<usize>) {
+    let mut vm = bare_vm(&[("pci-passthrough", value)]);
+    vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = present;
+    let settings = json!({"pciPassthrough": {"deviceNames": "address", "maxDevices": 2}});
+    let answer = Request::create(vm).settings(settings).evaluate();
+    match count {
+        None => assert!(answer.is_accepted(), "{}", answer.message()),
+        Some(count) => answer.assert_denied(&[
+            &format!("would have {count} host devices"),
+            "pciPassthrough.maxDevices allows 2",
+        ]),
+    }
+}
+
+#[test]
+fn eight_devices_are_the_default_most() {
+    let devices = |n: usize| {
+        let list: Vec<_> = (0..n).map(|i| format!("00:{i:02x}.0")).collect();
+        json!({"devices": list}).to_string()
+    };
+    assert!(by_address(&devices(8)).is_accepted());
+    by_address(&devices(9)).assert_denied(&["9 host devices", "allows 8"]);
+}
+
+#[rstest]
+#[case::address_of_namespace(json!({"default": ["0000:00:02.*"]}), true)]
+#[case::upper_case_pattern(json!({"default": ["0000:00:0?.0"]}), true)]
+#[case::namespace_pattern(json!({"def*": ["*"]}), true)]
+#[case::device_name(json!({"*": ["pci_0000_00_02_0"]}), true)]
+#[case::second_pattern(json!({"default": ["0000:01:*"], "*": ["0000:00:*"]}), true)]
+#[case::not_set(json!({}), true)]
+#[case::other_device(json!({"default": ["0000:01:*"]}), false)]
+#[case::other_namespace(json!({"team-*": ["*"]}), false)]
+#[case::nothing(json!({"default": []}), false)]
+fn devices_are_allowed_by_namespace(#[case] allowed: Value, #[case] accepted: bool) {
+    let settings = json!({"deviceNames": "address", "allowedDevices": allowed});
+    let answer = evaluate(r#"{"devices": ["0000:00:02.0"]}"#, settings);
+    if accepted {
+        assert!(answer.is_accepted(), "{}", answer.message());
+    } else {
+        let parts = [
+            "0000:00:02.0 is not allowed in the namespace default",
+            "allowedDevices",
+        ];
+        answer.assert_denied(&parts);
+    }
+}
+
+#[test]
+fn auto_without_access_to_pci_devices_names_by_address_and_warns() {
+    for error in [LookupError::NotGranted, LookupError::KindNotServed] {
+        let cluster = FakeCluster {
+            pci_devices: Err(error),
+            ..FakeCluster::default()
+        };
+        let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
+        let answer = Request::create(vm).cluster(cluster).evaluate();
+        let device = answer.domain()["devices"]["hostDevices"][0].clone();
+        assert_eq!(
+            device,
+            json!({"name": "pci-device-0", "deviceName": "pci_0000_00_02_0"})
+        );
+        assert_eq!(answer.warnings().len(), 1);
+        assert!(answer.warnings()[0].contains("only where a device plugin serves these names"));
+    }
+}
+
+#[test]
+fn auto_does_not_guess_while_the_cluster_does_not_answer() {
+    let cluster = FakeCluster {
+        pci_devices: Err(LookupError::Unavailable),
+        ..FakeCluster::default()
+    };
+    let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
+    Request::create(vm)
+        .cluster(cluster)
+        .evaluate()
+        .assert_denied(&["failed for now"]);
+}
+
+#[test]
+fn harvester_without_access_to_pci_devices_is_an_error_that_says_what_to_grant() {
+    let answer = evaluate(
+        r#"{"devices": ["0000:00:02.0"]}"#,
+        json!({"deviceNames": "harvester"}),
+    );
+    answer.assert_denied(&[
+        "not been granted",
+        "policy-server may get, list and watch",
+        "address",
+    ]);
+}
+
+#[rstest]
+#[case::host_devices(json!({"hostDevices": {}}), "domain.devices.hostDevices is an object")]
+#[case::gpus(json!({"gpus": 1}), "domain.devices.gpus is a number")]
+#[case::devices(json!("none"), "domain.devices is a string")]
+fn devices_of_wrong_types_are_an_error(#[case] devices: Value, #[case] part: &str) {
+    let mut vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
+    vm["spec"]["template"]["spec"]["domain"]["devices"] = devices;
+    let settings = json!({"pciPassthrough": {"deviceNames": "address"}});
+    Request::create(vm)
+        .settings(settings)
+        .evaluate()
+        .assert_denied(&[part]);
+}

@@ -1,0 +1,741 @@
+//! What happens to a request, whatever the feature: the skip rules, the error modes, tracking, messages, logs.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::harness::{
+    Answer, FakeCluster, PREFIX, Request, annotate, bare_vm, evaluate, fixture, vm,
+};
+
+/// Works with nothing but the defaults.
+const GOOD: (&str, &str) = ("gpu-device-plugin", "nvidia.com/gpu");
+/// Fails with the defaults.
+const BAD: (&str, &str) = ("pci-passthrough", "nonsense");
+
+/// The settings in which a failure of `pci-passthrough` is handled so.
+fn pci_errors(mode: &str) -> Value {
+    json!({"pciPassthrough": {"errorHandling": mode}})
+}
+
+#[rstest]
+#[case::other_group("/kind/group", json!("example.com"))]
+#[case::core_group("/kind/group", json!(""))]
+#[case::other_kind("/kind/kind", json!("VirtualMachineInstance"))]
+#[case::delete("/operation", json!("DELETE"))]
+#[case::connect("/operation", json!("CONNECT"))]
+#[case::deleting("/object/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"))]
+#[case::status("/subResource", json!("status"))]
+#[case::no_object("/object", json!(null))]
+fn a_request_that_does_not_concern_the_policy_is_accepted(
+    #[case] pointer: &str,
+    #[case] value: Value,
+) {
+    let mut request = Request::create(vm(&[GOOD, BAD]));
+    let (parent, key) = pointer.rsplit_once('/').unwrap();
+    request.request.pointer_mut(parent).unwrap()[key] = value;
+    request.evaluate().assert_accepted_unchanged();
+}
+
+#[test]
+fn a_vm_that_asks_for_nothing_is_accepted_without_a_word() {
+    for name in [
+        "vm-ui-create.yaml",
+        "vm-stored.yaml",
+        "vm-rancher-node-driver.yaml",
+    ] {
+        let answer = Request::create(fixture(name)).evaluate();
+        assert_eq!(answer.response, json!({"accepted": true}), "{name}");
+        assert_eq!(answer.logs, Vec::<String>::new());
+    }
+}
+
+#[rstest]
+#[case::null_timestamp(json!({"deletionTimestamp": null}))]
+#[case::empty_timestamp(json!({"deletionTimestamp": ""}))]
+fn an_object_is_not_deleted_by_a_timestamp_that_is_not_set(#[case] metadata: Value) {
+    let mut vm = vm(&[GOOD]);
+    vm["metadata"]["deletionTimestamp"] = metadata["deletionTimestamp"].clone();
+    assert!(Request::create(vm).evaluate().is_mutated());
+}
+
+#[test]
+fn any_version_of_the_api_is_served() {
+    let mut request = Request::create(vm(&[GOOD]));
+    request.request["kind"]["version"] = json!("v1alpha3");
+    assert!(request.evaluate().is_mutated());
+}
+
+mod update {
+    use super::*;
+
+    #[test]
+    fn without_a_change_of_ours_is_accepted_whatever_it_asks_for() {
+        let old = vm(&[GOOD, BAD]);
+        let mut new = old.clone();
+        new["metadata"]["finalizers"] = json!(["a"]);
+        new["metadata"]["annotations"]["other.io/x"] = json!("y");
+        new["spec"]["runStrategy"] = json!("Halted");
+        new["status"] = json!({"ready": true});
+        let answer = Request::update(old, new).evaluate();
+        assert_eq!(answer.response, json!({"accepted": true}));
+        assert_eq!(answer.logs, Vec::<String>::new());
+    }
+
+    #[test]
+    fn of_a_template_that_is_only_written_otherwise_is_no_change() {
+        let vm = vm(&[BAD]).to_string();
+        let swapped = vm.replacen(r#""cores":4,"sockets":1"#, r#""sockets":1,"cores":4"#, 1);
+        assert_ne!(vm, swapped);
+        let payload = format!(
+            r#"{{"settings":{{}},"request":{{"uid":"","kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},
+            "operation":"UPDATE","object":{vm},"oldObject":{swapped}}}}}"#
+        );
+        let answer = evaluate(payload.as_bytes(), &FakeCluster::default());
+        assert_eq!(answer.response, json!({"accepted": true}));
+    }
+
+    #[rstest]
+    #[case::a_directives_value("/metadata/annotations/vm-feature-manager.io~1pci-passthrough", json!("other"))]
+    #[case::an_option("/metadata/annotations/vm-feature-manager.io~1cpu-vendor", json!("amd"))]
+    #[case::a_record("/metadata/annotations/vm-feature-manager.io~1pci-passthrough-applied", json!("[]"))]
+    #[case::a_label("/metadata/labels/vm-feature-manager.io~1nested-virt", json!("enabled"))]
+    #[case::the_template("/spec/template/spec/domain/cpu/cores", json!(8))]
+    fn with_a_change_of_ours_is_planned_again(#[case] pointer: &str, #[case] value: Value) {
+        let old = vm(&[BAD]);
+        let mut new = old.clone();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        new.pointer_mut(parent).unwrap()[key.replace("~1", "/")] = value;
+        Request::update(old, new)
+            .evaluate()
+            .assert_denied(&["pci-passthrough"]);
+    }
+
+    #[test]
+    fn with_a_new_directive_is_planned() {
+        let answer = Request::update(vm(&[]), vm(&[GOOD])).evaluate();
+        assert_eq!(answer.audit("applied"), "gpu-device-plugin");
+    }
+
+    #[test]
+    fn without_an_old_object_is_planned() {
+        let mut request = Request::update(json!(null), vm(&[GOOD]));
+        assert!(
+            request
+                .request
+                .as_object_mut()
+                .unwrap()
+                .remove("oldObject")
+                .is_some()
+        );
+        assert!(request.evaluate().is_mutated());
+    }
+}
+
+mod features {
+    use super::*;
+
+    #[test]
+    fn are_applied_in_their_order_and_one_failure_does_not_stop_the_others() {
+        let vm = vm(&[GOOD, BAD, ("nested-virt", "enabled"), ("cpu-vendor", "amd")]);
+        let answer = Request::create(vm)
+            .settings(pci_errors("allow-and-log"))
+            .evaluate();
+        assert_eq!(answer.audit("applied"), "nested-virt,gpu-device-plugin");
+        assert_eq!(answer.audit("failed"), "pci-passthrough");
+        assert_eq!(answer.domain()["cpu"]["features"][0]["name"], "svm");
+        assert_eq!(
+            answer.domain()["resources"]["limits"]["nvidia.com/gpu"],
+            "1"
+        );
+        assert_eq!(
+            answer.domain()["devices"]["hostDevices"]
+                .as_array()
+                .unwrap()
+                .len(),
+            1
+        );
+    }
+
+    #[rstest]
+    #[case::nested_virt("nestedVirtualization", ("nested-virt", "nonsense"))]
+    #[case::pci_passthrough("pciPassthrough", ("pci-passthrough", "nonsense"))]
+    #[case::gpu_device_plugin("gpuDevicePlugin", ("gpu-device-plugin", "nonsense"))]
+    #[case::vbios_injection("vbiosInjection", ("vbios-injection", "rom"))]
+    fn that_are_switched_off_ignore_their_directives(
+        #[case] section: &str,
+        #[case] directive: (&str, &str),
+    ) {
+        let feature = directive.0;
+        Request::create(vm(&[directive]))
+            .settings(json!({section: {"enabled": false}}))
+            .evaluate()
+            .assert_accepted_unchanged();
+
+        // Each has an error mode of its own.
+        let answer = Request::create(vm(&[directive]))
+            .settings(json!({section: {"errorHandling": "allow-and-log"}}))
+            .evaluate();
+        assert!(answer.is_accepted());
+        assert_eq!(answer.audit("failed"), feature);
+        Request::create(vm(&[directive]))
+            .evaluate()
+            .assert_denied(&[feature]);
+    }
+
+    #[test]
+    fn vbios_injection_says_that_it_is_not_available_yet() {
+        let answer = Request::create(vm(&[("vbios-injection", "rom")])).evaluate();
+        answer.assert_denied(&[
+            "vbios-injection",
+            "not available yet",
+            "vbiosInjection.enabled",
+        ]);
+    }
+
+    #[test]
+    fn that_fail_half_way_change_nothing() {
+        let mut vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["00:01.0", "00:02.0"]}"#)]);
+        vm["spec"]["template"]["spec"]["domain"]["devices"] = json!({"hostDevices": [], "gpus": 1});
+        let spec = vm["spec"].clone();
+        let answer = Request::create(vm)
+            .settings(pci_errors("allow-and-log"))
+            .evaluate();
+        assert_eq!(answer.after()["spec"], spec);
+    }
+}
+
+mod reject {
+    use super::*;
+
+    #[test]
+    fn lists_every_failure_with_feature_key_value_and_remedy() {
+        let vm = vm(&[GOOD, BAD, ("nested-virt", "maybe")]);
+        let answer = Request::create(vm).evaluate();
+        answer.assert_denied(&[]);
+        assert_eq!(
+            answer.message(),
+            "nested-virt cannot be applied (annotation vm-feature-manager.io/nested-virt: \"maybe\"): neither on nor \
+             off; write enabled or disabled\n\
+             pci-passthrough cannot be applied (annotation vm-feature-manager.io/pci-passthrough: \"nonsense\"): not \
+             valid JSON at column 2; write {\"devices\": [\"0000:00:02.0\"]}"
+        );
+        assert_eq!(answer.audit("failed"), "nested-virt,pci-passthrough");
+        assert_eq!(answer.audit("applied"), "");
+    }
+
+    #[test]
+    fn leaves_out_the_failures_of_other_modes() {
+        let vm = vm(&[BAD, ("nested-virt", "maybe")]);
+        let answer = Request::create(vm)
+            .settings(pci_errors("allow-and-log"))
+            .evaluate();
+        answer.assert_denied(&["nested-virt"]);
+        assert!(
+            !answer.message().contains("pci-passthrough"),
+            "{}",
+            answer.message()
+        );
+        assert_eq!(answer.audit("failed"), "nested-virt,pci-passthrough");
+    }
+}
+
+mod allow_and_log {
+    use super::*;
+
+    fn answer(vm: Value) -> Answer {
+        Request::create(vm)
+            .settings(pci_errors("allow-and-log"))
+            .evaluate()
+    }
+
+    #[test]
+    fn tells_in_an_annotation_a_warning_and_the_log() {
+        let answer = answer(vm(&[BAD]));
+        assert!(answer.is_accepted());
+        let error = "not valid JSON at column 2; write {\"devices\": [\"0000:00:02.0\"]}";
+        assert_eq!(
+            answer.patch(),
+            json!([{
+                "op": "add",
+                "path": "/metadata/annotations/vm-feature-manager.io~1pci-passthrough-error",
+                "value": error,
+            }])
+        );
+        assert_eq!(
+            answer.warnings(),
+            [format!("pci-passthrough is not applied: {error}")]
+        );
+        assert_eq!(answer.logs.len(), 1);
+        assert!(
+            answer.logs[0].starts_with("WARN feature not applied "),
+            "{}",
+            answer.logs[0]
+        );
+    }
+
+    #[test]
+    fn removes_the_record_of_an_earlier_success() {
+        let answer = answer(vm(&[BAD, ("pci-passthrough-applied", "[]")]));
+        assert_eq!(answer.annotation("pci-passthrough-applied"), None);
+        assert!(answer.annotation("pci-passthrough-error").is_some());
+    }
+
+    #[test]
+    fn writes_no_annotation_where_tracking_is_off() {
+        let answer = Request::create(vm(&[BAD]))
+            .settings(json!({
+                "addTrackingAnnotations": false,
+                "pciPassthrough": {"errorHandling": "allow-and-log"},
+            }))
+            .evaluate();
+        answer.assert_accepted_unchanged();
+        assert_eq!(answer.warnings().len(), 1);
+    }
+}
+
+mod strip_label {
+    use super::*;
+
+    #[test]
+    fn removes_the_annotation_and_adds_nothing() {
+        let answer = Request::create(vm(&[BAD]))
+            .settings(pci_errors("strip-label"))
+            .evaluate();
+        assert!(answer.is_accepted());
+        assert_eq!(
+            answer.patch(),
+            json!([{"op": "remove", "path": "/metadata/annotations/vm-feature-manager.io~1pci-passthrough"}])
+        );
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+        assert_eq!(answer.audit("failed"), "pci-passthrough");
+        assert_eq!(answer.logs.len(), 1);
+        assert!(
+            answer.logs[0].starts_with("INFO directive removed "),
+            "{}",
+            answer.logs[0]
+        );
+    }
+
+    #[test]
+    fn removes_the_label_where_directives_are_labels() {
+        let mut vm = vm(&[("gpu-device-plugin", "kept")]);
+        vm["metadata"]["labels"][format!("{PREFIX}gpu-device-plugin")] = json!("gpu");
+        let answer = Request::create(vm)
+            .settings(json!({
+                "configSource": "labels",
+                "gpuDevicePlugin": {"errorHandling": "strip-label"},
+            }))
+            .evaluate();
+        assert_eq!(
+            answer.patch(),
+            json!([{"op": "remove", "path": "/metadata/labels/vm-feature-manager.io~1gpu-device-plugin"}])
+        );
+    }
+}
+
+mod source {
+    use super::*;
+
+    #[test]
+    fn labels_hold_directives_and_annotations_their_options_and_records() {
+        let mut vm = vm(&[("cpu-vendor", "amd"), ("pci-passthrough", "ignored")]);
+        vm["metadata"]["labels"][format!("{PREFIX}nested-virt")] = json!("enabled");
+        let answer = Request::create(vm)
+            .settings(json!({"configSource": "labels"}))
+            .evaluate();
+        assert_eq!(answer.audit("applied"), "nested-virt");
+        assert_eq!(answer.domain()["cpu"]["features"][0]["name"], "svm");
+        assert_eq!(
+            answer.annotation("nested-virt-applied").as_deref(),
+            Some("true")
+        );
+    }
+
+    #[test]
+    fn labels_are_not_read_by_default() {
+        let mut vm = vm(&[]);
+        vm["metadata"]["labels"][format!("{PREFIX}nested-virt")] = json!("enabled");
+        Request::create(vm).evaluate().assert_accepted_unchanged();
+    }
+
+    #[test]
+    fn a_message_names_the_label() {
+        let mut vm = vm(&[]);
+        vm["metadata"]["labels"][format!("{PREFIX}nested-virt")] = json!("maybe");
+        Request::create(vm)
+            .settings(json!({"configSource": "labels"}))
+            .evaluate()
+            .assert_denied(&[r#"(label vm-feature-manager.io/nested-virt: "maybe")"#]);
+    }
+
+    #[rstest]
+    #[case::boolean(json!(true), "a boolean")]
+    #[case::number(json!(1), "a number")]
+    #[case::null(json!(null), "null")]
+    #[case::object(json!({"devices": []}), "an object")]
+    fn a_directive_that_is_no_text_is_an_error(#[case] value: Value, #[case] found: &str) {
+        let mut vm = vm(&[]);
+        vm["metadata"]["annotations"][format!("{PREFIX}nested-virt")] = value;
+        let answer = Request::create(vm).evaluate();
+        let key = "annotation vm-feature-manager.io/nested-virt";
+        answer.assert_denied(&[&format!("the value of the {key} is {found}"), "in quotes"]);
+    }
+
+    #[test]
+    fn an_option_that_is_no_text_is_an_error() {
+        let mut vm = vm(&[("nested-virt", "enabled")]);
+        vm["metadata"]["annotations"][format!("{PREFIX}cpu-vendor")] = json!(1);
+        let answer = Request::create(vm).evaluate();
+        answer.assert_denied(&["vm-feature-manager.io/cpu-vendor is a number", "in quotes"]);
+    }
+
+    #[rstest]
+    #[case::mistyped(
+        "nested-vrit",
+        r#"no such directive: "nested-vrit" (did you mean vm-feature-manager.io/nested-virt?)"#
+    )]
+    #[case::underscore("pci_passthrough", r#"no such directive: "pci_passthrough" (did you mean vm-feature-manager.io/pci-passthrough?)"#)]
+    #[case::option(
+        "cpu-vender",
+        r#"no such directive: "cpu-vender" (did you mean vm-feature-manager.io/cpu-vendor?)"#
+    )]
+    #[case::far("flux-capacitor", r#"no such directive: "flux-capacitor""#)]
+    fn an_unknown_key_is_a_warning(#[case] key: &str, #[case] warning: &str) {
+        let answer = Request::create(vm(&[(key, "enabled")])).evaluate();
+        answer.assert_accepted_unchanged();
+        assert_eq!(answer.warnings(), [warning]);
+    }
+
+    #[test]
+    fn known_keys_are_no_warning() {
+        let records: Vec<String> = ["nested-virt", "pci-passthrough", "gpu-device-plugin"]
+            .iter()
+            .flat_map(|feature| [format!("{feature}-applied"), format!("{feature}-error")])
+            .collect();
+        let mut vm = vm(&[
+            ("sidecar-image", "a"),
+            ("vbios-device", "b"),
+            ("cpu-vendor", "amd"),
+        ]);
+        records
+            .iter()
+            .for_each(|record| annotate(&mut vm, &[(record, "x")]));
+        assert_eq!(
+            Request::create(vm).evaluate().warnings(),
+            Vec::<&str>::new()
+        );
+    }
+}
+
+mod tracking {
+    use super::*;
+
+    #[test]
+    fn success_removes_a_stale_error() {
+        let answer = Request::create(vm(&[GOOD, ("gpu-device-plugin-error", "old")])).evaluate();
+        assert_eq!(answer.annotation("gpu-device-plugin-error"), None);
+        assert_eq!(
+            answer.annotation("gpu-device-plugin-applied").as_deref(),
+            Some("nvidia.com/gpu")
+        );
+    }
+
+    #[test]
+    fn a_changed_value_is_recorded_anew() {
+        let answer =
+            Request::create(vm(&[GOOD, ("gpu-device-plugin-applied", "amd.com/gpu")])).evaluate();
+        assert_eq!(
+            answer.annotation("gpu-device-plugin-applied").as_deref(),
+            Some("nvidia.com/gpu")
+        );
+    }
+
+    #[test]
+    fn can_be_switched_off() {
+        let answer = Request::create(vm(&[GOOD]))
+            .settings(json!({"addTrackingAnnotations": false}))
+            .evaluate();
+        assert_eq!(
+            answer.patch(),
+            json!([{
+                "op": "add",
+                "path": "/spec/template/spec/domain/resources/limits/nvidia.com~1gpu",
+                "value": "1",
+            }])
+        );
+    }
+
+    #[test]
+    fn annotations_are_made_where_there_are_none() {
+        for annotations in [json!(null), json!({})] {
+            let mut vm = bare_vm(&[]);
+            vm["metadata"]["labels"] =
+                json!({format!("{PREFIX}gpu-device-plugin"): "nvidia.com/gpu"});
+            vm["metadata"]["annotations"] = annotations;
+            let answer = Request::create(vm)
+                .settings(json!({"configSource": "labels"}))
+                .evaluate();
+            assert!(answer.annotation("gpu-device-plugin-applied").is_some());
+        }
+    }
+
+    #[test]
+    fn annotations_of_a_wrong_type_are_a_denial() {
+        let mut vm = bare_vm(&[]);
+        vm["metadata"]["labels"] = json!({format!("{PREFIX}gpu-device-plugin"): "nvidia.com/gpu"});
+        vm["metadata"]["annotations"] = json!("none");
+        let answer = Request::create(vm)
+            .settings(json!({"configSource": "labels"}))
+            .evaluate();
+        answer
+            .assert_denied(&["metadata.annotations is a string where KubeVirt expects an object"]);
+    }
+}
+
+#[test]
+fn applied_twice_it_changes_nothing_more() {
+    let vm = vm(&[
+        GOOD,
+        ("nested-virt", "enabled"),
+        ("cpu-vendor", "amd"),
+        ("pci-passthrough", r#"{"devices": ["0000:03:00.0"]}"#),
+    ]);
+    let once = Request::create(vm.clone()).evaluate().after();
+    assert_ne!(once, vm);
+    Request::create(once.clone())
+        .evaluate()
+        .assert_accepted_unchanged();
+    Request::update(vm, once.clone())
+        .evaluate()
+        .assert_accepted_unchanged();
+    Request::update(once.clone(), once)
+        .evaluate()
+        .assert_accepted_unchanged();
+}
+
+#[test]
+fn unknown_fields_and_exact_numbers_survive() {
+    let vm = vm(&[GOOD]).to_string().replacen(
+        r#""runStrategy":"#,
+        r#""future":{"precise":1.000000000000000000001,"big":123456789012345678901234567890},"runStrategy":"#,
+        1,
+    );
+    let payload = format!(
+        r#"{{"request":{{"kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},"operation":"CREATE","object":{vm}}}}}"#
+    );
+    let log = slog::Logger::root(slog::Discard, slog::o!());
+    let bytes =
+        vm_feature_manager_policy::validate(payload.as_bytes(), &FakeCluster::default(), &log);
+    let answer = String::from_utf8(bytes).unwrap();
+    assert!(answer.contains(r#""nvidia.com/gpu":"1""#), "{answer}");
+    assert!(
+        answer.contains(
+            r#"{"precise":1.000000000000000000001,"big":123456789012345678901234567890}"#
+        )
+    );
+}
+
+mod log {
+    use super::*;
+
+    #[test]
+    fn has_one_line_for_each_decision_and_nothing_of_the_guest() {
+        let mut vm = vm(&[GOOD, BAD, ("nested-virt", "enabled"), ("cpu-vendor", "amd")]);
+        vm["spec"]["template"]["spec"]["volumes"][1] = json!({
+            "name": "cloudinitdisk", "cloudInitNoCloud": {"userData": "#cloud-config\npassword: hunter2"},
+        });
+        let answer = Request::create(vm).evaluate();
+        let fields = |feature: &str| {
+            format!(
+                r#""feature":"{feature}","name":"igpu-vm","namespace":"default","request_uid":"705ab4f5-6393-11e8-b7cc-42010a800002""#
+            )
+        };
+        assert_eq!(answer.logs.len(), 3);
+        for (line, (start, feature)) in answer.logs.iter().zip([
+            ("INFO feature applied ", "nested-virt"),
+            ("WARN feature refused ", "pci-passthrough"),
+            ("INFO feature applied ", "gpu-device-plugin"),
+        ]) {
+            assert!(
+                line.starts_with(start) && line.contains(&fields(feature)),
+                "{line}"
+            );
+            assert!(!line.contains("hunter2"));
+        }
+    }
+}
+
+mod unusable_payload {
+    use super::*;
+
+    #[rstest]
+    #[case::empty("", "it ends too early")]
+    #[case::not_json("hunter2", "it is not valid JSON")]
+    #[case::list("[]", "a field is missing or has the wrong type")]
+    #[case::no_request(r#"{"settings": {}}"#, "a field is missing")]
+    #[case::no_kind(r#"{"request": {"operation": "CREATE"}}"#, "a field is missing")]
+    #[case::wrong_type(
+        r#"{"request": {"kind": "hunter2", "operation": "CREATE"}}"#,
+        "wrong type"
+    )]
+    #[case::cut_off(r#"{"request": {"object": {"a": "hunter2"#, "it ends too early")]
+    fn is_denied_without_a_word_of_it(#[case] payload: &str, #[case] part: &str) {
+        let answer = evaluate(payload.as_bytes(), &FakeCluster::default());
+        answer.assert_denied(&["the admission request cannot be read", part]);
+        assert!(
+            !answer.message().contains("hunter2"),
+            "{}",
+            answer.message()
+        );
+    }
+
+    #[test]
+    fn that_is_not_utf_8_is_denied() {
+        let answer = evaluate(b"{\"request\": \"\xff\"}", &FakeCluster::default());
+        answer.assert_denied(&["it is not UTF-8"]);
+    }
+
+    #[test]
+    fn settings_that_are_invalid_are_the_administrators_matter() {
+        let answer = Request::create(vm(&[GOOD]))
+            .settings(json!({"kubevirt": 1}))
+            .evaluate();
+        assert!(!answer.is_accepted());
+        assert_eq!(answer.response["code"], json!(500));
+        assert!(
+            answer
+                .message()
+                .contains("setting kubevirt: got a number, expected an object")
+        );
+
+        // A VM that asks for nothing is not touched by them.
+        let answer = Request::create(vm(&[]))
+            .settings(json!({"kubevirt": 1}))
+            .evaluate();
+        assert_eq!(answer.response, json!({"accepted": true}));
+    }
+}
+
+mod extremes {
+    use super::*;
+
+    fn create(object: &str) -> Answer {
+        let payload = format!(
+            r#"{{"request":{{"kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},"operation":"CREATE","object":{object}}}}}"#
+        );
+        evaluate(payload.as_bytes(), &FakeCluster::default())
+    }
+
+    fn deep() -> String {
+        format!("{}{}", "[".repeat(10_000), "]".repeat(10_000))
+    }
+
+    #[rstest]
+    #[case::nowhere("{}")]
+    #[case::metadata(r#"{"metadata": DEEP}"#)]
+    #[case::annotation(r#"{"metadata": {"annotations": {"other.io/x": DEEP}}}"#)]
+    #[case::template(r#"{"spec": {"template": DEEP}}"#)]
+    fn ten_thousand_levels_in_a_vm_that_asks_for_nothing_are_accepted(#[case] object: &str) {
+        assert_eq!(
+            create(&object.replace("DEEP", &deep())).response,
+            json!({"accepted": true})
+        );
+    }
+
+    #[test]
+    fn ten_thousand_levels_in_a_part_that_is_not_read_are_kept() {
+        let object = r#"{"metadata": {"annotations": {"vm-feature-manager.io/gpu-device-plugin": "nvidia.com/gpu"}},
+            "spec": {"template": {"spec": {"domain": {}, "volumes": DEEP}}}}"#;
+        let log = slog::Logger::root(slog::Discard, slog::o!());
+        let payload = format!(
+            r#"{{"request":{{"kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},"operation":"CREATE","object":{}}}}}"#,
+            object.replace("DEEP", &deep())
+        );
+        let bytes =
+            vm_feature_manager_policy::validate(payload.as_bytes(), &FakeCluster::default(), &log);
+        let answer = String::from_utf8(bytes).unwrap();
+        assert!(answer.starts_with(r#"{"accepted":true"#) && answer.contains(&deep()));
+    }
+
+    #[test]
+    fn ten_thousand_levels_in_a_part_that_is_read_are_denied() {
+        let object = r#"{"metadata": {"annotations": {"vm-feature-manager.io/gpu-device-plugin": "nvidia.com/gpu"}},
+            "spec": {"template": {"spec": {"nodeSelector": DEEP}}}}"#;
+        let answer = create(&object.replace("DEEP", &deep()));
+        answer.assert_denied(&["the VirtualMachine cannot be read", "nested too deeply"]);
+    }
+
+    #[test]
+    fn ten_thousand_levels_in_a_directive_are_denied() {
+        let object =
+            r#"{"metadata": {"annotations": {"vm-feature-manager.io/nested-virt": DEEP}}}"#;
+        create(&object.replace("DEEP", &deep()))
+            .assert_denied(&["the VirtualMachine cannot be read"]);
+    }
+
+    #[rstest]
+    #[case::text("\"x\"")]
+    #[case::number("1")]
+    #[case::list("[]")]
+    #[case::metadata(r#"{"metadata": 1, "spec": []}"#)]
+    #[case::annotations(
+        r#"{"metadata": {"annotations": [], "labels": 5, "deletionTimestamp": null}, "spec": ""}"#
+    )]
+    fn wrong_types_in_a_vm_that_asks_for_nothing_are_accepted(#[case] object: &str) {
+        assert_eq!(create(object).response, json!({"accepted": true}));
+    }
+
+    #[test]
+    fn wrong_types_everywhere_are_denied_feature_by_feature() {
+        let wrong = [
+            json!(null),
+            json!(true),
+            json!(1),
+            json!("x"),
+            json!([]),
+            json!([[]]),
+        ];
+        for value in wrong {
+            for field in ["cpu", "devices", "resources"] {
+                let mut vm = bare_vm(&[
+                    GOOD,
+                    ("nested-virt", "enabled"),
+                    ("cpu-vendor", "amd"),
+                    ("pci-passthrough", r#"{"devices": ["0000:03:00.0"]}"#),
+                ]);
+                vm["spec"]["template"]["spec"]["domain"][field] = value.clone();
+                let answer = Request::create(vm).evaluate();
+                assert_eq!(answer.is_accepted(), value.is_null(), "{field}: {value}");
+            }
+        }
+    }
+
+    #[rstest]
+    fn a_directive_of_a_megabyte_gets_a_short_answer(
+        #[values(
+            "nested-virt",
+            "pci-passthrough",
+            "gpu-device-plugin",
+            "vbios-injection"
+        )]
+        feature: &str,
+        #[values("x", "[", "\u{e9}", "{\"devices\": [")] unit: &str,
+    ) {
+        let answer =
+            Request::create(vm(&[(feature, &unit.repeat((1 << 20) / unit.len()))])).evaluate();
+        answer.assert_denied(&[feature]);
+        assert!(
+            answer.message().len() < 1024,
+            "{} bytes",
+            answer.message().len()
+        );
+    }
+
+    #[test]
+    fn fifty_thousand_addresses_are_too_many() {
+        let devices: Vec<_> = (0..50_000).map(|n| format!("{:04x}:00:00.0", n)).collect();
+        let directive = json!({"devices": devices}).to_string();
+        let answer = Request::create(vm(&[("pci-passthrough", &directive)])).evaluate();
+        answer.assert_denied(&["50000 host devices"]);
+    }
+}

@@ -1,0 +1,184 @@
+//! The settings: their defaults, and every message.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+use vm_feature_manager_policy::settings::Settings;
+use vm_feature_manager_policy::validate_settings;
+
+/// The message for settings that are invalid; `None` where they are valid.
+fn problem(settings: &Value) -> Option<String> {
+    let answer = validate_settings(settings.to_string().as_bytes());
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    match answer["valid"].as_bool() {
+        Some(true) => None,
+        _ => Some(answer["message"].as_str().expect("a message").to_owned()),
+    }
+}
+
+/// The whole tree, with its defaults.
+fn defaults() -> Value {
+    json!({
+        "addTrackingAnnotations": true,
+        "configSource": "annotations",
+        "userData": {"enabled": false, "readSecrets": false},
+        "kubevirt": {"namespace": "harvester-system", "name": "kubevirt"},
+        "policyServer": {"serviceAccount": "policy-server", "namespace": "kubewarden"},
+        "nestedVirtualization": {"enabled": true, "errorHandling": "reject", "cpuVendor": "auto"},
+        "vbiosInjection": {
+            "enabled": true,
+            "errorHandling": "reject",
+            "defaultSidecarImage": "quay.io/kubevirt/sidecar-shim:v1.4.0",
+            "autoDetectVersion": true,
+            "hookVersion": "v1alpha3",
+            "romDelivery": "sidecar",
+            "allowedSidecarImages": [],
+            "onHookFailure": "fail",
+        },
+        "pciPassthrough": {
+            "enabled": true,
+            "errorHandling": "reject",
+            "maxDevices": 8,
+            "deviceNames": "auto",
+            "allowedDevices": {},
+        },
+        "gpuDevicePlugin": {
+            "enabled": true,
+            "errorHandling": "reject",
+            "allowedPlugins": ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"],
+            "attachDevice": "auto",
+        },
+    })
+}
+
+/// The pointers of all settings, sections and leaves.
+fn pointers(value: &Value, prefix: &str, found: &mut Vec<String>) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        let pointer = format!("{prefix}/{key}");
+        pointers(value, &pointer, found);
+        found.push(pointer);
+    }
+}
+
+#[test]
+fn the_defaults_are_those_of_the_contract() {
+    let settings = Settings::parse(defaults().to_string().as_bytes());
+    assert_eq!(settings, Ok(Settings::default()));
+}
+
+#[test]
+fn what_is_not_set_has_its_default() {
+    assert_eq!(Settings::parse(b"{}"), Ok(Settings::default()));
+    assert_eq!(Settings::parse(b"null"), Ok(Settings::default()));
+    let mut all = Vec::new();
+    pointers(&defaults(), "", &mut all);
+    assert_eq!(all.len(), 35);
+    for pointer in all {
+        for unset in [json!(null), json!(""), json!([]), json!({})] {
+            let mut settings = defaults();
+            *settings.pointer_mut(&pointer).unwrap() = unset;
+            let parsed = Settings::parse(settings.to_string().as_bytes());
+            assert_eq!(parsed, Ok(Settings::default()), "{pointer}");
+        }
+    }
+}
+
+#[test]
+fn every_setting_refuses_a_value_of_another_type() {
+    let mut all = Vec::new();
+    pointers(&defaults(), "", &mut all);
+    for pointer in all {
+        let mut settings = defaults();
+        *settings.pointer_mut(&pointer).unwrap() = json!([[1]]);
+        let message = problem(&settings).unwrap_or_else(|| panic!("{pointer} takes [[1]]"));
+        let path = pointer[1..].replace('/', ".");
+        assert!(
+            message.starts_with(&format!("setting {path}: got ")),
+            "{message}"
+        );
+        assert!(message.contains(", expected "), "{message}");
+    }
+}
+
+#[test]
+fn the_forms_empty_description_is_tolerated() {
+    assert_eq!(problem(&json!({"description": null})), None);
+    assert_eq!(problem(&json!({"description": ""})), None);
+}
+
+#[rstest]
+#[case::mistyped(json!({"addTrackingAnotations": true}), r#"unknown setting "addTrackingAnotations"; did you mean addTrackingAnnotations?"#)]
+#[case::wrong_case(json!({"ConfigSource": "labels"}), r#"unknown setting "ConfigSource"; did you mean configSource?"#)]
+#[case::mistyped_inside(json!({"nestedVirtualization": {"errorHandlin": "reject"}}), r#"unknown setting "errorHandlin" in nestedVirtualization; did you mean errorHandling?"#)]
+#[case::far(json!({"userData": {"x": 1}}), r#"unknown setting "x" in userData; known here: enabled, readSecrets"#)]
+#[case::empty_but_unknown(json!({"userData": {"x": null}}), r#"unknown setting "x" in userData; known here: enabled, readSecrets"#)]
+#[case::description(json!({"description": "mine"}), "unknown setting \"description\"; known here: addTrackingAnnotations, configSource, userData, \
+    kubevirt, policyServer, nestedVirtualization, vbiosInjection, pciPassthrough, gpuDevicePlugin")]
+#[case::list(json!([1]), "the settings: got a list, expected an object")]
+#[case::section(json!({"kubevirt": "kubevirt"}), "setting kubevirt: got a string, expected an object")]
+#[case::boolean(json!({"userData": {"enabled": "true"}}), r#"setting userData.enabled: got "true", expected true or false"#)]
+#[case::config_source(json!({"configSource": "label"}), r#"setting configSource: got "label", expected one of annotations, labels"#)]
+#[case::error_handling(json!({"pciPassthrough": {"errorHandling": "ignore"}}), r#"setting pciPassthrough.errorHandling: got "ignore", expected one of reject, allow-and-log, strip-label"#)]
+#[case::cpu_vendor(json!({"nestedVirtualization": {"cpuVendor": "arm"}}), r#"setting nestedVirtualization.cpuVendor: got "arm", expected one of auto, amd, intel"#)]
+#[case::hook_version(json!({"vbiosInjection": {"hookVersion": "v1alpha1"}}), r#"setting vbiosInjection.hookVersion: got "v1alpha1", expected one of v1alpha3, v1alpha2"#)]
+#[case::rom_delivery(json!({"vbiosInjection": {"romDelivery": "pvc"}}), r#"setting vbiosInjection.romDelivery: got "pvc", expected one of sidecar, volume"#)]
+#[case::on_hook_failure(json!({"vbiosInjection": {"onHookFailure": 1}}), "setting vbiosInjection.onHookFailure: got 1, expected one of fail, continue")]
+#[case::device_names(json!({"pciPassthrough": {"deviceNames": true}}), "setting pciPassthrough.deviceNames: got true, expected one of auto, harvester, address")]
+#[case::attach_device(json!({"gpuDevicePlugin": {"attachDevice": "always"}}), r#"setting gpuDevicePlugin.attachDevice: got "always", expected one of auto, never"#)]
+#[case::max_devices_zero(json!({"pciPassthrough": {"maxDevices": 0}}), "setting pciPassthrough.maxDevices: got 0, expected a whole number from 1 to 256")]
+#[case::max_devices_negative(json!({"pciPassthrough": {"maxDevices": -1}}), "setting pciPassthrough.maxDevices: got -1, expected a whole number from 1 to 256")]
+#[case::max_devices_half(json!({"pciPassthrough": {"maxDevices": 1.5}}), "setting pciPassthrough.maxDevices: got 1.5, expected a whole number from 1 to 256")]
+#[case::max_devices_many(json!({"pciPassthrough": {"maxDevices": 257}}), "setting pciPassthrough.maxDevices: got 257, expected a whole number from 1 to 256")]
+#[case::max_devices_text(json!({"pciPassthrough": {"maxDevices": "8"}}), r#"setting pciPassthrough.maxDevices: got "8", expected a whole number from 1 to 256"#)]
+#[case::namespace(json!({"kubevirt": {"namespace": "Harvester"}}), "setting kubevirt.namespace: got \"Harvester\", expected a name of at most 63 characters: lower-case letters, \
+    digits and -, a letter or digit at both ends")]
+#[case::name(json!({"kubevirt": {"name": "a..b"}}), "setting kubevirt.name: got \"a..b\", expected a name of at most 253 characters: lower-case letters, digits, - and ., a \
+    letter or digit at the ends of each part")]
+#[case::image(json!({"vbiosInjection": {"defaultSidecarImage": "a b"}}), "setting vbiosInjection.defaultSidecarImage: got \"a b\", expected an image reference such as \
+    registry.example.com:5000/kubevirt/sidecar-shim:v1.4.0")]
+#[case::pattern(json!({"gpuDevicePlugin": {"allowedPlugins": ["a", ""]}}), r#"setting gpuDevicePlugin.allowedPlugins: got a list "["a",""]", expected a list of glob patterns: text without spaces, * for any characters, ? for one"#)]
+#[case::patterns_text(json!({"gpuDevicePlugin": {"allowedPlugins": "a"}}), r#"setting gpuDevicePlugin.allowedPlugins: got "a", expected a list of glob patterns: text without spaces, * for any characters, ? for one"#)]
+#[case::allowed_devices(json!({"pciPassthrough": {"allowedDevices": ["*"]}}), r#"setting pciPassthrough.allowedDevices: got a list "["*"]", expected a map from namespace patterns to lists of device patterns"#)]
+#[case::allowed_devices_inside(json!({"pciPassthrough": {"allowedDevices": {"team-*": "*"}}}), r#"setting pciPassthrough.allowedDevices."team-*": got "*", expected a list of glob patterns: text without spaces, * for any characters, ? for one"#)]
+#[case::allowed_devices_key(json!({"pciPassthrough": {"allowedDevices": {"": ["*"]}}}), r#"setting pciPassthrough.allowedDevices: got an object "{"":["*"]}", expected a map from namespace patterns to lists of device patterns"#)]
+fn a_problem_says_which_setting_what_it_got_and_what_it_takes(
+    #[case] settings: Value,
+    #[case] message: &str,
+) {
+    assert_eq!(problem(&settings).as_deref(), Some(message));
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let settings = json!({"configSource": "x", "userData": {"y": 1}});
+    assert_eq!(
+        problem(&settings).as_deref(),
+        Some(
+            "setting configSource: got \"x\", expected one of annotations, labels; unknown setting \"y\" in userData; \
+             known here: enabled, readSecrets"
+        )
+    );
+}
+
+#[rstest]
+#[case::empty(b"", "not valid JSON at line 1, column 0")]
+#[case::cut_off(b"{\"kubevirt\":", "not valid JSON")]
+#[case::not_utf_8(b"\xff", "not UTF-8")]
+fn text_that_is_no_json_is_told(#[case] text: &[u8], #[case] part: &str) {
+    let answer: Value = serde_json::from_slice(&validate_settings(text)).unwrap();
+    assert_eq!(answer["valid"], json!(false));
+    let message = answer["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("the settings cannot be read: ") && message.contains(part),
+        "{message}"
+    );
+}
+
+#[test]
+fn settings_of_ten_thousand_levels_are_told() {
+    let deep = format!(
+        "{{\"kubevirt\":{}{}}}",
+        "[".repeat(10_000),
+        "]".repeat(10_000)
+    );
+    assert!(Settings::parse(deep.as_bytes()).is_err());
+}
