@@ -1,0 +1,216 @@
+//! The command-line program: what it prints, and its exit codes.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+/// Exit code, standard output, standard error.
+fn run(arguments: &[&str], input: &str) -> (i32, String, String) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_vmfm-evaluate"))
+        .args(arguments)
+        .current_dir(root)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that does not read its input may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code().unwrap(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+/// A file for one test, with its own name.
+fn file(name: &str, text: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+const VM: &str = r#"
+apiVersion: kubevirt.io/v1
+kind: VirtualMachine
+metadata:
+  name: vm
+  annotations:
+    vm-feature-manager.io/gpu-device-plugin: nvidia.com/gpu
+spec: {template: {spec: {domain: {devices: {}}}}}
+"#;
+
+#[test]
+fn the_example_prints_a_diff_the_warnings_and_the_audit_annotations() {
+    let (code, stdout, stderr) = run(&["examples/harvester/vm.yaml"], "");
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(
+        stdout.starts_with("VirtualMachine default/igpu-vm: allowed, mutated\n"),
+        "{stdout}"
+    );
+    for line in [
+        "+    vm-feature-manager.io/nested-virt-applied: \"true\"",
+        "+          - name: vmx",
+        "+          hostDevices:",
+        "+            nvidia.com/gpu: \"1\"",
+        "warnings:",
+        "audit annotations:",
+        "  applied: nested-virt,pci-passthrough,gpu-device-plugin",
+    ] {
+        assert!(
+            stdout.lines().any(|l| l == line),
+            "{line:?} is not in {stdout}"
+        );
+    }
+    assert!(
+        !stdout
+            .lines()
+            .any(|l| l.starts_with('-') && !l.starts_with("---")),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn json_and_yaml_have_everything() {
+    let (code, stdout, _) = run(&["--output", "json", "-"], VM);
+    assert_eq!(code, 0);
+    let answer: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(answer["allowed"], json!(true));
+    assert_eq!(answer["patch"].as_array().unwrap().len(), 2);
+    let domain = &answer["object"]["spec"]["template"]["spec"]["domain"];
+    assert_eq!(domain["resources"]["limits"]["nvidia.com/gpu"], "1");
+
+    let (_, stdout, _) = run(&["--output", "yaml", "-"], VM);
+    let parsed: Value = vm_feature_manager_e2e::yaml::parse(&stdout)
+        .unwrap()
+        .remove(0);
+    assert_eq!(parsed, answer);
+}
+
+#[test]
+fn a_denial_is_printed_and_has_exit_code_1() {
+    let (code, stdout, stderr) = run(&["-"], &VM.replace("nvidia.com/gpu", "gpu"));
+    assert_eq!((code, stderr.as_str()), (1, ""));
+    assert!(
+        stdout.starts_with(
+            "VirtualMachine default/vm: denied\n\ngpu-device-plugin cannot be applied"
+        )
+    );
+    assert!(stdout.contains("(code 400)"), "{stdout}");
+}
+
+#[test]
+fn a_vm_that_asks_for_nothing_is_unchanged() {
+    let (code, stdout, _) = run(&["tests/data/vm-stored.yaml"], "");
+    assert_eq!(code, 0);
+    assert_eq!(
+        stdout,
+        "VirtualMachine default/igpu-vm: allowed, unchanged\n"
+    );
+}
+
+#[test]
+fn an_old_manifest_makes_an_update() {
+    let old = file("old.yaml", VM);
+    let (code, stdout, _) = run(&["--old", &old, "-"], VM);
+    assert_eq!(
+        (code, stdout.as_str()),
+        (0, "VirtualMachine default/vm: allowed, unchanged\n")
+    );
+}
+
+#[test]
+fn settings_are_used() {
+    let settings = file(
+        "settings.yaml",
+        "gpuDevicePlugin:\n  allowedPlugins: [amd.com/*]\n",
+    );
+    let (code, stdout, _) = run(&["--settings", &settings, "-"], VM);
+    assert_eq!(code, 1);
+    assert!(stdout.contains("not one of the resources that the policy allows (amd.com/*)"));
+}
+
+#[test]
+fn an_admission_review_is_taken_as_it_is() {
+    let object = &vm_feature_manager_e2e::yaml::parse(VM).unwrap()[0];
+    let request = json!({
+        "uid": "1",
+        "kind": {"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachine"},
+        "operation": "DELETE",
+        "name": "vm",
+        "namespace": "tenant",
+        "object": object,
+    });
+    let review = json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request,
+    });
+    for input in [review, request] {
+        let (code, stdout, _) = run(&["-"], &input.to_string());
+        assert_eq!(
+            (code, stdout.as_str()),
+            (0, "VirtualMachine tenant/vm: allowed, unchanged\n")
+        );
+    }
+}
+
+#[test]
+fn verbose_prints_log_lines_and_the_time() {
+    let (_, _, stderr) = run(&["--verbose", "-"], VM);
+    assert!(
+        stderr.contains(r#""message":"feature applied""#),
+        "{stderr}"
+    );
+    assert!(stderr.contains("evaluated in "), "{stderr}");
+}
+
+#[rstest]
+#[case::unknown_file(&["no-such.yaml"], "", "error: no-such.yaml: No such file")]
+#[case::unknown_settings(&["--settings", "no-such.yaml", "-"], VM, "error: no-such.yaml: No such file")]
+#[case::unknown_old(&["--old", "no-such.yaml", "-"], VM, "error: no-such.yaml: No such file")]
+#[case::unknown_cluster(&["--cluster", "no-such", "-"], VM, "error: no-such: No such file")]
+#[case::unknown_module(&["--module", "no-such.wasm", "-"], VM, "error: no-such.wasm: No such file or directory (os error 2); `make policy.wasm`")]
+#[case::no_module(&["--module", "README.md", "-"], VM, "error: README.md: no Kubewarden module")]
+#[case::bad_yaml(&["-"], "a: [", "error: -: not valid YAML or JSON: ")]
+#[case::bad_json(&["-"], "{\"a\": ", "error: -: not valid YAML or JSON: unclosed")]
+#[case::too_deep(&["-"], &format!("a: {}{}", "[".repeat(10_000), "]".repeat(10_000)), "error: -: not valid YAML or JSON: ")]
+#[case::empty(&["-"], "", "error: -: there is no manifest in it")]
+#[case::no_manifest(&["-"], "a: 1", "error: -: it is no Kubernetes manifest: apiVersion and kind are missing")]
+#[case::text(&["-"], "hello", "error: -: it is no Kubernetes manifest")]
+#[case::two_vms(&["-"], "{kind: VirtualMachine}\n---\n{kind: VirtualMachine}", "error: -: it has 2 VirtualMachines; evaluate one at a time")]
+#[case::no_vm(&["-"], "{kind: Secret}\n---\n{kind: ConfigMap}", "error: -: it has no VirtualMachine, but Secret, ConfigMap")]
+fn input_that_cannot_be_used_is_told_in_one_line_with_exit_code_2(
+    #[case] arguments: &[&str],
+    #[case] input: &str,
+    #[case] error: &str,
+) {
+    let (code, stdout, stderr) = run(arguments, input);
+    assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+    assert!(stderr.contains(error), "{stderr}");
+    assert!(
+        stderr.starts_with("error: ") && stderr.lines().count() == 1,
+        "{stderr}"
+    );
+}
+
+#[test]
+fn invalid_settings_are_told_in_one_line_with_exit_code_2() {
+    let settings = file("invalid.yaml", "configSource: label\n");
+    let (code, _, stderr) = run(&["--settings", &settings, "-"], VM);
+    let problem = "setting configSource: got \"label\", expected one of annotations, labels";
+    assert_eq!(
+        (code, stderr),
+        (2, format!("error: {settings}: {problem}\n"))
+    );
+}
+
+#[test]
+fn an_unknown_argument_has_exit_code_2() {
+    assert_eq!(run(&["--nonsense"], "").0, 2);
+}

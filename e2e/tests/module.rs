@@ -1,0 +1,253 @@
+//! The main paths through the built module, as policy-server would go them.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use rstest::rstest;
+use serde_json::{Value, json};
+use vm_feature_manager_e2e::admission::{self, RequestOptions};
+use vm_feature_manager_e2e::cluster::Cluster;
+use vm_feature_manager_e2e::host::{Evaluation, Host};
+use vm_feature_manager_e2e::yaml;
+
+static HOST: LazyLock<Host> = LazyLock::new(|| {
+    let module = root().join("policy.wasm");
+    Host::load(&module, Cluster::default()).unwrap_or_else(|e| panic!("{e}"))
+});
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A virtual machine as the Harvester form creates it, with annotations of the policy's (without their prefix).
+fn vm(annotations: &[(&str, &str)]) -> Value {
+    let mut documents = yaml::read(&root().join("tests/data/vm-ui-create.yaml")).unwrap();
+    let mut vm = documents.remove(0);
+    for (key, value) in annotations {
+        vm["metadata"]["annotations"][format!("vm-feature-manager.io/{key}")] = json!(value);
+    }
+    vm
+}
+
+fn request(object: Value, old: Option<Value>) -> Value {
+    admission::request(
+        vec![object],
+        &RequestOptions {
+            old,
+            ..RequestOptions::default()
+        },
+    )
+    .unwrap()
+    .0
+}
+
+fn create(annotations: &[(&str, &str)], settings: Value) -> Evaluation {
+    HOST.validate(&settings, &request(vm(annotations), None))
+}
+
+fn patch(evaluation: &Evaluation) -> Value {
+    serde_json::to_value(evaluation.response.patch_operations()).unwrap()
+}
+
+fn message(evaluation: &Evaluation) -> &str {
+    let status = evaluation.response.status.as_ref().expect("a status");
+    status.message.as_deref().expect("a message")
+}
+
+const THREE_FEATURES: &[(&str, &str)] = &[
+    ("nested-virt", "enabled"),
+    ("cpu-vendor", "amd"),
+    ("pci-passthrough", r#"{"devices": ["0000:03:00.0"]}"#),
+    ("gpu-device-plugin", "nvidia.com/gpu"),
+];
+
+#[test]
+fn the_module_speaks_protocol_version_1() {
+    let (answer, _) = HOST.call("protocol_version", b"").unwrap();
+    assert_eq!(answer, br#""v1""#);
+}
+
+#[test]
+fn a_vm_that_asks_for_nothing_is_accepted_without_patch_log_or_lookup() {
+    let evaluation = create(&[], json!({}));
+    assert!(evaluation.response.allowed);
+    assert_eq!(evaluation.response.patch, None);
+    assert_eq!(evaluation.activity.logs, Vec::<Value>::new());
+    assert!(evaluation.activity.lookups.is_empty());
+}
+
+#[test]
+fn three_features_make_a_patch_of_what_they_mean() {
+    let evaluation = create(
+        THREE_FEATURES,
+        json!({"pciPassthrough": {"deviceNames": "address"}}),
+    );
+    let annotations = "/metadata/annotations/vm-feature-manager.io~1";
+    let domain = "/spec/template/spec/domain";
+    assert!(evaluation.response.allowed);
+    assert_eq!(evaluation.response.patch_type, Some("JSONPatch"));
+    assert_eq!(
+        patch(&evaluation),
+        json!([
+            {"op": "add", "path": format!("{annotations}gpu-device-plugin-applied"), "value": "nvidia.com/gpu"},
+            {"op": "add", "path": format!("{annotations}nested-virt-applied"), "value": "true"},
+            {"op": "add", "path": format!("{annotations}pci-passthrough-applied"), "value": r#"["0000:03:00.0"]"#},
+            {"op": "add", "path": format!("{domain}/cpu/features"), "value": [{"name": "svm", "policy": "require"}]},
+            {
+                "op": "add",
+                "path": format!("{domain}/devices/hostDevices/1"),
+                "value": {"name": "pci-device-0", "deviceName": "pci_0000_03_00_0"},
+            },
+            {"op": "add", "path": format!("{domain}/resources/limits/nvidia.com~1gpu"), "value": "1"},
+        ])
+    );
+    assert_eq!(
+        evaluation.response.audit_annotations["applied"],
+        "nested-virt,pci-passthrough,gpu-device-plugin"
+    );
+}
+
+#[test]
+fn the_patched_vm_is_not_patched_again() {
+    let before = request(vm(THREE_FEATURES), None);
+    let after = HOST
+        .validate(&json!({}), &before)
+        .response
+        .patched(&before["object"])
+        .unwrap();
+    for old in [None, Some(before["object"].clone()), Some(after.clone())] {
+        let again = HOST.validate(&json!({}), &request(after.clone(), old));
+        assert!(again.response.allowed);
+        assert_eq!(again.response.patch, None, "{}", patch(&again));
+    }
+}
+
+#[test]
+fn an_update_without_a_change_of_ours_is_accepted_whatever_it_asks_for() {
+    let old = vm(&[("nested-virt", "nonsense")]);
+    let mut new = old.clone();
+    new["spec"]["runStrategy"] = json!("Halted");
+    let evaluation = HOST.validate(&json!({}), &request(new, Some(old)));
+    assert!(evaluation.response.allowed);
+    assert_eq!(evaluation.response.patch, None);
+}
+
+#[test]
+fn a_failure_is_denied_with_code_400_and_a_message() {
+    let evaluation = create(&[("nested-virt", "maybe")], json!({}));
+    assert!(!evaluation.response.allowed);
+    assert_eq!(evaluation.response.status.as_ref().unwrap().code, Some(400));
+    assert_eq!(
+        message(&evaluation),
+        "nested-virt cannot be applied (annotation vm-feature-manager.io/nested-virt: \"maybe\"): neither on nor off; \
+         write enabled or disabled"
+    );
+}
+
+#[test]
+fn a_failure_that_is_allowed_is_told_in_an_annotation_a_warning_and_the_log() {
+    let settings = json!({"nestedVirtualization": {"errorHandling": "allow-and-log"}});
+    let evaluation = create(&[("nested-virt", "maybe")], settings);
+    assert!(evaluation.response.allowed);
+    let error = "neither on nor off; write enabled or disabled";
+    let path = "/metadata/annotations/vm-feature-manager.io~1nested-virt-error";
+    assert_eq!(
+        patch(&evaluation),
+        json!([{"op": "add", "path": path, "value": error}])
+    );
+    assert_eq!(
+        evaluation.response.warnings,
+        [format!("nested-virt is not applied: {error}")]
+    );
+    let [line] = evaluation.activity.logs.as_slice() else {
+        panic!("one log line: {:?}", evaluation.activity.logs);
+    };
+    for (field, value) in [
+        ("level", "warning"),
+        ("message", "feature not applied"),
+        ("request_uid", "00000000-0000-4000-8000-000000000000"),
+        ("namespace", "default"),
+        ("name", "igpu-vm"),
+        ("feature", "nested-virt"),
+        ("error", error),
+    ] {
+        assert_eq!(line[field], value, "{field}");
+    }
+}
+
+#[test]
+fn a_failure_that_is_stripped_loses_its_directive() {
+    let settings = json!({"nestedVirtualization": {"errorHandling": "strip-label"}});
+    let evaluation = create(&[("nested-virt", "maybe")], settings);
+    let path = "/metadata/annotations/vm-feature-manager.io~1nested-virt";
+    assert_eq!(patch(&evaluation), json!([{"op": "remove", "path": path}]));
+    assert_eq!(evaluation.activity.logs.len(), 1);
+}
+
+#[test]
+fn settings_are_validated() {
+    assert!(HOST.validate_settings(&json!({})).unwrap().valid);
+    assert!(HOST.validate_settings(&json!(null)).unwrap().valid);
+    let answer = HOST
+        .validate_settings(&json!({"configSource": "label"}))
+        .unwrap();
+    assert!(!answer.valid);
+    assert_eq!(
+        answer.message.as_deref(),
+        Some(r#"setting configSource: got "label", expected one of annotations, labels"#)
+    );
+}
+
+#[rstest]
+#[case::empty(b"")]
+#[case::not_json(b"{")]
+#[case::not_utf_8(b"\xff\xfe")]
+#[case::no_request(b"{}")]
+fn a_payload_that_is_no_request_is_answered(#[case] payload: &[u8]) {
+    let (answer, _) = HOST.call("validate", payload).unwrap();
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(answer["accepted"], json!(false));
+    assert_eq!(answer["code"], json!(400));
+}
+
+/// An answer to a VM's text that no JSON tree could hold.
+fn answer_to(object: &str) -> String {
+    let payload = format!(
+        r#"{{"request":{{"kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},"operation":"CREATE","object":{object}}}}}"#
+    );
+    String::from_utf8(HOST.call("validate", payload.as_bytes()).unwrap().0).unwrap()
+}
+
+#[test]
+fn ten_thousand_levels_are_answered() {
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    let vm = vm(&[("gpu-device-plugin", "nvidia.com/gpu")]).to_string();
+    let unread = vm.replacen(
+        r#""networks":"#,
+        &format!(r#""other":{deep},"networks":"#),
+        1,
+    );
+    assert!(answer_to(&unread).contains(&deep));
+    let read = vm.replacen(
+        r#""networks":"#,
+        &format!(r#""nodeSelector":{deep},"networks":"#),
+        1,
+    );
+    assert!(answer_to(&read).contains("nested too deeply"));
+}
+
+#[test]
+fn a_megabyte_of_text_is_answered() {
+    let mut large = vm(THREE_FEATURES);
+    large["metadata"]["annotations"]["other.io/large"] = json!("x".repeat(1 << 19));
+    large["spec"]["template"]["spec"]["volumes"][1] = json!({
+        "name": "cloudinitdisk", "cloudInitNoCloud": {"userData": "y\n".repeat(1 << 18)},
+    });
+    let evaluation = HOST.validate(&json!({}), &request(large, None));
+    assert!(evaluation.response.allowed);
+    assert_eq!(patch(&evaluation).as_array().unwrap().len(), 6);
+
+    let evaluation = create(&[("pci-passthrough", &"[".repeat(1 << 20))], json!({}));
+    assert!(!evaluation.response.allowed);
+    assert!(message(&evaluation).len() < 1024);
+}
