@@ -1,82 +1,573 @@
 //! What the policy may look up in the cluster, as the slim types that it needs, and how a lookup fails.
 //! No feature is known here.
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
 
-/// What the policy may look up.
+use kubewarden_policy_sdk::host_capabilities::kubernetes::{
+    CanIRequest, GetResourceRequest, ListAllResourcesRequest, ResourceAttributes,
+    SubjectAccessReview,
+};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::json::{Json, Shape};
+use crate::settings::{PolicyServer, Settings};
+
+/// A kind of object that the policy may look up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `v1`, `Node`.
+    Node,
+    /// `kubevirt.io/v1`, `KubeVirt`.
+    KubeVirt,
+    /// `devices.harvesterhci.io/v1beta1`, `PCIDevice`.
+    PciDevice,
+    /// `devices.harvesterhci.io/v1beta1`, `PCIDeviceClaim`.
+    PciDeviceClaim,
+}
+
+impl Kind {
+    /// The API version and the name, as a manifest has them.
+    pub fn api_version_and_kind(self) -> (&'static str, &'static str) {
+        match self {
+            Kind::Node => ("v1", "Node"),
+            Kind::KubeVirt => ("kubevirt.io/v1", "KubeVirt"),
+            Kind::PciDevice => ("devices.harvesterhci.io/v1beta1", "PCIDevice"),
+            Kind::PciDeviceClaim => ("devices.harvesterhci.io/v1beta1", "PCIDeviceClaim"),
+        }
+    }
+
+    /// The API group and the plural, as RBAC has them.
+    pub fn group_and_resource(self) -> (&'static str, &'static str) {
+        match self {
+            Kind::Node => ("", "nodes"),
+            Kind::KubeVirt => ("kubevirt.io", "kubevirts"),
+            Kind::PciDevice => ("devices.harvesterhci.io", "pcidevices"),
+            Kind::PciDeviceClaim => ("devices.harvesterhci.io", "pcideviceclaims"),
+        }
+    }
+
+    /// The fields that the policy reads, beside the metadata, which the host never cuts.
+    fn field_masks(self) -> BTreeSet<String> {
+        let fields: &[&str] = match self {
+            // Labels are all that is read; a mask must name something.
+            Kind::Node => &["status.phase"],
+            Kind::KubeVirt => &[
+                "spec.configuration.developerConfiguration.featureGates",
+                "spec.configuration.permittedHostDevices",
+            ],
+            Kind::PciDevice => &["status"],
+            Kind::PciDeviceClaim => &["status.passthroughEnabled"],
+        };
+        let mut masks = BTreeSet::new();
+        for field in fields {
+            masks.insert((*field).to_owned());
+        }
+        masks
+    }
+
+    /// What is read of an object.
+    fn shape(self) -> &'static Shape {
+        static NODE: Shape = Shape::Only(&[METADATA]);
+        static KUBEVIRT: Shape = Shape::Only(&[(
+            "spec",
+            Shape::Only(&[(
+                "configuration",
+                Shape::Only(&[
+                    (
+                        "developerConfiguration",
+                        Shape::Only(&[("featureGates", Shape::Tree)]),
+                    ),
+                    ("permittedHostDevices", Shape::Tree),
+                ]),
+            )]),
+        )]);
+        static PCI_DEVICE: Shape = Shape::Only(&[METADATA, ("status", Shape::Tree)]);
+        match self {
+            Kind::Node => &NODE,
+            Kind::KubeVirt => &KUBEVIRT,
+            Kind::PciDevice | Kind::PciDeviceClaim => &PCI_DEVICE,
+        }
+    }
+}
+
+const METADATA: (&str, Shape) = (
+    "metadata",
+    Shape::Only(&[("name", Shape::Tree), ("labels", Shape::Tree)]),
+);
+
+/// The cluster as the Kubewarden host offers it: JSON, or the text of an error.
 pub trait Cluster {
-    /// A node by its name.
+    /// An object by its name, and its namespace if the kind has any.
     ///
     /// # Errors
-    /// [`LookupError`] where it cannot be had.
-    fn node(&self, name: &str) -> Result<Node, LookupError>;
+    /// The host's text.
+    fn get(&self, kind: Kind, name: &str, namespace: Option<&str>)
+    -> Result<Box<RawValue>, String>;
 
-    /// All nodes.
+    /// A list of all objects of a kind. Without the right to list and watch it may never return.
     ///
     /// # Errors
-    /// [`LookupError`] where they cannot be had.
-    fn nodes(&self) -> Result<Vec<Node>, LookupError>;
+    /// The host's text.
+    fn list(&self, kind: Kind) -> Result<Box<RawValue>, String>;
 
-    /// All of Harvester's PCI devices.
+    /// Whether a service account may use the verb on all objects of a kind, as a `SubjectAccessReviewStatus`.
     ///
     /// # Errors
-    /// [`LookupError`] where they cannot be had.
-    fn pci_devices(&self) -> Result<Vec<PciDevice>, LookupError>;
+    /// The host's text.
+    fn can_i(
+        &self,
+        account: &PolicyServer,
+        verb: &str,
+        kind: Kind,
+    ) -> Result<Box<RawValue>, String>;
 }
 
 /// A Kubernetes node.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Node {
-    /// Its name.
-    pub name: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
+#[derive(Debug)]
+pub(crate) struct Node {
+    labels: Vec<(String, String)>,
 }
 
-/// A PCI device of a node (`devices.harvesterhci.io/v1beta1`, `PCIDevice`).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PciDevice {
-    /// Its name, made of the node's name and the address.
-    pub name: String,
-    /// `status.address`.
-    pub address: String,
-    /// `status.nodeName`.
-    pub node: String,
-    /// `status.resourceName`: the extended resource that stands for devices of its kind.
-    pub resource_name: String,
+impl Node {
+    /// The value of a label.
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+        self.labels
+            .iter()
+            .find(|(k, _)| k == key)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// The cluster's KubeVirt object: what it lets a VM have.
+#[derive(Debug)]
+pub(crate) struct KubeVirt {
+    feature_gates: Vec<String>,
+    device_resources: Vec<String>,
+}
+
+impl KubeVirt {
+    /// Whether a feature gate that is off by default is on.
+    pub(crate) fn has_gate(&self, name: &str) -> bool {
+        self.feature_gates.iter().any(|gate| gate == name)
+    }
+
+    /// Whether KubeVirt gives a guest a PCI or mediated device for the resource.
+    pub(crate) fn serves_device(&self, resource: &str) -> bool {
+        self.device_resources.iter().any(|name| name == resource)
+    }
+}
+
+/// A PCI device of a node, as Harvester's add-on finds it.
+#[derive(Debug)]
+pub(crate) struct PciDevice {
+    /// Its name, made of the node's name and the address; its claim has the same.
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) node: String,
+    /// The extended resource that stands for devices of its kind.
+    pub(crate) resource_name: String,
+    /// The devices of a node that can only be passed through together; empty if there are no others.
+    pub(crate) iommu_group: String,
 }
 
 /// Why a lookup failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum LookupError {
-    /// There is no such object.
+pub(crate) enum LookupError {
     #[error("there is no such object")]
     NotFound,
-    /// The cluster has no such kind of object.
     #[error("the cluster does not serve this kind of object")]
     KindNotServed,
-    /// Kubewarden or Kubernetes does not let the policy look it up.
     #[error("the policy has not been granted access")]
     NotGranted,
-    /// The API server does not answer, or not as expected.
     #[error("the lookup failed for now")]
     Unavailable,
 }
 
-/// The cluster of a policy that has been granted nothing.
+impl LookupError {
+    /// What a text of the host means. Only its first line counts: a stack trace may follow.
+    ///
+    /// The texts are those of kubewarden's `policy-evaluator`, in `callback_handler` and `runtimes/callback.rs`.
+    fn of_host(text: &str) -> Self {
+        let line = text.lines().next().unwrap_or_default();
+        let has = |part: &str| line.contains(part);
+        if has("has not been granted access")
+            || has("unknown operation")
+            || has("unknown namespace")
+        {
+            LookupError::NotGranted
+        } else if has("Cannot find resource ") || (has("error finding resource") && has("404")) {
+            LookupError::KindNotServed
+        } else if has("Cannot find ") && has(" named '") {
+            LookupError::NotFound
+        } else if has("is forbidden") || has("code: 403") {
+            LookupError::NotGranted
+        } else {
+            LookupError::Unavailable
+        }
+    }
+}
+
+/// The lookups of one request: typed, guarded, and those that features share made only once.
+pub(crate) struct Lookups<'c> {
+    cluster: &'c dyn Cluster,
+    settings: &'c Settings,
+    kubevirt: OnceCell<Result<KubeVirt, LookupError>>,
+}
+
+impl<'c> Lookups<'c> {
+    pub(crate) fn new(cluster: &'c dyn Cluster, settings: &'c Settings) -> Self {
+        Self {
+            cluster,
+            settings,
+            kubevirt: OnceCell::new(),
+        }
+    }
+
+    /// The cluster's one KubeVirt object.
+    pub(crate) fn kubevirt(&self) -> Result<&KubeVirt, LookupError> {
+        let place = &self.settings.kubevirt;
+        let get = || {
+            self.get(
+                Kind::KubeVirt,
+                &place.name,
+                Some(&place.namespace),
+                to_kubevirt,
+            )
+        };
+        self.kubevirt
+            .get_or_init(get)
+            .as_ref()
+            .map_err(|error| *error)
+    }
+
+    /// A node by its name.
+    pub(crate) fn node(&self, name: &str) -> Result<Node, LookupError> {
+        self.get(Kind::Node, name, None, to_node)
+    }
+
+    /// All nodes.
+    pub(crate) fn nodes(&self) -> Result<Vec<Node>, LookupError> {
+        self.list(Kind::Node, to_node)
+    }
+
+    /// A PCI device by its name.
+    pub(crate) fn pci_device(&self, name: &str) -> Result<PciDevice, LookupError> {
+        self.get(Kind::PciDevice, name, None, to_pci_device)
+    }
+
+    /// The PCI devices of all nodes.
+    pub(crate) fn pci_devices(&self) -> Result<Vec<PciDevice>, LookupError> {
+        self.list(Kind::PciDevice, to_pci_device)
+    }
+
+    /// Whether the PCI device of the name is claimed for passthrough.
+    pub(crate) fn is_claimed(&self, name: &str) -> Result<bool, LookupError> {
+        match self.get(Kind::PciDeviceClaim, name, None, to_claim) {
+            Ok(claim) => Ok(claim.is_some()),
+            Err(LookupError::NotFound) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The names of all PCI devices that are claimed for passthrough.
+    pub(crate) fn claimed(&self) -> Result<Vec<String>, LookupError> {
+        Ok(self
+            .list(Kind::PciDeviceClaim, to_claim)?
+            .into_iter()
+            .flatten()
+            .collect())
+    }
+
+    fn get<T>(
+        &self,
+        kind: Kind,
+        name: &str,
+        namespace: Option<&str>,
+        convert: impl Fn(&Json<'_>) -> T,
+    ) -> Result<T, LookupError> {
+        let text = self
+            .cluster
+            .get(kind, name, namespace)
+            .map_err(|text| LookupError::of_host(&text))?;
+        let json = Json::parse(&text, kind.shape()).map_err(|_| LookupError::Unavailable)?;
+        Ok(convert(&json))
+    }
+
+    fn list<T>(&self, kind: Kind, convert: impl Fn(&Json<'_>) -> T) -> Result<Vec<T>, LookupError> {
+        self.guard(kind)?;
+        let text = self
+            .cluster
+            .list(kind)
+            .map_err(|text| LookupError::of_host(&text))?;
+        let json = Json::parse(&text, list_shape(kind)).map_err(|_| LookupError::Unavailable)?;
+        match json.get("items") {
+            Some(Json::Array(items)) => Ok(items.iter().map(convert).collect()),
+            _ => Err(LookupError::Unavailable),
+        }
+    }
+
+    /// That policy-server may list and watch the kind. A list without that right never returns, and takes one of
+    /// policy-server's workers with it (kubewarden/adm-controller, issue 1320).
+    fn guard(&self, kind: Kind) -> Result<(), LookupError> {
+        static STATUS: Shape = Shape::Only(&[("allowed", Shape::Tree)]);
+        for verb in ["list", "watch"] {
+            let answer = self.cluster.can_i(&self.settings.policy_server, verb, kind);
+            let answer = answer.map_err(|text| LookupError::of_host(&text))?;
+            let status = Json::parse(&answer, &STATUS).map_err(|_| LookupError::Unavailable)?;
+            if !matches!(status.get("allowed"), Some(Json::Bool(true))) {
+                return Err(LookupError::NotGranted);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn list_shape(kind: Kind) -> &'static Shape {
+    static NODES: Shape = Shape::Only(&[("items", Shape::Items(&Shape::Only(&[METADATA])))]);
+    static PCI_DEVICES: Shape = Shape::Only(&[(
+        "items",
+        Shape::Items(&Shape::Only(&[METADATA, ("status", Shape::Tree)])),
+    )]);
+    match kind {
+        Kind::Node => &NODES,
+        _ => &PCI_DEVICES,
+    }
+}
+
+/// The text at the path; empty where there is none.
+fn text(json: &Json<'_>, path: &[&str]) -> String {
+    json.at(path)
+        .and_then(Json::as_str)
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn to_node(json: &Json<'_>) -> Node {
+    let labels = json
+        .at(&["metadata", "labels"])
+        .map(Json::members)
+        .unwrap_or_default();
+    Node {
+        labels: labels
+            .iter()
+            .map(|(key, value)| {
+                (
+                    key.as_ref().to_owned(),
+                    value.as_str().unwrap_or_default().to_owned(),
+                )
+            })
+            .collect(),
+    }
+}
+
+fn to_kubevirt(json: &Json<'_>) -> KubeVirt {
+    let configuration = |path: &[&str]| {
+        json.at(&["spec", "configuration"])
+            .and_then(|json| json.at(path))
+            .map(Json::items)
+    };
+    let gates = configuration(&["developerConfiguration", "featureGates"]).unwrap_or_default();
+    let devices = ["pciHostDevices", "mediatedDevices"]
+        .into_iter()
+        .flat_map(|list| configuration(&["permittedHostDevices", list]).unwrap_or_default());
+    KubeVirt {
+        feature_gates: gates
+            .iter()
+            .filter_map(Json::as_str)
+            .map(str::to_owned)
+            .collect(),
+        device_resources: devices
+            .map(|device| text(device, &["resourceName"]))
+            .collect(),
+    }
+}
+
+fn to_pci_device(json: &Json<'_>) -> PciDevice {
+    let status = |key: &str| text(json, &["status", key]);
+    PciDevice {
+        name: text(json, &["metadata", "name"]),
+        address: status("address").to_ascii_lowercase(),
+        node: status("nodeName"),
+        resource_name: status("resourceName"),
+        iommu_group: status("iommuGroup"),
+    }
+}
+
+/// The name of a claim for which passthrough is on.
+fn to_claim(json: &Json<'_>) -> Option<String> {
+    let is_on = matches!(
+        json.at(&["status", "passthroughEnabled"]),
+        Some(Json::Bool(true))
+    );
+    is_on.then(|| text(json, &["metadata", "name"]))
+}
+
+/// The cluster behind the Kubewarden host's capability `kubernetes`.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct NothingGranted;
+pub(crate) struct HostCluster;
 
-impl Cluster for NothingGranted {
-    fn node(&self, _name: &str) -> Result<Node, LookupError> {
-        Err(LookupError::NotGranted)
+impl Cluster for HostCluster {
+    fn get(
+        &self,
+        kind: Kind,
+        name: &str,
+        namespace: Option<&str>,
+    ) -> Result<Box<RawValue>, String> {
+        let (api_version, kind_name) = kind.api_version_and_kind();
+        call(
+            "get_resource",
+            &GetResourceRequest {
+                api_version: api_version.to_owned(),
+                kind: kind_name.to_owned(),
+                name: name.to_owned(),
+                namespace: namespace.map(str::to_owned),
+                disable_cache: false,
+                field_masks: Some(kind.field_masks()),
+            },
+        )
     }
 
-    fn nodes(&self) -> Result<Vec<Node>, LookupError> {
-        Err(LookupError::NotGranted)
+    fn list(&self, kind: Kind) -> Result<Box<RawValue>, String> {
+        let (api_version, kind_name) = kind.api_version_and_kind();
+        call(
+            "list_resources_all",
+            &ListAllResourcesRequest {
+                api_version: api_version.to_owned(),
+                kind: kind_name.to_owned(),
+                label_selector: None,
+                field_selector: None,
+                field_masks: Some(kind.field_masks()),
+            },
+        )
     }
 
-    fn pci_devices(&self) -> Result<Vec<PciDevice>, LookupError> {
-        Err(LookupError::NotGranted)
+    fn can_i(
+        &self,
+        account: &PolicyServer,
+        verb: &str,
+        kind: Kind,
+    ) -> Result<Box<RawValue>, String> {
+        let PolicyServer {
+            namespace,
+            service_account,
+        } = account;
+        let (group, resource) = kind.group_and_resource();
+        call(
+            "can_i",
+            &CanIRequest {
+                subject_access_review: SubjectAccessReview {
+                    user: format!("system:serviceaccount:{namespace}:{service_account}"),
+                    // Without them, rights that are bound to a group would not count.
+                    groups: Some(vec![
+                        "system:serviceaccounts".to_owned(),
+                        format!("system:serviceaccounts:{namespace}"),
+                        "system:authenticated".to_owned(),
+                    ]),
+                    resource_attributes: ResourceAttributes {
+                        group: Some(group.to_owned()),
+                        resource: resource.to_owned(),
+                        verb: verb.to_owned(),
+                        ..ResourceAttributes::default()
+                    },
+                },
+                disable_cache: false,
+            },
+        )
+    }
+}
+
+/// Calls the host. The SDK's own functions read the answer into typed trees; the policy reads parts of its text.
+fn call(operation: &str, request: &impl Serialize) -> Result<Box<RawValue>, String> {
+    let request = serde_json::to_vec(request).map_err(|error| error.to_string())?;
+    let answer = wapc_guest::host_call("kubewarden", "kubernetes", operation, &request)
+        .map_err(|error| error.to_string())?;
+    let answer = String::from_utf8(answer).map_err(|error| error.to_string())?;
+    RawValue::from_string(answer).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    const SERVICE_ERROR: &str = "Host error: Callback evaluation failure: ServiceError: client error (Connect)\n\n\
+        Caused by:\n    0: client error (Connect)\n    1: tcp connect error\n    2: Connection refused (os error 111)";
+
+    const BACKTRACE: &str = "Host error: Callback evaluation failure: Cannot find v1/ConfigMap named 'missing' inside of \
+        namespace 'Some(\"ns1\")'\n\nStack backtrace:\n   0: is forbidden::code: 403\n   1: has not been granted access";
+
+    #[rstest]
+    #[case::object(
+        "Host error: Callback evaluation failure: Cannot find v1/ConfigMap named 'missing' inside of namespace \
+         'Some(\"ns1\")'",
+        LookupError::NotFound
+    )]
+    #[case::object_of_cluster_scope(
+        "Host error: Callback evaluation failure: Cannot find v1/Node named 'missing' inside of namespace 'None'",
+        LookupError::NotFound
+    )]
+    #[case::object_with_backtrace(BACKTRACE, LookupError::NotFound)]
+    #[case::kind_of_a_group(
+        "Host error: Callback evaluation failure: Cannot find resource kubevirt.io/v1/Nope",
+        LookupError::KindNotServed
+    )]
+    #[case::group(
+        "Host error: Callback evaluation failure: error finding resource kubevirt.io/v1 / KubeVirt: ApiError: 404 page \
+         not found\n: Failed to parse error data (Status { status: Some(Failure), code: 404, message: \"404 page not \
+         found\\n\" })",
+        LookupError::KindNotServed
+    )]
+    #[case::discovery_forbidden(
+        "Host error: Callback evaluation failure: error finding resource kubevirt.io/v1 / KubeVirt: ApiError: is \
+         forbidden: Forbidden (Status { code: 403 })",
+        LookupError::NotGranted
+    )]
+    #[case::allow_list(
+        "Host error: Policy has not been granted access to Kubernetes v1/Secret resources. The violation has been \
+         reported.",
+        LookupError::NotGranted
+    )]
+    #[case::host_capability(
+        "Host error: Policy has not been granted access to the 'kubernetes/get_resource' host capability. The violation \
+         has been reported.",
+        LookupError::NotGranted
+    )]
+    #[case::rbac(
+        "Host error: Callback evaluation failure: ApiError: configmaps \"x\" is forbidden: User \
+         \"system:serviceaccount:kubewarden:policy-server\" cannot get resource \"configmaps\" in API group \"\" in the \
+         namespace \"ns1\": Forbidden (Status { status: Some(Failure), code: 403 })\n\nCaused by:\n    configmaps \"x\" \
+         is forbidden",
+        LookupError::NotGranted
+    )]
+    #[case::unreachable(SERVICE_ERROR, LookupError::Unavailable)]
+    #[case::no_namespace(
+        "Host error: Callback evaluation failure: Resource v1/ConfigMap is namespaced, but no namespace was provided",
+        LookupError::Unavailable
+    )]
+    #[case::no_client(
+        "Host error: Callback evaluation failure: kube::Client was not initialized properly",
+        LookupError::Unavailable
+    )]
+    #[case::old_host("Host error: unknown operation: can_i", LookupError::NotGranted)]
+    #[case::older_host("Host error: unknown namespace: kubernetes", LookupError::NotGranted)]
+    #[case::overload(
+        "Host error: Error sending request over callback channel: Full(..)",
+        LookupError::Unavailable
+    )]
+    #[case::replay(
+        "Host error: Callback evaluation failure: the list of recorded responses is empty",
+        LookupError::Unavailable
+    )]
+    #[case::other_replay(
+        "Host error: Callback evaluation failure: Replay error: unexpected request. Was expecting A, got B instead",
+        LookupError::Unavailable
+    )]
+    #[case::nothing("", LookupError::Unavailable)]
+    fn texts_of_the_host(#[case] text: &str, #[case] error: LookupError) {
+        assert_eq!(LookupError::of_host(text), error);
+        let wrapped = format!("error invoking host capability kubernetes.get_resource: {text}");
+        assert_eq!(LookupError::of_host(&wrapped), error, "as the SDK wraps it");
     }
 }

@@ -67,6 +67,19 @@ impl<'a> Json<'a> {
         }
     }
 
+    /// The value at a path of keys.
+    pub(crate) fn at(&self, path: &[&str]) -> Option<&Json<'a>> {
+        path.iter().try_fold(self, |json, key| json.get(key))
+    }
+
+    /// The items of a list; none for any other type.
+    pub(crate) fn items(&self) -> &[Json<'a>] {
+        match self {
+            Json::Array(items) => items,
+            _ => &[],
+        }
+    }
+
     /// The text of a string.
     pub(crate) fn as_str(&self) -> Option<&str> {
         match self {

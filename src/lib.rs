@@ -45,7 +45,7 @@ use kubewarden_policy_sdk::protocol_version_guest;
 use slog::{Drain, Logger, o};
 use wapc_guest::{CallResult, register_function};
 
-use cluster::{Cluster, NothingGranted};
+use cluster::{Cluster, HostCluster};
 pub use image::{ImageReference, ImageReferenceError};
 use settings::Settings;
 
@@ -75,7 +75,7 @@ pub extern "C" fn wapc_init() {
 fn guest_validate(payload: &[u8]) -> CallResult {
     // A host that cannot take a log line is no reason to trap, as a fused drain would.
     let log = Logger::root(KubewardenDrain::default().ignore_res(), o!());
-    Ok(validate(payload, &NothingGranted, &log))
+    Ok(validate(payload, &HostCluster, &log))
 }
 
 fn guest_validate_settings(payload: &[u8]) -> CallResult {

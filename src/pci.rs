@@ -35,6 +35,28 @@ pub enum PciAddressError {
 }
 
 impl PciAddress {
+    /// The digits alone, as Harvester has them in the name of a PCIDevice: `000000020`.
+    pub(crate) fn compact(self) -> String {
+        let Self {
+            domain,
+            bus,
+            device,
+            function,
+        } = self;
+        format!("{domain:04x}{bus:02x}{device:02x}{function}")
+    }
+
+    /// The address that is written as digits alone.
+    pub(crate) fn from_compact(digits: &str) -> Option<Self> {
+        if digits.len() != 9 {
+            return None;
+        }
+        let (domain, rest) = digits.split_at_checked(4)?;
+        let (bus, rest) = rest.split_at_checked(2)?;
+        let (device, function) = rest.split_at_checked(2)?;
+        format!("{domain}:{bus}:{device}.{function}").parse().ok()
+    }
+
     /// The name that stands for the device by its address alone, `pci_DDDD_BB_DD_F`, as libvirt's node devices have it.
     pub(crate) fn device_name(self) -> String {
         let Self {
@@ -113,6 +135,7 @@ mod tests {
         assert_eq!(address.to_string(), normalised);
         assert_eq!(address.device_name(), device_name);
         assert_eq!(normalised.parse(), Ok(address));
+        assert_eq!(PciAddress::from_compact(&address.compact()), Some(address));
     }
 
     #[rstest]
@@ -133,5 +156,15 @@ mod tests {
     #[case::not_ascii("0000:00:02.\u{666}", PciAddressError::Function)]
     fn invalid(#[case] text: &str, #[case] error: PciAddressError) {
         assert_eq!(text.parse::<PciAddress>(), Err(error));
+    }
+
+    #[rstest]
+    #[case::short("00000020")]
+    #[case::long("0000000200")]
+    #[case::not_hexadecimal("00000002g")]
+    #[case::function_8("000000028")]
+    #[case::not_ascii("0000000\u{e9}")]
+    fn not_compact(#[case] digits: &str) {
+        assert_eq!(PciAddress::from_compact(digits), None);
     }
 }

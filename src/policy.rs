@@ -2,7 +2,7 @@
 
 use slog::{Logger, info, warn};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Lookups};
 use crate::directives::{self, Directive, Directives, Source};
 use crate::features::{Context, FEATURES, Failure, Feature, Plan};
 use crate::request::{AdmissionRequest, Outline, Payload, Unreadable};
@@ -90,7 +90,7 @@ fn decide<'a>(
         request,
         settings: &settings,
         directives: &directives,
-        cluster,
+        lookups: Lookups::new(cluster, &settings),
         log,
         vm,
         verdict: Verdict::default(),
@@ -104,7 +104,7 @@ struct Run<'r, 'a> {
     request: &'r AdmissionRequest<'a>,
     settings: &'r Settings,
     directives: &'r Directives<'r, 'a>,
-    cluster: &'r dyn Cluster,
+    lookups: Lookups<'r>,
     log: &'r Logger,
     vm: VirtualMachine<'a>,
     verdict: Verdict<'a>,
@@ -150,7 +150,8 @@ impl<'a> Run<'_, 'a> {
             namespace: self.request.namespace.as_deref().unwrap_or_default(),
             directives: self.directives,
             settings: self.settings,
-            cluster: self.cluster,
+            lookups: &self.lookups,
+            is_update: self.request.is_update(),
         };
         let plan = feature.plan(directive.text()?, &context)?;
         if let Some(plan) = &plan {

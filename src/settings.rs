@@ -107,6 +107,8 @@ pub struct PciPassthrough {
     pub max_devices: usize,
     /// How a host device is named.
     pub device_names: DeviceNames,
+    /// Whether a node that the directive names becomes the VM's node selector.
+    pub pin_to_node: bool,
     /// Which devices a VM of a namespace may take; empty is any.
     pub allowed_devices: Vec<(Pattern, Vec<Pattern>)>,
 }
@@ -116,6 +118,8 @@ pub struct PciPassthrough {
 pub struct GpuDevicePlugin {
     /// What every feature has.
     pub feature: FeatureSettings,
+    /// The most devices of a resource that a VM may ask for.
+    pub max_devices: usize,
     /// The extended resources that a VM may name.
     pub allowed_plugins: Vec<Pattern>,
     /// Whether the guest gets a device too.
@@ -327,10 +331,12 @@ impl Settings {
                 feature: s.feature(),
                 max_devices: s.get("maxDevices", Count(8)).0,
                 device_names: s.get("deviceNames", DeviceNames::Auto),
+                pin_to_node: s.get("pinToNode", true),
                 allowed_devices: s.patterns_by_pattern("allowedDevices"),
             }),
             gpu_device_plugin: root.section("gpuDevicePlugin", |s| GpuDevicePlugin {
                 feature: s.feature(),
+                max_devices: s.get("maxDevices", Count(8)).0,
                 allowed_plugins: s.get(
                     "allowedPlugins",
                     ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"]

@@ -25,8 +25,12 @@ pub(crate) enum Edit {
     RequireCpuFeature { name: &'static str },
     /// Appends `{name, deviceName}` to `domain.devices.hostDevices`.
     AddHostDevice { name: String, device_name: String },
+    /// Appends `{name, deviceName}` to `domain.devices.gpus`.
+    AddGpu { name: String, device_name: String },
     /// Sets `domain.resources.limits[resource]`.
     SetLimit { resource: String, quantity: String },
+    /// Sets `nodeSelector["kubernetes.io/hostname"]`.
+    SelectNode { hostname: String },
 }
 
 /// An entry of `domain.cpu.features`.
@@ -42,6 +46,54 @@ pub(crate) struct CpuFeature<'v> {
 pub(crate) struct Device<'v> {
     pub(crate) name: &'v str,
     pub(crate) device_name: &'v str,
+}
+
+/// Which nodes the VirtualMachine may run on, as far as it says so by label values.
+#[derive(Debug)]
+pub(crate) struct Placement<'v> {
+    /// `nodeSelector`: all of these.
+    selector: Vec<(&'v str, &'v str)>,
+    /// Required node affinity: one of these, and of it all expressions with the operator `In`. Other operators are
+    /// passed over, which may let a node count that does not.
+    terms: Vec<Vec<(&'v str, Vec<&'v str>)>>,
+}
+
+/// The label that names a node.
+pub(crate) const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
+
+impl<'v> Placement<'v> {
+    /// The keys and values of the node selector.
+    pub(crate) fn selector(&self) -> &[(&'v str, &'v str)] {
+        &self.selector
+    }
+
+    /// The one node that the VirtualMachine may run on, if it says so.
+    pub(crate) fn hostname(&self) -> Option<&'v str> {
+        if let Some((_, hostname)) = self.selector.iter().find(|(key, _)| *key == HOSTNAME_LABEL) {
+            return Some(hostname);
+        }
+        let [term] = self.terms.as_slice() else {
+            return None;
+        };
+        term.iter()
+            .find_map(|(key, values)| match values.as_slice() {
+                [hostname] if *key == HOSTNAME_LABEL => Some(*hostname),
+                _ => None,
+            })
+    }
+
+    /// Whether a node with these labels is one that the VirtualMachine may run on.
+    pub(crate) fn allows<'n>(&self, label: impl Fn(&str) -> Option<&'n str>) -> bool {
+        let selected = self
+            .selector
+            .iter()
+            .all(|(key, value)| label(key) == Some(value));
+        let in_values = |(key, values): &(&str, Vec<&str>)| {
+            label(key).is_some_and(|value| values.contains(&value))
+        };
+        selected
+            && (self.terms.is_empty() || self.terms.iter().any(|term| term.iter().all(in_values)))
+    }
 }
 
 /// A part of the VirtualMachine that is not as KubeVirt's API has it.
@@ -78,6 +130,16 @@ const ANNOTATIONS: Path = Path(&["metadata", "annotations"]);
 const LABELS: Path = Path(&["metadata", "labels"]);
 const TEMPLATE_SPEC: Path = Path(&["spec", "template", "spec"]);
 const NODE_SELECTOR: Path = Path(&["spec", "template", "spec", "nodeSelector"]);
+const NODE_AFFINITY_TERMS: Path = Path(&[
+    "spec",
+    "template",
+    "spec",
+    "affinity",
+    "nodeAffinity",
+    "requiredDuringSchedulingIgnoredDuringExecution",
+    "nodeSelectorTerms",
+]);
+const ARCHITECTURE: Path = Path(&["spec", "template", "spec", "architecture"]);
 const CPU_MODEL: Path = Path(&["spec", "template", "spec", "domain", "cpu", "model"]);
 const CPU_FEATURES: Path = Path(&["spec", "template", "spec", "domain", "cpu", "features"]);
 const HOST_DEVICES: Path = Path(&[
@@ -115,7 +177,12 @@ static SHAPE: Shape = {
             Shape::Object(&[("limits", Shape::Object(&[]))]),
         ),
     ]);
-    const SPEC: Shape = Shape::Object(&[("nodeSelector", Shape::Tree), ("domain", DOMAIN)]);
+    const SPEC: Shape = Shape::Object(&[
+        ("affinity", Shape::Object(&[("nodeAffinity", Shape::Tree)])),
+        ("architecture", Shape::Tree),
+        ("nodeSelector", Shape::Tree),
+        ("domain", DOMAIN),
+    ]);
     const METADATA: Shape = Shape::Object(&[
         ("annotations", Shape::Prefixed(PREFIX)),
         ("labels", Shape::Object(&[])),
@@ -169,21 +236,25 @@ impl<'a> VirtualMachine<'a> {
 
     /// `domain.cpu.model`; empty if there is none.
     pub(crate) fn cpu_model(&self) -> Result<&str, ShapeError> {
-        match self.find(CPU_MODEL)? {
-            None => Ok(""),
-            Some(json) => json
-                .as_str()
-                .ok_or_else(|| wrong_type(CPU_MODEL, json, "a string")),
-        }
+        self.string(CPU_MODEL)
     }
 
-    /// `nodeSelector`, key and value; values that are no strings are empty.
-    pub(crate) fn node_selector(&self) -> Result<Vec<(&str, &str)>, ShapeError> {
-        let members = self.members(NODE_SELECTOR)?;
-        Ok(members
-            .iter()
-            .map(|(k, v)| (k.as_ref(), v.as_str().unwrap_or_default()))
-            .collect())
+    /// `architecture`; empty if there is none.
+    pub(crate) fn architecture(&self) -> Result<&str, ShapeError> {
+        self.string(ARCHITECTURE)
+    }
+
+    /// `nodeSelector` and required node affinity.
+    pub(crate) fn placement(&self) -> Result<Placement<'_>, ShapeError> {
+        let selector = self.members(NODE_SELECTOR)?;
+        let terms = self.list(NODE_AFFINITY_TERMS)?;
+        Ok(Placement {
+            selector: selector
+                .iter()
+                .map(|(key, value)| (key.as_ref(), value.as_str().unwrap_or_default()))
+                .collect(),
+            terms: terms.iter().map(affinity_term).collect(),
+        })
     }
 
     /// `domain.devices.hostDevices`.
@@ -270,6 +341,8 @@ impl<'a> VirtualMachine<'a> {
         match edit {
             Edit::RequireCpuFeature { .. } => self.list(CPU_FEATURES).map(|_| ()),
             Edit::AddHostDevice { .. } => self.list(HOST_DEVICES).map(|_| ()),
+            Edit::AddGpu { .. } => self.list(GPUS).map(|_| ()),
+            Edit::SelectNode { .. } => self.members(NODE_SELECTOR).map(|_| ()),
             Edit::SetLimit { .. } => self.members(LIMITS).map(|_| ()),
         }
     }
@@ -286,18 +359,30 @@ impl<'a> VirtualMachine<'a> {
                 }
             }
             Edit::AddHostDevice { name, device_name } => {
-                let device = Device { name, device_name };
-                if !self.host_devices()?.contains(&device) {
-                    self.append(HOST_DEVICES, &[("name", name), ("deviceName", device_name)])?;
-                }
+                self.add_device(HOST_DEVICES, name, device_name)?;
             }
-            Edit::SetLimit { resource, quantity } => {
-                if !self.has_limit(resource)? {
-                    let member = (resource.clone().into(), quantity.clone().into());
-                    self.members_mut(LIMITS)?.push(member);
-                    self.changed = true;
-                }
+            Edit::AddGpu { name, device_name } => self.add_device(GPUS, name, device_name)?,
+            Edit::SetLimit { resource, quantity } => self.set_absent(LIMITS, resource, quantity)?,
+            Edit::SelectNode { hostname } => {
+                self.set_absent(NODE_SELECTOR, HOSTNAME_LABEL, hostname)?;
             }
+        }
+        Ok(())
+    }
+
+    fn add_device(&mut self, path: Path, name: &str, device_name: &str) -> Result<(), ShapeError> {
+        if !self.devices(path)?.contains(&Device { name, device_name }) {
+            self.append(path, &[("name", name), ("deviceName", device_name)])?;
+        }
+        Ok(())
+    }
+
+    /// Sets a member of an object, which is made if it is not there, unless it has the member.
+    fn set_absent(&mut self, path: Path, key: &str, value: &str) -> Result<(), ShapeError> {
+        if !self.members(path)?.iter().any(|(k, _)| k == key) {
+            let member = (Cow::Owned(key.to_owned()), value.to_owned().into());
+            self.members_mut(path)?.push(member);
+            self.changed = true;
         }
         Ok(())
     }
@@ -332,6 +417,14 @@ impl<'a> VirtualMachine<'a> {
             }
         }
         Ok(Some(json).filter(|json| !matches!(json, Json::Null)))
+    }
+
+    fn string(&self, path: Path) -> Result<&str, ShapeError> {
+        match self.find(path)? {
+            None => Ok(""),
+            Some(Json::String(text)) => Ok(text),
+            Some(other) => Err(wrong_type(path, other, "a string")),
+        }
     }
 
     fn list(&self, path: Path) -> Result<&[Json<'a>], ShapeError> {
@@ -374,6 +467,29 @@ impl<'a> VirtualMachine<'a> {
         }
         Ok(json)
     }
+}
+
+/// The expressions of a term of required node affinity that have the operator `In`.
+fn affinity_term<'v>(term: &'v Json<'_>) -> Vec<(&'v str, Vec<&'v str>)> {
+    let expressions = term
+        .get("matchExpressions")
+        .map(Json::items)
+        .unwrap_or_default();
+    let is_in = |expression: &&Json<'_>| text(expression, "operator") == "In";
+    expressions
+        .iter()
+        .filter(is_in)
+        .map(|expression| {
+            let values = expression
+                .get("values")
+                .map(Json::items)
+                .unwrap_or_default();
+            (
+                text(expression, "key"),
+                values.iter().filter_map(Json::as_str).collect(),
+            )
+        })
+        .collect()
 }
 
 fn as_object<'j, 'a>(

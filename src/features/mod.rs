@@ -5,10 +5,10 @@ mod nested_virt;
 mod pci_passthrough;
 mod vbios_injection;
 
-use crate::cluster::Cluster;
+use crate::cluster::Lookups;
 use crate::directives::Directives;
 use crate::settings::{FeatureSettings, Settings};
-use crate::vm::{Edit, VirtualMachine};
+use crate::vm::{Edit, ShapeError, VirtualMachine};
 
 /// The features, in the order in which they are planned and applied.
 pub(crate) static FEATURES: [&dyn Feature; 4] = [
@@ -44,6 +44,22 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
+/// Names for new devices of the VirtualMachine, `<prefix>-<n>`, which none of its devices has. KubeVirt makes the alias of
+/// a device of the name, and Harvester turns GPUs into host devices, so the name is free among both.
+fn free_names<'v>(
+    prefix: &'static str,
+    vm: &'v VirtualMachine<'_>,
+) -> Result<impl Iterator<Item = String> + 'v, ShapeError> {
+    let taken: Vec<&str> = vm
+        .host_devices()?
+        .iter()
+        .chain(&vm.gpus()?)
+        .map(|device| device.name)
+        .collect();
+    let names = (0..).map(move |n: usize| format!("{prefix}-{n}"));
+    Ok(names.filter(move |name| !taken.contains(&name.as_str())))
+}
+
 /// What a feature plans with.
 pub(crate) struct Context<'c> {
     /// The VirtualMachine with what the features before have changed.
@@ -53,7 +69,9 @@ pub(crate) struct Context<'c> {
     /// The options beside the directive.
     pub(crate) directives: &'c Directives<'c, 'c>,
     pub(crate) settings: &'c Settings,
-    pub(crate) cluster: &'c dyn Cluster,
+    pub(crate) lookups: &'c Lookups<'c>,
+    /// Whether the VirtualMachine was there before.
+    pub(crate) is_update: bool,
 }
 
 /// What a feature will change, checked.

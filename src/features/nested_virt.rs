@@ -14,7 +14,9 @@ const OPTION: &str = "cpu-vendor";
 const VENDOR_LABEL: &str = "cpu-vendor.node.kubevirt.io/";
 const FEATURE_LABEL: &str = "cpu-feature.node.kubevirt.io/";
 
-const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
+/// The label of a node's architecture, as the kubelet sets it.
+const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
+const AMD64: &str = "amd64";
 
 /// CPU models by the start of their names, lower case. Source: libvirt, `src/cpu_map/x86_*.xml`.
 const AMD_MODELS: [&str; 5] = ["athlon", "epyc", "opteron", "phenom", "dhyana"];
@@ -121,6 +123,15 @@ enum NestedVirtError {
          or the policy's setting nestedVirtualization.cpuVendor to amd or intel, or {1}"
     )]
     UnknownVendor(&'static str, &'static str),
+    #[error(
+        "{who} of the architecture {}, and svm and vmx are features of amd64; remove the directive, or run the \
+         VirtualMachine on amd64",
+        Quoted(.architecture)
+    )]
+    Architecture {
+        who: &'static str,
+        architecture: String,
+    },
 }
 
 impl Feature for NestedVirt {
@@ -136,7 +147,14 @@ impl Feature for NestedVirt {
         if !is_on(value)? {
             return Ok(None);
         }
-        let extension = vendor(context)?.extension();
+        let architecture = context.vm.architecture()?;
+        if !matches!(architecture, "" | AMD64) {
+            let architecture = architecture.to_owned();
+            let who = "the VirtualMachine is";
+            return Err(NestedVirtError::Architecture { who, architecture }.into());
+        }
+        let (vendor, warning) = vendor(context)?;
+        let extension = vendor.extension();
         let features = context.vm.cpu_features()?;
         let mut edits = Vec::new();
         match features.iter().find(|feature| feature.name == extension) {
@@ -150,7 +168,7 @@ impl Feature for NestedVirt {
         Ok(Some(Plan {
             edits,
             applied: "true".to_owned(),
-            warnings: Vec::new(),
+            warnings: warning.into_iter().collect(),
         }))
     }
 }
@@ -163,20 +181,20 @@ fn is_on(value: &str) -> Result<bool, NestedVirtError> {
     }
 }
 
-/// The vendor, from the first that answers: the option, the setting, the VM, the nodes.
-fn vendor(context: &Context<'_>) -> Result<Vendor, Failure> {
+/// The vendor, from the first that answers: the option, the setting, the VM, the nodes; and what is amiss with the nodes.
+fn vendor(context: &Context<'_>) -> Result<(Vendor, Option<String>), Failure> {
     if let Some(vendor) = vendor_of_option(context)? {
-        return Ok(vendor);
+        return Ok((vendor, None));
     }
     match context.settings.nested_virtualization.cpu_vendor {
-        CpuVendor::Amd => return Ok(Vendor::Amd),
-        CpuVendor::Intel => return Ok(Vendor::Intel),
+        CpuVendor::Amd => return Ok((Vendor::Amd, None)),
+        CpuVendor::Intel => return Ok((Vendor::Intel, None)),
         CpuVendor::Auto => {}
     }
-    if let Some(vendor) = vendor_of_vm(context.vm)? {
-        return Ok(vendor);
+    match vendor_of_vm(context.vm)? {
+        Some(vendor) => Ok((vendor, None)),
+        None => vendor_of_nodes(context),
     }
-    vendor_of_nodes(context)
 }
 
 fn vendor_of_option(context: &Context<'_>) -> Result<Option<Vendor>, Failure> {
@@ -193,13 +211,14 @@ fn vendor_of_option(context: &Context<'_>) -> Result<Option<Vendor>, Failure> {
 
 fn vendor_of_vm(vm: &VirtualMachine<'_>) -> Result<Option<Vendor>, Failure> {
     let features = vm.cpu_features()?;
-    let selector = vm.node_selector()?;
+    let placement = vm.placement()?;
     let model = Vendor::of_model(vm.cpu_model()?);
     let says = |vendor: &Vendor| {
         features.iter().any(|feature| {
             feature.name == vendor.extension() && !matches!(feature.policy, "forbid" | "disable")
         }) || model == Some(*vendor)
-            || selector
+            || placement
+                .selector()
                 .iter()
                 .any(|(key, value)| Vendor::of_label(key, value) == Some(*vendor))
     };
@@ -209,37 +228,57 @@ fn vendor_of_vm(vm: &VirtualMachine<'_>) -> Result<Option<Vendor>, Failure> {
     )
 }
 
-fn vendor_of_nodes(context: &Context<'_>) -> Result<Vendor, Failure> {
-    let selector = context.vm.node_selector()?;
-    let hostname = selector.iter().find(|(key, _)| *key == HOSTNAME_LABEL);
-    let nodes = match hostname {
-        Some((_, name)) => context.cluster.node(name).map(|node| vec![node]),
-        None => context.cluster.nodes(),
+fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Failure> {
+    let placement = context.vm.placement()?;
+    let nodes = match placement.hostname() {
+        Some(name) => context.lookups.node(name).map(|node| vec![node]),
+        None => context.lookups.nodes(),
     };
-    let nodes = nodes.map_err(unknown_vendor)?;
-    let matching = nodes.iter().filter(|node| {
-        selector
+    let mut nodes = nodes.map_err(unknown_vendor)?;
+    nodes.retain(|node| placement.allows(|key| node.label(key)));
+    let other = nodes
+        .iter()
+        .find_map(|node| node.label(ARCHITECTURE_LABEL).filter(|a| *a != AMD64));
+    let other = other.map(str::to_owned);
+    nodes.retain(|node| node.label(ARCHITECTURE_LABEL).is_none_or(|a| a == AMD64));
+    if let Some(architecture) = other.filter(|_| nodes.is_empty()) {
+        let who = "all nodes that the VirtualMachine may run on are";
+        return Err(NestedVirtError::Architecture { who, architecture }.into());
+    }
+    let is_of = |vendor: Vendor| {
+        nodes
             .iter()
-            .all(|(key, value)| node.labels.get(*key).is_some_and(|v| v == value))
-    });
-    let vendors: Vec<Vendor> = matching.filter_map(vendor_of_node).collect();
-    let found = Vendor::ALL
-        .into_iter()
-        .filter(|vendor| vendors.contains(vendor));
-    match only_one(found, "the nodes that the VirtualMachine may run on are")? {
-        Some(vendor) => Ok(vendor),
-        None => Err(NestedVirtError::UnknownVendor(
+            .any(|node| vendors_of_node(node).contains(&vendor))
+    };
+    let found = Vendor::ALL.into_iter().filter(|vendor| is_of(*vendor));
+    let Some(vendor) = only_one(found, "the nodes that the VirtualMachine may run on are")? else {
+        return Err(NestedVirtError::UnknownVendor(
             "no node that the VirtualMachine may run on has a label cpu-vendor.node.kubevirt.io/AMD or /Intel",
             "see that KubeVirt's node labeller runs",
         )
-        .into()),
-    }
+        .into());
+    };
+    let label = format!("{FEATURE_LABEL}{}", vendor.extension());
+    let offered = nodes.iter().any(|node| node.label(&label) == Some("true"));
+    let warning = (!offered).then(|| {
+        format!(
+            "no node that the VirtualMachine may run on has the label {label}=true, so it will not be scheduled; switch \
+             nested virtualization on in the nodes' KVM module"
+        )
+    });
+    Ok((vendor, warning))
 }
 
-fn vendor_of_node(node: &Node) -> Option<Vendor> {
-    node.labels
+fn vendors_of_node(node: &Node) -> Vec<Vendor> {
+    let says = |vendor: &Vendor| {
+        [
+            format!("{VENDOR_LABEL}{}", vendor.label()),
+            format!("{FEATURE_LABEL}{}", vendor.extension()),
+        ]
         .iter()
-        .find_map(|(key, value)| Vendor::of_label(key, value))
+        .any(|label| node.label(label) == Some("true"))
+    };
+    Vendor::ALL.into_iter().filter(says).collect()
 }
 
 fn only_one(

@@ -33,14 +33,23 @@ fn the_limit_is_set() {
 
 #[test]
 fn a_limit_without_a_device_is_a_warning() {
-    for attach in ["auto", "never"] {
+    for (attach, why) in [
+        (
+            "auto",
+            "the policy cannot read KubeVirt's permittedHostDevices",
+        ),
+        (
+            "never",
+            "the policy's setting gpuDevicePlugin.attachDevice is never",
+        ),
+    ] {
         let answer = evaluate("nvidia.com/gpu", json!({"attachDevice": attach}));
         assert_eq!(
             answer.warnings(),
-            [
+            [format!(
                 "gpu-device-plugin: a limit on nvidia.com/gpu gives the VirtualMachine's pod the resource, but the guest \
-              no device"
-            ]
+                 no device: {why}"
+            )]
         );
     }
 }
@@ -125,4 +134,155 @@ fn resources_of_wrong_types_are_an_error(#[case] resources: Value, #[case] part:
     let mut vm = bare_vm(&[("gpu-device-plugin", "nvidia.com/gpu")]);
     vm["spec"]["template"]["spec"]["domain"]["resources"] = resources;
     Request::create(vm).evaluate().assert_denied(&[part]);
+}
+
+mod with_kubevirt {
+    use super::super::harness::FakeCluster;
+    use super::*;
+
+    fn kubevirt() -> FakeCluster {
+        FakeCluster::of(vec![json!({
+            "kind": "KubeVirt",
+            "metadata": {"name": "kubevirt", "namespace": "harvester-system"},
+            "spec": {"configuration": {"permittedHostDevices": {
+                "pciHostDevices": [{"resourceName": "nvidia.com/T4"}, {"resourceName": 5}],
+                "mediatedDevices": [{"resourceName": "nvidia.com/GRID_T4-1Q"}],
+                "usb": [{"resourceName": "nvidia.com/usb"}],
+            }}},
+        })])
+    }
+
+    fn ask(vm: Value, settings: Value) -> Answer {
+        let mut settings = settings;
+        settings["allowedPlugins"] = json!(["*"]);
+        Request::create(vm)
+            .settings(json!({"gpuDevicePlugin": settings}))
+            .cluster(kubevirt())
+            .evaluate()
+    }
+
+    #[rstest]
+    #[case::pci("nvidia.com/T4")]
+    #[case::mediated("nvidia.com/GRID_T4-1Q")]
+    fn a_resource_that_it_serves_becomes_a_device_without_a_limit(#[case] name: &str) {
+        let answer = ask(bare_vm(&[("gpu-device-plugin", name)]), json!({}));
+        let devices = &answer.domain()["devices"];
+        assert_eq!(
+            devices["gpus"],
+            json!([{"name": "gpu-0", "deviceName": name}])
+        );
+        assert_eq!(answer.domain()["resources"], Value::Null);
+        assert_eq!(
+            answer.annotation("gpu-device-plugin-applied").as_deref(),
+            Some(name)
+        );
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+        assert_eq!(answer.lookups, ["get KubeVirt kubevirt"]);
+        ask(answer.after(), json!({})).assert_accepted_unchanged();
+    }
+
+    #[rstest]
+    #[case::not_served("nvidia.com/gpu", "auto", "permittedHostDevices does not have it")]
+    #[case::usb("nvidia.com/usb", "auto", "permittedHostDevices does not have it")]
+    #[case::never("nvidia.com/T4", "never", "attachDevice is never")]
+    fn else_there_is_a_limit_and_a_warning(
+        #[case] name: &str,
+        #[case] attach: &str,
+        #[case] why: &str,
+    ) {
+        let answer = ask(
+            bare_vm(&[("gpu-device-plugin", name)]),
+            json!({"attachDevice": attach}),
+        );
+        assert_eq!(answer.domain()["resources"]["limits"], json!({name: "1"}));
+        assert_eq!(answer.domain()["devices"]["gpus"], Value::Null);
+        assert!(
+            answer.warnings()[0].contains(why),
+            "{:?}",
+            answer.warnings()
+        );
+    }
+
+    #[test]
+    fn several_devices_are_added_beside_those_that_are_there() {
+        let mut vm = bare_vm(&[("gpu-device-plugin", "nvidia.com/T4=3")]);
+        let mine = json!({"name": "gpu-1", "deviceName": "nvidia.com/T4", "virtualGPUOptions": {}});
+        vm["spec"]["template"]["spec"]["domain"]["devices"]["gpus"] = json!([mine]);
+        let answer = ask(vm, json!({}));
+        assert_eq!(
+            answer.domain()["devices"]["gpus"],
+            json!([
+                mine,
+                {"name": "gpu-0", "deviceName": "nvidia.com/T4"},
+                {"name": "gpu-2", "deviceName": "nvidia.com/T4"},
+            ])
+        );
+        assert_eq!(
+            answer.annotation("gpu-device-plugin-applied").as_deref(),
+            Some("nvidia.com/T4=3")
+        );
+        let again = ask(answer.after(), json!({}));
+        again.assert_accepted_unchanged();
+    }
+
+    #[test]
+    fn a_limit_beside_a_device_is_a_warning() {
+        let mut vm = bare_vm(&[("gpu-device-plugin", "nvidia.com/T4")]);
+        let limits = json!({"nvidia.com/T4": "1"});
+        vm["spec"]["template"]["spec"]["domain"]["resources"] = json!({"limits": limits});
+        let answer = ask(vm, json!({}));
+        assert_eq!(answer.domain()["resources"]["limits"], limits);
+        assert!(answer.warnings()[0].contains("own limit on nvidia.com/T4 overrides"));
+    }
+}
+
+#[rstest]
+#[case::one("nvidia.com/gpu=1", "1", "nvidia.com/gpu")]
+#[case::two("nvidia.com/gpu=2", "2", "nvidia.com/gpu=2")]
+#[case::spaces("nvidia.com/gpu = 8", "8", "nvidia.com/gpu=8")]
+fn a_count_is_the_limit(#[case] value: &str, #[case] quantity: &str, #[case] applied: &str) {
+    let answer = evaluate(value, json!({}));
+    assert_eq!(
+        answer.domain()["resources"]["limits"],
+        json!({"nvidia.com/gpu": quantity})
+    );
+    assert_eq!(
+        answer.annotation("gpu-device-plugin-applied").as_deref(),
+        Some(applied)
+    );
+}
+
+#[rstest]
+fn a_bad_count_is_an_error(
+    #[values(
+        "nvidia.com/gpu=",
+        "nvidia.com/gpu=0",
+        "nvidia.com/gpu=-1",
+        "nvidia.com/gpu=+1",
+        "nvidia.com/gpu=two",
+        "nvidia.com/gpu=9",
+        "nvidia.com/gpu=1=2",
+        "nvidia.com/gpu=99999999999999999999"
+    )]
+    value: &str,
+) {
+    evaluate(value, json!({}))
+        .assert_denied(&["not a whole number from 1 to 8", "such as nvidia.com/gpu=2"]);
+}
+
+#[test]
+fn the_most_devices_are_a_setting() {
+    let settings = json!({"maxDevices": 16});
+    assert!(evaluate("nvidia.com/gpu=16", settings.clone()).is_accepted());
+    evaluate("nvidia.com/gpu=17", settings).assert_denied(&["from 1 to 16"]);
+}
+
+#[test]
+fn fewer_devices_than_asked_for_are_a_warning() {
+    let mut vm = bare_vm(&[("gpu-device-plugin", "nvidia.com/gpu=2")]);
+    vm["spec"]["template"]["spec"]["domain"]["devices"]["gpus"] =
+        json!([{"name": "mine", "deviceName": "nvidia.com/gpu"}]);
+    let answer = Request::create(vm).evaluate();
+    assert_eq!(answer.domain()["resources"], Value::Null);
+    assert!(answer.warnings()[0].contains("the guest has 1 of the 2 devices of nvidia.com/gpu"));
 }

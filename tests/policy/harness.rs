@@ -1,11 +1,14 @@
 //! Builds requests in one line, and reads responses.
 
+use std::cell::RefCell;
 use std::fs;
 use std::sync::{Arc, Mutex};
 
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use slog::{Drain, Logger, OwnedKVList, Record, o};
-use vm_feature_manager_policy::cluster::{Cluster, LookupError, Node, PciDevice};
+use vm_feature_manager_policy::cluster::{Cluster, Kind};
+use vm_feature_manager_policy::settings::PolicyServer;
 use vm_feature_manager_policy::validate;
 
 pub const PREFIX: &str = "vm-feature-manager.io/";
@@ -36,59 +39,140 @@ pub fn annotate(vm: &mut Value, annotations: &[(&str, &str)]) {
 }
 
 pub fn fixture(name: &str) -> Value {
+    fixtures(name).remove(0)
+}
+
+/// All documents of a file.
+pub fn fixtures(name: &str) -> Vec<Value> {
     let path = format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"));
-    serde_saphyr::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    serde_saphyr::from_multiple(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// A cluster in memory.
-#[derive(Debug, Clone)]
+/// A cluster in memory; one that was not given anything grants nothing.
+#[derive(Default)]
 pub struct FakeCluster {
-    pub nodes: Result<Vec<Node>, LookupError>,
-    pub pci_devices: Result<Vec<PciDevice>, LookupError>,
-}
-
-impl Default for FakeCluster {
-    fn default() -> Self {
-        Self {
-            nodes: Err(LookupError::NotGranted),
-            pci_devices: Err(LookupError::NotGranted),
-        }
-    }
+    objects: Option<Vec<Value>>,
+    errors: Vec<(Kind, String)>,
+    cannot: Vec<(Kind, &'static str)>,
+    /// What was asked, as `get Node a` or `list Node`.
+    pub lookups: RefCell<Vec<String>>,
+    /// What was asked of `can_i`, as `account verb resource`.
+    pub reviews: RefCell<Vec<String>>,
 }
 
 impl FakeCluster {
-    /// A cluster of nodes that have a name and labels.
-    pub fn with_nodes(nodes: &[(&str, &[&str])]) -> Self {
-        let nodes = nodes.iter().map(|(name, labels)| Node {
-            name: (*name).to_owned(),
-            labels: labels
-                .iter()
-                .map(|label| ((*label).to_owned(), "true".to_owned()))
-                .collect(),
-        });
+    /// A cluster with these objects, all of which may be looked up.
+    pub fn of(objects: Vec<Value>) -> Self {
         Self {
-            nodes: Ok(nodes.collect()),
+            objects: Some(objects),
             ..Self::default()
         }
+    }
+
+    /// A cluster of nodes that have a name and labels.
+    pub fn with_nodes(nodes: &[(&str, &[&str])]) -> Self {
+        let node = |(name, labels): &(&str, &[&str])| {
+            let mut labels: Map<_, _> = labels
+                .iter()
+                .map(|label| ((*label).to_owned(), json!("true")))
+                .collect();
+            labels.insert("kubernetes.io/hostname".to_owned(), json!(name));
+            json!({
+                "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels},
+            })
+        };
+        Self::of(nodes.iter().map(node).collect())
+    }
+
+    /// Every lookup of the kind fails with the host's text.
+    pub fn failing(mut self, kind: Kind, error: &str) -> Self {
+        self.errors.push((kind, error.to_owned()));
+        self
+    }
+
+    /// The verb is not granted for the kind.
+    pub fn without(mut self, verb: &'static str, kind: Kind) -> Self {
+        self.cannot.push((kind, verb));
+        self
+    }
+
+    pub fn object(&mut self, kind: &str, name: &str) -> &mut Value {
+        let objects = self.objects.iter_mut().flatten();
+        let mut found = objects.filter(|o| o["kind"] == kind && o["metadata"]["name"] == name);
+        found.next().unwrap_or_else(|| panic!("no {kind} {name}"))
+    }
+
+    fn of_kind(&self, kind: Kind) -> Result<Vec<&Value>, String> {
+        let (api_version, name) = kind.api_version_and_kind();
+        if let Some((_, error)) = self.errors.iter().find(|(k, _)| *k == kind) {
+            return Err(error.clone());
+        }
+        let Some(objects) = &self.objects else {
+            return Err(format!(
+                "Host error: Policy has not been granted access to Kubernetes {api_version}/{name} resources. The \
+                 violation has been reported."
+            ));
+        };
+        Ok(objects
+            .iter()
+            .filter(|object| object["kind"] == name)
+            .collect())
     }
 }
 
 impl Cluster for FakeCluster {
-    fn node(&self, name: &str) -> Result<Node, LookupError> {
-        let nodes = self.nodes()?;
-        nodes
-            .into_iter()
-            .find(|node| node.name == name)
-            .ok_or(LookupError::NotFound)
+    fn get(
+        &self,
+        kind: Kind,
+        name: &str,
+        namespace: Option<&str>,
+    ) -> Result<Box<RawValue>, String> {
+        self.lookups
+            .borrow_mut()
+            .push(format!("get {kind:?} {name}"));
+        let is_it = |object: &&&Value| {
+            let metadata = &object["metadata"];
+            metadata["name"] == name && metadata["namespace"].as_str() == namespace
+        };
+        match self.of_kind(kind)?.iter().find(is_it) {
+            Some(object) => Ok(raw(object)),
+            None => Err(format!(
+                "Host error: Callback evaluation failure: Cannot find {kind:?} named '{name}' inside of namespace \
+                 '{namespace:?}'"
+            )),
+        }
     }
 
-    fn nodes(&self) -> Result<Vec<Node>, LookupError> {
-        self.nodes.clone()
+    fn list(&self, kind: Kind) -> Result<Box<RawValue>, String> {
+        assert_eq!(
+            self.cannot.iter().find(|(k, _)| *k == kind),
+            None,
+            "this list would never return"
+        );
+        self.lookups.borrow_mut().push(format!("list {kind:?}"));
+        Ok(raw(&json!({"metadata": {}, "items": self.of_kind(kind)?})))
     }
 
-    fn pci_devices(&self) -> Result<Vec<PciDevice>, LookupError> {
-        self.pci_devices.clone()
+    fn can_i(
+        &self,
+        account: &PolicyServer,
+        verb: &str,
+        kind: Kind,
+    ) -> Result<Box<RawValue>, String> {
+        let PolicyServer {
+            namespace,
+            service_account,
+        } = account;
+        let (group, resource) = kind.group_and_resource();
+        let review = format!("{namespace}/{service_account} {verb} {resource}.{group}");
+        self.reviews.borrow_mut().push(review);
+        let granted = self.objects.is_some() && !self.cannot.iter().any(|c| *c == (kind, verb));
+        Ok(raw(&json!({"allowed": granted, "reason": "a test"})))
     }
+}
+
+fn raw(value: &Value) -> Box<RawValue> {
+    serde_json::value::to_raw_value(value).unwrap()
 }
 
 /// An admission request on its way to the policy.
@@ -139,6 +223,8 @@ impl Request {
         let payload = json!({"settings": self.settings, "request": self.request}).to_string();
         let mut answer = evaluate(payload.as_bytes(), &self.cluster);
         answer.before = self.request["object"].clone();
+        answer.lookups = self.cluster.lookups.take();
+        answer.reviews = self.cluster.reviews.take();
         answer
     }
 }
@@ -155,6 +241,8 @@ pub fn evaluate(payload: &[u8], cluster: &FakeCluster) -> Answer {
         response,
         before: Value::Null,
         logs,
+        lookups: Vec::new(),
+        reviews: Vec::new(),
     }
 }
 
@@ -163,6 +251,8 @@ pub struct Answer {
     pub response: Value,
     before: Value,
     pub logs: Vec<String>,
+    pub lookups: Vec<String>,
+    pub reviews: Vec<String>,
 }
 
 impl Answer {

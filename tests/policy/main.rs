@@ -2,6 +2,8 @@
 
 mod gpu_device_plugin;
 mod harness;
+mod harvester;
+mod lookups;
 mod nested_virt;
 mod pci_passthrough;
 mod pipeline;

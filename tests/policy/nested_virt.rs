@@ -3,6 +3,8 @@
 use rstest::rstest;
 use serde_json::{Value, json};
 
+use vm_feature_manager_policy::cluster::Kind;
+
 use super::harness::{FakeCluster, Request, bare_vm, vm};
 
 /// A bare VM that asks for nested virtualization, with a `spec.template.spec` of its own.
@@ -155,6 +157,12 @@ const AMD: &[&str] = &[
 const INTEL: &[&str] = &["cpu-vendor.node.kubevirt.io/Intel", "zone-b"];
 const UNLABELLED: &[&str] = &[];
 
+/// Required node affinity with one term of these expressions.
+fn affinity(expressions: Value) -> Value {
+    let terms = json!([{"matchExpressions": expressions}]);
+    json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}})
+}
+
 #[rstest]
 #[case::all_of_one(&[("a", AMD), ("b", AMD), ("c", UNLABELLED)], json!({}), "svm")]
 #[case::selected_by_label(&[("a", AMD), ("b", INTEL)], json!({"zone-b": "true"}), "vmx")]
@@ -164,11 +172,7 @@ fn the_nodes_tell_the_vendor(
     #[case] selector: Value,
     #[case] feature: &str,
 ) {
-    let mut cluster = FakeCluster::with_nodes(nodes);
-    for node in cluster.nodes.as_mut().unwrap() {
-        node.labels
-            .insert("kubernetes.io/hostname".to_owned(), node.name.clone());
-    }
+    let cluster = FakeCluster::with_nodes(nodes);
     let vm = vm_with_spec(json!({"nodeSelector": selector, "domain": {}}));
     let answer = Request::create(vm).cluster(cluster).evaluate();
     assert_eq!(
@@ -229,4 +233,121 @@ fn a_vm_of_wrong_types_is_an_error_that_says_where(#[case] spec: Value, #[case] 
     vm["spec"]["template"]["spec"] = json!({"domain": {"cpu": {}}, "volumes": 1, "networks": "x"});
     vm["metadata"]["annotations"]["vm-feature-manager.io/cpu-vendor"] = json!("amd");
     assert!(Request::create(vm).evaluate().is_accepted());
+}
+
+#[rstest]
+#[case::one_value(affinity(json!([{"key": "kubernetes.io/hostname", "operator": "In", "values": ["b"]}])), "get Node b")]
+#[case::two_values(affinity(json!([{"key": "kubernetes.io/hostname", "operator": "In", "values": ["b", "c"]}])), "list Node")]
+#[case::by_another_label(affinity(json!([{"key": "zone-b", "operator": "In", "values": ["true"]}])), "list Node")]
+#[case::two_expressions(
+    affinity(json!([
+        {"key": "zone-b", "operator": "In", "values": ["true"]},
+        {"key": "cpumanager", "operator": "NotIn", "values": ["x"]},
+    ])),
+    "list Node"
+)]
+fn required_node_affinity_selects_nodes(#[case] affinity: Value, #[case] lookup: &str) {
+    let cluster = FakeCluster::with_nodes(&[("a", AMD), ("b", INTEL), ("c", INTEL)]);
+    let vm = vm_with_spec(json!({"affinity": {"nodeAffinity": affinity}, "domain": {}}));
+    let answer = Request::create(vm).cluster(cluster).evaluate();
+    assert_eq!(
+        answer.domain()["cpu"]["features"],
+        require("vmx"),
+        "{}",
+        answer.message()
+    );
+    assert_eq!(answer.lookups, [lookup]);
+}
+
+#[test]
+fn of_several_terms_one_is_enough() {
+    let terms = json!([
+        {"matchExpressions": [{"key": "zone-b", "operator": "In", "values": ["true"]}]},
+        {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["a"]}]},
+    ]);
+    let affinity =
+        json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
+    let cluster = FakeCluster::with_nodes(&[("a", AMD), ("b", INTEL)]);
+    let vm = vm_with_spec(json!({"affinity": {"nodeAffinity": affinity}, "domain": {}}));
+    Request::create(vm)
+        .cluster(cluster)
+        .evaluate()
+        .assert_denied(&["both AMD and Intel"]);
+}
+
+#[rstest]
+#[case::arm64("arm64")]
+#[case::s390x("s390x")]
+fn another_architecture_is_an_error(#[case] architecture: &str) {
+    let vm = vm_with_spec(json!({"architecture": architecture, "domain": {}}));
+    let settings = json!({"nestedVirtualization": {"cpuVendor": "amd"}});
+    let answer = Request::create(vm).settings(settings).evaluate();
+    answer.assert_denied(&[
+        architecture,
+        "the VirtualMachine is of the architecture",
+        "run the VirtualMachine on amd64",
+    ]);
+}
+
+#[test]
+fn nodes_of_another_architecture_do_not_count() {
+    let node = |name: &str, architecture: &str, labels: &[&str]| {
+        let mut node = json!({"kind": "Node", "metadata": {"name": name, "labels": {}}});
+        node["metadata"]["labels"]["kubernetes.io/arch"] = json!(architecture);
+        labels
+            .iter()
+            .for_each(|label| node["metadata"]["labels"][label] = json!("true"));
+        node
+    };
+    let cluster = FakeCluster::of(vec![node("a", "arm64", INTEL), node("b", "amd64", AMD)]);
+    let answer = Request::create(vm_with_spec(json!({"domain": {}})))
+        .cluster(cluster)
+        .evaluate();
+    assert_eq!(
+        answer.domain()["cpu"]["features"],
+        require("svm"),
+        "{}",
+        answer.message()
+    );
+
+    let cluster = FakeCluster::of(vec![node("a", "arm64", &[])]);
+    let answer = Request::create(vm_with_spec(json!({"domain": {}})))
+        .cluster(cluster)
+        .evaluate();
+    answer.assert_denied(&["all nodes that the VirtualMachine may run on are", "arm64"]);
+}
+
+#[test]
+fn nodes_without_the_extension_are_a_warning() {
+    let vendor_only = &["cpu-vendor.node.kubevirt.io/AMD"];
+    let cluster = FakeCluster::with_nodes(&[("a", vendor_only)]);
+    let answer = Request::create(vm_with_spec(json!({"domain": {}})))
+        .cluster(cluster)
+        .evaluate();
+    assert_eq!(answer.domain()["cpu"]["features"], require("svm"));
+    assert_eq!(answer.warnings().len(), 1);
+    assert!(answer.warnings()[0].contains("cpu-feature.node.kubevirt.io/svm=true"));
+
+    let cluster = FakeCluster::with_nodes(&[("a", vendor_only), ("b", AMD)]);
+    let answer = Request::create(vm_with_spec(json!({"domain": {}})))
+        .cluster(cluster)
+        .evaluate();
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+#[rstest]
+#[case::forbidden(
+    "Host error: Callback evaluation failure: ApiError: nodes \"a\" is forbidden: (Status { code: 403 })",
+    "may not read nodes"
+)]
+#[case::unavailable(
+    "Host error: Callback evaluation failure: ServiceError: client error (Connect)",
+    "failed for now"
+)]
+fn a_node_that_cannot_be_read_is_an_error(#[case] text: &str, #[case] part: &str) {
+    let vm = vm_with_spec(json!({"nodeSelector": {"kubernetes.io/hostname": "a"}, "domain": {}}));
+    let cluster = FakeCluster::with_nodes(&[("a", AMD)]).failing(Kind::Node, text);
+    let answer = Request::create(vm).cluster(cluster).evaluate();
+    answer.assert_denied(&[part, "vm-feature-manager.io/cpu-vendor"]);
+    assert!(!answer.message().contains("Status"), "{}", answer.message());
 }

@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_policy::cluster::LookupError;
+use vm_feature_manager_policy::cluster::Kind;
 
 use super::harness::{Answer, FakeCluster, Request, bare_vm, vm};
 
@@ -110,6 +110,11 @@ fn addresses_are_normalised(#[case] value: &str, #[case] device_name: &str, #[ca
     r#"{"devices": ["a/00:0a.0", "00:0a.0"]}"#,
     "0000:00:0a.0 is there more than once"
 )]
+#[case::bad_pci_device_name(
+    r#"{"devices": ["Node_1-000000020"]}"#,
+    r#"devices[0] "Node_1-000000020" names no node"#
+)]
+#[case::not_a_pci_device_name(r#"{"devices": ["node1-00000020"]}"#, "is no PCI address")]
 #[case::two_nodes(r#"{"devices": ["a/00:02.0", "b/00:03.0"]}"#, "of the nodes a and b")]
 fn a_bad_value_is_an_error(#[case] value: &str, #[case] part: &str) {
     by_address(value).assert_denied(&["pci-passthrough", part]);
@@ -199,56 +204,133 @@ fn devices_are_allowed_by_namespace(#[case] allowed: Value, #[case] accepted: bo
         assert!(answer.is_accepted(), "{}", answer.message());
     } else {
         let parts = [
-            "0000:00:02.0 is not allowed in the namespace default",
+            "0000:00:02.0 (pci_0000_00_02_0) is not allowed in the namespace default",
             "allowedDevices",
         ];
         answer.assert_denied(&parts);
     }
 }
 
-#[test]
-fn auto_without_access_to_pci_devices_names_by_address_and_warns() {
-    for error in [LookupError::NotGranted, LookupError::KindNotServed] {
-        let cluster = FakeCluster {
-            pci_devices: Err(error),
-            ..FakeCluster::default()
-        };
-        let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
-        let answer = Request::create(vm).cluster(cluster).evaluate();
-        let device = answer.domain()["devices"]["hostDevices"][0].clone();
-        assert_eq!(
-            device,
-            json!({"name": "pci-device-0", "deviceName": "pci_0000_00_02_0"})
-        );
-        assert_eq!(answer.warnings().len(), 1);
-        assert!(answer.warnings()[0].contains("only where a device plugin serves these names"));
-    }
+const NOT_SERVED: &str = "Host error: Callback evaluation failure: error finding resource \
+    devices.harvesterhci.io/v1beta1 / PCIDevice: ApiError: 404 page not found\n: Failed to parse error data";
+const FORBIDDEN: &str = "Host error: Callback evaluation failure: ApiError: pcidevices is forbidden: (Status { code: 403 })";
+const UNAVAILABLE: &str =
+    "Host error: Callback evaluation failure: ServiceError: client error (Connect)\n\nCaused by:";
+
+/// A cluster in which PCI devices cannot be looked up.
+fn cluster(error: &str) -> FakeCluster {
+    FakeCluster::of(vec![]).failing(Kind::PciDevice, error)
+}
+
+#[rstest]
+#[case::nothing_granted(FakeCluster::default())]
+#[case::not_listed(FakeCluster::of(vec![]).without("list", Kind::PciDevice))]
+#[case::not_watched(FakeCluster::of(vec![]).without("watch", Kind::PciDevice))]
+#[case::forbidden(cluster(FORBIDDEN))]
+#[case::not_served(cluster(NOT_SERVED))]
+fn auto_without_harvester_names_by_address_and_warns(#[case] cluster: FakeCluster) {
+    let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
+    let answer = Request::create(vm).cluster(cluster).evaluate();
+    let device = answer.domain()["devices"]["hostDevices"][0].clone();
+    assert_eq!(
+        device,
+        json!({"name": "pci-device-0", "deviceName": "pci_0000_00_02_0"})
+    );
+    assert_eq!(answer.warnings().len(), 1);
+    assert!(answer.warnings()[0].contains("only where a device plugin serves these names"));
 }
 
 #[test]
 fn auto_does_not_guess_while_the_cluster_does_not_answer() {
-    let cluster = FakeCluster {
-        pci_devices: Err(LookupError::Unavailable),
-        ..FakeCluster::default()
-    };
     let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
-    Request::create(vm)
-        .cluster(cluster)
-        .evaluate()
-        .assert_denied(&["failed for now"]);
+    let answer = Request::create(vm).cluster(cluster(UNAVAILABLE)).evaluate();
+    answer.assert_denied(&[
+        "Harvester's pcidevices cannot be looked up",
+        "failed for now",
+    ]);
 }
 
-#[test]
-fn harvester_without_access_to_pci_devices_is_an_error_that_says_what_to_grant() {
-    let answer = evaluate(
-        r#"{"devices": ["0000:00:02.0"]}"#,
-        json!({"deviceNames": "harvester"}),
-    );
+#[rstest]
+#[case::nothing_granted(FakeCluster::default(), "not been granted")]
+#[case::not_served(cluster(NOT_SERVED), "does not serve")]
+#[case::unavailable(cluster(UNAVAILABLE), "failed for now")]
+fn harvester_without_harvester_is_an_error_that_says_what_to_do(
+    #[case] cluster: FakeCluster,
+    #[case] part: &str,
+) {
+    let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
+    let settings = json!({"pciPassthrough": {"deviceNames": "harvester"}});
+    let answer = Request::create(vm)
+        .settings(settings)
+        .cluster(cluster)
+        .evaluate();
     answer.assert_denied(&[
-        "not been granted",
+        part,
+        "add-on",
         "policy-server may get, list and watch",
         "address",
     ]);
+}
+
+#[rstest]
+#[case::named(r#"{"devices": ["node1/0000:00:02.0"]}"#, json!({}), Some("node1"))]
+#[case::named_as_a_pci_device(r#"{"devices": ["node-1.example-000000020"]}"#, json!({}), Some("node-1.example"))]
+#[case::named_once_of_two(r#"{"devices": ["00:01.0", "node1/00:02.0"]}"#, json!({}), Some("node1"))]
+#[case::not_named(r#"{"devices": ["0000:00:02.0"]}"#, json!({}), None)]
+#[case::switched_off(r#"{"devices": ["node1/0000:00:02.0"]}"#, json!({"pinToNode": false}), None)]
+fn a_named_node_becomes_the_node_selector(
+    #[case] value: &str,
+    #[case] mut settings: Value,
+    #[case] node: Option<&str>,
+) {
+    settings["deviceNames"] = json!("address");
+    let answer = evaluate(value, settings);
+    assert!(answer.is_accepted(), "{}", answer.message());
+    let selector = &answer.after()["spec"]["template"]["spec"]["nodeSelector"];
+    assert_eq!(selector["kubernetes.io/hostname"].as_str(), node);
+}
+
+#[test]
+fn a_node_selector_that_is_there_is_kept() {
+    let mut vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["node1/0000:00:02.0"]}"#)]);
+    let selector = json!({"kubernetes.io/hostname": "node1", "zone": "a"});
+    vm["spec"]["template"]["spec"]["nodeSelector"] = selector.clone();
+    let answer = Request::create(vm.clone()).evaluate();
+    assert_eq!(
+        answer.after()["spec"]["template"]["spec"]["nodeSelector"],
+        selector
+    );
+
+    vm["spec"]["template"]["spec"]["nodeSelector"]["kubernetes.io/hostname"] = json!("node2");
+    let answer = Request::create(vm).evaluate();
+    answer.assert_denied(&["names the node node1", "may run only on node2"]);
+}
+
+#[rstest]
+#[case::off(json!(["GPU", "Sidecar"]), false)]
+#[case::absent(json!(null), false)]
+#[case::on(json!(["HostDevices"]), true)]
+fn kubevirts_gate_is_checked_where_it_can_be_read(#[case] gates: Value, #[case] accepted: bool) {
+    let kubevirt = json!({
+        "kind": "KubeVirt",
+        "metadata": {"name": "kubevirt", "namespace": "harvester-system"},
+        "spec": {"configuration": {"developerConfiguration": {"featureGates": gates}}},
+    });
+    let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
+    let settings = json!({"pciPassthrough": {"deviceNames": "address"}});
+    let cluster = FakeCluster::of(vec![kubevirt]);
+    let answer = Request::create(vm)
+        .settings(settings)
+        .cluster(cluster)
+        .evaluate();
+    if accepted {
+        assert!(answer.is_accepted(), "{}", answer.message());
+    } else {
+        answer.assert_denied(&[
+            "feature gate HostDevices is off",
+            "featureGates of the KubeVirt",
+        ]);
+    }
 }
 
 #[rstest]

@@ -39,11 +39,13 @@ fn defaults() -> Value {
             "errorHandling": "reject",
             "maxDevices": 8,
             "deviceNames": "auto",
+            "pinToNode": true,
             "allowedDevices": {},
         },
         "gpuDevicePlugin": {
             "enabled": true,
             "errorHandling": "reject",
+            "maxDevices": 8,
             "allowedPlugins": ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"],
             "attachDevice": "auto",
         },
@@ -71,7 +73,7 @@ fn what_is_not_set_has_its_default() {
     assert_eq!(Settings::parse(b"null"), Ok(Settings::default()));
     let mut all = Vec::new();
     pointers(&defaults(), "", &mut all);
-    assert_eq!(all.len(), 35);
+    assert_eq!(all.len(), 37);
     for pointer in all {
         for unset in [json!(null), json!(""), json!([]), json!({})] {
             let mut settings = defaults();

@@ -1,0 +1,149 @@
+//! The directive's value: which devices, in a type that cannot hold a bad one.
+
+use serde_json::value::RawValue;
+
+use crate::json::{Json, Shape};
+use crate::names::SUBDOMAIN;
+use crate::pci::{PciAddress, PciAddressError};
+use crate::text::Quoted;
+
+/// The devices that a directive asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Devices {
+    /// Each once.
+    pub(super) addresses: Vec<PciAddress>,
+    /// The node that they are on, if the directive names it.
+    pub(super) node: Option<String>,
+}
+
+/// A value that names no devices, or not as it should.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum DirectiveError {
+    #[error("not valid JSON at column {column}; write {EXAMPLE}")]
+    Json { column: usize },
+    #[error("{found} where an object is expected; write {EXAMPLE}")]
+    NotAnObject { found: &'static str },
+    #[error("unknown key {key}; the one key is devices: write {EXAMPLE}")]
+    UnknownKey { key: String },
+    #[error("no device in it; write {EXAMPLE}, or remove the directive")]
+    NoDevice,
+    #[error("devices is {found}, not a list; write {EXAMPLE}")]
+    NotAList { found: &'static str },
+    #[error("devices[{index}] is {found}, not a string; write {EXAMPLE}")]
+    NotText { index: usize, found: &'static str },
+    #[error("devices[{index}] {} is no PCI address: {error}; write one such as 0000:00:02.0", Quoted(.value))]
+    Address {
+        index: usize,
+        value: String,
+        error: PciAddressError,
+    },
+    #[error("devices[{index}] {} names no node: {}; write node/address or the address alone", Quoted(.value), SUBDOMAIN.takes)]
+    Node { index: usize, value: String },
+    #[error("{address} is there more than once; remove all but one")]
+    Duplicate { address: PciAddress },
+    #[error(
+        "the devices are of the nodes {first} and {second}, and a VirtualMachine runs on one; name devices of one node"
+    )]
+    TwoNodes { first: String, second: String },
+    #[error(
+        "the VirtualMachine would have {count} host devices, and the setting pciPassthrough.maxDevices allows {max}; ask \
+         for fewer, or have the administrator raise it"
+    )]
+    TooMany { count: usize, max: usize },
+}
+
+const EXAMPLE: &str = r#"{"devices": ["0000:00:02.0"]}"#;
+
+impl Devices {
+    /// Reads a directive's value; at most `max` devices.
+    pub(super) fn parse(value: &str, max: usize) -> Result<Self, DirectiveError> {
+        let json = serde_json::from_str::<&RawValue>(value)
+            .and_then(|raw| Json::parse(raw, &Shape::Tree))
+            .map_err(|error| DirectiveError::Json {
+                column: error.column(),
+            })?;
+        let Json::Object(members) = &json else {
+            return Err(DirectiveError::NotAnObject { found: json.kind() });
+        };
+        if let Some((key, _)) = members.iter().find(|(key, _)| key != "devices") {
+            return Err(DirectiveError::UnknownKey {
+                key: Quoted(key).to_string(),
+            });
+        }
+        let items = match json.get("devices") {
+            None | Some(Json::Null) => return Err(DirectiveError::NoDevice),
+            Some(Json::Array(items)) if items.is_empty() => return Err(DirectiveError::NoDevice),
+            Some(Json::Array(items)) => items,
+            Some(other) => {
+                return Err(DirectiveError::NotAList {
+                    found: other.kind(),
+                });
+            }
+        };
+        check_count(items.len(), max)?;
+        let mut devices = Devices {
+            addresses: Vec::with_capacity(items.len()),
+            node: None,
+        };
+        for (index, item) in items.iter().enumerate() {
+            let text = item.as_str().ok_or_else(|| DirectiveError::NotText {
+                index,
+                found: item.kind(),
+            })?;
+            devices.add(index, text.trim())?;
+        }
+        Ok(devices)
+    }
+
+    fn add(&mut self, index: usize, text: &str) -> Result<(), DirectiveError> {
+        let (node, address) = match text.rsplit_once('/') {
+            Some((node, address)) => (Some(node), address.parse()),
+            None => match pci_device_name(text) {
+                Some((node, address)) => (Some(node), Ok(address)),
+                None => (None, text.parse()),
+            },
+        };
+        let value = || text.to_owned();
+        let address = address.map_err(|error| DirectiveError::Address {
+            index,
+            value: value(),
+            error,
+        })?;
+        if node.is_some_and(|node| !SUBDOMAIN.allows(node)) {
+            return Err(DirectiveError::Node {
+                index,
+                value: value(),
+            });
+        }
+        match (&self.node, node) {
+            (Some(first), Some(second)) if first != second => {
+                return Err(DirectiveError::TwoNodes {
+                    first: first.clone(),
+                    second: second.to_owned(),
+                });
+            }
+            (None, Some(node)) => self.node = Some(node.to_owned()),
+            _ => {}
+        }
+        if self.addresses.contains(&address) {
+            return Err(DirectiveError::Duplicate { address });
+        }
+        self.addresses.push(address);
+        Ok(())
+    }
+}
+
+/// That a VirtualMachine does not get too many host devices.
+pub(super) fn check_count(count: usize, max: usize) -> Result<(), DirectiveError> {
+    if count > max {
+        Err(DirectiveError::TooMany { count, max })
+    } else {
+        Ok(())
+    }
+}
+
+/// Node and address of the name of a Harvester PCIDevice: `node1-000000020` is `0000:00:02.0` on `node1`.
+fn pci_device_name(text: &str) -> Option<(&str, PciAddress)> {
+    let (node, compact) = text.rsplit_once('-')?;
+    Some((node, PciAddress::from_compact(compact)?))
+}

@@ -1,0 +1,273 @@
+//! Harvester's names for PCI devices: the host device has the name of a PCIDevice and the resource that it stands for.
+
+use super::directive::Devices;
+use super::{Context, Failure, PciPassthroughError};
+use crate::cluster::{LookupError, Lookups, PciDevice};
+use crate::pci::PciAddress;
+use crate::vm::Device;
+
+/// The cluster's PCI devices, as far as they matter to a VirtualMachine.
+pub(super) struct Inventory<'n> {
+    devices: Vec<PciDevice>,
+    /// The names of those that are claimed for passthrough.
+    claimed: Vec<String>,
+    /// The one node that counts.
+    node: Option<&'n str>,
+}
+
+/// An address, and the claimed devices that are at it.
+type Candidates<'i> = (PciAddress, Vec<&'i PciDevice>);
+
+/// The device for an address.
+pub(super) struct Choice<'i> {
+    pub(super) address: PciAddress,
+    pub(super) device: &'i PciDevice,
+    /// Whether the VirtualMachine has it already.
+    pub(super) is_there: bool,
+}
+
+impl<'n> Inventory<'n> {
+    /// Looks up all devices.
+    pub(super) fn of_all(
+        node: Option<&'n str>,
+        lookups: &Lookups<'_>,
+    ) -> Result<Self, PciPassthroughError> {
+        let devices = lookups.pci_devices().map_err(not_readable("pcidevices"))?;
+        let claimed = lookups.claimed().map_err(not_readable("pcideviceclaims"))?;
+        Ok(Self {
+            devices,
+            claimed,
+            node,
+        })
+    }
+
+    /// Looks up the devices at the addresses on one node, by their names.
+    pub(super) fn of_node(
+        node: &'n str,
+        addresses: &[PciAddress],
+        lookups: &Lookups<'_>,
+    ) -> Result<Self, PciPassthroughError> {
+        let mut inventory = Self {
+            devices: Vec::new(),
+            claimed: Vec::new(),
+            node: Some(node),
+        };
+        for address in addresses {
+            let name = format!("{node}-{}", address.compact());
+            match lookups.pci_device(&name) {
+                Ok(device) => inventory.devices.push(device),
+                Err(LookupError::NotFound) => continue,
+                Err(error) => return Err(not_readable("pcidevices")(error)),
+            }
+            if lookups
+                .is_claimed(&name)
+                .map_err(not_readable("pcideviceclaims"))?
+            {
+                inventory.claimed.push(name);
+            }
+        }
+        Ok(inventory)
+    }
+
+    /// Chooses a device for each address, in their order.
+    ///
+    /// # Errors
+    /// An address that no node has, or that nobody has claimed; one that stands for different devices on different
+    /// nodes; devices of which no node has all.
+    pub(super) fn choose(
+        &self,
+        devices: &Devices,
+        context: &Context<'_>,
+    ) -> Result<Vec<Choice<'_>>, Failure> {
+        let host_devices = context.vm.host_devices()?;
+        let mut candidates = Vec::new();
+        for address in &devices.addresses {
+            candidates.push((*address, self.candidates(*address)?));
+        }
+        let there = self.already_there(&candidates, &host_devices);
+        let missing: Vec<_> = candidates
+            .iter()
+            .zip(&there)
+            .filter(|(_, there)| !**there)
+            .map(|(c, _)| c)
+            .collect();
+        let present: Vec<_> = candidates
+            .iter()
+            .zip(&there)
+            .filter(|(_, there)| **there)
+            .map(|(c, _)| c)
+            .collect();
+        let node = self.node_for(&missing, &present, &host_devices)?;
+        let choices =
+            candidates
+                .iter()
+                .zip(there)
+                .filter_map(|((address, candidates), is_there)| {
+                    let on_node = candidates
+                        .iter()
+                        .find(|device| !is_there && device.node == node);
+                    let device = on_node.or(candidates.first())?;
+                    Some(Choice {
+                        address: *address,
+                        device,
+                        is_there,
+                    })
+                });
+        Ok(choices.collect())
+    }
+
+    /// The devices that can only be passed through together with those chosen, and are not among them.
+    pub(super) fn siblings(&self, choices: &[Choice<'_>]) -> Vec<&str> {
+        let shares_group = |device: &PciDevice| {
+            !device.iommu_group.is_empty()
+                && choices.iter().any(|choice| {
+                    choice.device.node == device.node
+                        && choice.device.iommu_group == device.iommu_group
+                })
+        };
+        let is_chosen = |device: &PciDevice| choices.iter().any(|c| c.device.name == device.name);
+        let siblings = self
+            .devices
+            .iter()
+            .filter(|device| shares_group(device) && !is_chosen(device));
+        siblings.map(|device| device.name.as_str()).collect()
+    }
+
+    /// The claimed devices at the address, by the names of their nodes.
+    fn candidates(&self, address: PciAddress) -> Result<Vec<&PciDevice>, PciPassthroughError> {
+        let text = address.to_string();
+        let mut there: Vec<&PciDevice> = self
+            .devices
+            .iter()
+            .filter(|device| device.address == text)
+            .filter(|device| self.node.is_none_or(|node| device.node == node))
+            .collect();
+        there.sort_unstable_by(|a, b| a.node.cmp(&b.node));
+        let nodes = names_of_nodes(&there);
+        there.retain(|device| self.claimed.contains(&device.name));
+        match self.node {
+            _ if !there.is_empty() => Ok(there),
+            _ if !nodes.is_empty() => Err(PciPassthroughError::Unclaimed { address, nodes }),
+            Some(node) => Err(PciPassthroughError::NotOnNode {
+                address,
+                node: node.to_owned(),
+            }),
+            None => Err(PciPassthroughError::Nowhere { address }),
+        }
+    }
+
+    /// Which of the devices the VirtualMachine has. An entry counts for one address only: by the address of the device
+    /// that it is named after, or by its resource, as Harvester's controller names entries anew after the devices that
+    /// a VirtualMachine was really given.
+    fn already_there(
+        &self,
+        candidates: &[Candidates<'_>],
+        host_devices: &[Device<'_>],
+    ) -> Vec<bool> {
+        let mut entries: Vec<&Device<'_>> = host_devices.iter().collect();
+        let mut there = vec![false; candidates.len()];
+        let by_address = |entry: &Device<'_>, (address, _): &Candidates<'_>| {
+            self.named(entry.name)
+                .is_some_and(|device| device.address == address.to_string())
+        };
+        let by_resource = |entry: &Device<'_>, (_, devices): &Candidates<'_>| {
+            devices
+                .iter()
+                .any(|device| device.resource_name == entry.device_name)
+        };
+        take(&mut entries, candidates, &mut there, by_address);
+        take(&mut entries, candidates, &mut there, by_resource);
+        there
+    }
+
+    /// The first node that has all the missing devices. Harvester refuses a VirtualMachine with devices of two nodes,
+    /// so where it has one already, only that node counts. Several nodes will do if they have the same devices: then
+    /// the scheduler chooses, as a host device stands for any device of its resource.
+    fn node_for<'i>(
+        &self,
+        missing: &[&Candidates<'i>],
+        present: &[&Candidates<'i>],
+        host_devices: &[Device<'_>],
+    ) -> Result<&'i str, PciPassthroughError> {
+        let Some((_, first)) = missing.first() else {
+            return Ok("");
+        };
+        let places = || {
+            let place = |(address, devices): &&Candidates<'_>| {
+                format!("{address} on {}", names_of_nodes(devices))
+            };
+            missing.iter().map(place).collect::<Vec<_>>().join("; ")
+        };
+        let mut nodes: Vec<&str> = first.iter().map(|device| device.node.as_str()).collect();
+        nodes.retain(|node| have_all(missing, node));
+        if nodes.is_empty() {
+            return Err(PciPassthroughError::NoNodeHasAll { devices: places() });
+        }
+        if let Some(bound) = host_devices.iter().find_map(|entry| self.named(entry.name)) {
+            nodes.retain(|node| *node == bound.node);
+            if nodes.is_empty() {
+                let bound = bound.node.clone();
+                return Err(PciPassthroughError::OtherNode {
+                    bound,
+                    devices: places(),
+                });
+            }
+        }
+        // A device that is there may have been given elsewhere, so it only helps to choose.
+        if nodes.iter().any(|node| have_all(present, node)) {
+            nodes.retain(|node| have_all(present, node));
+        }
+        for (address, devices) in missing {
+            let mut devices = devices
+                .iter()
+                .filter(|device| nodes.contains(&device.node.as_str()));
+            let Some(one) = devices.next() else { continue };
+            if let Some(other) = devices.find(|other| other.resource_name != one.resource_name) {
+                return Err(PciPassthroughError::Ambiguous {
+                    address: *address,
+                    first: format!("{} on {}", one.resource_name, one.node),
+                    second: format!("{} on {}", other.resource_name, other.node),
+                    node: one.node.clone(),
+                });
+            }
+        }
+        Ok(nodes.first().copied().unwrap_or_default())
+    }
+
+    fn named(&self, name: &str) -> Option<&PciDevice> {
+        self.devices.iter().find(|device| device.name == name)
+    }
+}
+
+/// Takes an entry for each address that has none and for which the rule finds one.
+fn take(
+    entries: &mut Vec<&Device<'_>>,
+    candidates: &[Candidates<'_>],
+    there: &mut [bool],
+    rule: impl Fn(&Device<'_>, &Candidates<'_>) -> bool,
+) {
+    for (candidate, there) in candidates.iter().zip(there).filter(|(_, there)| !**there) {
+        if let Some(index) = entries.iter().position(|entry| rule(entry, candidate)) {
+            entries.remove(index);
+            *there = true;
+        }
+    }
+}
+
+fn not_readable(kind: &'static str) -> impl Fn(LookupError) -> PciPassthroughError {
+    move |error| PciPassthroughError::Lookup { kind, error }
+}
+
+fn have_all(candidates: &[&Candidates<'_>], node: &str) -> bool {
+    candidates
+        .iter()
+        .all(|(_, devices)| devices.iter().any(|device| device.node == node))
+}
+
+fn names_of_nodes(devices: &[&PciDevice]) -> String {
+    devices
+        .iter()
+        .map(|device| device.node.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
+}

@@ -1,0 +1,261 @@
+//! PCI passthrough: the guest gets host devices by their PCI addresses.
+
+mod directive;
+mod harvester;
+
+use super::{Context, Failure, Feature, Plan, free_names};
+use crate::cluster::LookupError;
+use crate::json::Json;
+use crate::pci::PciAddress;
+use crate::settings::{DeviceNames, FeatureSettings, Pattern, Settings};
+use crate::vm::Edit;
+use directive::{Devices, check_count};
+use harvester::{Choice, Inventory};
+
+pub(super) struct PciPassthrough;
+
+/// Why devices that are asked for as they should be cannot be given.
+#[derive(Debug, thiserror::Error)]
+enum PciPassthroughError {
+    #[error(
+        "{device} is not allowed in the namespace {namespace}; ask for another device, or have the administrator add it \
+         to the setting pciPassthrough.allowedDevices"
+    )]
+    NotAllowed { device: String, namespace: String },
+    #[error(
+        "Harvester's {kind} cannot be looked up: {error}; see that Harvester's add-on pcidevices-controller is on and that \
+         policy-server may get, list and watch {kind}, or have the administrator set pciPassthrough.deviceNames to address"
+    )]
+    Lookup {
+        kind: &'static str,
+        error: LookupError,
+    },
+    #[error(
+        "no node has a PCI device at {address}; see the PCI devices in Harvester for the addresses that there are"
+    )]
+    Nowhere { address: PciAddress },
+    #[error(
+        "the node {node} has no PCI device at {address}; see the PCI devices in Harvester for the addresses that there are"
+    )]
+    NotOnNode { address: PciAddress, node: String },
+    #[error(
+        "{address} is not enabled for passthrough, on {nodes}; enable passthrough for the PCI device in Harvester first"
+    )]
+    Unclaimed { address: PciAddress, nodes: String },
+    #[error(
+        "{address} stands for different devices: {first}, {second}; name the node, as in {node}/{address}, or give the \
+         VirtualMachine a node selector kubernetes.io/hostname"
+    )]
+    Ambiguous {
+        address: PciAddress,
+        first: String,
+        second: String,
+        node: String,
+    },
+    #[error("no node has all the devices: {devices}; ask for devices of one node")]
+    NoNodeHasAll { devices: String },
+    #[error(
+        "the VirtualMachine has a host device of the node {bound} already, and the devices asked for are elsewhere: \
+         {devices}; use devices of one node"
+    )]
+    OtherNode { bound: String, devices: String },
+    #[error(
+        "the directive names the node {named}, and the VirtualMachine may run only on {placed}; name devices of that node, \
+         or change the VirtualMachine's node selector"
+    )]
+    PlacedElsewhere { named: String, placed: String },
+    #[error(
+        "KubeVirt's feature gate HostDevices is off, so KubeVirt would refuse the VirtualMachine; have the administrator \
+         add HostDevices to spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
+    )]
+    GateOff,
+}
+
+impl Feature for PciPassthrough {
+    fn name(&self) -> &'static str {
+        "pci-passthrough"
+    }
+
+    fn settings(&self, settings: &Settings) -> FeatureSettings {
+        settings.pci_passthrough.feature
+    }
+
+    fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
+        let settings = &context.settings.pci_passthrough;
+        let devices = Devices::parse(value, settings.max_devices)?;
+        check_count(context.vm.host_devices()?.len(), settings.max_devices)?;
+        let mut plan = Plan {
+            applied: record(&devices),
+            ..Plan::default()
+        };
+        if settings.device_names == DeviceNames::Address {
+            by_address(&devices, context, &mut plan)?;
+        } else {
+            by_harvester(&devices, context, &mut plan)?;
+        }
+        if let Ok(kubevirt) = context.lookups.kubevirt() {
+            if !kubevirt.has_gate("HostDevices") {
+                return Err(PciPassthroughError::GateOff.into());
+            }
+        }
+        if let Some(hostname) = devices.node.filter(|_| settings.pin_to_node) {
+            plan.edits.push(Edit::SelectNode { hostname });
+        }
+        Ok(Some(plan))
+    }
+}
+
+/// The record of a directive: its addresses, as a JSON array.
+fn record(devices: &Devices) -> String {
+    let addresses = devices.addresses.iter();
+    Json::Array(
+        addresses
+            .map(|address| address.to_string().into())
+            .collect(),
+    )
+    .to_text()
+}
+
+/// Names the devices by their addresses.
+fn by_address(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Result<(), Failure> {
+    the_node(devices, context)?;
+    let host_devices = context.vm.host_devices()?;
+    let mut missing = Vec::new();
+    for address in &devices.addresses {
+        let device_name = address.device_name();
+        check_allowed(*address, devices.node.as_deref(), &device_name, context)?;
+        if !host_devices
+            .iter()
+            .any(|device| device.device_name == device_name)
+        {
+            missing.push(device_name);
+        }
+    }
+    check_count(
+        host_devices.len() + missing.len(),
+        context.settings.pci_passthrough.max_devices,
+    )?;
+    for (device_name, name) in missing
+        .into_iter()
+        .zip(free_names("pci-device", context.vm)?)
+    {
+        plan.edits.push(Edit::AddHostDevice { name, device_name });
+    }
+    Ok(())
+}
+
+/// Names the devices as Harvester does; by their addresses where that is allowed and there is no Harvester to ask.
+fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Result<(), Failure> {
+    let node = the_node(devices, context)?;
+    let inventory = match look_up(devices, node, context) {
+        Ok(inventory) => inventory,
+        Err(PciPassthroughError::Lookup {
+            kind: "pcidevices",
+            error: LookupError::NotGranted | LookupError::KindNotServed,
+        }) if context.settings.pci_passthrough.device_names == DeviceNames::Auto => {
+            plan.warnings.push(
+                "PCI devices are named by their addresses, as the policy cannot look up Harvester's; such a \
+                 VirtualMachine starts only where a device plugin serves these names"
+                    .to_owned(),
+            );
+            return by_address(devices, context, plan);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let choices = inventory.choose(devices, context)?;
+    for Choice {
+        address,
+        device,
+        is_there,
+    } in &choices
+    {
+        check_allowed(*address, Some(&device.node), &device.resource_name, context)?;
+        if !is_there {
+            let (name, device_name) = (device.name.clone(), device.resource_name.clone());
+            plan.edits.push(Edit::AddHostDevice { name, device_name });
+        }
+    }
+    let count = context.vm.host_devices()?.len() + plan.edits.len();
+    check_count(count, context.settings.pci_passthrough.max_devices)?;
+    if context.is_update && !plan.edits.is_empty() {
+        let siblings = inventory.siblings(&choices);
+        if !siblings.is_empty() {
+            plan.warnings.push(format!(
+                "these share an IOMMU group with the devices asked for and must go along, but Harvester adds them only \
+                 to a new VirtualMachine: {}",
+                siblings.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Where the node is known, its devices are looked up one by one, which needs the fewest rights. An update needs the
+/// list: Harvester adds the devices that must go along by itself only to a new VirtualMachine.
+fn look_up<'n>(
+    devices: &Devices,
+    node: Option<&'n str>,
+    context: &Context<'_>,
+) -> Result<Inventory<'n>, PciPassthroughError> {
+    let one_by_one = |node| Inventory::of_node(node, &devices.addresses, context.lookups);
+    match node {
+        Some(node) if !context.is_update => one_by_one(node),
+        None => Inventory::of_all(None, context.lookups),
+        Some(node) => match Inventory::of_all(Some(node), context.lookups) {
+            Err(PciPassthroughError::Lookup {
+                error: LookupError::NotGranted,
+                ..
+            }) => one_by_one(node),
+            result => result,
+        },
+    }
+}
+
+/// The node that the directive names, or that the VirtualMachine must run on.
+fn the_node<'d>(
+    devices: &'d Devices,
+    context: &'d Context<'_>,
+) -> Result<Option<&'d str>, Failure> {
+    let placed = context.vm.placement()?.hostname();
+    match (devices.node.as_deref(), placed) {
+        (Some(named), Some(placed)) if named != placed => {
+            Err(PciPassthroughError::PlacedElsewhere {
+                named: named.to_owned(),
+                placed: placed.to_owned(),
+            }
+            .into())
+        }
+        (named, placed) => Ok(named.or(placed)),
+    }
+}
+
+/// That the settings let a VirtualMachine of this namespace take the device.
+fn check_allowed(
+    address: PciAddress,
+    node: Option<&str>,
+    resource: &str,
+    context: &Context<'_>,
+) -> Result<(), PciPassthroughError> {
+    let allowed = &context.settings.pci_passthrough.allowed_devices;
+    let address = address.to_string();
+    let with_node = node.map(|node| format!("{node}/{address}"));
+    let names = [
+        Some(address.as_str()),
+        Some(&address.to_ascii_uppercase()),
+        with_node.as_deref(),
+        Some(resource),
+    ];
+    let matches = |pattern: &Pattern| names.iter().flatten().any(|name| pattern.matches(name));
+    let of_namespace = allowed
+        .iter()
+        .filter(|(namespace, _)| namespace.matches(context.namespace));
+    if allowed.is_empty() || of_namespace.flat_map(|(_, patterns)| patterns).any(matches) {
+        return Ok(());
+    }
+    let device = with_node.unwrap_or(address);
+    let device = format!("{device} ({resource})");
+    Err(PciPassthroughError::NotAllowed {
+        device,
+        namespace: context.namespace.to_owned(),
+    })
+}

@@ -1,0 +1,173 @@
+//! How much the policy asks of the cluster, and what it asks before it lists.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+use vm_feature_manager_policy::cluster::Kind;
+
+use super::harness::{FakeCluster, Request, bare_vm, fixtures, vm};
+
+fn harvester() -> FakeCluster {
+    FakeCluster::of(fixtures("cluster.yaml"))
+}
+
+const ALL: &[(&str, &str)] = &[
+    ("nested-virt", "enabled"),
+    ("cpu-vendor", "intel"),
+    ("pci-passthrough", r#"{"devices": ["0000:01:00.0"]}"#),
+    ("gpu-device-plugin", "nvidia.com/gpu"),
+];
+
+#[test]
+fn a_vm_with_all_features_takes_three() {
+    let answer = Request::create(bare_vm(ALL))
+        .cluster(harvester())
+        .evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(
+        answer.lookups,
+        [
+            "list PciDevice",
+            "list PciDeviceClaim",
+            "get KubeVirt kubevirt"
+        ]
+    );
+}
+
+#[test]
+fn a_vm_that_does_not_tell_its_cpu_vendor_takes_one_more() {
+    let mut vm = bare_vm(&[ALL[0], ALL[2], ALL[3]]);
+    vm["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "node1"});
+    let answer = Request::create(vm).cluster(harvester()).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(
+        answer.lookups,
+        [
+            "get Node node1",
+            "get PciDevice node1-000001000",
+            "get PciDeviceClaim node1-000001000",
+            "get KubeVirt kubevirt"
+        ]
+    );
+}
+
+#[rstest]
+#[case::no_directive(vm(&[]), vm(&[]))]
+#[case::nothing_of_ours_changed(vm(ALL), vm(ALL))]
+fn there_are_none_where_nothing_is_to_be_done(#[case] old: Value, #[case] mut new: Value) {
+    new["spec"]["runStrategy"] = json!("Halted");
+    let answer = Request::update(old, new.clone())
+        .cluster(harvester())
+        .evaluate();
+    answer.assert_accepted_unchanged();
+    assert_eq!(answer.lookups, Vec::<String>::new());
+    assert_eq!(answer.reviews, Vec::<String>::new());
+}
+
+#[rstest]
+#[case::switched_off(("nested-virt", "disabled"), json!({}))]
+#[case::feature_off(("pci-passthrough", "x"), json!({"pciPassthrough": {"enabled": false}}))]
+#[case::bad_value(("pci-passthrough", "x"), json!({}))]
+#[case::vendor_in_the_settings(("nested-virt", "enabled"), json!({"nestedVirtualization": {"cpuVendor": "amd"}}))]
+#[case::never_attached(("gpu-device-plugin", "nvidia.com/gpu"), json!({"gpuDevicePlugin": {"attachDevice": "never"}}))]
+#[case::not_allowed(("gpu-device-plugin", "other/gpu"), json!({}))]
+fn there_are_none_that_the_directive_does_not_need(
+    #[case] directive: (&str, &str),
+    #[case] settings: Value,
+) {
+    let request = Request::create(bare_vm(&[directive])).settings(settings);
+    assert_eq!(
+        request.cluster(harvester()).evaluate().lookups,
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn before_a_list_policy_servers_right_to_list_and_watch_is_asked_for() {
+    let settings = json!({"policyServer": {"serviceAccount": "mine", "namespace": "guard"}});
+    let answer = Request::create(bare_vm(&[ALL[2]]))
+        .settings(settings)
+        .cluster(harvester())
+        .evaluate();
+    assert_eq!(
+        answer.reviews,
+        [
+            "guard/mine list pcidevices.devices.harvesterhci.io",
+            "guard/mine watch pcidevices.devices.harvesterhci.io",
+            "guard/mine list pcideviceclaims.devices.harvesterhci.io",
+            "guard/mine watch pcideviceclaims.devices.harvesterhci.io",
+        ]
+    );
+}
+
+#[rstest]
+fn without_that_right_nothing_is_listed(
+    #[values("list", "watch")] verb: &'static str,
+    #[values((Kind::Node, ("nested-virt", "enabled")), (Kind::PciDevice, ALL[2]))] case: (
+        Kind,
+        (&str, &str),
+    ),
+) {
+    let (kind, directive) = case;
+    let request = Request::create(bare_vm(&[directive]));
+    let answer = request.cluster(harvester().without(verb, kind)).evaluate();
+    assert!(
+        !answer
+            .lookups
+            .iter()
+            .any(|lookup| lookup.starts_with("list")),
+        "{:?}",
+        answer.lookups
+    );
+}
+
+#[rstest]
+#[case::no_object("[]")]
+#[case::no_answer("{}")]
+#[case::text("\"x\"")]
+#[case::deep(
+    "{\"metadata\": {\"labels\": DEEP}, \"items\": DEEP, \"status\": DEEP, \"spec\": {\"configuration\": DEEP}}"
+)]
+fn an_answer_that_is_not_as_expected_is_no_trap(#[case] answer: &str) {
+    struct Odd(String);
+
+    impl vm_feature_manager_policy::cluster::Cluster for Odd {
+        fn get(&self, _: Kind, _: &str, _: Option<&str>) -> Odds {
+            Ok(self.raw())
+        }
+
+        fn list(&self, _: Kind) -> Odds {
+            Ok(self.raw())
+        }
+
+        fn can_i(
+            &self,
+            _: &vm_feature_manager_policy::settings::PolicyServer,
+            _: &str,
+            _: Kind,
+        ) -> Odds {
+            Ok(serde_json::value::to_raw_value(&json!({"allowed": true})).unwrap())
+        }
+    }
+
+    type Odds = Result<Box<serde_json::value::RawValue>, String>;
+
+    impl Odd {
+        fn raw(&self) -> Box<serde_json::value::RawValue> {
+            serde_json::value::RawValue::from_string(self.0.clone()).unwrap()
+        }
+    }
+
+    let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
+    let cluster = Odd(answer.replace("DEEP", &deep));
+    let log = slog::Logger::root(slog::Discard, slog::o!());
+    for vm in [bare_vm(&ALL[1..]), bare_vm(&[ALL[0]]), {
+        let mut vm = bare_vm(&[ALL[0], ALL[2], ALL[3]]);
+        vm["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "node1"});
+        vm
+    }] {
+        let payload = json!({"request": Request::create(vm).request}).to_string();
+        let bytes = vm_feature_manager_policy::validate(payload.as_bytes(), &cluster, &log);
+        let response: Value = serde_json::from_slice(&bytes).unwrap();
+        assert!(response["accepted"].is_boolean());
+    }
+}
