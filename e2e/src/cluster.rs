@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,10 +14,26 @@ use crate::yaml::{self, FileError};
 /// What a callback gives to the guest: an answer, or a text.
 pub type CallbackResult = Result<Vec<u8>, Box<dyn Error + Send + Sync>>;
 
-/// The objects of a cluster.
+/// The objects of a cluster, and how it fails to give them.
 #[derive(Debug, Clone, Default)]
 pub struct Cluster {
     objects: Vec<Value>,
+    faults: Faults,
+}
+
+/// What stands between the policy and the objects.
+#[derive(Debug, Clone, Default)]
+pub struct Faults {
+    /// The kinds that the policy may look up, as in its metadata's `contextAwareResources`; none is all.
+    pub granted: Option<Vec<(String, String)>>,
+    /// The kinds that policy-server's service account has no right to.
+    pub denied: Vec<String>,
+    /// The API server does not answer.
+    pub offline: bool,
+    /// Operations that the host does not know, as an old one.
+    pub unknown_operations: Vec<String>,
+    /// How long each answer takes.
+    pub delay: Duration,
 }
 
 /// A cluster folder that cannot be used.
@@ -51,6 +69,28 @@ struct Get {
     namespace: Option<String>,
     #[serde(rename = "disable_cache")]
     _disable_cache: bool,
+}
+
+/// `can_i`
+#[derive(Debug, Deserialize)]
+struct CanI {
+    subject_access_review: SubjectAccessReview,
+    #[serde(rename = "disable_cache")]
+    _disable_cache: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct SubjectAccessReview {
+    #[serde(rename = "user")]
+    _user: String,
+    resource_attributes: ResourceAttributes,
+}
+
+#[derive(Debug, Deserialize)]
+struct ResourceAttributes {
+    resource: String,
+    #[serde(rename = "verb")]
+    _verb: String,
 }
 
 /// `list_resources_all` and `list_resources_by_namespace`
@@ -105,20 +145,83 @@ impl Cluster {
         self.objects.push(object);
     }
 
+    /// The same objects behind other faults.
+    pub fn with_faults(mut self, faults: Faults) -> Self {
+        self.faults = faults;
+        self
+    }
+
     /// Answers an operation of the host capability `kubernetes`, with the texts that Kubewarden uses.
+    ///
+    /// A list of a kind that policy-server has no right to never returns, as Kubewarden's.
     pub fn answer(&self, operation: &str, payload: &[u8]) -> CallbackResult {
+        thread::sleep(self.faults.delay);
+        if self
+            .faults
+            .unknown_operations
+            .iter()
+            .any(|unknown| unknown == operation)
+        {
+            return Err(format!("unknown operation: {operation}").into());
+        }
         match operation {
             "get_resource" => self.get(&serde_json::from_slice(payload)?),
             "list_resources_all" | "list_resources_by_namespace" => {
                 self.list(&serde_json::from_slice(payload)?)
             }
-            "can_i" => Ok(json!({"allowed": true}).to_string().into_bytes()),
+            "can_i" => self.can_i(&serde_json::from_slice(payload)?),
             _ => Err(format!("unknown operation: {operation}").into()),
         }
     }
 
+    fn can_i(&self, request: &CanI) -> CallbackResult {
+        self.online()?;
+        let resource = &request.subject_access_review.resource_attributes.resource;
+        let is_it = |kind: &String| format!("{}s", kind.to_ascii_lowercase()) == *resource;
+        let allowed = !self.faults.denied.iter().any(is_it);
+        Ok(json!({"allowed": allowed}).to_string().into_bytes())
+    }
+
+    /// That the policy's metadata lets it look the kind up.
+    fn granted(&self, api_version: &str, kind: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let is_it = |granted: &(String, String)| granted.0 == api_version && granted.1 == kind;
+        match &self.faults.granted {
+            Some(granted) if !granted.iter().any(is_it) => Err(format!(
+                "Policy has not been granted access to Kubernetes {api_version}/{kind} resources. The violation has been \
+                 reported."
+            )
+            .into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn online(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
+        if !self.faults.offline {
+            return Ok(());
+        }
+        Err("Callback evaluation failure: ServiceError: client error (Connect)\n\nCaused by:\n    0: client error \
+             (Connect)\n    1: tcp connect error\n    2: Connection refused (os error 111)"
+            .into())
+    }
+
+    fn is_denied(&self, kind: &str) -> bool {
+        self.faults.denied.iter().any(|denied| denied == kind)
+    }
+
     fn get(&self, get: &Get) -> CallbackResult {
+        self.granted(&get.api_version, &get.kind)?;
+        self.online()?;
         self.served(&get.api_version, &get.kind)?;
+        if self.is_denied(&get.kind) {
+            let resource = format!("{}s", get.kind.to_ascii_lowercase());
+            return Err(format!(
+                "Callback evaluation failure: ApiError: {resource} \"{name}\" is forbidden: User \
+                 \"system:serviceaccount:kubewarden:policy-server\" cannot get resource \"{resource}\": Forbidden \
+                 (Status {{ status: Some(Failure), code: 403 }})\n\nCaused by:\n    {resource} \"{name}\" is forbidden",
+                name = get.name,
+            )
+            .into());
+        }
         let found = self.of_kind(&get.api_version, &get.kind).find(|object| {
             object["metadata"]["name"] == get.name.as_str()
                 && (get.namespace.is_none() || namespace(object) == get.namespace.as_deref())
@@ -134,6 +237,11 @@ impl Cluster {
     }
 
     fn list(&self, list: &List) -> CallbackResult {
+        self.granted(&list.api_version, &list.kind)?;
+        self.online()?;
+        while self.is_denied(&list.kind) {
+            thread::park();
+        }
         self.served(&list.api_version, &list.kind)?;
         let items: Vec<Value> = self
             .of_kind(&list.api_version, &list.kind)
@@ -179,6 +287,22 @@ impl Cluster {
             .iter()
             .filter(move |object| object["apiVersion"] == api_version && object["kind"] == kind)
     }
+}
+
+/// The kinds that a policy's metadata lets it look up, as `contextAwareResources` lists them.
+///
+/// # Errors
+/// [`FileError`] where the file cannot be read, or is no YAML.
+pub fn granted_by_metadata(metadata: &Path) -> Result<Vec<(String, String)>, FileError> {
+    let documents = yaml::read(metadata)?;
+    let resources = documents
+        .iter()
+        .filter_map(|metadata| metadata["contextAwareResources"].as_array());
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(resources
+        .flatten()
+        .map(|r| (text(&r["apiVersion"]), text(&r["kind"])))
+        .collect())
 }
 
 fn namespace(object: &Value) -> Option<&str> {

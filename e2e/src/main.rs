@@ -7,7 +7,7 @@ use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 
 use vm_feature_manager_e2e::admission::{self, RequestOptions};
-use vm_feature_manager_e2e::cluster::Cluster;
+use vm_feature_manager_e2e::cluster::{self, Cluster, Faults};
 use vm_feature_manager_e2e::host::Host;
 use vm_feature_manager_e2e::{report, yaml};
 
@@ -33,6 +33,18 @@ struct Arguments {
     /// A folder with the objects of the cluster (YAML or JSON).
     #[arg(long, value_name = "FOLDER")]
     cluster: Option<PathBuf>,
+
+    /// The policy's metadata, which says what it may look up.
+    #[arg(long, value_name = "FILE", default_value = "metadata.yml")]
+    metadata: PathBuf,
+
+    /// A kind that policy-server has no right to look up, such as Node; may be given more than once.
+    #[arg(long, value_name = "KIND")]
+    deny: Vec<String>,
+
+    /// Let the API server not answer.
+    #[arg(long)]
+    offline: bool,
 
     /// The manifest as it was before: makes the request an UPDATE.
     #[arg(long, value_name = "FILE")]
@@ -84,6 +96,13 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         None => Cluster::default(),
     };
     others.into_iter().for_each(|object| cluster.add(object));
+    let granted = cluster::granted_by_metadata(&arguments.metadata).map_err(|e| e.to_string())?;
+    let cluster = cluster.with_faults(Faults {
+        granted: Some(granted),
+        denied: arguments.deny.clone(),
+        offline: arguments.offline,
+        ..Faults::default()
+    });
     let settings = match &arguments.settings {
         Some(file) => only_document(file)?,
         None => json!({}),
@@ -109,6 +128,9 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     if arguments.verbose {
         for line in &evaluation.activity.logs {
             eprintln!("log: {line}");
+        }
+        for (operation, request) in &evaluation.activity.lookups {
+            eprintln!("lookup: {operation} {request}");
         }
         eprintln!(
             "evaluated in {:.3} ms",

@@ -49,7 +49,7 @@ spec: {template: {spec: {domain: {devices: {}}}}}
 
 #[test]
 fn the_example_prints_a_diff_the_warnings_and_the_audit_annotations() {
-    let (code, stdout, stderr) = run(&["examples/harvester/vm.yaml"], "");
+    let (code, stdout, stderr) = example(&[]);
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert!(
         stdout.starts_with("VirtualMachine default/igpu-vm: allowed, mutated\n"),
@@ -59,6 +59,7 @@ fn the_example_prints_a_diff_the_warnings_and_the_audit_annotations() {
         "+    vm-feature-manager.io/nested-virt-applied: \"true\"",
         "+          - name: vmx",
         "+          hostDevices:",
+        "+            name: node1-000000020",
         "+            nvidia.com/gpu: \"1\"",
         "warnings:",
         "audit annotations:",
@@ -75,6 +76,35 @@ fn the_example_prints_a_diff_the_warnings_and_the_audit_annotations() {
             .any(|l| l.starts_with('-') && !l.starts_with("---")),
         "{stdout}"
     );
+}
+
+/// Evaluates the example of `make run`.
+fn example(more: &[&str]) -> (i32, String, String) {
+    let arguments = [
+        "--cluster",
+        "examples/harvester/cluster",
+        "examples/harvester/vm.yaml",
+    ];
+    run(&[more, &arguments].concat(), "")
+}
+
+#[test]
+fn denied_kinds_and_an_offline_cluster_are_shown() {
+    let (code, stdout, _) = example(&["--deny", "Node"]);
+    assert_eq!(code, 1);
+    assert!(stdout.contains("may not read nodes"), "{stdout}");
+
+    let (code, stdout, _) = example(&["--deny", "PCIDevice", "--deny", "KubeVirt"]);
+    assert_eq!(code, 0);
+    assert!(
+        stdout.contains("+          - deviceName: pci_0000_00_02_0"),
+        "{stdout}"
+    );
+    assert!(stdout.contains("cannot read KubeVirt"), "{stdout}");
+
+    let (code, stdout, _) = example(&["--offline"]);
+    assert_eq!(code, 1);
+    assert!(stdout.contains("failed for now"), "{stdout}");
 }
 
 #[test]
@@ -176,6 +206,7 @@ fn verbose_prints_log_lines_and_the_time() {
 #[case::unknown_old(&["--old", "no-such.yaml", "-"], VM, "error: no-such.yaml: No such file")]
 #[case::unknown_cluster(&["--cluster", "no-such", "-"], VM, "error: no-such: No such file")]
 #[case::unknown_module(&["--module", "no-such.wasm", "-"], VM, "error: no-such.wasm: No such file or directory (os error 2); `make policy.wasm`")]
+#[case::unknown_metadata(&["--metadata", "no-such.yml", "-"], VM, "error: no-such.yml: No such file")]
 #[case::no_module(&["--module", "README.md", "-"], VM, "error: README.md: no Kubewarden module")]
 #[case::bad_yaml(&["-"], "a: [", "error: -: not valid YAML or JSON: ")]
 #[case::bad_json(&["-"], "{\"a\": ", "error: -: not valid YAML or JSON: unclosed")]

@@ -1,57 +1,15 @@
 //! The main paths through the built module, as policy-server would go them.
 
-use std::path::PathBuf;
-use std::sync::LazyLock;
+mod harness;
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_e2e::admission::{self, RequestOptions};
-use vm_feature_manager_e2e::cluster::Cluster;
-use vm_feature_manager_e2e::host::{Evaluation, Host};
-use vm_feature_manager_e2e::yaml;
+use vm_feature_manager_e2e::host::Evaluation;
 
-static HOST: LazyLock<Host> = LazyLock::new(|| {
-    let module = root().join("policy.wasm");
-    Host::load(&module, Cluster::default()).unwrap_or_else(|e| panic!("{e}"))
-});
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// A virtual machine as the Harvester form creates it, with annotations of the policy's (without their prefix).
-fn vm(annotations: &[(&str, &str)]) -> Value {
-    let mut documents = yaml::read(&root().join("tests/data/vm-ui-create.yaml")).unwrap();
-    let mut vm = documents.remove(0);
-    for (key, value) in annotations {
-        vm["metadata"]["annotations"][format!("vm-feature-manager.io/{key}")] = json!(value);
-    }
-    vm
-}
-
-fn request(object: Value, old: Option<Value>) -> Value {
-    admission::request(
-        vec![object],
-        &RequestOptions {
-            old,
-            ..RequestOptions::default()
-        },
-    )
-    .unwrap()
-    .0
-}
+use harness::{HOST, message, patch, request, vm};
 
 fn create(annotations: &[(&str, &str)], settings: Value) -> Evaluation {
     HOST.validate(&settings, &request(vm(annotations), None))
-}
-
-fn patch(evaluation: &Evaluation) -> Value {
-    serde_json::to_value(evaluation.response.patch_operations()).unwrap()
-}
-
-fn message(evaluation: &Evaluation) -> &str {
-    let status = evaluation.response.status.as_ref().expect("a status");
-    status.message.as_deref().expect("a message")
 }
 
 const THREE_FEATURES: &[(&str, &str)] = &[

@@ -113,7 +113,7 @@ enum NestedVirtError {
         policy: String,
     },
     #[error(
-        "{0} for both AMD and Intel, so neither svm nor vmx would be right; pin the VirtualMachine to nodes of one \
+        "{0} both AMD and Intel, so neither svm nor vmx would be right; pin the VirtualMachine to nodes of one \
          vendor with the node selector cpu-vendor.node.kubevirt.io/AMD or cpu-vendor.node.kubevirt.io/Intel, or name \
          the vendor in the annotation vm-feature-manager.io/cpu-vendor"
     )]
@@ -224,7 +224,7 @@ fn vendor_of_vm(vm: &VirtualMachine<'_>) -> Result<Option<Vendor>, Failure> {
     };
     only_one(
         Vendor::ALL.into_iter().filter(says),
-        "the VirtualMachine's CPU and node selector speak",
+        "the VirtualMachine's CPU and node selector speak for",
     )
 }
 
@@ -251,7 +251,8 @@ fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Fa
             .any(|node| vendors_of_node(node).contains(&vendor))
     };
     let found = Vendor::ALL.into_iter().filter(|vendor| is_of(*vendor));
-    let Some(vendor) = only_one(found, "the nodes that the VirtualMachine may run on are")? else {
+    let Some(vendor) = only_one(found, "the nodes that the VirtualMachine may run on are of")?
+    else {
         return Err(NestedVirtError::UnknownVendor(
             "no node that the VirtualMachine may run on has a label cpu-vendor.node.kubevirt.io/AMD or /Intel",
             "see that KubeVirt's node labeller runs",

@@ -166,7 +166,7 @@ impl Cluster for FakeCluster {
         let (group, resource) = kind.group_and_resource();
         let review = format!("{namespace}/{service_account} {verb} {resource}.{group}");
         self.reviews.borrow_mut().push(review);
-        let granted = self.objects.is_some() && !self.cannot.iter().any(|c| *c == (kind, verb));
+        let granted = self.objects.is_some() && !self.cannot.contains(&(kind, verb));
         Ok(raw(&json!({"allowed": granted, "reason": "a test"})))
     }
 }

@@ -8,7 +8,7 @@ use super::harness::{Answer, FakeCluster, Request, bare_vm, fixtures};
 
 /// Two nodes, their devices and claims, and KubeVirt.
 fn harvester() -> FakeCluster {
-    FakeCluster::of(fixtures("cluster.yaml"))
+    FakeCluster::of(fixtures("../../examples/harvester/cluster/cluster.yaml"))
 }
 
 fn vm(devices: &[&str]) -> Value {

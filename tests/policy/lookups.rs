@@ -7,7 +7,7 @@ use vm_feature_manager_policy::cluster::Kind;
 use super::harness::{FakeCluster, Request, bare_vm, fixtures, vm};
 
 fn harvester() -> FakeCluster {
-    FakeCluster::of(fixtures("cluster.yaml"))
+    FakeCluster::of(fixtures("../../examples/harvester/cluster/cluster.yaml"))
 }
 
 const ALL: &[(&str, &str)] = &[

@@ -253,7 +253,6 @@ fn auto_does_not_guess_while_the_cluster_does_not_answer() {
 #[rstest]
 #[case::nothing_granted(FakeCluster::default(), "not been granted")]
 #[case::not_served(cluster(NOT_SERVED), "does not serve")]
-#[case::unavailable(cluster(UNAVAILABLE), "failed for now")]
 fn harvester_without_harvester_is_an_error_that_says_what_to_do(
     #[case] cluster: FakeCluster,
     #[case] part: &str,

@@ -1,9 +1,14 @@
 //! What holds for any virtual machine, any directive and any settings.
 
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::harness::{FakeCluster, PREFIX, Request, evaluate};
+use super::harness::{FakeCluster, PREFIX, Request, evaluate, fixtures};
+
+static HARVESTER: LazyLock<Vec<Value>> =
+    LazyLock::new(|| fixtures("../../examples/harvester/cluster/cluster.yaml"));
 
 /// Any JSON.
 fn any_json() -> impl Strategy<Value = Value> {
@@ -119,7 +124,11 @@ fn spec() -> impl Strategy<Value = Value> {
                 ("domain", mostly(domain).boxed()),
                 (
                     "nodeSelector",
-                    mostly(Just(json!({"cpu-vendor.node.kubevirt.io/AMD": "true"}))).boxed(),
+                    mostly(prop::sample::select(vec![
+                        json!({"cpu-vendor.node.kubevirt.io/AMD": "true"}),
+                        json!({"kubernetes.io/hostname": "node1"}),
+                    ]))
+                    .boxed(),
                 ),
                 ("volumes", mostly(any_json()).boxed()),
             ]))
@@ -141,6 +150,8 @@ fn directive() -> impl Strategy<Value = Value> {
         "nvidia.com/gpu",
         r#"{"devices": ["0000:00:02.0"]}"#,
         r#"{"devices": ["00:02.0", "node1/0000:03:00.1"]}"#,
+        r#"{"devices": ["node1/01:00.0", "03:00.0"]}"#,
+        "nvidia.com/gpu=3",
         "gpu-rom",
         "",
     ]);
@@ -273,10 +284,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_vm_gets_a_valid_answer_once_and_for_all(vm in vm(), settings in settings(), old in prop::option::of(vm())) {
-        let request = |object: &Value| match &old {
-            None => Request::create(object.clone()),
-            Some(old) => Request::update(old.clone(), object.clone()),
+    fn any_vm_gets_a_valid_answer_once_and_for_all(vm in vm(), settings in settings(), old in prop::option::of(vm()), harvester in any::<bool>()) {
+        let request = |object: &Value| {
+            let request = match &old {
+                None => Request::create(object.clone()),
+                Some(old) => Request::update(old.clone(), object.clone()),
+            };
+            if harvester { request.cluster(FakeCluster::of(HARVESTER.clone())) } else { request }
         };
         let answer = request(&vm).settings(settings.clone()).evaluate();
 

@@ -22,10 +22,7 @@ enum PciPassthroughError {
          to the setting pciPassthrough.allowedDevices"
     )]
     NotAllowed { device: String, namespace: String },
-    #[error(
-        "Harvester's {kind} cannot be looked up: {error}; see that Harvester's add-on pcidevices-controller is on and that \
-         policy-server may get, list and watch {kind}, or have the administrator set pciPassthrough.deviceNames to address"
-    )]
+    #[error("Harvester's {kind} cannot be looked up: {error}; {}", remedy(.kind, *.error))]
     Lookup {
         kind: &'static str,
         error: LookupError,
@@ -69,6 +66,16 @@ enum PciPassthroughError {
          add HostDevices to spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
     )]
     GateOff,
+}
+
+fn remedy(kind: &str, error: LookupError) -> String {
+    match error {
+        LookupError::Unavailable => "try again later".to_owned(),
+        LookupError::NotFound | LookupError::KindNotServed | LookupError::NotGranted => format!(
+            "see that Harvester's add-on pcidevices-controller is on and that policy-server may get, list and watch \
+             {kind}, or have the administrator set pciPassthrough.deviceNames to address"
+        ),
+    }
 }
 
 impl Feature for PciPassthrough {

@@ -1,0 +1,269 @@
+//! The module and the cluster: what it finds, and what it says where it finds nothing.
+
+mod harness;
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use rstest::rstest;
+use serde_json::{Value, json};
+use vm_feature_manager_e2e::cluster::{Cluster, Faults, granted_by_metadata};
+use vm_feature_manager_e2e::host::Evaluation;
+use vm_feature_manager_e2e::yaml;
+
+use harness::{HOST, message, patch, request, root, vm};
+
+fn cluster() -> Cluster {
+    Cluster::from_folder(&root().join("examples/harvester/cluster")).unwrap()
+}
+
+fn metadata() -> Vec<(String, String)> {
+    granted_by_metadata(&root().join("metadata.yml")).unwrap()
+}
+
+/// The VM in the cluster behind the faults. A call that does not return in time fails the test.
+fn evaluate(vm: Value, settings: Value, faults: Faults) -> Evaluation {
+    let host = HOST.with_cluster(cluster().with_faults(faults));
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let _ = sender.send(host.validate(&settings, &request(vm, None)));
+    });
+    receiver
+        .recv_timeout(Duration::from_secs(60))
+        .expect("the policy returns")
+}
+
+fn with_metadata() -> Faults {
+    Faults {
+        granted: Some(metadata()),
+        ..Faults::default()
+    }
+}
+
+fn denying(kind: &str) -> Faults {
+    Faults {
+        denied: vec![kind.to_owned()],
+        ..with_metadata()
+    }
+}
+
+const ALL: &[(&str, &str)] = &[
+    ("nested-virt", "enabled"),
+    ("pci-passthrough", r#"{"devices": ["0000:01:00.0"]}"#),
+    ("gpu-device-plugin", "nvidia.com/GRID_T4-1Q"),
+];
+
+fn settings() -> Value {
+    json!({"gpuDevicePlugin": {"allowedPlugins": ["nvidia.com/*"]}})
+}
+
+/// A VM with all features that must run on the node.
+fn on_node(node: &str) -> Value {
+    let mut vm = vm(ALL);
+    vm["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+    vm
+}
+
+#[test]
+fn all_features_on_harvester() {
+    let evaluation = evaluate(on_node("node1"), settings(), with_metadata());
+    let domain = "/spec/template/spec/domain";
+    let annotations = "/metadata/annotations/vm-feature-manager.io~1";
+    assert_eq!(
+        patch(&evaluation),
+        json!([
+            {"op": "add", "path": format!("{annotations}gpu-device-plugin-applied"), "value": "nvidia.com/GRID_T4-1Q"},
+            {"op": "add", "path": format!("{annotations}nested-virt-applied"), "value": "true"},
+            {"op": "add", "path": format!("{annotations}pci-passthrough-applied"), "value": r#"["0000:01:00.0"]"#},
+            {"op": "add", "path": format!("{domain}/cpu/features"), "value": [{"name": "vmx", "policy": "require"}]},
+            {"op": "add", "path": format!("{domain}/devices/gpus"), "value": [{
+                "name": "gpu-0", "deviceName": "nvidia.com/GRID_T4-1Q",
+            }]},
+            {"op": "add", "path": format!("{domain}/devices/hostDevices/1"), "value": {
+                "name": "node1-000001000", "deviceName": "nvidia.com/TU104GL_TESLA_T4",
+            }},
+        ])
+    );
+    assert_eq!(evaluation.response.warnings, Vec::<String>::new());
+    assert_eq!(operations(&evaluation), ["get_resource"; 4]);
+}
+
+#[test]
+fn lists_are_made_where_no_node_is_known() {
+    let mut vm = vm(&ALL[..2]);
+    vm["spec"]["template"]["spec"]["domain"]["cpu"]["model"] = json!("Haswell");
+    let evaluation = evaluate(vm, json!({}), with_metadata());
+    assert!(evaluation.response.allowed);
+    let (can_i, list) = ("can_i", "list_resources_all");
+    assert_eq!(
+        operations(&evaluation),
+        [can_i, can_i, list, can_i, can_i, list, "get_resource"]
+    );
+    let review = &evaluation.activity.lookups[1].1["subject_access_review"];
+    assert_eq!(
+        review["user"],
+        "system:serviceaccount:kubewarden:policy-server"
+    );
+    assert_eq!(review["resource_attributes"]["verb"], "watch");
+    assert_eq!(review["resource_attributes"]["resource"], "pcidevices");
+    assert_eq!(
+        review["resource_attributes"]["group"],
+        "devices.harvesterhci.io"
+    );
+}
+
+fn operations(evaluation: &Evaluation) -> Vec<&str> {
+    evaluation
+        .activity
+        .lookups
+        .iter()
+        .map(|(operation, _)| operation.as_str())
+        .collect()
+}
+
+#[rstest]
+#[case::no_directive(vm(&[]), vm(&[]))]
+#[case::no_change_of_ours(vm(ALL), vm(ALL))]
+fn nothing_is_looked_up_where_nothing_is_to_be_done(#[case] old: Value, #[case] mut new: Value) {
+    new["metadata"]["finalizers"] = json!(["x"]);
+    let evaluation = HOST
+        .with_cluster(cluster())
+        .validate(&json!({}), &request(new, Some(old)));
+    assert!(evaluation.response.allowed);
+    assert!(evaluation.activity.lookups.is_empty());
+}
+
+#[test]
+fn the_metadata_declares_exactly_what_is_used() {
+    let any_node = vm(ALL);
+    let runs = [
+        evaluate(on_node("node1"), settings(), with_metadata()),
+        evaluate(any_node, settings(), with_metadata()),
+    ];
+    let lookups = || runs.iter().flat_map(|run| &run.activity.lookups);
+    let mut operations: Vec<String> = lookups()
+        .map(|(operation, _)| format!("kubernetes/{operation}"))
+        .collect();
+    operations.sort();
+    operations.dedup();
+    let declared = &yaml::read(&root().join("metadata.yml")).unwrap()[0];
+    assert_eq!(json!(operations), declared["hostCapabilities"]);
+
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut kinds: Vec<(String, String)> = lookups()
+        .filter(|(operation, _)| operation != "can_i")
+        .map(|(_, request)| (text(&request["api_version"]), text(&request["kind"])))
+        .collect();
+    kinds.sort();
+    kinds.dedup();
+    let mut granted = metadata();
+    granted.sort();
+    assert_eq!(kinds, granted);
+}
+
+#[rstest]
+#[case::nodes(denying("Node"), on_node("node1"), "may not read nodes")]
+#[case::nodes_by_list(denying("Node"), vm(&ALL[..1]), "may not read nodes")]
+#[case::claims(
+    denying("PCIDeviceClaim"),
+    on_node("node1"),
+    "pcideviceclaims cannot be looked up: the policy has not been granted access"
+)]
+#[case::claims_by_list(denying("PCIDeviceClaim"), vm(&ALL[1..2]), "pcideviceclaims cannot be looked up: the policy has not been granted access")]
+#[case::offline(Faults { offline: true, ..with_metadata() }, on_node("node1"), "reading the nodes failed for now")]
+#[case::offline_by_list(Faults { offline: true, ..with_metadata() }, vm(&ALL[1..2]), "pcidevices cannot be looked up: the lookup failed for now; try again later")]
+#[case::not_in_the_metadata(Faults { granted: Some(vec![]), ..Faults::default() }, on_node("node1"), "may not read nodes")]
+#[case::old_host_without_can_i(
+    Faults { unknown_operations: vec!["can_i".to_owned()], ..with_metadata() }, vm(&ALL[..1]), "may not read nodes"
+)]
+#[case::no_such_node(with_metadata(), on_node("node9"), "no node of the name")]
+fn a_lookup_that_fails_is_an_error_of_one_line_in_the_policys_words(
+    #[case] faults: Faults,
+    #[case] vm: Value,
+    #[case] part: &str,
+) {
+    let evaluation = evaluate(vm, settings(), faults);
+    let message = message(&evaluation);
+    assert!(message.contains(part), "{message}");
+    assert_eq!(evaluation.response.status.as_ref().unwrap().code, Some(400));
+    for leak in [
+        "Caused by",
+        "Status {",
+        "ServiceError",
+        "system:serviceaccount",
+    ] {
+        assert!(!message.contains(leak), "{message}");
+    }
+}
+
+#[rstest]
+#[case::pci_devices(denying("PCIDevice"))]
+#[case::not_in_the_metadata(Faults {
+    granted: Some(metadata().into_iter().filter(|(_, kind)| kind != "PCIDevice").collect()), ..Faults::default()
+})]
+#[case::old_host_without_can_i(Faults { unknown_operations: vec!["can_i".to_owned()], ..with_metadata() })]
+fn pci_devices_that_may_not_be_read_are_named_by_address(#[case] faults: Faults) {
+    let evaluation = evaluate(vm(&ALL[1..2]), settings(), faults);
+    assert_eq!(
+        patch(&evaluation)[1]["value"],
+        json!({"name": "pci-device-0", "deviceName": "pci_0000_01_00_0"})
+    );
+    assert_eq!(evaluation.response.warnings.len(), 1);
+}
+
+#[test]
+fn on_a_cluster_without_harvester_pci_devices_are_named_by_address() {
+    let host = HOST.with_cluster(Cluster::default());
+    let evaluation = host.validate(&settings(), &request(vm(&ALL[1..2]), None));
+    assert_eq!(
+        patch(&evaluation)[1]["value"]["deviceName"],
+        "pci_0000_01_00_0"
+    );
+}
+
+#[test]
+fn kubevirt_that_may_not_be_read_leaves_a_limit_and_a_warning() {
+    for faults in [
+        denying("KubeVirt"),
+        Faults {
+            offline: true,
+            ..with_metadata()
+        },
+    ] {
+        let evaluation = evaluate(vm(&ALL[2..]), settings(), faults);
+        assert_eq!(patch(&evaluation)[1]["value"], "1");
+        assert!(evaluation.response.warnings[0].contains("cannot read KubeVirt"));
+    }
+}
+
+#[test]
+fn slow_answers_are_waited_for() {
+    let faults = Faults {
+        delay: Duration::from_millis(50),
+        ..with_metadata()
+    };
+    let evaluation = evaluate(on_node("node1"), settings(), faults);
+    assert!(evaluation.response.allowed);
+    assert_eq!(
+        evaluation.response.audit_annotations["applied"]
+            .split(',')
+            .count(),
+        3
+    );
+}
+
+#[test]
+fn the_host_really_hangs_on_a_list_without_the_right_to_it() {
+    let cluster = cluster().with_faults(denying("Node"));
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let request = json!({"api_version": "v1", "kind": "Node"}).to_string();
+        sender.send(
+            cluster
+                .answer("list_resources_all", request.as_bytes())
+                .is_ok(),
+        )
+    });
+    assert!(receiver.recv_timeout(Duration::from_millis(200)).is_err());
+}
