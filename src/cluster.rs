@@ -1,7 +1,7 @@
 //! What the policy may look up in the cluster, as the slim types that it needs, and how a lookup fails.
 //! No feature is known here.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeSet;
 
 use kubewarden_policy_sdk::host_capabilities::kubernetes::{
@@ -25,6 +25,8 @@ pub enum Kind {
     PciDevice,
     /// `devices.harvesterhci.io/v1beta1`, `PCIDeviceClaim`.
     PciDeviceClaim,
+    /// `v1`, `ConfigMap`.
+    ConfigMap,
 }
 
 impl Kind {
@@ -35,6 +37,7 @@ impl Kind {
             Kind::KubeVirt => ("kubevirt.io/v1", "KubeVirt"),
             Kind::PciDevice => ("devices.harvesterhci.io/v1beta1", "PCIDevice"),
             Kind::PciDeviceClaim => ("devices.harvesterhci.io/v1beta1", "PCIDeviceClaim"),
+            Kind::ConfigMap => ("v1", "ConfigMap"),
         }
     }
 
@@ -45,6 +48,7 @@ impl Kind {
             Kind::KubeVirt => ("kubevirt.io", "kubevirts"),
             Kind::PciDevice => ("devices.harvesterhci.io", "pcidevices"),
             Kind::PciDeviceClaim => ("devices.harvesterhci.io", "pcideviceclaims"),
+            Kind::ConfigMap => ("", "configmaps"),
         }
     }
 
@@ -56,7 +60,9 @@ impl Kind {
             Kind::KubeVirt => &[
                 "spec.configuration.developerConfiguration.featureGates",
                 "spec.configuration.permittedHostDevices",
+                "status.observedKubeVirtVersion",
             ],
+            Kind::ConfigMap => &["binaryData", "data"],
             Kind::PciDevice => &["status"],
             Kind::PciDeviceClaim => &["status.passthroughEnabled"],
         };
@@ -70,32 +76,31 @@ impl Kind {
     /// What is read of an object.
     fn shape(self) -> &'static Shape {
         static NODE: Shape = Shape::Only(&[METADATA]);
-        static KUBEVIRT: Shape = Shape::Only(&[(
-            "spec",
-            Shape::Only(&[(
-                "configuration",
-                Shape::Only(&[
-                    (
-                        "developerConfiguration",
-                        Shape::Only(&[("featureGates", Shape::Tree)]),
-                    ),
-                    ("permittedHostDevices", Shape::Tree),
-                ]),
-            )]),
-        )]);
+        static CONFIG_MAP: Shape = Shape::Only(&[
+            ("binaryData", Shape::Object(&[("rom", Shape::Tree)])),
+            ("data", Shape::Object(&[])),
+        ]);
+        static KUBEVIRT: Shape = Shape::Only(&[
+            ("status", Shape::Only(&[("observedKubeVirtVersion", Shape::Tree)])),
+            ("spec", Shape::Only(&[("configuration", CONFIGURATION)])),
+        ]);
         static PCI_DEVICE: Shape = Shape::Only(&[METADATA, ("status", Shape::Tree)]);
         match self {
             Kind::Node => &NODE,
             Kind::KubeVirt => &KUBEVIRT,
             Kind::PciDevice | Kind::PciDeviceClaim => &PCI_DEVICE,
+            Kind::ConfigMap => &CONFIG_MAP,
         }
     }
 }
 
-const METADATA: (&str, Shape) = (
-    "metadata",
-    Shape::Only(&[("name", Shape::Tree), ("labels", Shape::Tree)]),
-);
+const CONFIGURATION: Shape = Shape::Only(&[
+    ("developerConfiguration", Shape::Only(&[("featureGates", Shape::Tree)])),
+    ("permittedHostDevices", Shape::Tree),
+]);
+
+const METADATA: (&str, Shape) =
+    ("metadata", Shape::Only(&[("name", Shape::Tree), ("labels", Shape::Tree)]));
 
 /// The cluster as the Kubewarden host offers it: JSON, or the text of an error.
 pub trait Cluster {
@@ -133,10 +138,7 @@ pub(crate) struct Node {
 impl Node {
     /// The value of a label.
     pub(crate) fn label(&self, key: &str) -> Option<&str> {
-        self.labels
-            .iter()
-            .find(|(k, _)| k == key)
-            .map(|(_, value)| value.as_str())
+        self.labels.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
     }
 }
 
@@ -145,9 +147,32 @@ impl Node {
 pub(crate) struct KubeVirt {
     feature_gates: Vec<String>,
     device_resources: Vec<String>,
+    observed_version: String,
 }
 
 impl KubeVirt {
+    /// The tag that upstream gives the images of the running version: `v` and the version, without what a distribution
+    /// put behind it.
+    pub(crate) fn version(&self) -> Option<String> {
+        let version = self.observed_version.strip_prefix('v').unwrap_or(&self.observed_version);
+        let (core, suffix) = match version.split_once(['-', '+']) {
+            Some((core, suffix)) => (core, Some(suffix)),
+            None => (version, None),
+        };
+        let is_number = |part: &str| part.parse::<u32>().is_ok();
+        if core.split('.').count() != 3 || !core.split('.').all(is_number) {
+            return None;
+        }
+        let is_upstream = |suffix: &&str| {
+            let stages = ["alpha.", "beta.", "rc."];
+            stages.iter().any(|stage| suffix.strip_prefix(stage).is_some_and(is_number))
+        };
+        Some(match suffix.filter(is_upstream) {
+            Some(suffix) => format!("v{core}-{suffix}"),
+            None => format!("v{core}"),
+        })
+    }
+
     /// Whether a feature gate that is off by default is on.
     pub(crate) fn has_gate(&self, name: &str) -> bool {
         self.feature_gates.iter().any(|gate| gate == name)
@@ -160,7 +185,7 @@ impl KubeVirt {
 }
 
 /// A PCI device of a node, as Harvester's add-on finds it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct PciDevice {
     /// Its name, made of the node's name and the address; its claim has the same.
     pub(crate) name: String,
@@ -170,6 +195,19 @@ pub(crate) struct PciDevice {
     pub(crate) resource_name: String,
     /// The devices of a node that can only be passed through together; empty if there are no others.
     pub(crate) iommu_group: String,
+    /// Vendor and device id, as `8086:3e91`.
+    pub(crate) ids: String,
+}
+
+/// A ConfigMap that should hold a ROM.
+#[derive(Debug)]
+pub(crate) struct ConfigMap {
+    /// `binaryData.rom`, in base64.
+    pub(crate) rom: Option<String>,
+    /// Whether there is a `data.rom`, which cannot be one.
+    pub(crate) has_text_rom: bool,
+    /// Another key under `binaryData`.
+    pub(crate) other_key: Option<String>,
 }
 
 /// Why a lookup failed.
@@ -214,32 +252,20 @@ pub(crate) struct Lookups<'c> {
     cluster: &'c dyn Cluster,
     settings: &'c Settings,
     kubevirt: OnceCell<Result<KubeVirt, LookupError>>,
+    /// The PCI devices that a feature has looked up before.
+    pci_devices: RefCell<Vec<PciDevice>>,
 }
 
 impl<'c> Lookups<'c> {
     pub(crate) fn new(cluster: &'c dyn Cluster, settings: &'c Settings) -> Self {
-        Self {
-            cluster,
-            settings,
-            kubevirt: OnceCell::new(),
-        }
+        Self { cluster, settings, kubevirt: OnceCell::new(), pci_devices: RefCell::default() }
     }
 
     /// The cluster's one KubeVirt object.
     pub(crate) fn kubevirt(&self) -> Result<&KubeVirt, LookupError> {
         let place = &self.settings.kubevirt;
-        let get = || {
-            self.get(
-                Kind::KubeVirt,
-                &place.name,
-                Some(&place.namespace),
-                to_kubevirt,
-            )
-        };
-        self.kubevirt
-            .get_or_init(get)
-            .as_ref()
-            .map_err(|error| *error)
+        let get = || self.get(Kind::KubeVirt, &place.name, Some(&place.namespace), to_kubevirt);
+        self.kubevirt.get_or_init(get).as_ref().map_err(|error| *error)
     }
 
     /// A node by its name.
@@ -254,12 +280,24 @@ impl<'c> Lookups<'c> {
 
     /// A PCI device by its name.
     pub(crate) fn pci_device(&self, name: &str) -> Result<PciDevice, LookupError> {
-        self.get(Kind::PciDevice, name, None, to_pci_device)
+        if let Some(device) = self.pci_devices.borrow().iter().find(|device| device.name == name) {
+            return Ok(device.clone());
+        }
+        let device = self.get(Kind::PciDevice, name, None, to_pci_device)?;
+        self.pci_devices.borrow_mut().push(device.clone());
+        Ok(device)
     }
 
     /// The PCI devices of all nodes.
     pub(crate) fn pci_devices(&self) -> Result<Vec<PciDevice>, LookupError> {
-        self.list(Kind::PciDevice, to_pci_device)
+        let devices = self.list(Kind::PciDevice, to_pci_device)?;
+        self.pci_devices.replace(devices.clone());
+        Ok(devices)
+    }
+
+    /// The ConfigMap of a ROM.
+    pub(crate) fn config_map(&self, name: &str, namespace: &str) -> Result<ConfigMap, LookupError> {
+        self.get(Kind::ConfigMap, name, Some(namespace), to_config_map)
     }
 
     /// Whether the PCI device of the name is claimed for passthrough.
@@ -273,11 +311,7 @@ impl<'c> Lookups<'c> {
 
     /// The names of all PCI devices that are claimed for passthrough.
     pub(crate) fn claimed(&self) -> Result<Vec<String>, LookupError> {
-        Ok(self
-            .list(Kind::PciDeviceClaim, to_claim)?
-            .into_iter()
-            .flatten()
-            .collect())
+        Ok(self.list(Kind::PciDeviceClaim, to_claim)?.into_iter().flatten().collect())
     }
 
     fn get<T>(
@@ -287,20 +321,15 @@ impl<'c> Lookups<'c> {
         namespace: Option<&str>,
         convert: impl Fn(&Json<'_>) -> T,
     ) -> Result<T, LookupError> {
-        let text = self
-            .cluster
-            .get(kind, name, namespace)
-            .map_err(|text| LookupError::of_host(&text))?;
+        let text =
+            self.cluster.get(kind, name, namespace).map_err(|text| LookupError::of_host(&text))?;
         let json = Json::parse(&text, kind.shape()).map_err(|_| LookupError::Unavailable)?;
         Ok(convert(&json))
     }
 
     fn list<T>(&self, kind: Kind, convert: impl Fn(&Json<'_>) -> T) -> Result<Vec<T>, LookupError> {
         self.guard(kind)?;
-        let text = self
-            .cluster
-            .list(kind)
-            .map_err(|text| LookupError::of_host(&text))?;
+        let text = self.cluster.list(kind).map_err(|text| LookupError::of_host(&text))?;
         let json = Json::parse(&text, list_shape(kind)).map_err(|_| LookupError::Unavailable)?;
         match json.get("items") {
             Some(Json::Array(items)) => Ok(items.iter().map(convert).collect()),
@@ -326,10 +355,8 @@ impl<'c> Lookups<'c> {
 
 fn list_shape(kind: Kind) -> &'static Shape {
     static NODES: Shape = Shape::Only(&[("items", Shape::Items(&Shape::Only(&[METADATA])))]);
-    static PCI_DEVICES: Shape = Shape::Only(&[(
-        "items",
-        Shape::Items(&Shape::Only(&[METADATA, ("status", Shape::Tree)])),
-    )]);
+    static PCI_DEVICES: Shape =
+        Shape::Only(&[("items", Shape::Items(&Shape::Only(&[METADATA, ("status", Shape::Tree)])))]);
     match kind {
         Kind::Node => &NODES,
         _ => &PCI_DEVICES,
@@ -338,25 +365,16 @@ fn list_shape(kind: Kind) -> &'static Shape {
 
 /// The text at the path; empty where there is none.
 fn text(json: &Json<'_>, path: &[&str]) -> String {
-    json.at(path)
-        .and_then(Json::as_str)
-        .unwrap_or_default()
-        .to_owned()
+    json.at(path).and_then(Json::as_str).unwrap_or_default().to_owned()
 }
 
 fn to_node(json: &Json<'_>) -> Node {
-    let labels = json
-        .at(&["metadata", "labels"])
-        .map(Json::members)
-        .unwrap_or_default();
+    let labels = json.at(&["metadata", "labels"]).map(Json::members).unwrap_or_default();
     Node {
         labels: labels
             .iter()
             .map(|(key, value)| {
-                (
-                    key.as_ref().to_owned(),
-                    value.as_str().unwrap_or_default().to_owned(),
-                )
+                (key.as_ref().to_owned(), value.as_str().unwrap_or_default().to_owned())
             })
             .collect(),
     }
@@ -364,23 +382,16 @@ fn to_node(json: &Json<'_>) -> Node {
 
 fn to_kubevirt(json: &Json<'_>) -> KubeVirt {
     let configuration = |path: &[&str]| {
-        json.at(&["spec", "configuration"])
-            .and_then(|json| json.at(path))
-            .map(Json::items)
+        json.at(&["spec", "configuration"]).and_then(|json| json.at(path)).map(Json::items)
     };
     let gates = configuration(&["developerConfiguration", "featureGates"]).unwrap_or_default();
     let devices = ["pciHostDevices", "mediatedDevices"]
         .into_iter()
         .flat_map(|list| configuration(&["permittedHostDevices", list]).unwrap_or_default());
     KubeVirt {
-        feature_gates: gates
-            .iter()
-            .filter_map(Json::as_str)
-            .map(str::to_owned)
-            .collect(),
-        device_resources: devices
-            .map(|device| text(device, &["resourceName"]))
-            .collect(),
+        feature_gates: gates.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
+        observed_version: text(json, &["status", "observedKubeVirtVersion"]),
+        device_resources: devices.map(|device| text(device, &["resourceName"])).collect(),
     }
 }
 
@@ -392,15 +403,22 @@ fn to_pci_device(json: &Json<'_>) -> PciDevice {
         node: status("nodeName"),
         resource_name: status("resourceName"),
         iommu_group: status("iommuGroup"),
+        ids: format!("{}:{}", status("vendorId"), status("deviceId")),
+    }
+}
+
+fn to_config_map(json: &Json<'_>) -> ConfigMap {
+    let keys = json.get("binaryData").map(Json::members).unwrap_or_default();
+    ConfigMap {
+        rom: json.at(&["binaryData", "rom"]).and_then(Json::as_str).map(str::to_owned),
+        has_text_rom: json.at(&["data", "rom"]).is_some(),
+        other_key: keys.first().map(|(key, _)| key.as_ref().to_owned()),
     }
 }
 
 /// The name of a claim for which passthrough is on.
 fn to_claim(json: &Json<'_>) -> Option<String> {
-    let is_on = matches!(
-        json.at(&["status", "passthroughEnabled"]),
-        Some(Json::Bool(true))
-    );
+    let is_on = matches!(json.at(&["status", "passthroughEnabled"]), Some(Json::Bool(true)));
     is_on.then(|| text(json, &["metadata", "name"]))
 }
 
@@ -449,10 +467,7 @@ impl Cluster for HostCluster {
         verb: &str,
         kind: Kind,
     ) -> Result<Box<RawValue>, String> {
-        let PolicyServer {
-            namespace,
-            service_account,
-        } = account;
+        let PolicyServer { namespace, service_account } = account;
         let (group, resource) = kind.group_and_resource();
         call(
             "can_i",

@@ -36,6 +36,18 @@ impl ImageReference {
     pub(crate) fn sidecar_shim() -> Self {
         Self("quay.io/kubevirt/sidecar-shim:v1.4.0".to_owned())
     }
+
+    /// The same repository with another tag; `None` where a digest pins the image, or the tag is none.
+    pub(crate) fn with_tag(&self, tag: &str) -> Option<Self> {
+        if self.0.contains('@') {
+            return None;
+        }
+        let repository = match self.0.rsplit_once(':') {
+            Some((repository, tag)) if !tag.contains('/') => repository,
+            _ => &self.0,
+        };
+        format!("{repository}:{tag}").parse().ok()
+    }
 }
 
 impl fmt::Display for ImageReference {
@@ -140,15 +152,21 @@ mod tests {
     #[case::localhost("localhost/shim")]
     #[case::separators("a/b_c/d__e/f---g.h")]
     fn valid(#[case] text: &str) {
-        assert_eq!(
-            text.parse::<ImageReference>().map(|i| i.to_string()),
-            Ok(text.to_owned())
-        );
+        assert_eq!(text.parse::<ImageReference>().map(|i| i.to_string()), Ok(text.to_owned()));
         let with_digest = format!("{text}@{DIGEST}");
-        assert_eq!(
-            with_digest.parse::<ImageReference>().map(|i| i.to_string()),
-            Ok(with_digest)
-        );
+        assert_eq!(with_digest.parse::<ImageReference>().map(|i| i.to_string()), Ok(with_digest));
+    }
+
+    #[rstest]
+    #[case::tag("quay.io/a/b:v1", "v2", Some("quay.io/a/b:v2"))]
+    #[case::no_tag("quay.io/a/b", "v2", Some("quay.io/a/b:v2"))]
+    #[case::port("localhost:5000/b", "v2", Some("localhost:5000/b:v2"))]
+    #[case::bad_tag("a", "v 2", None)]
+    fn another_tag(#[case] image: &str, #[case] tag: &str, #[case] expected: Option<&str>) {
+        let image: ImageReference = image.parse().unwrap();
+        assert_eq!(image.with_tag(tag).map(|i| i.to_string()).as_deref(), expected);
+        let pinned: ImageReference = format!("{image}@{DIGEST}").parse().unwrap();
+        assert_eq!(pinned.with_tag(tag), None);
     }
 
     #[rstest]

@@ -249,10 +249,7 @@ impl<'de> Visitor<'de> for ShapeVisitor {
 }
 
 fn find(known: &'static [(&'static str, Shape)], key: &str) -> Option<&'static Shape> {
-    known
-        .iter()
-        .find(|(k, _)| *k == key)
-        .map(|(_, shape)| shape)
+    known.iter().find(|(k, _)| *k == key).map(|(_, shape)| shape)
 }
 
 /// An object's key: borrowed where the text has no escape in it.
@@ -266,10 +263,7 @@ mod tests {
     static SHAPE: Shape = Shape::Object(&[
         (
             "known",
-            Shape::Object(&[(
-                "list",
-                Shape::Items(&Shape::Object(&[("name", Shape::Tree)])),
-            )]),
+            Shape::Object(&[("list", Shape::Items(&Shape::Object(&[("name", Shape::Tree)])))]),
         ),
         ("only", Shape::Only(&[("a", Shape::Tree)])),
         ("ours", Shape::OnlyPrefixed("x.io/")),

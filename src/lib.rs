@@ -3,26 +3,11 @@
 //! This file registers the waPC functions and sets up the logger; what happens to a request stands in `policy.rs`.
 
 #![deny(missing_docs)]
-#![deny(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
-#![deny(
-    clippy::string_slice,
-    clippy::unreachable,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![deny(clippy::string_slice, clippy::unreachable, clippy::print_stdout, clippy::print_stderr)]
 #![cfg_attr(
     test,
-    allow(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing
-    )
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
 pub mod cluster;

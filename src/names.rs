@@ -25,11 +25,8 @@ pub(crate) static SUBDOMAIN: NameRule = NameRule {
 impl NameRule {
     /// Whether the rule allows the name.
     pub(crate) fn allows(&self, name: &str) -> bool {
-        let parts_are_labels = if self.dots {
-            name.split('.').all(is_label)
-        } else {
-            is_label(name)
-        };
+        let parts_are_labels =
+            if self.dots { name.split('.').all(is_label) } else { is_label(name) };
         name.len() <= self.max && parts_are_labels
     }
 }

@@ -37,17 +37,12 @@ pub enum PciAddressError {
 impl PciAddress {
     /// The digits alone, as Harvester has them in the name of a PCIDevice: `000000020`.
     pub(crate) fn compact(self) -> String {
-        let Self {
-            domain,
-            bus,
-            device,
-            function,
-        } = self;
+        let Self { domain, bus, device, function } = self;
         format!("{domain:04x}{bus:02x}{device:02x}{function}")
     }
 
     /// The address that is written as digits alone.
-    pub(crate) fn from_compact(digits: &str) -> Option<Self> {
+    fn from_compact(digits: &str) -> Option<Self> {
         if digits.len() != 9 {
             return None;
         }
@@ -57,26 +52,28 @@ impl PciAddress {
         format!("{domain}:{bus}:{device}.{function}").parse().ok()
     }
 
+    /// Node and address of the name of a Harvester PCIDevice: `node1-000000020` is `0000:00:02.0` on `node1`.
+    pub(crate) fn of_pci_device(name: &str) -> Option<(&str, Self)> {
+        let (node, compact) = name.rsplit_once('-')?;
+        Some((node, Self::from_compact(compact)?))
+    }
+
+    /// The address that a name made by [`PciAddress::device_name`] stands for.
+    pub(crate) fn of_device_name(name: &str) -> Option<Self> {
+        Self::from_compact(&name.strip_prefix("pci_")?.replace('_', ""))
+            .filter(|address| address.device_name() == name)
+    }
+
     /// The name that stands for the device by its address alone, `pci_DDDD_BB_DD_F`, as libvirt's node devices have it.
     pub(crate) fn device_name(self) -> String {
-        let Self {
-            domain,
-            bus,
-            device,
-            function,
-        } = self;
+        let Self { domain, bus, device, function } = self;
         format!("pci_{domain:04x}_{bus:02x}_{device:02x}_{function}")
     }
 }
 
 impl fmt::Display for PciAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            domain,
-            bus,
-            device,
-            function,
-        } = self;
+        let Self { domain, bus, device, function } = self;
         write!(f, "{domain:04x}:{bus:02x}:{device:02x}.{function}")
     }
 }
@@ -93,15 +90,9 @@ impl FromStr for PciAddress {
         }
         Ok(Self {
             domain: hex(domain, 4, 0xffff).ok_or(PciAddressError::Domain)?,
-            bus: hex(bus, 2, 0xff)
-                .and_then(narrow)
-                .ok_or(PciAddressError::Bus)?,
-            device: hex(device, 2, 0x1f)
-                .and_then(narrow)
-                .ok_or(PciAddressError::Device)?,
-            function: hex(function, 1, 7)
-                .and_then(narrow)
-                .ok_or(PciAddressError::Function)?,
+            bus: hex(bus, 2, 0xff).and_then(narrow).ok_or(PciAddressError::Bus)?,
+            device: hex(device, 2, 0x1f).and_then(narrow).ok_or(PciAddressError::Device)?,
+            function: hex(function, 1, 7).and_then(narrow).ok_or(PciAddressError::Function)?,
         })
     }
 }
@@ -112,9 +103,7 @@ fn hex(text: &str, digits: usize, max: u16) -> Option<u16> {
     if text.len() != digits || !text.chars().all(|c| c.is_ascii_hexdigit()) {
         return None;
     }
-    u16::from_str_radix(text, 16)
-        .ok()
-        .filter(|value| *value <= max)
+    u16::from_str_radix(text, 16).ok().filter(|value| *value <= max)
 }
 
 fn narrow(value: u16) -> Option<u8> {
@@ -134,6 +123,9 @@ mod tests {
         let address: PciAddress = text.parse().unwrap();
         assert_eq!(address.to_string(), normalised);
         assert_eq!(address.device_name(), device_name);
+        assert_eq!(PciAddress::of_device_name(device_name), Some(address));
+        let name = format!("node-1.example-{}", address.compact());
+        assert_eq!(PciAddress::of_pci_device(&name), Some(("node-1.example", address)));
         assert_eq!(normalised.parse(), Ok(address));
         assert_eq!(PciAddress::from_compact(&address.compact()), Some(address));
     }
@@ -166,5 +158,7 @@ mod tests {
     #[case::not_ascii("0000000\u{e9}")]
     fn not_compact(#[case] digits: &str) {
         assert_eq!(PciAddress::from_compact(digits), None);
+        assert_eq!(PciAddress::of_pci_device(&format!("node-{digits}")), None);
+        assert_eq!(PciAddress::of_device_name(&format!("pci_{digits}")), None);
     }
 }

@@ -57,10 +57,7 @@ impl Denial {
 pub(crate) fn evaluate<'a>(payload: &'a [u8], cluster: &dyn Cluster, log: &Logger) -> Verdict<'a> {
     decide(payload, cluster, log).unwrap_or_else(|denial| {
         warn!(log, "request denied"; "error" => %denial);
-        Verdict {
-            decision: Decision::Denied(denial),
-            ..Verdict::default()
-        }
+        Verdict { decision: Decision::Denied(denial), ..Verdict::default() }
     })
 }
 
@@ -164,13 +161,9 @@ impl<'a> Run<'_, 'a> {
         let name = feature.name();
         self.vm.remove_annotation(&directives::error_key(name))?;
         if self.settings.add_tracking_annotations {
-            self.vm
-                .set_annotation(directives::applied_key(name), plan.applied)?;
+            self.vm.set_annotation(directives::applied_key(name), plan.applied)?;
         }
-        let warnings = plan
-            .warnings
-            .into_iter()
-            .map(|warning| format!("{name}: {warning}"));
+        let warnings = plan.warnings.into_iter().map(|warning| format!("{name}: {warning}"));
         self.verdict.warnings.extend(warnings);
         self.verdict.applied.push(name);
         info!(self.log, "feature applied"; self.request, "feature" => name);
@@ -190,14 +183,11 @@ impl<'a> Run<'_, 'a> {
         match mode {
             ErrorHandling::Reject => {
                 warn!(self.log, "feature refused"; self.request, "feature" => name, "error" => &error);
-                self.refusals
-                    .push(format!("{name} cannot be applied ({directive}): {error}"));
+                self.refusals.push(format!("{name} cannot be applied ({directive}): {error}"));
             }
             ErrorHandling::AllowAndLog => {
                 warn!(self.log, "feature not applied"; self.request, "feature" => name, "error" => &error);
-                self.verdict
-                    .warnings
-                    .push(format!("{name} is not applied: {error}"));
+                self.verdict.warnings.push(format!("{name} is not applied: {error}"));
                 self.vm.remove_annotation(&directives::applied_key(name))?;
                 if self.settings.add_tracking_annotations {
                     self.vm.set_annotation(directives::error_key(name), error)?;
@@ -218,9 +208,7 @@ impl<'a> Run<'_, 'a> {
         let features: Vec<&str> = FEATURES.iter().map(|feature| feature.name()).collect();
         let unknown = self.directives.unknown(&features);
         if !unknown.is_empty() {
-            self.verdict
-                .warnings
-                .push(format!("no such directive: {}", unknown.join(", ")));
+            self.verdict.warnings.push(format!("no such directive: {}", unknown.join(", ")));
         }
     }
 }

@@ -58,12 +58,7 @@ pub(crate) enum Unreadable {
     #[error("the admission request cannot be read: it is not UTF-8")]
     NotUtf8,
     #[error("{what} cannot be read: {problem} at line {line}, column {column}")]
-    Json {
-        what: &'static str,
-        problem: &'static str,
-        line: usize,
-        column: usize,
-    },
+    Json { what: &'static str, problem: &'static str, line: usize, column: usize },
 }
 
 impl Unreadable {
@@ -142,15 +137,12 @@ impl<'a> Outline<'a> {
     }
 
     fn metadata(&self, key: &str) -> Option<&Json<'a>> {
-        self.root
-            .get("metadata")
-            .and_then(|metadata| metadata.get(key))
+        self.root.get("metadata").and_then(|metadata| metadata.get(key))
     }
 
     /// Whether the object is on its way out; then only its finalizers matter.
     pub(crate) fn is_deleting(&self) -> bool {
-        self.metadata("deletionTimestamp")
-            .is_some_and(|time| !time.is_empty())
+        self.metadata("deletionTimestamp").is_some_and(|time| !time.is_empty())
     }
 
     /// Whether there is any annotation or label of the policy's.
@@ -160,16 +152,12 @@ impl<'a> Outline<'a> {
 
     /// The annotations whose keys are the policy's, in their order.
     pub(crate) fn annotations(&self) -> &[(Cow<'a, str>, Json<'a>)] {
-        self.metadata("annotations")
-            .map(Json::members)
-            .unwrap_or_default()
+        self.metadata("annotations").map(Json::members).unwrap_or_default()
     }
 
     /// The labels whose keys are the policy's, in their order.
     pub(crate) fn labels(&self) -> &[(Cow<'a, str>, Json<'a>)] {
-        self.metadata("labels")
-            .map(Json::members)
-            .unwrap_or_default()
+        self.metadata("labels").map(Json::members).unwrap_or_default()
     }
 
     /// Whether two VirtualMachines ask the policy for the same: equal annotations and labels of ours, equal templates.
@@ -189,10 +177,8 @@ impl<'a> Outline<'a> {
 
 fn same_members(a: &[(Cow<'_, str>, Json<'_>)], b: &[(Cow<'_, str>, Json<'_>)]) -> bool {
     a.len() == b.len()
-        && a.iter().all(|(key, value)| {
-            b.iter()
-                .any(|(k, v)| k == key && v.to_text() == value.to_text())
-        })
+        && a.iter()
+            .all(|(key, value)| b.iter().any(|(k, v)| k == key && v.to_text() == value.to_text()))
 }
 
 /// Equal as text, or, where a host writes its members in another order, as values.
@@ -201,10 +187,7 @@ fn same_json(a: Option<&RawValue>, b: Option<&RawValue>) -> bool {
         return a.is_none() && b.is_none();
     };
     a.get() == b.get()
-        || match (
-            serde_json::from_str::<Value>(a.get()),
-            serde_json::from_str::<Value>(b.get()),
-        ) {
+        || match (serde_json::from_str::<Value>(a.get()), serde_json::from_str::<Value>(b.get())) {
             (Ok(a), Ok(b)) => a == b,
             _ => false,
         }

@@ -68,11 +68,7 @@ impl FromStr for ResourceName {
             && name.starts_with(outer)
             && name.ends_with(outer)
             && name.chars().all(inner);
-        if qualified {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(ResourceNameError::Name)
-        }
+        if qualified { Ok(Self(text.to_owned())) } else { Err(ResourceNameError::Name) }
     }
 }
 
@@ -87,10 +83,7 @@ mod tests {
     #[case::dots("gpu.intel.com/i915.v2")]
     #[case::one_letter("a/b")]
     fn valid(#[case] text: &str) {
-        assert_eq!(
-            text.parse::<ResourceName>().map(|name| name.to_string()),
-            Ok(text.to_owned())
-        );
+        assert_eq!(text.parse::<ResourceName>().map(|name| name.to_string()), Ok(text.to_owned()));
     }
 
     #[rstest]
@@ -115,13 +108,7 @@ mod tests {
             format!("{}a/{}", "a.".repeat((domain - 1) / 2), "n".repeat(name))
         };
         assert!(long(243, 63).parse::<ResourceName>().is_ok());
-        assert_eq!(
-            long(245, 63).parse::<ResourceName>(),
-            Err(ResourceNameError::Domain)
-        );
-        assert_eq!(
-            long(243, 64).parse::<ResourceName>(),
-            Err(ResourceNameError::Name)
-        );
+        assert_eq!(long(245, 63).parse::<ResourceName>(), Err(ResourceNameError::Domain));
+        assert_eq!(long(243, 64).parse::<ResourceName>(), Err(ResourceNameError::Name));
     }
 }

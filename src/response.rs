@@ -50,11 +50,7 @@ pub(crate) fn to_bytes(verdict: &Verdict<'_>) -> Vec<u8> {
             applied: verdict.applied.join(","),
             failed: verdict.failed.join(","),
         },
-        warnings: verdict
-            .warnings
-            .iter()
-            .map(|message| warning(message))
-            .collect(),
+        warnings: verdict.warnings.iter().map(|message| warning(message)).collect(),
     };
     match &verdict.decision {
         Decision::Unchanged => {}

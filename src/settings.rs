@@ -287,11 +287,7 @@ impl Settings {
         };
         let mut problems = Vec::new();
         let settings = Self::read(&json, &mut problems);
-        if problems.is_empty() {
-            Ok(settings)
-        } else {
-            Err(SettingsError(problems))
-        }
+        if problems.is_empty() { Ok(settings) } else { Err(SettingsError(problems)) }
     }
 
     /// The whole tree with its defaults, in one place.
@@ -339,9 +335,7 @@ impl Settings {
                 max_devices: s.get("maxDevices", Count(8)).0,
                 allowed_plugins: s.get(
                     "allowedPlugins",
-                    ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"]
-                        .map(Pattern::from)
-                        .to_vec(),
+                    ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"].map(Pattern::from).to_vec(),
                 ),
                 attach_device: s.get("attachDevice", AttachDevice::Auto),
             }),
@@ -439,17 +433,9 @@ struct Section<'s, 'j> {
 impl<'s, 'j> Section<'s, 'j> {
     fn new(path: &'s str, json: &'s Json<'j>, problems: &'s mut Vec<Problem>) -> Self {
         if !json.is_empty() && !matches!(json, Json::Object(_)) {
-            problems.push(Problem::NotAnObject {
-                path: path.to_owned(),
-                found: json.kind(),
-            });
+            problems.push(Problem::NotAnObject { path: path.to_owned(), found: json.kind() });
         }
-        Self {
-            path,
-            json,
-            known: Vec::new(),
-            problems,
-        }
+        Self { path, json, known: Vec::new(), problems }
     }
 
     /// The value at `key`, unless it is not set.
@@ -502,11 +488,8 @@ impl<'s, 'j> Section<'s, 'j> {
         let mut map = Vec::new();
         for (namespace, patterns) in json.members() {
             let namespace_pattern = Pattern::read(&Json::String(namespace.as_ref().into()));
-            let patterns_read = if patterns.is_empty() {
-                Some(Vec::new())
-            } else {
-                Vec::read(patterns)
-            };
+            let patterns_read =
+                if patterns.is_empty() { Some(Vec::new()) } else { Vec::read(patterns) };
             match (namespace_pattern, patterns_read) {
                 (Some(namespace), Some(patterns)) => map.push((namespace, patterns)),
                 (None, _) => self.wrong(key, json, takes.to_owned()),
@@ -536,11 +519,7 @@ impl<'s, 'j> Section<'s, 'j> {
     }
 
     fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
     fn wrong(&mut self, key: &str, json: &Json<'_>, takes: String) {
@@ -550,12 +529,7 @@ impl<'s, 'j> Section<'s, 'j> {
 
     /// Reports the keys that nothing asked for.
     fn finish(self) {
-        let Self {
-            path,
-            json,
-            known,
-            problems,
-        } = self;
+        let Self { path, json, known, problems } = self;
         for (key, _) in json.members() {
             if !known.contains(&key.as_ref()) {
                 let near = nearest(key, known.iter().copied());
@@ -579,10 +553,7 @@ pub struct SettingsError(Vec<Problem>);
 
 impl From<serde_json::Error> for SettingsError {
     fn from(error: serde_json::Error) -> Self {
-        SettingsError(vec![Problem::NotJson {
-            line: error.line(),
-            column: error.column(),
-        }])
+        SettingsError(vec![Problem::NotJson { line: error.line(), column: error.column() }])
     }
 }
 
@@ -596,17 +567,9 @@ enum Problem {
     #[error("{}: got {found}, expected an object", place(.path))]
     NotAnObject { path: String, found: &'static str },
     #[error("unknown setting {key}{}; {hint}", within(.path))]
-    Unknown {
-        path: String,
-        key: String,
-        hint: String,
-    },
+    Unknown { path: String, key: String, hint: String },
     #[error("setting {path}: got {got}, expected {takes}")]
-    Wrong {
-        path: String,
-        got: String,
-        takes: String,
-    },
+    Wrong { path: String, got: String, takes: String },
 }
 
 impl Problem {
@@ -624,17 +587,9 @@ impl Problem {
 }
 
 fn place(path: &str) -> String {
-    if path.is_empty() {
-        "the settings".to_owned()
-    } else {
-        format!("setting {path}")
-    }
+    if path.is_empty() { "the settings".to_owned() } else { format!("setting {path}") }
 }
 
 fn within(path: &str) -> String {
-    if path.is_empty() {
-        String::new()
-    } else {
-        format!(" in {path}")
-    }
+    if path.is_empty() { String::new() } else { format!(" in {path}") }
 }

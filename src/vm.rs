@@ -29,6 +29,10 @@ pub(crate) enum Edit {
     AddGpu { name: String, device_name: String },
     /// Sets `domain.resources.limits[resource]`.
     SetLimit { resource: String, quantity: String },
+    /// Appends `{name, configMap: {name}}` to `volumes`.
+    AddConfigMapVolume { name: &'static str, config_map: String },
+    /// Sets the template's annotation `hooks.kubevirt.io/hookSidecars`.
+    SetHookSidecars { value: String },
     /// Sets `nodeSelector["kubernetes.io/hostname"]`.
     SelectNode { hostname: String },
 }
@@ -46,6 +50,14 @@ pub(crate) struct CpuFeature<'v> {
 pub(crate) struct Device<'v> {
     pub(crate) name: &'v str,
     pub(crate) device_name: &'v str,
+}
+
+/// An entry of `volumes`; what it lacks is empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Volume<'v> {
+    pub(crate) name: &'v str,
+    /// The ConfigMap that it holds.
+    pub(crate) config_map: &'v str,
 }
 
 /// Which nodes the VirtualMachine may run on, as far as it says so by label values.
@@ -75,19 +87,15 @@ impl<'v> Placement<'v> {
         let [term] = self.terms.as_slice() else {
             return None;
         };
-        term.iter()
-            .find_map(|(key, values)| match values.as_slice() {
-                [hostname] if *key == HOSTNAME_LABEL => Some(*hostname),
-                _ => None,
-            })
+        term.iter().find_map(|(key, values)| match values.as_slice() {
+            [hostname] if *key == HOSTNAME_LABEL => Some(*hostname),
+            _ => None,
+        })
     }
 
     /// Whether a node with these labels is one that the VirtualMachine may run on.
     pub(crate) fn allows<'n>(&self, label: impl Fn(&str) -> Option<&'n str>) -> bool {
-        let selected = self
-            .selector
-            .iter()
-            .all(|(key, value)| label(key) == Some(value));
+        let selected = self.selector.iter().all(|(key, value)| label(key) == Some(value));
         let in_values = |(key, values): &(&str, Vec<&str>)| {
             label(key).is_some_and(|value| values.contains(&value))
         };
@@ -100,11 +108,7 @@ impl<'v> Placement<'v> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ShapeError {
     #[error("{path} is {found} where KubeVirt expects {expected}; correct the VirtualMachine")]
-    WrongType {
-        path: Path,
-        found: &'static str,
-        expected: &'static str,
-    },
+    WrongType { path: Path, found: &'static str, expected: &'static str },
     #[error("{path} is missing, and a VirtualMachine needs it; correct the VirtualMachine")]
     Missing { path: Path },
 }
@@ -128,6 +132,9 @@ impl fmt::Display for Path {
 
 const ANNOTATIONS: Path = Path(&["metadata", "annotations"]);
 const LABELS: Path = Path(&["metadata", "labels"]);
+const HOOK_SIDECARS: Path =
+    Path(&["spec", "template", "metadata", "annotations", "hooks.kubevirt.io/hookSidecars"]);
+const VOLUMES: Path = Path(&["spec", "template", "spec", "volumes"]);
 const TEMPLATE_SPEC: Path = Path(&["spec", "template", "spec"]);
 const NODE_SELECTOR: Path = Path(&["spec", "template", "spec", "nodeSelector"]);
 const NODE_AFFINITY_TERMS: Path = Path(&[
@@ -142,58 +149,38 @@ const NODE_AFFINITY_TERMS: Path = Path(&[
 const ARCHITECTURE: Path = Path(&["spec", "template", "spec", "architecture"]);
 const CPU_MODEL: Path = Path(&["spec", "template", "spec", "domain", "cpu", "model"]);
 const CPU_FEATURES: Path = Path(&["spec", "template", "spec", "domain", "cpu", "features"]);
-const HOST_DEVICES: Path = Path(&[
-    "spec",
-    "template",
-    "spec",
-    "domain",
-    "devices",
-    "hostDevices",
-]);
+const HOST_DEVICES: Path = Path(&["spec", "template", "spec", "domain", "devices", "hostDevices"]);
 const GPUS: Path = Path(&["spec", "template", "spec", "domain", "devices", "gpus"]);
 const LIMITS: Path = Path(&["spec", "template", "spec", "domain", "resources", "limits"]);
 
 /// The parts that the paths lead to.
 static SHAPE: Shape = {
-    const DEVICES: Shape = Shape::Items(&Shape::Object(&[
-        ("name", Shape::Tree),
-        ("deviceName", Shape::Tree),
-    ]));
-    const FEATURES: Shape = Shape::Items(&Shape::Object(&[
-        ("name", Shape::Tree),
-        ("policy", Shape::Tree),
-    ]));
+    const DEVICES: Shape =
+        Shape::Items(&Shape::Object(&[("name", Shape::Tree), ("deviceName", Shape::Tree)]));
+    const FEATURES: Shape =
+        Shape::Items(&Shape::Object(&[("name", Shape::Tree), ("policy", Shape::Tree)]));
     const DOMAIN: Shape = Shape::Object(&[
-        (
-            "cpu",
-            Shape::Object(&[("model", Shape::Tree), ("features", FEATURES)]),
-        ),
-        (
-            "devices",
-            Shape::Object(&[("hostDevices", DEVICES), ("gpus", DEVICES)]),
-        ),
-        (
-            "resources",
-            Shape::Object(&[("limits", Shape::Object(&[]))]),
-        ),
+        ("cpu", Shape::Object(&[("model", Shape::Tree), ("features", FEATURES)])),
+        ("devices", Shape::Object(&[("hostDevices", DEVICES), ("gpus", DEVICES)])),
+        ("resources", Shape::Object(&[("limits", Shape::Object(&[]))])),
     ]);
+    const VOLUMES: Shape = Shape::Items(&Shape::Object(&[
+        ("name", Shape::Tree),
+        ("configMap", Shape::Object(&[("name", Shape::Tree)])),
+    ]));
+    const HOOK_SIDECARS: Shape = Shape::Object(&[("hooks.kubevirt.io/hookSidecars", Shape::Tree)]);
+    const TEMPLATE_METADATA: Shape = Shape::Object(&[("annotations", HOOK_SIDECARS)]);
+    const TEMPLATE: Shape = Shape::Object(&[("metadata", TEMPLATE_METADATA), ("spec", SPEC)]);
     const SPEC: Shape = Shape::Object(&[
+        ("volumes", VOLUMES),
         ("affinity", Shape::Object(&[("nodeAffinity", Shape::Tree)])),
         ("architecture", Shape::Tree),
         ("nodeSelector", Shape::Tree),
         ("domain", DOMAIN),
     ]);
-    const METADATA: Shape = Shape::Object(&[
-        ("annotations", Shape::Prefixed(PREFIX)),
-        ("labels", Shape::Object(&[])),
-    ]);
-    Shape::Object(&[
-        ("metadata", METADATA),
-        (
-            "spec",
-            Shape::Object(&[("template", Shape::Object(&[("spec", SPEC)]))]),
-        ),
-    ])
+    const METADATA: Shape =
+        Shape::Object(&[("annotations", Shape::Prefixed(PREFIX)), ("labels", Shape::Object(&[]))]);
+    Shape::Object(&[("metadata", METADATA), ("spec", Shape::Object(&[("template", TEMPLATE)]))])
 };
 
 impl Serialize for VirtualMachine<'_> {
@@ -209,10 +196,7 @@ impl<'a> VirtualMachine<'a> {
     /// [`Unreadable`] where a part that the policy reads is nested too deeply or has a number out of range.
     pub(crate) fn parse(object: &'a RawValue) -> Result<Self, Unreadable> {
         match Json::parse(object, &SHAPE) {
-            Ok(root) => Ok(Self {
-                root,
-                changed: false,
-            }),
+            Ok(root) => Ok(Self { root, changed: false }),
             Err(e) => Err(Unreadable::new("the VirtualMachine", &e)),
         }
     }
@@ -227,10 +211,7 @@ impl<'a> VirtualMachine<'a> {
         let items = self.list(CPU_FEATURES)?;
         Ok(items
             .iter()
-            .map(|item| CpuFeature {
-                name: text(item, "name"),
-                policy: text(item, "policy"),
-            })
+            .map(|item| CpuFeature { name: text(item, "name"), policy: text(item, "policy") })
             .collect())
     }
 
@@ -255,6 +236,16 @@ impl<'a> VirtualMachine<'a> {
                 .collect(),
             terms: terms.iter().map(affinity_term).collect(),
         })
+    }
+
+    /// The template's annotation `hooks.kubevirt.io/hookSidecars`; empty if there is none.
+    pub(crate) fn hook_sidecars(&self) -> Result<&str, ShapeError> {
+        self.string(HOOK_SIDECARS)
+    }
+
+    /// `volumes`.
+    pub(crate) fn volumes(&self) -> Result<Vec<Volume<'_>>, ShapeError> {
+        Ok(self.list(VOLUMES)?.iter().map(volume).collect())
     }
 
     /// `domain.devices.hostDevices`.
@@ -324,25 +315,22 @@ impl<'a> VirtualMachine<'a> {
         let items = self.list(path)?;
         Ok(items
             .iter()
-            .map(|item| Device {
-                name: text(item, "name"),
-                device_name: text(item, "deviceName"),
-            })
+            .map(|item| Device { name: text(item, "name"), device_name: text(item, "deviceName") })
             .collect())
     }
 
     /// That an edit will meet nothing of a wrong type.
     fn check(&self, edit: &Edit) -> Result<(), ShapeError> {
         if self.find(TEMPLATE_SPEC)?.is_none() {
-            return Err(ShapeError::Missing {
-                path: TEMPLATE_SPEC,
-            });
+            return Err(ShapeError::Missing { path: TEMPLATE_SPEC });
         }
         match edit {
             Edit::RequireCpuFeature { .. } => self.list(CPU_FEATURES).map(|_| ()),
             Edit::AddHostDevice { .. } => self.list(HOST_DEVICES).map(|_| ()),
             Edit::AddGpu { .. } => self.list(GPUS).map(|_| ()),
             Edit::SelectNode { .. } => self.members(NODE_SELECTOR).map(|_| ()),
+            Edit::AddConfigMapVolume { .. } => self.list(VOLUMES).map(|_| ()),
+            Edit::SetHookSidecars { .. } => self.string(HOOK_SIDECARS).map(|_| ()),
             Edit::SetLimit { .. } => self.members(LIMITS).map(|_| ()),
         }
     }
@@ -350,12 +338,8 @@ impl<'a> VirtualMachine<'a> {
     fn apply_one(&mut self, edit: &Edit) -> Result<(), ShapeError> {
         match edit {
             Edit::RequireCpuFeature { name } => {
-                if !self
-                    .cpu_features()?
-                    .iter()
-                    .any(|feature| feature.name == *name)
-                {
-                    self.append(CPU_FEATURES, &[("name", name), ("policy", "require")])?;
+                if !self.cpu_features()?.iter().any(|feature| feature.name == *name) {
+                    self.append(CPU_FEATURES, strings([("name", name), ("policy", "require")]))?;
                 }
             }
             Edit::AddHostDevice { name, device_name } => {
@@ -363,6 +347,20 @@ impl<'a> VirtualMachine<'a> {
             }
             Edit::AddGpu { name, device_name } => self.add_device(GPUS, name, device_name)?,
             Edit::SetLimit { resource, quantity } => self.set_absent(LIMITS, resource, quantity)?,
+            Edit::AddConfigMapVolume { name, config_map } => {
+                if !self.volumes()?.contains(&Volume { name, config_map }) {
+                    let source = Json::Object(strings([("name", config_map)]));
+                    let mut volume = strings([("name", name)]);
+                    volume.push(("configMap".into(), source));
+                    self.append(VOLUMES, volume)?;
+                }
+            }
+            Edit::SetHookSidecars { value } => {
+                if self.hook_sidecars()? != value {
+                    *self.reach(HOOK_SIDECARS)? = value.clone().into();
+                    self.changed = true;
+                }
+            }
             Edit::SelectNode { hostname } => {
                 self.set_absent(NODE_SELECTOR, HOSTNAME_LABEL, hostname)?;
             }
@@ -372,7 +370,7 @@ impl<'a> VirtualMachine<'a> {
 
     fn add_device(&mut self, path: Path, name: &str, device_name: &str) -> Result<(), ShapeError> {
         if !self.devices(path)?.contains(&Device { name, device_name }) {
-            self.append(path, &[("name", name), ("deviceName", device_name)])?;
+            self.append(path, strings([("name", name), ("deviceName", device_name)]))?;
         }
         Ok(())
     }
@@ -387,16 +385,12 @@ impl<'a> VirtualMachine<'a> {
         Ok(())
     }
 
-    /// Appends an object of strings to a list, which is made if it is not there.
-    fn append(&mut self, path: Path, members: &[(&'static str, &str)]) -> Result<(), ShapeError> {
-        let object = members
-            .iter()
-            .map(|(key, value)| (Cow::Borrowed(*key), (*value).to_owned().into()))
-            .collect();
+    /// Appends an object to a list, which is made if it is not there.
+    fn append(&mut self, path: Path, members: Members<'a>) -> Result<(), ShapeError> {
         let list = self.reach(path)?;
         match list {
-            Json::Array(items) => items.push(Json::Object(object)),
-            Json::Null => *list = Json::Array(vec![Json::Object(object)]),
+            Json::Array(items) => items.push(Json::Object(members)),
+            Json::Null => *list = Json::Array(vec![Json::Object(members)]),
             other => return Err(wrong_type(path, other, "a list")),
         }
         self.changed = true;
@@ -459,9 +453,7 @@ impl<'a> VirtualMachine<'a> {
             json = match members.iter_mut().rev().find(|(k, _)| k == key) {
                 Some((_, value)) => value,
                 None => {
-                    return Err(ShapeError::Missing {
-                        path: path.first(depth),
-                    });
+                    return Err(ShapeError::Missing { path: path.first(depth) });
                 }
             };
         }
@@ -469,25 +461,26 @@ impl<'a> VirtualMachine<'a> {
     }
 }
 
+fn volume<'v>(item: &'v Json<'_>) -> Volume<'v> {
+    let config_map = item.get("configMap").map(|source| text(source, "name")).unwrap_or_default();
+    Volume { name: text(item, "name"), config_map }
+}
+
+/// The members of an object of strings.
+fn strings<'a, const N: usize>(members: [(&'static str, &str); N]) -> Members<'a> {
+    members.into_iter().map(|(key, value)| (key.into(), value.to_owned().into())).collect()
+}
+
 /// The expressions of a term of required node affinity that have the operator `In`.
 fn affinity_term<'v>(term: &'v Json<'_>) -> Vec<(&'v str, Vec<&'v str>)> {
-    let expressions = term
-        .get("matchExpressions")
-        .map(Json::items)
-        .unwrap_or_default();
+    let expressions = term.get("matchExpressions").map(Json::items).unwrap_or_default();
     let is_in = |expression: &&Json<'_>| text(expression, "operator") == "In";
     expressions
         .iter()
         .filter(is_in)
         .map(|expression| {
-            let values = expression
-                .get("values")
-                .map(Json::items)
-                .unwrap_or_default();
-            (
-                text(expression, "key"),
-                values.iter().filter_map(Json::as_str).collect(),
-            )
+            let values = expression.get("values").map(Json::items).unwrap_or_default();
+            (text(expression, "key"), values.iter().filter_map(Json::as_str).collect())
         })
         .collect()
 }
@@ -506,11 +499,7 @@ fn as_object<'j, 'a>(
 }
 
 fn wrong_type(path: Path, found: &Json<'_>, expected: &'static str) -> ShapeError {
-    ShapeError::WrongType {
-        path,
-        found: found.kind(),
-        expected,
-    }
+    ShapeError::WrongType { path, found: found.kind(), expected }
 }
 
 /// The member's text; empty where it is absent or no string.

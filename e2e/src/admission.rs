@@ -45,9 +45,8 @@ pub fn request(
     options: &RequestOptions,
 ) -> Result<(Value, Vec<Value>), RequestError> {
     let is_vm = |document: &Value| document["kind"] == "VirtualMachine";
-    let (mut subjects, mut others): (Vec<Value>, Vec<Value>) = documents
-        .into_iter()
-        .partition(|d| is_vm(d) || is_request(d));
+    let (mut subjects, mut others): (Vec<Value>, Vec<Value>) =
+        documents.into_iter().partition(|d| is_vm(d) || is_request(d));
     if subjects.is_empty() && others.len() == 1 {
         subjects.append(&mut others);
     }
@@ -57,10 +56,7 @@ pub fn request(
         (Some(_), _) => return Err(RequestError::Several(count)),
         (None, _) if others.is_empty() => return Err(RequestError::Empty),
         (None, _) => {
-            let kinds: Vec<_> = others
-                .iter()
-                .map(|o| o["kind"].as_str().unwrap_or("?"))
-                .collect();
+            let kinds: Vec<_> = others.iter().map(|o| o["kind"].as_str().unwrap_or("?")).collect();
             return Err(RequestError::NoVirtualMachine(kinds.join(", ")));
         }
     };
@@ -162,10 +158,7 @@ impl AdmissionResponse {
     pub fn reject(request: &Value, message: String, code: u16) -> Self {
         Self {
             uid: uid(request),
-            status: Some(Status {
-                message: Some(message),
-                code: Some(code),
-            }),
+            status: Some(Status { message: Some(message), code: Some(code) }),
             ..Self::default()
         }
     }
@@ -191,10 +184,7 @@ impl AdmissionResponse {
                 let message = "Incoming object is null, which happens only with DELETE operations, but the policy is \
                                attempting a mutation. This is not allowed";
                 return Self {
-                    status: Some(Status {
-                        message: Some(message.to_owned()),
-                        code: None,
-                    }),
+                    status: Some(Status { message: Some(message.to_owned()), code: None }),
                     ..Self::reject(request, String::new(), 500)
                 };
             }
@@ -207,10 +197,7 @@ impl AdmissionResponse {
             allowed: response.accepted,
             patch_type: patch.as_ref().map(|_| "JSONPatch"),
             patch,
-            status: has_status.then_some(Status {
-                message: response.message,
-                code: response.code,
-            }),
+            status: has_status.then_some(Status { message: response.message, code: response.code }),
             audit_annotations: response.audit_annotations.unwrap_or_default(),
             warnings: response.warnings.unwrap_or_default(),
         }
@@ -218,13 +205,8 @@ impl AdmissionResponse {
 
     /// The patch's operations; none if there is no patch.
     pub fn patch_operations(&self) -> json_patch::Patch {
-        let decoded = self
-            .patch
-            .as_ref()
-            .and_then(|patch| STANDARD.decode(patch).ok());
-        decoded
-            .and_then(|json| serde_json::from_slice(&json).ok())
-            .unwrap_or_default()
+        let decoded = self.patch.as_ref().and_then(|patch| STANDARD.decode(patch).ok());
+        decoded.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
     }
 
     /// The object as the API server has it after the patch.

@@ -107,17 +107,12 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`] where the folder or a file in it cannot be used.
     pub fn from_folder(folder: &Path) -> Result<Self, ClusterError> {
-        let unreadable = |error| ClusterError::Folder {
-            folder: folder.display().to_string(),
-            error,
-        };
+        let unreadable =
+            |error| ClusterError::Folder { folder: folder.display().to_string(), error };
         let mut files = Vec::new();
         for entry in fs::read_dir(folder).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
-            if path
-                .extension()
-                .is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
-            {
+            if path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json") {
                 files.push(path);
             }
         }
@@ -156,12 +151,7 @@ impl Cluster {
     /// A list of a kind that policy-server has no right to never returns, as Kubewarden's.
     pub fn answer(&self, operation: &str, payload: &[u8]) -> CallbackResult {
         thread::sleep(self.faults.delay);
-        if self
-            .faults
-            .unknown_operations
-            .iter()
-            .any(|unknown| unknown == operation)
-        {
+        if self.faults.unknown_operations.iter().any(|unknown| unknown == operation) {
             return Err(format!("unknown operation: {operation}").into());
         }
         match operation {
@@ -268,10 +258,7 @@ impl Cluster {
     /// Kinds of Kubernetes itself are always there, others where the folder has an object of their API version.
     fn served(&self, api_version: &str, kind: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         let served = api_version == "v1"
-            || self
-                .objects
-                .iter()
-                .any(|object| object["apiVersion"] == api_version);
+            || self.objects.iter().any(|object| object["apiVersion"] == api_version);
         if served {
             return Ok(());
         }
@@ -295,14 +282,10 @@ impl Cluster {
 /// [`FileError`] where the file cannot be read, or is no YAML.
 pub fn granted_by_metadata(metadata: &Path) -> Result<Vec<(String, String)>, FileError> {
     let documents = yaml::read(metadata)?;
-    let resources = documents
-        .iter()
-        .filter_map(|metadata| metadata["contextAwareResources"].as_array());
+    let resources =
+        documents.iter().filter_map(|metadata| metadata["contextAwareResources"].as_array());
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    Ok(resources
-        .flatten()
-        .map(|r| (text(&r["apiVersion"]), text(&r["kind"])))
-        .collect())
+    Ok(resources.flatten().map(|r| (text(&r["apiVersion"]), text(&r["kind"]))).collect())
 }
 
 fn namespace(object: &Value) -> Option<&str> {

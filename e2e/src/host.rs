@@ -77,32 +77,19 @@ impl Host {
     /// # Errors
     /// [`HostError`] where the file is no Kubewarden module.
     pub fn load(path: &Path, cluster: Cluster) -> Result<Self, HostError> {
-        let bytes = std::fs::read(path).map_err(|error| HostError::Read {
-            path: path.to_owned(),
-            error,
-        })?;
-        let module = WasmtimeEngineProviderBuilder::new()
-            .module_bytes(&bytes)
-            .build_pre()
-            .map_err(|e| {
+        let bytes = std::fs::read(path)
+            .map_err(|error| HostError::Read { path: path.to_owned(), error })?;
+        let module =
+            WasmtimeEngineProviderBuilder::new().module_bytes(&bytes).build_pre().map_err(|e| {
                 let message = e.to_string().lines().next().unwrap_or_default().to_owned();
-                HostError::Compile {
-                    path: path.to_owned(),
-                    message,
-                }
+                HostError::Compile { path: path.to_owned(), message }
             })?;
-        Ok(Self {
-            module,
-            cluster: Arc::new(cluster),
-        })
+        Ok(Self { module, cluster: Arc::new(cluster) })
     }
 
     /// The same module in another cluster.
     pub fn with_cluster(&self, cluster: Cluster) -> Self {
-        Self {
-            module: self.module.clone(),
-            cluster: Arc::new(cluster),
-        }
+        Self { module: self.module.clone(), cluster: Arc::new(cluster) }
     }
 
     /// Calls a function of the guest in a fresh instance.
@@ -123,10 +110,7 @@ impl Host {
         let guest =
             WapcHost::new(Box::new(instance), Some(Box::new(callback))).map_err(|e| failed(&e))?;
         let answer = guest.call(function, payload).map_err(|e| failed(&e))?;
-        let activity = activity
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let activity = activity.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok((answer, activity))
     }
 
@@ -152,11 +136,7 @@ impl Host {
                 (response, Activity::default())
             }
         };
-        Evaluation {
-            response,
-            activity,
-            duration,
-        }
+        Evaluation { response, activity, duration }
     }
 }
 

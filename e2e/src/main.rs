@@ -84,10 +84,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<bool, String> {
     let old = arguments.old.as_deref().map(only_document).transpose()?;
     let documents = yaml::read(&arguments.manifest).map_err(|e| e.to_string())?;
-    let options = RequestOptions {
-        old,
-        operation: None,
-    };
+    let options = RequestOptions { old, operation: None };
     let (request, others) = admission::request(documents, &options)
         .map_err(|e| format!("{}: {e}", arguments.manifest.display()))?;
 
@@ -109,19 +106,10 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     };
 
     let host = Host::load(&arguments.module, cluster).map_err(|e| e.to_string())?;
-    let validation = host
-        .validate_settings(&settings)
-        .map_err(|e| e.to_string())?;
+    let validation = host.validate_settings(&settings).map_err(|e| e.to_string())?;
     if !validation.valid {
-        let place = arguments
-            .settings
-            .as_deref()
-            .unwrap_or(Path::new("settings"));
-        return Err(format!(
-            "{}: {}",
-            place.display(),
-            validation.message.unwrap_or_default()
-        ));
+        let place = arguments.settings.as_deref().unwrap_or(Path::new("settings"));
+        return Err(format!("{}: {}", place.display(), validation.message.unwrap_or_default()));
     }
 
     let evaluation = host.validate(&settings, &request);
@@ -132,10 +120,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         for (operation, request) in &evaluation.activity.lookups {
             eprintln!("lookup: {operation} {request}");
         }
-        eprintln!(
-            "evaluated in {:.3} ms",
-            evaluation.duration.as_secs_f64() * 1000.0
-        );
+        eprintln!("evaluated in {:.3} ms", evaluation.duration.as_secs_f64() * 1000.0);
     }
     match arguments.output {
         Output::Diff => print!("{}", report::diff(&request, &evaluation)),

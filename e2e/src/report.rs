@@ -37,15 +37,8 @@ pub fn diff(request: &Value, evaluation: &Evaluation) -> String {
         let diff = TextDiff::from_lines(&before, &after);
         let _ = write!(text, "\n{}", diff.unified_diff().header("before", "after"));
     }
-    section(
-        &mut text,
-        "warnings",
-        response.warnings.iter().map(|w| format!("- {w}")),
-    );
-    let audit = response
-        .audit_annotations
-        .iter()
-        .map(|(key, value)| format!("{key}: {value}"));
+    section(&mut text, "warnings", response.warnings.iter().map(|w| format!("- {w}")));
+    let audit = response.audit_annotations.iter().map(|(key, value)| format!("{key}: {value}"));
     section(&mut text, "audit annotations", audit);
     text
 }
@@ -65,10 +58,7 @@ pub fn value(request: &Value, evaluation: &Evaluation) -> Value {
 
 fn after(request: &Value, evaluation: &Evaluation) -> Value {
     let object = &request["object"];
-    evaluation
-        .response
-        .patched(object)
-        .unwrap_or_else(|_| object.clone())
+    evaluation.response.patched(object).unwrap_or_else(|_| object.clone())
 }
 
 fn section(text: &mut String, title: &str, lines: impl Iterator<Item = String>) {

@@ -38,14 +38,8 @@ pub fn read(path: &Path) -> Result<Vec<Value>, FileError> {
     } else {
         fs::read_to_string(path)
     };
-    let text = text.map_err(|error| FileError::Read {
-        path: path.to_owned(),
-        error,
-    })?;
-    parse(&text).map_err(|message| FileError::Syntax {
-        path: path.to_owned(),
-        message,
-    })
+    let text = text.map_err(|error| FileError::Read { path: path.to_owned(), error })?;
+    parse(&text).map_err(|message| FileError::Syntax { path: path.to_owned(), message })
 }
 
 /// The documents of a YAML or JSON text, empty ones left out.
@@ -61,10 +55,7 @@ pub fn parse(text: &str) -> Result<Vec<Value>, String> {
         let message = e.without_snippet().to_string();
         message.lines().next().unwrap_or_default().to_owned()
     })?;
-    Ok(documents
-        .into_iter()
-        .filter(|document| !document.is_null())
-        .collect())
+    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 
 /// The value as YAML.

@@ -18,9 +18,7 @@ fn cluster() -> Cluster {
 
 fn ask(operation: &str, request: Value) -> Result<Value, String> {
     let answer = cluster().answer(operation, request.to_string().as_bytes());
-    answer
-        .map(|bytes| serde_json::from_slice(&bytes).unwrap())
-        .map_err(|e| e.to_string())
+    answer.map(|bytes| serde_json::from_slice(&bytes).unwrap()).map_err(|e| e.to_string())
 }
 
 fn get(
@@ -55,10 +53,7 @@ fn what_is_not_there_has_kubewardens_words() {
     assert!(error.starts_with(
         "Callback evaluation failure: error finding resource kubevirt.io/v1 / KubeVirt: ApiError: 404"
     ));
-    assert_eq!(
-        ask("get_nothing", json!({})).unwrap_err(),
-        "unknown operation: get_nothing"
-    );
+    assert_eq!(ask("get_nothing", json!({})).unwrap_err(), "unknown operation: get_nothing");
 }
 
 #[test]
@@ -68,26 +63,12 @@ fn a_list_has_items_without_their_type() {
     assert_eq!(list["kind"], "ConfigMapList");
     let items = list["items"].as_array().unwrap();
     assert_eq!(items.len(), 2);
-    assert!(
-        items
-            .iter()
-            .all(|item| item.get("kind").is_none() && item["data"].is_object())
-    );
-    let all = ask(
-        "list_resources_all",
-        json!({"api_version": "v1", "kind": "ConfigMap"}),
-    )
-    .unwrap();
+    assert!(items.iter().all(|item| item.get("kind").is_none() && item["data"].is_object()));
+    let all = ask("list_resources_all", json!({"api_version": "v1", "kind": "ConfigMap"})).unwrap();
     assert_eq!(all["items"].as_array().unwrap().len(), 3);
 }
 
 #[test]
 fn a_request_that_lacks_a_key_is_refused() {
-    assert!(
-        ask(
-            "get_resource",
-            json!({"api_version": "v1", "kind": "ConfigMap"})
-        )
-        .is_err()
-    );
+    assert!(ask("get_resource", json!({"api_version": "v1", "kind": "ConfigMap"})).is_err());
 }

@@ -23,11 +23,7 @@ fn run(arguments: &[&str], input: &str) -> (i32, String, String) {
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code().unwrap(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
 /// A file for one test, with its own name.
@@ -51,10 +47,7 @@ spec: {template: {spec: {domain: {devices: {}}}}}
 fn the_example_prints_a_diff_the_warnings_and_the_audit_annotations() {
     let (code, stdout, stderr) = example(&[]);
     assert_eq!((code, stderr.as_str()), (0, ""));
-    assert!(
-        stdout.starts_with("VirtualMachine default/igpu-vm: allowed, mutated\n"),
-        "{stdout}"
-    );
+    assert!(stdout.starts_with("VirtualMachine default/igpu-vm: allowed, mutated\n"), "{stdout}");
     for line in [
         "+    vm-feature-manager.io/nested-virt-applied: \"true\"",
         "+          - name: vmx",
@@ -65,26 +58,14 @@ fn the_example_prints_a_diff_the_warnings_and_the_audit_annotations() {
         "audit annotations:",
         "  applied: nested-virt,pci-passthrough,gpu-device-plugin",
     ] {
-        assert!(
-            stdout.lines().any(|l| l == line),
-            "{line:?} is not in {stdout}"
-        );
+        assert!(stdout.lines().any(|l| l == line), "{line:?} is not in {stdout}");
     }
-    assert!(
-        !stdout
-            .lines()
-            .any(|l| l.starts_with('-') && !l.starts_with("---")),
-        "{stdout}"
-    );
+    assert!(!stdout.lines().any(|l| l.starts_with('-') && !l.starts_with("---")), "{stdout}");
 }
 
 /// Evaluates the example of `make run`.
 fn example(more: &[&str]) -> (i32, String, String) {
-    let arguments = [
-        "--cluster",
-        "examples/harvester/cluster",
-        "examples/harvester/vm.yaml",
-    ];
+    let arguments = ["--cluster", "examples/harvester/cluster", "examples/harvester/vm.yaml"];
     run(&[more, &arguments].concat(), "")
 }
 
@@ -96,10 +77,7 @@ fn denied_kinds_and_an_offline_cluster_are_shown() {
 
     let (code, stdout, _) = example(&["--deny", "PCIDevice", "--deny", "KubeVirt"]);
     assert_eq!(code, 0);
-    assert!(
-        stdout.contains("+          - deviceName: pci_0000_00_02_0"),
-        "{stdout}"
-    );
+    assert!(stdout.contains("+          - deviceName: pci_0000_00_02_0"), "{stdout}");
     assert!(stdout.contains("cannot read KubeVirt"), "{stdout}");
 
     let (code, stdout, _) = example(&["--offline"]);
@@ -118,9 +96,7 @@ fn json_and_yaml_have_everything() {
     assert_eq!(domain["resources"]["limits"]["nvidia.com/gpu"], "1");
 
     let (_, stdout, _) = run(&["--output", "yaml", "-"], VM);
-    let parsed: Value = vm_feature_manager_e2e::yaml::parse(&stdout)
-        .unwrap()
-        .remove(0);
+    let parsed: Value = vm_feature_manager_e2e::yaml::parse(&stdout).unwrap().remove(0);
     assert_eq!(parsed, answer);
 }
 
@@ -140,28 +116,19 @@ fn a_denial_is_printed_and_has_exit_code_1() {
 fn a_vm_that_asks_for_nothing_is_unchanged() {
     let (code, stdout, _) = run(&["tests/data/vm-stored.yaml"], "");
     assert_eq!(code, 0);
-    assert_eq!(
-        stdout,
-        "VirtualMachine default/igpu-vm: allowed, unchanged\n"
-    );
+    assert_eq!(stdout, "VirtualMachine default/igpu-vm: allowed, unchanged\n");
 }
 
 #[test]
 fn an_old_manifest_makes_an_update() {
     let old = file("old.yaml", VM);
     let (code, stdout, _) = run(&["--old", &old, "-"], VM);
-    assert_eq!(
-        (code, stdout.as_str()),
-        (0, "VirtualMachine default/vm: allowed, unchanged\n")
-    );
+    assert_eq!((code, stdout.as_str()), (0, "VirtualMachine default/vm: allowed, unchanged\n"));
 }
 
 #[test]
 fn settings_are_used() {
-    let settings = file(
-        "settings.yaml",
-        "gpuDevicePlugin:\n  allowedPlugins: [amd.com/*]\n",
-    );
+    let settings = file("settings.yaml", "gpuDevicePlugin:\n  allowedPlugins: [amd.com/*]\n");
     let (code, stdout, _) = run(&["--settings", &settings, "-"], VM);
     assert_eq!(code, 1);
     assert!(stdout.contains("not one of the resources that the policy allows (amd.com/*)"));
@@ -183,20 +150,14 @@ fn an_admission_review_is_taken_as_it_is() {
     });
     for input in [review, request] {
         let (code, stdout, _) = run(&["-"], &input.to_string());
-        assert_eq!(
-            (code, stdout.as_str()),
-            (0, "VirtualMachine tenant/vm: allowed, unchanged\n")
-        );
+        assert_eq!((code, stdout.as_str()), (0, "VirtualMachine tenant/vm: allowed, unchanged\n"));
     }
 }
 
 #[test]
 fn verbose_prints_log_lines_and_the_time() {
     let (_, _, stderr) = run(&["--verbose", "-"], VM);
-    assert!(
-        stderr.contains(r#""message":"feature applied""#),
-        "{stderr}"
-    );
+    assert!(stderr.contains(r#""message":"feature applied""#), "{stderr}");
     assert!(stderr.contains("evaluated in "), "{stderr}");
 }
 
@@ -224,10 +185,7 @@ fn input_that_cannot_be_used_is_told_in_one_line_with_exit_code_2(
     let (code, stdout, stderr) = run(arguments, input);
     assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
     assert!(stderr.contains(error), "{stderr}");
-    assert!(
-        stderr.starts_with("error: ") && stderr.lines().count() == 1,
-        "{stderr}"
-    );
+    assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "{stderr}");
 }
 
 #[test]
@@ -235,10 +193,7 @@ fn invalid_settings_are_told_in_one_line_with_exit_code_2() {
     let settings = file("invalid.yaml", "configSource: label\n");
     let (code, _, stderr) = run(&["--settings", &settings, "-"], VM);
     let problem = "setting configSource: got \"label\", expected one of annotations, labels";
-    assert_eq!(
-        (code, stderr),
-        (2, format!("error: {settings}: {problem}\n"))
-    );
+    assert_eq!((code, stderr), (2, format!("error: {settings}: {problem}\n")));
 }
 
 #[test]

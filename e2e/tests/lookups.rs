@@ -29,23 +29,15 @@ fn evaluate(vm: Value, settings: Value, faults: Faults) -> Evaluation {
     thread::spawn(move || {
         let _ = sender.send(host.validate(&settings, &request(vm, None)));
     });
-    receiver
-        .recv_timeout(Duration::from_secs(60))
-        .expect("the policy returns")
+    receiver.recv_timeout(Duration::from_secs(60)).expect("the policy returns")
 }
 
 fn with_metadata() -> Faults {
-    Faults {
-        granted: Some(metadata()),
-        ..Faults::default()
-    }
+    Faults { granted: Some(metadata()), ..Faults::default() }
 }
 
 fn denying(kind: &str) -> Faults {
-    Faults {
-        denied: vec![kind.to_owned()],
-        ..with_metadata()
-    }
+    Faults { denied: vec![kind.to_owned()], ..with_metadata() }
 }
 
 const ALL: &[(&str, &str)] = &[
@@ -96,30 +88,16 @@ fn lists_are_made_where_no_node_is_known() {
     let evaluation = evaluate(vm, json!({}), with_metadata());
     assert!(evaluation.response.allowed);
     let (can_i, list) = ("can_i", "list_resources_all");
-    assert_eq!(
-        operations(&evaluation),
-        [can_i, can_i, list, can_i, can_i, list, "get_resource"]
-    );
+    assert_eq!(operations(&evaluation), [can_i, can_i, list, can_i, can_i, list, "get_resource"]);
     let review = &evaluation.activity.lookups[1].1["subject_access_review"];
-    assert_eq!(
-        review["user"],
-        "system:serviceaccount:kubewarden:policy-server"
-    );
+    assert_eq!(review["user"], "system:serviceaccount:kubewarden:policy-server");
     assert_eq!(review["resource_attributes"]["verb"], "watch");
     assert_eq!(review["resource_attributes"]["resource"], "pcidevices");
-    assert_eq!(
-        review["resource_attributes"]["group"],
-        "devices.harvesterhci.io"
-    );
+    assert_eq!(review["resource_attributes"]["group"], "devices.harvesterhci.io");
 }
 
 fn operations(evaluation: &Evaluation) -> Vec<&str> {
-    evaluation
-        .activity
-        .lookups
-        .iter()
-        .map(|(operation, _)| operation.as_str())
-        .collect()
+    evaluation.activity.lookups.iter().map(|(operation, _)| operation.as_str()).collect()
 }
 
 #[rstest]
@@ -127,9 +105,7 @@ fn operations(evaluation: &Evaluation) -> Vec<&str> {
 #[case::no_change_of_ours(vm(ALL), vm(ALL))]
 fn nothing_is_looked_up_where_nothing_is_to_be_done(#[case] old: Value, #[case] mut new: Value) {
     new["metadata"]["finalizers"] = json!(["x"]);
-    let evaluation = HOST
-        .with_cluster(cluster())
-        .validate(&json!({}), &request(new, Some(old)));
+    let evaluation = HOST.with_cluster(cluster()).validate(&json!({}), &request(new, Some(old)));
     assert!(evaluation.response.allowed);
     assert!(evaluation.activity.lookups.is_empty());
 }
@@ -142,9 +118,8 @@ fn the_metadata_declares_exactly_what_is_used() {
         evaluate(any_node, settings(), with_metadata()),
     ];
     let lookups = || runs.iter().flat_map(|run| &run.activity.lookups);
-    let mut operations: Vec<String> = lookups()
-        .map(|(operation, _)| format!("kubernetes/{operation}"))
-        .collect();
+    let mut operations: Vec<String> =
+        lookups().map(|(operation, _)| format!("kubernetes/{operation}")).collect();
     operations.sort();
     operations.dedup();
     let declared = &yaml::read(&root().join("metadata.yml")).unwrap()[0];
@@ -187,12 +162,7 @@ fn a_lookup_that_fails_is_an_error_of_one_line_in_the_policys_words(
     let message = message(&evaluation);
     assert!(message.contains(part), "{message}");
     assert_eq!(evaluation.response.status.as_ref().unwrap().code, Some(400));
-    for leak in [
-        "Caused by",
-        "Status {",
-        "ServiceError",
-        "system:serviceaccount",
-    ] {
+    for leak in ["Caused by", "Status {", "ServiceError", "system:serviceaccount"] {
         assert!(!message.contains(leak), "{message}");
     }
 }
@@ -216,21 +186,12 @@ fn pci_devices_that_may_not_be_read_are_named_by_address(#[case] faults: Faults)
 fn on_a_cluster_without_harvester_pci_devices_are_named_by_address() {
     let host = HOST.with_cluster(Cluster::default());
     let evaluation = host.validate(&settings(), &request(vm(&ALL[1..2]), None));
-    assert_eq!(
-        patch(&evaluation)[1]["value"]["deviceName"],
-        "pci_0000_01_00_0"
-    );
+    assert_eq!(patch(&evaluation)[1]["value"]["deviceName"], "pci_0000_01_00_0");
 }
 
 #[test]
 fn kubevirt_that_may_not_be_read_leaves_a_limit_and_a_warning() {
-    for faults in [
-        denying("KubeVirt"),
-        Faults {
-            offline: true,
-            ..with_metadata()
-        },
-    ] {
+    for faults in [denying("KubeVirt"), Faults { offline: true, ..with_metadata() }] {
         let evaluation = evaluate(vm(&ALL[2..]), settings(), faults);
         assert_eq!(patch(&evaluation)[1]["value"], "1");
         assert!(evaluation.response.warnings[0].contains("cannot read KubeVirt"));
@@ -239,18 +200,10 @@ fn kubevirt_that_may_not_be_read_leaves_a_limit_and_a_warning() {
 
 #[test]
 fn slow_answers_are_waited_for() {
-    let faults = Faults {
-        delay: Duration::from_millis(50),
-        ..with_metadata()
-    };
+    let faults = Faults { delay: Duration::from_millis(50), ..with_metadata() };
     let evaluation = evaluate(on_node("node1"), settings(), faults);
     assert!(evaluation.response.allowed);
-    assert_eq!(
-        evaluation.response.audit_annotations["applied"]
-            .split(',')
-            .count(),
-        3
-    );
+    assert_eq!(evaluation.response.audit_annotations["applied"].split(',').count(), 3);
 }
 
 #[test]
@@ -259,11 +212,7 @@ fn the_host_really_hangs_on_a_list_without_the_right_to_it() {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let request = json!({"api_version": "v1", "kind": "Node"}).to_string();
-        sender.send(
-            cluster
-                .answer("list_resources_all", request.as_bytes())
-                .is_ok(),
-        )
+        sender.send(cluster.answer("list_resources_all", request.as_bytes()).is_ok())
     });
     assert!(receiver.recv_timeout(Duration::from_millis(200)).is_err());
 }

@@ -36,10 +36,7 @@ fn a_vm_that_asks_for_nothing_is_accepted_without_patch_log_or_lookup() {
 
 #[test]
 fn three_features_make_a_patch_of_what_they_mean() {
-    let evaluation = create(
-        THREE_FEATURES,
-        json!({"pciPassthrough": {"deviceNames": "address"}}),
-    );
+    let evaluation = create(THREE_FEATURES, json!({"pciPassthrough": {"deviceNames": "address"}}));
     let annotations = "/metadata/annotations/vm-feature-manager.io~1";
     let domain = "/spec/template/spec/domain";
     assert!(evaluation.response.allowed);
@@ -68,11 +65,7 @@ fn three_features_make_a_patch_of_what_they_mean() {
 #[test]
 fn the_patched_vm_is_not_patched_again() {
     let before = request(vm(THREE_FEATURES), None);
-    let after = HOST
-        .validate(&json!({}), &before)
-        .response
-        .patched(&before["object"])
-        .unwrap();
+    let after = HOST.validate(&json!({}), &before).response.patched(&before["object"]).unwrap();
     for old in [None, Some(before["object"].clone()), Some(after.clone())] {
         let again = HOST.validate(&json!({}), &request(after.clone(), old));
         assert!(again.response.allowed);
@@ -109,14 +102,8 @@ fn a_failure_that_is_allowed_is_told_in_an_annotation_a_warning_and_the_log() {
     assert!(evaluation.response.allowed);
     let error = "neither on nor off; write enabled or disabled";
     let path = "/metadata/annotations/vm-feature-manager.io~1nested-virt-error";
-    assert_eq!(
-        patch(&evaluation),
-        json!([{"op": "add", "path": path, "value": error}])
-    );
-    assert_eq!(
-        evaluation.response.warnings,
-        [format!("nested-virt is not applied: {error}")]
-    );
+    assert_eq!(patch(&evaluation), json!([{"op": "add", "path": path, "value": error}]));
+    assert_eq!(evaluation.response.warnings, [format!("nested-virt is not applied: {error}")]);
     let [line] = evaluation.activity.logs.as_slice() else {
         panic!("one log line: {:?}", evaluation.activity.logs);
     };
@@ -146,9 +133,7 @@ fn a_failure_that_is_stripped_loses_its_directive() {
 fn settings_are_validated() {
     assert!(HOST.validate_settings(&json!({})).unwrap().valid);
     assert!(HOST.validate_settings(&json!(null)).unwrap().valid);
-    let answer = HOST
-        .validate_settings(&json!({"configSource": "label"}))
-        .unwrap();
+    let answer = HOST.validate_settings(&json!({"configSource": "label"})).unwrap();
     assert!(!answer.valid);
     assert_eq!(
         answer.message.as_deref(),
@@ -180,17 +165,9 @@ fn answer_to(object: &str) -> String {
 fn ten_thousand_levels_are_answered() {
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
     let vm = vm(&[("gpu-device-plugin", "nvidia.com/gpu")]).to_string();
-    let unread = vm.replacen(
-        r#""networks":"#,
-        &format!(r#""other":{deep},"networks":"#),
-        1,
-    );
+    let unread = vm.replacen(r#""networks":"#, &format!(r#""other":{deep},"networks":"#), 1);
     assert!(answer_to(&unread).contains(&deep));
-    let read = vm.replacen(
-        r#""networks":"#,
-        &format!(r#""nodeSelector":{deep},"networks":"#),
-        1,
-    );
+    let read = vm.replacen(r#""networks":"#, &format!(r#""nodeSelector":{deep},"networks":"#), 1);
     assert!(answer_to(&read).contains("nested too deeply"));
 }
 

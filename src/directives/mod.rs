@@ -95,21 +95,13 @@ impl<'o, 'a> Directives<'o, 'a> {
             ConfigSource::Annotations => (Source::Annotation, annotations),
             ConfigSource::Labels => (Source::Label, outline.labels()),
         };
-        Self {
-            source,
-            directives,
-            annotations,
-        }
+        Self { source, directives, annotations }
     }
 
     /// The directive for a feature.
     pub(crate) fn get(&self, feature: &'static str) -> Option<Directive<'o>> {
         let value = lookup(self.directives, feature)?;
-        Some(Directive {
-            source: self.source,
-            feature,
-            value,
-        })
+        Some(Directive { source: self.source, feature, value })
     }
 
     /// The value of an option, trimmed; empty is not set.
@@ -125,14 +117,8 @@ impl<'o, 'a> Directives<'o, 'a> {
 
     /// The keys of ours that mean nothing, with the known name that is nearest, for a warning.
     pub(crate) fn unknown(&self, features: &[&'static str]) -> Vec<String> {
-        let directives = self
-            .directives
-            .iter()
-            .filter_map(|(key, _)| key.strip_prefix(PREFIX));
-        let others = self
-            .annotations
-            .iter()
-            .filter_map(|(key, _)| key.strip_prefix(PREFIX));
+        let directives = self.directives.iter().filter_map(|(key, _)| key.strip_prefix(PREFIX));
+        let others = self.annotations.iter().filter_map(|(key, _)| key.strip_prefix(PREFIX));
         let others = others.filter(|_| self.source == Source::Label);
         let mut names: Vec<&str> = Vec::new();
         for name in directives.chain(others) {
@@ -140,18 +126,12 @@ impl<'o, 'a> Directives<'o, 'a> {
                 names.push(name);
             }
         }
-        names
-            .into_iter()
-            .map(|name| describe_unknown(name, features))
-            .collect()
+        names.into_iter().map(|name| describe_unknown(name, features)).collect()
     }
 }
 
 fn is_known(name: &str, features: &[&str]) -> bool {
-    let feature = name
-        .strip_suffix(APPLIED)
-        .or_else(|| name.strip_suffix(ERROR))
-        .unwrap_or(name);
+    let feature = name.strip_suffix(APPLIED).or_else(|| name.strip_suffix(ERROR)).unwrap_or(name);
     features.contains(&feature) || OPTIONS.contains(&name)
 }
 
@@ -178,19 +158,12 @@ pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> O
 }
 
 fn lookup<'o, 'a>(members: &'o [(Cow<'a, str>, Json<'a>)], name: &str) -> Option<&'o Json<'a>> {
-    let found = members
-        .iter()
-        .rev()
-        .find(|(key, _)| key.strip_prefix(PREFIX) == Some(name));
+    let found = members.iter().rev().find(|(key, _)| key.strip_prefix(PREFIX) == Some(name));
     found.map(|(_, value)| value)
 }
 
 fn text<'o>(json: &'o Json<'_>, source: Source, name: &'static str) -> Result<&'o str, NotText> {
-    json.as_str().map(str::trim).ok_or(NotText {
-        place: source,
-        name,
-        found: json.kind(),
-    })
+    json.as_str().map(str::trim).ok_or(NotText { place: source, name, found: json.kind() })
 }
 
 /// A directive or option whose value is no string.

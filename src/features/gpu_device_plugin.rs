@@ -22,10 +22,7 @@ enum GpuDevicePluginError {
          add it to the setting gpuDevicePlugin.allowedPlugins",
         list(.allowed)
     )]
-    NotAllowed {
-        name: ResourceName,
-        allowed: Vec<Pattern>,
-    },
+    NotAllowed { name: ResourceName, allowed: Vec<Pattern> },
 }
 
 /// What a directive asks for.
@@ -47,21 +44,10 @@ impl Feature for GpuDevicePlugin {
         let Request { name, count } = parse(value, context.settings.gpu_device_plugin.max_devices)?;
         let allowed = &context.settings.gpu_device_plugin.allowed_plugins;
         if !allowed.iter().any(|pattern| pattern.matches(name.as_str())) {
-            return Err(GpuDevicePluginError::NotAllowed {
-                name,
-                allowed: allowed.clone(),
-            }
-            .into());
+            return Err(GpuDevicePluginError::NotAllowed { name, allowed: allowed.clone() }.into());
         }
-        let applied = if count == 1 {
-            name.to_string()
-        } else {
-            format!("{name}={count}")
-        };
-        let mut plan = Plan {
-            applied,
-            ..Plan::default()
-        };
+        let applied = if count == 1 { name.to_string() } else { format!("{name}={count}") };
+        let mut plan = Plan { applied, ..Plan::default() };
         let attached = attached(&name, context)?;
         if attached >= count {
             return Ok(Some(plan));
@@ -70,10 +56,7 @@ impl Feature for GpuDevicePlugin {
             // KubeVirt computes the limit of a device; one written beside it would override the count.
             None => {
                 let names = free_names("gpu", context.vm)?.take(count - attached);
-                let add = |n| Edit::AddGpu {
-                    name: n,
-                    device_name: name.to_string(),
-                };
+                let add = |n| Edit::AddGpu { name: n, device_name: name.to_string() };
                 plan.edits.extend(names.map(add));
                 if context.vm.has_limit(name.as_str())? {
                     plan.warnings.push(format!(
@@ -89,10 +72,7 @@ impl Feature for GpuDevicePlugin {
                     "a limit on {name} gives the VirtualMachine's pod the resource, but the guest no device: {obstacle}"
                 ));
                 let resource = name.to_string();
-                plan.edits.push(Edit::SetLimit {
-                    resource,
-                    quantity: count.to_string(),
-                });
+                plan.edits.push(Edit::SetLimit { resource, quantity: count.to_string() });
             }
         }
         Ok(Some(plan))
@@ -121,9 +101,7 @@ fn attached(name: &ResourceName, context: &Context<'_>) -> Result<usize, Failure
     let gpus = context.vm.gpus()?;
     let host_devices = context.vm.host_devices()?;
     let all = gpus.iter().chain(&host_devices);
-    Ok(all
-        .filter(|device| device.device_name == name.as_str())
-        .count())
+    Ok(all.filter(|device| device.device_name == name.as_str()).count())
 }
 
 /// Why the guest cannot have a device of the resource, if it cannot.
@@ -139,9 +117,5 @@ fn obstacle(name: &ResourceName, context: &Context<'_>) -> Option<&'static str> 
 }
 
 fn list(patterns: &[Pattern]) -> String {
-    patterns
-        .iter()
-        .map(Pattern::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    patterns.iter().map(Pattern::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -50,12 +50,8 @@ fn free_names<'v>(
     prefix: &'static str,
     vm: &'v VirtualMachine<'_>,
 ) -> Result<impl Iterator<Item = String> + 'v, ShapeError> {
-    let taken: Vec<&str> = vm
-        .host_devices()?
-        .iter()
-        .chain(&vm.gpus()?)
-        .map(|device| device.name)
-        .collect();
+    let taken: Vec<&str> =
+        vm.host_devices()?.iter().chain(&vm.gpus()?).map(|device| device.name).collect();
     let names = (0..).map(move |n: usize| format!("{prefix}-{n}"));
     Ok(names.filter(move |name| !taken.contains(&name.as_str())))
 }

@@ -88,10 +88,7 @@ impl Vendor {
             key.strip_prefix(VENDOR_LABEL) == Some(vendor.label())
                 || key.strip_prefix(FEATURE_LABEL) == Some(vendor.extension())
         };
-        Vendor::ALL
-            .into_iter()
-            .find(stands_for)
-            .filter(|_| value == "true")
+        Vendor::ALL.into_iter().find(stands_for).filter(|_| value == "true")
     }
 }
 
@@ -108,10 +105,7 @@ enum NestedVirtError {
         "spec.template.spec.domain.cpu.features has {extension} with the policy {policy}, which contradicts nested \
          virtualization; remove that entry or the directive"
     )]
-    Contradiction {
-        extension: &'static str,
-        policy: String,
-    },
+    Contradiction { extension: &'static str, policy: String },
     #[error(
         "{0} both AMD and Intel, so neither svm nor vmx would be right; pin the VirtualMachine to nodes of one \
          vendor with the node selector cpu-vendor.node.kubevirt.io/AMD or cpu-vendor.node.kubevirt.io/Intel, or name \
@@ -128,10 +122,7 @@ enum NestedVirtError {
          VirtualMachine on amd64",
         Quoted(.architecture)
     )]
-    Architecture {
-        who: &'static str,
-        architecture: String,
-    },
+    Architecture { who: &'static str, architecture: String },
 }
 
 impl Feature for NestedVirt {
@@ -236,20 +227,15 @@ fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Fa
     };
     let mut nodes = nodes.map_err(unknown_vendor)?;
     nodes.retain(|node| placement.allows(|key| node.label(key)));
-    let other = nodes
-        .iter()
-        .find_map(|node| node.label(ARCHITECTURE_LABEL).filter(|a| *a != AMD64));
+    let other =
+        nodes.iter().find_map(|node| node.label(ARCHITECTURE_LABEL).filter(|a| *a != AMD64));
     let other = other.map(str::to_owned);
     nodes.retain(|node| node.label(ARCHITECTURE_LABEL).is_none_or(|a| a == AMD64));
     if let Some(architecture) = other.filter(|_| nodes.is_empty()) {
         let who = "all nodes that the VirtualMachine may run on are";
         return Err(NestedVirtError::Architecture { who, architecture }.into());
     }
-    let is_of = |vendor: Vendor| {
-        nodes
-            .iter()
-            .any(|node| vendors_of_node(node).contains(&vendor))
-    };
+    let is_of = |vendor: Vendor| nodes.iter().any(|node| vendors_of_node(node).contains(&vendor));
     let found = Vendor::ALL.into_iter().filter(|vendor| is_of(*vendor));
     let Some(vendor) = only_one(found, "the nodes that the VirtualMachine may run on are of")?
     else {

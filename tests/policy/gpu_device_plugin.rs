@@ -34,14 +34,8 @@ fn the_limit_is_set() {
 #[test]
 fn a_limit_without_a_device_is_a_warning() {
     for (attach, why) in [
-        (
-            "auto",
-            "the policy cannot read KubeVirt's permittedHostDevices",
-        ),
-        (
-            "never",
-            "the policy's setting gpuDevicePlugin.attachDevice is never",
-        ),
+        ("auto", "the policy cannot read KubeVirt's permittedHostDevices"),
+        ("never", "the policy's setting gpuDevicePlugin.attachDevice is never"),
     ] {
         let answer = evaluate("nvidia.com/gpu", json!({"attachDevice": attach}));
         assert_eq!(
@@ -63,14 +57,8 @@ fn a_limit_that_is_there_is_kept(#[case] quantity: Value) {
     vm["spec"]["template"]["spec"]["domain"]["resources"] =
         json!({"limits": {"nvidia.com/gpu": quantity}});
     let answer = Request::create(vm).evaluate();
-    assert_eq!(
-        answer.domain()["resources"]["limits"],
-        json!({"nvidia.com/gpu": quantity})
-    );
-    assert_eq!(
-        answer.annotation("gpu-device-plugin-applied").as_deref(),
-        Some("nvidia.com/gpu")
-    );
+    assert_eq!(answer.domain()["resources"]["limits"], json!({"nvidia.com/gpu": quantity}));
+    assert_eq!(answer.annotation("gpu-device-plugin-applied").as_deref(), Some("nvidia.com/gpu"));
 }
 
 #[rstest]
@@ -82,10 +70,7 @@ fn no_limit_is_set_beside_a_device_of_the_resource(#[case] list: &str) {
         json!([{"name": "mine", "deviceName": "nvidia.com/gpu"}]);
     let answer = Request::create(vm).evaluate();
     assert_eq!(answer.domain()["resources"], Value::Null);
-    assert_eq!(
-        answer.annotation("gpu-device-plugin-applied").as_deref(),
-        Some("nvidia.com/gpu")
-    );
+    assert_eq!(answer.annotation("gpu-device-plugin-applied").as_deref(), Some("nvidia.com/gpu"));
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
 
@@ -118,11 +103,7 @@ fn resources_are_allowed_by_pattern(
     if accepted {
         assert_eq!(answer.domain()["resources"]["limits"], json!({value: "1"}));
     } else {
-        let parts = [
-            value,
-            "not one of the resources that the policy allows",
-            "allowedPlugins",
-        ];
+        let parts = [value, "not one of the resources that the policy allows", "allowedPlugins"];
         answer.assert_denied(&parts);
     }
 }
@@ -167,15 +148,9 @@ mod with_kubevirt {
     fn a_resource_that_it_serves_becomes_a_device_without_a_limit(#[case] name: &str) {
         let answer = ask(bare_vm(&[("gpu-device-plugin", name)]), json!({}));
         let devices = &answer.domain()["devices"];
-        assert_eq!(
-            devices["gpus"],
-            json!([{"name": "gpu-0", "deviceName": name}])
-        );
+        assert_eq!(devices["gpus"], json!([{"name": "gpu-0", "deviceName": name}]));
         assert_eq!(answer.domain()["resources"], Value::Null);
-        assert_eq!(
-            answer.annotation("gpu-device-plugin-applied").as_deref(),
-            Some(name)
-        );
+        assert_eq!(answer.annotation("gpu-device-plugin-applied").as_deref(), Some(name));
         assert_eq!(answer.warnings(), Vec::<&str>::new());
         assert_eq!(answer.lookups, ["get KubeVirt kubevirt"]);
         ask(answer.after(), json!({})).assert_accepted_unchanged();
@@ -190,17 +165,10 @@ mod with_kubevirt {
         #[case] attach: &str,
         #[case] why: &str,
     ) {
-        let answer = ask(
-            bare_vm(&[("gpu-device-plugin", name)]),
-            json!({"attachDevice": attach}),
-        );
+        let answer = ask(bare_vm(&[("gpu-device-plugin", name)]), json!({"attachDevice": attach}));
         assert_eq!(answer.domain()["resources"]["limits"], json!({name: "1"}));
         assert_eq!(answer.domain()["devices"]["gpus"], Value::Null);
-        assert!(
-            answer.warnings()[0].contains(why),
-            "{:?}",
-            answer.warnings()
-        );
+        assert!(answer.warnings()[0].contains(why), "{:?}", answer.warnings());
     }
 
     #[test]
@@ -242,14 +210,8 @@ mod with_kubevirt {
 #[case::spaces("nvidia.com/gpu = 8", "8", "nvidia.com/gpu=8")]
 fn a_count_is_the_limit(#[case] value: &str, #[case] quantity: &str, #[case] applied: &str) {
     let answer = evaluate(value, json!({}));
-    assert_eq!(
-        answer.domain()["resources"]["limits"],
-        json!({"nvidia.com/gpu": quantity})
-    );
-    assert_eq!(
-        answer.annotation("gpu-device-plugin-applied").as_deref(),
-        Some(applied)
-    );
+    assert_eq!(answer.domain()["resources"]["limits"], json!({"nvidia.com/gpu": quantity}));
+    assert_eq!(answer.annotation("gpu-device-plugin-applied").as_deref(), Some(applied));
 }
 
 #[rstest]

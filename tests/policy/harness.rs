@@ -63,19 +63,14 @@ pub struct FakeCluster {
 impl FakeCluster {
     /// A cluster with these objects, all of which may be looked up.
     pub fn of(objects: Vec<Value>) -> Self {
-        Self {
-            objects: Some(objects),
-            ..Self::default()
-        }
+        Self { objects: Some(objects), ..Self::default() }
     }
 
     /// A cluster of nodes that have a name and labels.
     pub fn with_nodes(nodes: &[(&str, &[&str])]) -> Self {
         let node = |(name, labels): &(&str, &[&str])| {
-            let mut labels: Map<_, _> = labels
-                .iter()
-                .map(|label| ((*label).to_owned(), json!("true")))
-                .collect();
+            let mut labels: Map<_, _> =
+                labels.iter().map(|label| ((*label).to_owned(), json!("true"))).collect();
             labels.insert("kubernetes.io/hostname".to_owned(), json!(name));
             json!({
                 "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels},
@@ -113,10 +108,7 @@ impl FakeCluster {
                  violation has been reported."
             ));
         };
-        Ok(objects
-            .iter()
-            .filter(|object| object["kind"] == name)
-            .collect())
+        Ok(objects.iter().filter(|object| object["kind"] == name).collect())
     }
 }
 
@@ -127,9 +119,7 @@ impl Cluster for FakeCluster {
         name: &str,
         namespace: Option<&str>,
     ) -> Result<Box<RawValue>, String> {
-        self.lookups
-            .borrow_mut()
-            .push(format!("get {kind:?} {name}"));
+        self.lookups.borrow_mut().push(format!("get {kind:?} {name}"));
         let is_it = |object: &&&Value| {
             let metadata = &object["metadata"];
             metadata["name"] == name && metadata["namespace"].as_str() == namespace
@@ -159,10 +149,7 @@ impl Cluster for FakeCluster {
         verb: &str,
         kind: Kind,
     ) -> Result<Box<RawValue>, String> {
-        let PolicyServer {
-            namespace,
-            service_account,
-        } = account;
+        let PolicyServer { namespace, service_account } = account;
         let (group, resource) = kind.group_and_resource();
         let review = format!("{namespace}/{service_account} {verb} {resource}.{group}");
         self.reviews.borrow_mut().push(review);
@@ -195,11 +182,7 @@ impl Request {
             "userInfo": {"username": "admin", "groups": ["system:authenticated"]},
             "object": object,
         });
-        Self {
-            request,
-            settings: json!({}),
-            cluster: FakeCluster::default(),
-        }
+        Self { request, settings: json!({}), cluster: FakeCluster::default() }
     }
 
     pub fn update(old: Value, object: Value) -> Self {
@@ -237,13 +220,7 @@ pub fn evaluate(payload: &[u8], cluster: &FakeCluster) -> Answer {
     let bytes = validate(payload, cluster, &log);
     let response = serde_json::from_slice(&bytes).expect("the response is JSON");
     let logs = logs.lock().unwrap().clone();
-    Answer {
-        response,
-        before: Value::Null,
-        logs,
-        lookups: Vec::new(),
-        reviews: Vec::new(),
-    }
+    Answer { response, before: Value::Null, logs, lookups: Vec::new(), reviews: Vec::new() }
 }
 
 /// What the policy answered.
@@ -257,9 +234,7 @@ pub struct Answer {
 
 impl Answer {
     pub fn is_accepted(&self) -> bool {
-        self.response["accepted"]
-            .as_bool()
-            .expect("accepted is a boolean")
+        self.response["accepted"].as_bool().expect("accepted is a boolean")
     }
 
     pub fn message(&self) -> &str {
@@ -267,20 +242,12 @@ impl Answer {
     }
 
     pub fn warnings(&self) -> Vec<&str> {
-        let warnings = self.response["warnings"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        warnings
-            .iter()
-            .map(|w| w.as_str().expect("a warning is text"))
-            .collect()
+        let warnings = self.response["warnings"].as_array().map(Vec::as_slice).unwrap_or_default();
+        warnings.iter().map(|w| w.as_str().expect("a warning is text")).collect()
     }
 
     pub fn audit(&self, key: &str) -> &str {
-        self.response["audit_annotations"][key]
-            .as_str()
-            .unwrap_or_default()
+        self.response["audit_annotations"][key].as_str().unwrap_or_default()
     }
 
     /// The object after the mutation.
@@ -303,9 +270,7 @@ impl Answer {
     /// An annotation of the policy's after the mutation.
     pub fn annotation(&self, key: &str) -> Option<String> {
         let after = self.after();
-        after["metadata"]["annotations"][format!("{PREFIX}{key}")]
-            .as_str()
-            .map(str::to_owned)
+        after["metadata"]["annotations"][format!("{PREFIX}{key}")].as_str().map(str::to_owned)
     }
 
     /// `spec.template.spec.domain` after the mutation.
@@ -325,11 +290,7 @@ impl Answer {
         assert_eq!(self.response["code"], json!(400));
         assert!(!self.is_mutated());
         for part in parts {
-            assert!(
-                self.message().contains(part),
-                "{part:?} is not in: {}",
-                self.message()
-            );
+            assert!(self.message().contains(part), "{part:?} is not in: {}", self.message());
         }
     }
 }
@@ -348,12 +309,7 @@ impl Drain for Lines {
         let mut fields = Fields(Map::new());
         record.kv().serialize(record, &mut fields)?;
         values.serialize(record, &mut fields)?;
-        let line = format!(
-            "{} {} {}",
-            record.level(),
-            record.msg(),
-            Value::Object(fields.0)
-        );
+        let line = format!("{} {} {}", record.level(), record.msg(), Value::Object(fields.0));
         self.0.lock().unwrap().push(line);
         Ok(())
     }

@@ -34,10 +34,7 @@ fn device(name: &str, resource: &str) -> Value {
 }
 
 fn igpu() -> Value {
-    device(
-        "node1-000000020",
-        "intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630",
-    )
+    device("node1-000000020", "intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630")
 }
 
 fn tesla() -> Value {
@@ -45,10 +42,7 @@ fn tesla() -> Value {
 }
 
 fn network_card() -> Value {
-    device(
-        "node1-000003000",
-        "intel.com/I350_GIGABIT_NETWORK_CONNECTION",
-    )
+    device("node1-000003000", "intel.com/I350_GIGABIT_NETWORK_CONNECTION")
 }
 
 #[test]
@@ -56,10 +50,7 @@ fn a_device_of_one_node_has_the_name_of_its_pci_device_and_its_resource() {
     let answer = create(vm(&["0000:01:00.0"]));
     assert_eq!(host_devices(&answer), json!([tesla()]));
     assert_eq!(answer.warnings(), Vec::<&str>::new());
-    assert_eq!(
-        answer.after()["spec"]["template"]["spec"]["nodeSelector"],
-        Value::Null
-    );
+    assert_eq!(answer.after()["spec"]["template"]["spec"]["nodeSelector"], Value::Null);
     let applied = answer.annotation("pci-passthrough-applied");
     assert_eq!(applied.as_deref(), Some(r#"["0000:01:00.0"]"#));
 }
@@ -101,10 +92,7 @@ fn an_address_that_stands_for_different_devices_is_ambiguous() {
 
 #[test]
 fn an_address_that_stands_for_the_same_device_on_every_node_is_one_entry() {
-    assert_eq!(
-        host_devices(&create(vm(&["0000:03:00.0"]))),
-        json!([network_card()])
-    );
+    assert_eq!(host_devices(&create(vm(&["0000:03:00.0"]))), json!([network_card()]));
 }
 
 #[test]
@@ -135,9 +123,7 @@ fn devices_that_no_node_has_together_are_an_error() {
     let mut cluster = harvester();
     cluster.object("PCIDeviceClaim", "node1-000003000")["status"]["passthroughEnabled"] =
         json!(false);
-    let answer = Request::create(vm(&["0000:01:00.0", "0000:03:00.0"]))
-        .cluster(cluster)
-        .evaluate();
+    let answer = Request::create(vm(&["0000:01:00.0", "0000:03:00.0"])).cluster(cluster).evaluate();
     let places = "no node has all the devices: 0000:01:00.0 on node1; 0000:03:00.0 on node2";
     answer.assert_denied(&[places]);
 }
@@ -146,10 +132,7 @@ fn devices_that_no_node_has_together_are_an_error() {
 fn a_device_of_another_node_than_those_the_vm_has_is_an_error() {
     let amd = device("node2-000000020", "amd.com/CEZANNE_RADEON_VEGA_SERIES");
     let vm = with_host_devices(vm(&["0000:01:00.0"]), &json!([amd]));
-    create(vm).assert_denied(&[
-        "host device of the node node2 already",
-        "0000:01:00.0 on node1",
-    ]);
+    create(vm).assert_denied(&["host device of the node node2 already", "0000:01:00.0 on node1"]);
 }
 
 #[rstest]
@@ -184,10 +167,7 @@ fn an_entry_is_of_the_address_that_it_is_named_after_before_that_of_its_resource
     let mut cluster = harvester();
     cluster.object("PCIDeviceClaim", "node1-000003001")["status"]["passthroughEnabled"] =
         json!(true);
-    let second = device(
-        "node1-000003001",
-        "intel.com/I350_GIGABIT_NETWORK_CONNECTION",
-    );
+    let second = device("node1-000003001", "intel.com/I350_GIGABIT_NETWORK_CONNECTION");
     let vm = with_host_devices(vm(&["0000:03:00.0", "0000:03:00.1"]), &json!([second]));
     let answer = Request::create(vm).cluster(cluster).evaluate();
     assert_eq!(host_devices(&answer), json!([second, network_card()]));
@@ -195,11 +175,9 @@ fn an_entry_is_of_the_address_that_it_is_named_after_before_that_of_its_resource
 
 #[test]
 fn applied_twice_it_changes_nothing_more_even_after_harvester_renamed_the_device() {
-    for devices in [
-        &["node1/0000:00:02.0"][..],
-        &["0000:03:00.0"],
-        &["0000:00:02.0", "0000:01:00.0"],
-    ] {
+    for devices in
+        [&["node1/0000:00:02.0"][..], &["0000:03:00.0"], &["0000:00:02.0", "0000:01:00.0"]]
+    {
         let once = create(vm(devices)).after();
         create(once.clone()).assert_accepted_unchanged();
         Request::update(vm(devices), once)
@@ -221,10 +199,8 @@ fn applied_twice_it_changes_nothing_more_even_after_harvester_renamed_the_device
 #[case::another_resource(json!({"default": ["intel.com/*"]}), false)]
 fn a_device_is_allowed_by_namespace(#[case] allowed: Value, #[case] accepted: bool) {
     let settings = json!({"pciPassthrough": {"allowedDevices": allowed}});
-    let answer = Request::create(vm(&["0000:01:00.0"]))
-        .settings(settings)
-        .cluster(harvester())
-        .evaluate();
+    let answer =
+        Request::create(vm(&["0000:01:00.0"])).settings(settings).cluster(harvester()).evaluate();
     if accepted {
         assert_eq!(host_devices(&answer), json!([tesla()]));
     } else {
@@ -239,10 +215,7 @@ fn a_device_is_allowed_by_namespace(#[case] allowed: Value, #[case] accepted: bo
 fn there_is_a_most() {
     let settings = json!({"pciPassthrough": {"maxDevices": 1}});
     let vm = with_host_devices(vm(&["0000:01:00.0"]), &json!([igpu()]));
-    let answer = Request::create(vm)
-        .settings(settings)
-        .cluster(harvester())
-        .evaluate();
+    let answer = Request::create(vm).settings(settings).cluster(harvester()).evaluate();
     answer.assert_denied(&["would have 2 host devices", "allows 1"]);
 }
 
@@ -250,42 +223,26 @@ fn there_is_a_most() {
 fn an_update_names_the_devices_that_must_go_along() {
     let with_node = vm(&["node1/0000:01:00.0"]);
     for new in [vm(&["0000:01:00.0"]), with_node.clone()] {
-        let answer = Request::update(bare_vm(&[]), new)
-            .cluster(harvester())
-            .evaluate();
+        let answer = Request::update(bare_vm(&[]), new).cluster(harvester()).evaluate();
         assert_eq!(host_devices(&answer), json!([tesla()]));
         assert_eq!(answer.warnings().len(), 1);
-        assert!(
-            answer.warnings()[0].contains("IOMMU group"),
-            "{:?}",
-            answer.warnings()
-        );
-        assert!(
-            answer.warnings()[0].ends_with(": node1-000001001"),
-            "{:?}",
-            answer.warnings()
-        );
+        assert!(answer.warnings()[0].contains("IOMMU group"), "{:?}", answer.warnings());
+        assert!(answer.warnings()[0].ends_with(": node1-000001001"), "{:?}", answer.warnings());
     }
     // Harvester adds them itself when a VM is created; and a VM that has the device already is not told again.
     assert_eq!(create(vm(&["0000:01:00.0"])).warnings(), Vec::<&str>::new());
     let has = with_host_devices(with_node.clone(), &json!([tesla()]));
-    let answer = Request::update(bare_vm(&[]), has)
-        .cluster(harvester())
-        .evaluate();
+    let answer = Request::update(bare_vm(&[]), has).cluster(harvester()).evaluate();
     assert_eq!(answer.warnings(), Vec::<&str>::new());
     // Without the right to list, the device is found all the same.
     let cluster = harvester().without("list", Kind::PciDevice);
-    let answer = Request::update(bare_vm(&[]), with_node)
-        .cluster(cluster)
-        .evaluate();
+    let answer = Request::update(bare_vm(&[]), with_node).cluster(cluster).evaluate();
     assert_eq!(host_devices(&answer), json!([tesla()]));
 }
 
 #[test]
 fn devices_without_their_claims_are_an_error_even_in_auto() {
     let cluster = harvester().without("watch", Kind::PciDeviceClaim);
-    let answer = Request::create(vm(&["0000:01:00.0"]))
-        .cluster(cluster)
-        .evaluate();
+    let answer = Request::create(vm(&["0000:01:00.0"])).cluster(cluster).evaluate();
     answer.assert_denied(&["pcideviceclaims cannot be looked up", "not been granted"]);
 }

@@ -19,18 +19,9 @@ const ALL: &[(&str, &str)] = &[
 
 #[test]
 fn a_vm_with_all_features_takes_three() {
-    let answer = Request::create(bare_vm(ALL))
-        .cluster(harvester())
-        .evaluate();
+    let answer = Request::create(bare_vm(ALL)).cluster(harvester()).evaluate();
     assert!(answer.is_accepted(), "{}", answer.message());
-    assert_eq!(
-        answer.lookups,
-        [
-            "list PciDevice",
-            "list PciDeviceClaim",
-            "get KubeVirt kubevirt"
-        ]
-    );
+    assert_eq!(answer.lookups, ["list PciDevice", "list PciDeviceClaim", "get KubeVirt kubevirt"]);
 }
 
 #[test]
@@ -55,9 +46,7 @@ fn a_vm_that_does_not_tell_its_cpu_vendor_takes_one_more() {
 #[case::nothing_of_ours_changed(vm(ALL), vm(ALL))]
 fn there_are_none_where_nothing_is_to_be_done(#[case] old: Value, #[case] mut new: Value) {
     new["spec"]["runStrategy"] = json!("Halted");
-    let answer = Request::update(old, new.clone())
-        .cluster(harvester())
-        .evaluate();
+    let answer = Request::update(old, new.clone()).cluster(harvester()).evaluate();
     answer.assert_accepted_unchanged();
     assert_eq!(answer.lookups, Vec::<String>::new());
     assert_eq!(answer.reviews, Vec::<String>::new());
@@ -75,19 +64,14 @@ fn there_are_none_that_the_directive_does_not_need(
     #[case] settings: Value,
 ) {
     let request = Request::create(bare_vm(&[directive])).settings(settings);
-    assert_eq!(
-        request.cluster(harvester()).evaluate().lookups,
-        Vec::<String>::new()
-    );
+    assert_eq!(request.cluster(harvester()).evaluate().lookups, Vec::<String>::new());
 }
 
 #[test]
 fn before_a_list_policy_servers_right_to_list_and_watch_is_asked_for() {
     let settings = json!({"policyServer": {"serviceAccount": "mine", "namespace": "guard"}});
-    let answer = Request::create(bare_vm(&[ALL[2]]))
-        .settings(settings)
-        .cluster(harvester())
-        .evaluate();
+    let answer =
+        Request::create(bare_vm(&[ALL[2]])).settings(settings).cluster(harvester()).evaluate();
     assert_eq!(
         answer.reviews,
         [
@@ -111,10 +95,7 @@ fn without_that_right_nothing_is_listed(
     let request = Request::create(bare_vm(&[directive]));
     let answer = request.cluster(harvester().without(verb, kind)).evaluate();
     assert!(
-        !answer
-            .lookups
-            .iter()
-            .any(|lookup| lookup.starts_with("list")),
+        !answer.lookups.iter().any(|lookup| lookup.starts_with("list")),
         "{:?}",
         answer.lookups
     );

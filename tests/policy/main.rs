@@ -9,3 +9,4 @@ mod pci_passthrough;
 mod pipeline;
 mod properties;
 mod settings;
+mod vbios_injection;

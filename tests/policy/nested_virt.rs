@@ -38,9 +38,7 @@ fn on(#[values("enabled", "true", "yes", "1", "Enabled", "TRUE", " yes\n")] valu
 
 #[rstest]
 fn off(#[values("disabled", "false", "no", "0", "", "Disabled", "  ")] value: &str) {
-    Request::create(vm(&[("nested-virt", value)]))
-        .evaluate()
-        .assert_accepted_unchanged();
+    Request::create(vm(&[("nested-virt", value)])).evaluate().assert_accepted_unchanged();
 }
 
 #[rstest]
@@ -66,15 +64,8 @@ fn the_vendor_is_of_the_first_that_answers(
 ) {
     let mut vm = vm_with_cpu(cpu);
     vm["metadata"]["annotations"]["vm-feature-manager.io/cpu-vendor"] = json!(option);
-    let answer = Request::create(vm)
-        .settings(json!({"nestedVirtualization": settings}))
-        .evaluate();
-    assert_eq!(
-        answer.domain()["cpu"]["features"],
-        require(feature),
-        "{}",
-        answer.message()
-    );
+    let answer = Request::create(vm).settings(json!({"nestedVirtualization": settings})).evaluate();
+    assert_eq!(answer.domain()["cpu"]["features"], require(feature), "{}", answer.message());
 }
 
 #[rstest]
@@ -109,10 +100,7 @@ fn features_are_appended_and_kept(#[case] before: Value, #[case] after: Value) {
     vm["metadata"]["annotations"]["vm-feature-manager.io/cpu-vendor"] = json!("amd");
     let answer = Request::create(vm).evaluate();
     assert_eq!(answer.domain()["cpu"]["features"], after);
-    assert_eq!(
-        answer.annotation("nested-virt-applied").as_deref(),
-        Some("true")
-    );
+    assert_eq!(answer.annotation("nested-virt-applied").as_deref(), Some("true"));
 }
 
 #[rstest]
@@ -143,17 +131,10 @@ fn a_vm_of_both_vendors_is_an_error(#[case] domain: Value) {
 #[rstest]
 fn an_option_that_is_no_vendor_is_an_error(#[values("arm", "AuthenticAMD")] option: &str) {
     let answer = Request::create(vm(&[("nested-virt", "1"), ("cpu-vendor", option)])).evaluate();
-    answer.assert_denied(&[
-        "vm-feature-manager.io/cpu-vendor",
-        option,
-        "write amd, intel or auto",
-    ]);
+    answer.assert_denied(&["vm-feature-manager.io/cpu-vendor", option, "write amd, intel or auto"]);
 }
 
-const AMD: &[&str] = &[
-    "cpu-vendor.node.kubevirt.io/AMD",
-    "cpu-feature.node.kubevirt.io/svm",
-];
+const AMD: &[&str] = &["cpu-vendor.node.kubevirt.io/AMD", "cpu-feature.node.kubevirt.io/svm"];
 const INTEL: &[&str] = &["cpu-vendor.node.kubevirt.io/Intel", "zone-b"];
 const UNLABELLED: &[&str] = &[];
 
@@ -175,12 +156,7 @@ fn the_nodes_tell_the_vendor(
     let cluster = FakeCluster::with_nodes(nodes);
     let vm = vm_with_spec(json!({"nodeSelector": selector, "domain": {}}));
     let answer = Request::create(vm).cluster(cluster).evaluate();
-    assert_eq!(
-        answer.domain()["cpu"]["features"],
-        require(feature),
-        "{}",
-        answer.message()
-    );
+    assert_eq!(answer.domain()["cpu"]["features"], require(feature), "{}", answer.message());
 }
 
 #[rstest]
@@ -194,9 +170,7 @@ fn nodes_that_do_not_tell_are_an_error(
     #[case] part: &str,
 ) {
     let vm = vm_with_spec(json!({"nodeSelector": selector, "domain": {}}));
-    let answer = Request::create(vm)
-        .cluster(FakeCluster::with_nodes(nodes))
-        .evaluate();
+    let answer = Request::create(vm).cluster(FakeCluster::with_nodes(nodes)).evaluate();
     answer.assert_denied(&["nested-virt", part, "vm-feature-manager.io/cpu-vendor"]);
 }
 
@@ -223,10 +197,7 @@ fn a_vm_of_wrong_types_is_an_error_that_says_where(#[case] spec: Value, #[case] 
     let settings = json!({"nestedVirtualization": {"cpuVendor": "auto"}});
     let mut vm = vm_with_spec(spec);
     let cluster = FakeCluster::with_nodes(&[("a", AMD)]);
-    let answer = Request::create(vm.clone())
-        .settings(settings)
-        .cluster(cluster)
-        .evaluate();
+    let answer = Request::create(vm.clone()).settings(settings).cluster(cluster).evaluate();
     answer.assert_denied(&[part]);
 
     // What is not read does not matter.
@@ -250,12 +221,7 @@ fn required_node_affinity_selects_nodes(#[case] affinity: Value, #[case] lookup:
     let cluster = FakeCluster::with_nodes(&[("a", AMD), ("b", INTEL), ("c", INTEL)]);
     let vm = vm_with_spec(json!({"affinity": {"nodeAffinity": affinity}, "domain": {}}));
     let answer = Request::create(vm).cluster(cluster).evaluate();
-    assert_eq!(
-        answer.domain()["cpu"]["features"],
-        require("vmx"),
-        "{}",
-        answer.message()
-    );
+    assert_eq!(answer.domain()["cpu"]["features"], require("vmx"), "{}", answer.message());
     assert_eq!(answer.lookups, [lookup]);
 }
 
@@ -269,10 +235,7 @@ fn of_several_terms_one_is_enough() {
         json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
     let cluster = FakeCluster::with_nodes(&[("a", AMD), ("b", INTEL)]);
     let vm = vm_with_spec(json!({"affinity": {"nodeAffinity": affinity}, "domain": {}}));
-    Request::create(vm)
-        .cluster(cluster)
-        .evaluate()
-        .assert_denied(&["both AMD and Intel"]);
+    Request::create(vm).cluster(cluster).evaluate().assert_denied(&["both AMD and Intel"]);
 }
 
 #[rstest]
@@ -294,26 +257,15 @@ fn nodes_of_another_architecture_do_not_count() {
     let node = |name: &str, architecture: &str, labels: &[&str]| {
         let mut node = json!({"kind": "Node", "metadata": {"name": name, "labels": {}}});
         node["metadata"]["labels"]["kubernetes.io/arch"] = json!(architecture);
-        labels
-            .iter()
-            .for_each(|label| node["metadata"]["labels"][label] = json!("true"));
+        labels.iter().for_each(|label| node["metadata"]["labels"][label] = json!("true"));
         node
     };
     let cluster = FakeCluster::of(vec![node("a", "arm64", INTEL), node("b", "amd64", AMD)]);
-    let answer = Request::create(vm_with_spec(json!({"domain": {}})))
-        .cluster(cluster)
-        .evaluate();
-    assert_eq!(
-        answer.domain()["cpu"]["features"],
-        require("svm"),
-        "{}",
-        answer.message()
-    );
+    let answer = Request::create(vm_with_spec(json!({"domain": {}}))).cluster(cluster).evaluate();
+    assert_eq!(answer.domain()["cpu"]["features"], require("svm"), "{}", answer.message());
 
     let cluster = FakeCluster::of(vec![node("a", "arm64", &[])]);
-    let answer = Request::create(vm_with_spec(json!({"domain": {}})))
-        .cluster(cluster)
-        .evaluate();
+    let answer = Request::create(vm_with_spec(json!({"domain": {}}))).cluster(cluster).evaluate();
     answer.assert_denied(&["all nodes that the VirtualMachine may run on are", "arm64"]);
 }
 
@@ -321,17 +273,13 @@ fn nodes_of_another_architecture_do_not_count() {
 fn nodes_without_the_extension_are_a_warning() {
     let vendor_only = &["cpu-vendor.node.kubevirt.io/AMD"];
     let cluster = FakeCluster::with_nodes(&[("a", vendor_only)]);
-    let answer = Request::create(vm_with_spec(json!({"domain": {}})))
-        .cluster(cluster)
-        .evaluate();
+    let answer = Request::create(vm_with_spec(json!({"domain": {}}))).cluster(cluster).evaluate();
     assert_eq!(answer.domain()["cpu"]["features"], require("svm"));
     assert_eq!(answer.warnings().len(), 1);
     assert!(answer.warnings()[0].contains("cpu-feature.node.kubevirt.io/svm=true"));
 
     let cluster = FakeCluster::with_nodes(&[("a", vendor_only), ("b", AMD)]);
-    let answer = Request::create(vm_with_spec(json!({"domain": {}})))
-        .cluster(cluster)
-        .evaluate();
+    let answer = Request::create(vm_with_spec(json!({"domain": {}}))).cluster(cluster).evaluate();
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
 

@@ -28,9 +28,8 @@ fn vm_with_devices(devices: Value, gpus: Value) -> Value {
 fn devices_are_appended_to_what_the_user_selected() {
     let settings = json!({"pciPassthrough": {"deviceNames": "address"}});
     let directive = r#"{"devices": ["0000:03:00.0", "03:00.1"]}"#;
-    let answer = Request::create(vm(&[("pci-passthrough", directive)]))
-        .settings(settings)
-        .evaluate();
+    let answer =
+        Request::create(vm(&[("pci-passthrough", directive)])).settings(settings).evaluate();
     assert_eq!(
         answer.patch(),
         json!([
@@ -57,17 +56,10 @@ fn devices_are_appended_to_what_the_user_selected() {
 #[rstest]
 #[case::upper_case(r#"{"devices": ["0000:0A:1F.7"]}"#, "pci_0000_0a_1f_7", "0000:0a:1f.7")]
 #[case::without_domain(r#"{"devices": ["65:00.0"]}"#, "pci_0000_65_00_0", "0000:65:00.0")]
-#[case::spaces(
-    r#" {"devices": [" 0000:00:02.0 "]} "#,
-    "pci_0000_00_02_0",
-    "0000:00:02.0"
-)]
+#[case::spaces(r#" {"devices": [" 0000:00:02.0 "]} "#, "pci_0000_00_02_0", "0000:00:02.0")]
 fn addresses_are_normalised(#[case] value: &str, #[case] device_name: &str, #[case] address: &str) {
     let answer = by_address(value);
-    assert_eq!(
-        answer.domain()["devices"]["hostDevices"][0]["deviceName"],
-        device_name
-    );
+    assert_eq!(answer.domain()["devices"]["hostDevices"][0]["deviceName"], device_name);
     let applied = answer.annotation("pci-passthrough-applied").unwrap();
     assert_eq!(applied, format!("[\"{address}\"]"));
 }
@@ -81,18 +73,12 @@ fn addresses_are_normalised(#[case] value: &str, #[case] device_name: &str, #[ca
 #[case::list(r#"["0000:00:02.0"]"#, "a list where an object is expected")]
 #[case::number("1", "a number where an object is expected")]
 #[case::mistyped_key(r#"{"device": ["0000:00:02.0"]}"#, r#"unknown key "device""#)]
-#[case::other_key(
-    r#"{"devices": ["0000:00:02.0"], "node": "a"}"#,
-    r#"unknown key "node""#
-)]
+#[case::other_key(r#"{"devices": ["0000:00:02.0"], "node": "a"}"#, r#"unknown key "node""#)]
 #[case::no_key("{}", "no device in it")]
 #[case::null(r#"{"devices": null}"#, "no device in it")]
 #[case::no_device(r#"{"devices": []}"#, "no device in it")]
 #[case::not_a_list(r#"{"devices": "0000:00:02.0"}"#, "devices is a string, not a list")]
-#[case::not_text(
-    r#"{"devices": ["0000:00:02.0", 2]}"#,
-    "devices[1] is a number, not a string"
-)]
+#[case::not_text(r#"{"devices": ["0000:00:02.0", 2]}"#, "devices[1] is a number, not a string")]
 #[case::bad_address(
     r#"{"devices": ["0000:00:02.8"]}"#,
     r#"devices[0] "0000:00:02.8" is no PCI address: its function"#
@@ -131,27 +117,19 @@ fn a_device_gets_the_first_free_name(
 ) {
     let count = devices.as_array().unwrap().len();
     let settings = json!({"pciPassthrough": {"deviceNames": "address"}});
-    let answer = Request::create(vm_with_devices(devices.clone(), gpus))
-        .settings(settings)
-        .evaluate();
+    let answer =
+        Request::create(vm_with_devices(devices.clone(), gpus)).settings(settings).evaluate();
     let after = answer.domain()["devices"]["hostDevices"].clone();
-    assert_eq!(
-        after[count],
-        json!({"name": name, "deviceName": "pci_0000_00_02_0"})
-    );
-    assert_eq!(
-        after.as_array().unwrap()[..count],
-        devices.as_array().unwrap()[..]
-    );
+    assert_eq!(after[count], json!({"name": name, "deviceName": "pci_0000_00_02_0"}));
+    assert_eq!(after.as_array().unwrap()[..count], devices.as_array().unwrap()[..]);
 }
 
 #[test]
 fn a_device_that_is_there_already_is_not_added() {
     let there = json!([{"name": "mine", "deviceName": "pci_0000_00_02_0", "tag": "keep"}]);
     let settings = json!({"pciPassthrough": {"deviceNames": "address", "maxDevices": 1}});
-    let answer = Request::create(vm_with_devices(there.clone(), json!(null)))
-        .settings(settings)
-        .evaluate();
+    let answer =
+        Request::create(vm_with_devices(there.clone(), json!(null))).settings(settings).evaluate();
     assert_eq!(answer.domain()["devices"]["hostDevices"], there);
     assert_eq!(
         answer.annotation("pci-passthrough-applied").as_deref(),
@@ -232,10 +210,7 @@ fn auto_without_harvester_names_by_address_and_warns(#[case] cluster: FakeCluste
     let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
     let answer = Request::create(vm).cluster(cluster).evaluate();
     let device = answer.domain()["devices"]["hostDevices"][0].clone();
-    assert_eq!(
-        device,
-        json!({"name": "pci-device-0", "deviceName": "pci_0000_00_02_0"})
-    );
+    assert_eq!(device, json!({"name": "pci-device-0", "deviceName": "pci_0000_00_02_0"}));
     assert_eq!(answer.warnings().len(), 1);
     assert!(answer.warnings()[0].contains("only where a device plugin serves these names"));
 }
@@ -244,10 +219,7 @@ fn auto_without_harvester_names_by_address_and_warns(#[case] cluster: FakeCluste
 fn auto_does_not_guess_while_the_cluster_does_not_answer() {
     let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
     let answer = Request::create(vm).cluster(cluster(UNAVAILABLE)).evaluate();
-    answer.assert_denied(&[
-        "Harvester's pcidevices cannot be looked up",
-        "failed for now",
-    ]);
+    answer.assert_denied(&["Harvester's pcidevices cannot be looked up", "failed for now"]);
 }
 
 #[rstest]
@@ -259,16 +231,8 @@ fn harvester_without_harvester_is_an_error_that_says_what_to_do(
 ) {
     let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
     let settings = json!({"pciPassthrough": {"deviceNames": "harvester"}});
-    let answer = Request::create(vm)
-        .settings(settings)
-        .cluster(cluster)
-        .evaluate();
-    answer.assert_denied(&[
-        part,
-        "add-on",
-        "policy-server may get, list and watch",
-        "address",
-    ]);
+    let answer = Request::create(vm).settings(settings).cluster(cluster).evaluate();
+    answer.assert_denied(&[part, "add-on", "policy-server may get, list and watch", "address"]);
 }
 
 #[rstest]
@@ -295,10 +259,7 @@ fn a_node_selector_that_is_there_is_kept() {
     let selector = json!({"kubernetes.io/hostname": "node1", "zone": "a"});
     vm["spec"]["template"]["spec"]["nodeSelector"] = selector.clone();
     let answer = Request::create(vm.clone()).evaluate();
-    assert_eq!(
-        answer.after()["spec"]["template"]["spec"]["nodeSelector"],
-        selector
-    );
+    assert_eq!(answer.after()["spec"]["template"]["spec"]["nodeSelector"], selector);
 
     vm["spec"]["template"]["spec"]["nodeSelector"]["kubernetes.io/hostname"] = json!("node2");
     let answer = Request::create(vm).evaluate();
@@ -318,17 +279,11 @@ fn kubevirts_gate_is_checked_where_it_can_be_read(#[case] gates: Value, #[case] 
     let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
     let settings = json!({"pciPassthrough": {"deviceNames": "address"}});
     let cluster = FakeCluster::of(vec![kubevirt]);
-    let answer = Request::create(vm)
-        .settings(settings)
-        .cluster(cluster)
-        .evaluate();
+    let answer = Request::create(vm).settings(settings).cluster(cluster).evaluate();
     if accepted {
         assert!(answer.is_accepted(), "{}", answer.message());
     } else {
-        answer.assert_denied(&[
-            "feature gate HostDevices is off",
-            "featureGates of the KubeVirt",
-        ]);
+        answer.assert_denied(&["feature gate HostDevices is off", "featureGates of the KubeVirt"]);
     }
 }
 
@@ -340,8 +295,5 @@ fn devices_of_wrong_types_are_an_error(#[case] devices: Value, #[case] part: &st
     let mut vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
     vm["spec"]["template"]["spec"]["domain"]["devices"] = devices;
     let settings = json!({"pciPassthrough": {"deviceNames": "address"}});
-    Request::create(vm)
-        .settings(settings)
-        .evaluate()
-        .assert_denied(&[part]);
+    Request::create(vm).settings(settings).evaluate().assert_denied(&[part]);
 }

@@ -38,11 +38,7 @@ fn a_request_that_does_not_concern_the_policy_is_accepted(
 
 #[test]
 fn a_vm_that_asks_for_nothing_is_accepted_without_a_word() {
-    for name in [
-        "vm-ui-create.yaml",
-        "vm-stored.yaml",
-        "vm-rancher-node-driver.yaml",
-    ] {
+    for name in ["vm-ui-create.yaml", "vm-stored.yaml", "vm-rancher-node-driver.yaml"] {
         let answer = Request::create(fixture(name)).evaluate();
         assert_eq!(answer.response, json!({"accepted": true}), "{name}");
         assert_eq!(answer.logs, Vec::<String>::new());
@@ -105,9 +101,7 @@ mod update {
         let mut new = old.clone();
         let (parent, key) = pointer.rsplit_once('/').unwrap();
         new.pointer_mut(parent).unwrap()[key.replace("~1", "/")] = value;
-        Request::update(old, new)
-            .evaluate()
-            .assert_denied(&["pci-passthrough"]);
+        Request::update(old, new).evaluate().assert_denied(&["pci-passthrough"]);
     }
 
     #[test]
@@ -119,14 +113,7 @@ mod update {
     #[test]
     fn without_an_old_object_is_planned() {
         let mut request = Request::update(json!(null), vm(&[GOOD]));
-        assert!(
-            request
-                .request
-                .as_object_mut()
-                .unwrap()
-                .remove("oldObject")
-                .is_some()
-        );
+        assert!(request.request.as_object_mut().unwrap().remove("oldObject").is_some());
         assert!(request.evaluate().is_mutated());
     }
 }
@@ -137,23 +124,12 @@ mod features {
     #[test]
     fn are_applied_in_their_order_and_one_failure_does_not_stop_the_others() {
         let vm = vm(&[GOOD, BAD, ("nested-virt", "enabled"), ("cpu-vendor", "amd")]);
-        let answer = Request::create(vm)
-            .settings(pci_errors("allow-and-log"))
-            .evaluate();
+        let answer = Request::create(vm).settings(pci_errors("allow-and-log")).evaluate();
         assert_eq!(answer.audit("applied"), "nested-virt,gpu-device-plugin");
         assert_eq!(answer.audit("failed"), "pci-passthrough");
         assert_eq!(answer.domain()["cpu"]["features"][0]["name"], "svm");
-        assert_eq!(
-            answer.domain()["resources"]["limits"]["nvidia.com/gpu"],
-            "1"
-        );
-        assert_eq!(
-            answer.domain()["devices"]["hostDevices"]
-                .as_array()
-                .unwrap()
-                .len(),
-            1
-        );
+        assert_eq!(answer.domain()["resources"]["limits"]["nvidia.com/gpu"], "1");
+        assert_eq!(answer.domain()["devices"]["hostDevices"].as_array().unwrap().len(), 1);
     }
 
     #[rstest]
@@ -177,19 +153,7 @@ mod features {
             .evaluate();
         assert!(answer.is_accepted());
         assert_eq!(answer.audit("failed"), feature);
-        Request::create(vm(&[directive]))
-            .evaluate()
-            .assert_denied(&[feature]);
-    }
-
-    #[test]
-    fn vbios_injection_says_that_it_is_not_available_yet() {
-        let answer = Request::create(vm(&[("vbios-injection", "rom")])).evaluate();
-        answer.assert_denied(&[
-            "vbios-injection",
-            "not available yet",
-            "vbiosInjection.enabled",
-        ]);
+        Request::create(vm(&[directive])).evaluate().assert_denied(&[feature]);
     }
 
     #[test]
@@ -197,9 +161,7 @@ mod features {
         let mut vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["00:01.0", "00:02.0"]}"#)]);
         vm["spec"]["template"]["spec"]["domain"]["devices"] = json!({"hostDevices": [], "gpus": 1});
         let spec = vm["spec"].clone();
-        let answer = Request::create(vm)
-            .settings(pci_errors("allow-and-log"))
-            .evaluate();
+        let answer = Request::create(vm).settings(pci_errors("allow-and-log")).evaluate();
         assert_eq!(answer.after()["spec"], spec);
     }
 }
@@ -226,15 +188,9 @@ mod reject {
     #[test]
     fn leaves_out_the_failures_of_other_modes() {
         let vm = vm(&[BAD, ("nested-virt", "maybe")]);
-        let answer = Request::create(vm)
-            .settings(pci_errors("allow-and-log"))
-            .evaluate();
+        let answer = Request::create(vm).settings(pci_errors("allow-and-log")).evaluate();
         answer.assert_denied(&["nested-virt"]);
-        assert!(
-            !answer.message().contains("pci-passthrough"),
-            "{}",
-            answer.message()
-        );
+        assert!(!answer.message().contains("pci-passthrough"), "{}", answer.message());
         assert_eq!(answer.audit("failed"), "nested-virt,pci-passthrough");
     }
 }
@@ -243,9 +199,7 @@ mod allow_and_log {
     use super::*;
 
     fn answer(vm: Value) -> Answer {
-        Request::create(vm)
-            .settings(pci_errors("allow-and-log"))
-            .evaluate()
+        Request::create(vm).settings(pci_errors("allow-and-log")).evaluate()
     }
 
     #[test]
@@ -261,16 +215,9 @@ mod allow_and_log {
                 "value": error,
             }])
         );
-        assert_eq!(
-            answer.warnings(),
-            [format!("pci-passthrough is not applied: {error}")]
-        );
+        assert_eq!(answer.warnings(), [format!("pci-passthrough is not applied: {error}")]);
         assert_eq!(answer.logs.len(), 1);
-        assert!(
-            answer.logs[0].starts_with("WARN feature not applied "),
-            "{}",
-            answer.logs[0]
-        );
+        assert!(answer.logs[0].starts_with("WARN feature not applied "), "{}", answer.logs[0]);
     }
 
     #[test]
@@ -298,9 +245,7 @@ mod strip_label {
 
     #[test]
     fn removes_the_annotation_and_adds_nothing() {
-        let answer = Request::create(vm(&[BAD]))
-            .settings(pci_errors("strip-label"))
-            .evaluate();
+        let answer = Request::create(vm(&[BAD])).settings(pci_errors("strip-label")).evaluate();
         assert!(answer.is_accepted());
         assert_eq!(
             answer.patch(),
@@ -309,11 +254,7 @@ mod strip_label {
         assert_eq!(answer.warnings(), Vec::<&str>::new());
         assert_eq!(answer.audit("failed"), "pci-passthrough");
         assert_eq!(answer.logs.len(), 1);
-        assert!(
-            answer.logs[0].starts_with("INFO directive removed "),
-            "{}",
-            answer.logs[0]
-        );
+        assert!(answer.logs[0].starts_with("INFO directive removed "), "{}", answer.logs[0]);
     }
 
     #[test]
@@ -340,15 +281,10 @@ mod source {
     fn labels_hold_directives_and_annotations_their_options_and_records() {
         let mut vm = vm(&[("cpu-vendor", "amd"), ("pci-passthrough", "ignored")]);
         vm["metadata"]["labels"][format!("{PREFIX}nested-virt")] = json!("enabled");
-        let answer = Request::create(vm)
-            .settings(json!({"configSource": "labels"}))
-            .evaluate();
+        let answer = Request::create(vm).settings(json!({"configSource": "labels"})).evaluate();
         assert_eq!(answer.audit("applied"), "nested-virt");
         assert_eq!(answer.domain()["cpu"]["features"][0]["name"], "svm");
-        assert_eq!(
-            answer.annotation("nested-virt-applied").as_deref(),
-            Some("true")
-        );
+        assert_eq!(answer.annotation("nested-virt-applied").as_deref(), Some("true"));
     }
 
     #[test]
@@ -412,18 +348,9 @@ mod source {
             .iter()
             .flat_map(|feature| [format!("{feature}-applied"), format!("{feature}-error")])
             .collect();
-        let mut vm = vm(&[
-            ("sidecar-image", "a"),
-            ("vbios-device", "b"),
-            ("cpu-vendor", "amd"),
-        ]);
-        records
-            .iter()
-            .for_each(|record| annotate(&mut vm, &[(record, "x")]));
-        assert_eq!(
-            Request::create(vm).evaluate().warnings(),
-            Vec::<&str>::new()
-        );
+        let mut vm = vm(&[("sidecar-image", "a"), ("vbios-device", "b"), ("cpu-vendor", "amd")]);
+        records.iter().for_each(|record| annotate(&mut vm, &[(record, "x")]));
+        assert_eq!(Request::create(vm).evaluate().warnings(), Vec::<&str>::new());
     }
 }
 
@@ -472,9 +399,7 @@ mod tracking {
             vm["metadata"]["labels"] =
                 json!({format!("{PREFIX}gpu-device-plugin"): "nvidia.com/gpu"});
             vm["metadata"]["annotations"] = annotations;
-            let answer = Request::create(vm)
-                .settings(json!({"configSource": "labels"}))
-                .evaluate();
+            let answer = Request::create(vm).settings(json!({"configSource": "labels"})).evaluate();
             assert!(answer.annotation("gpu-device-plugin-applied").is_some());
         }
     }
@@ -484,9 +409,7 @@ mod tracking {
         let mut vm = bare_vm(&[]);
         vm["metadata"]["labels"] = json!({format!("{PREFIX}gpu-device-plugin"): "nvidia.com/gpu"});
         vm["metadata"]["annotations"] = json!("none");
-        let answer = Request::create(vm)
-            .settings(json!({"configSource": "labels"}))
-            .evaluate();
+        let answer = Request::create(vm).settings(json!({"configSource": "labels"})).evaluate();
         answer
             .assert_denied(&["metadata.annotations is a string where KubeVirt expects an object"]);
     }
@@ -502,15 +425,9 @@ fn applied_twice_it_changes_nothing_more() {
     ]);
     let once = Request::create(vm.clone()).evaluate().after();
     assert_ne!(once, vm);
-    Request::create(once.clone())
-        .evaluate()
-        .assert_accepted_unchanged();
-    Request::update(vm, once.clone())
-        .evaluate()
-        .assert_accepted_unchanged();
-    Request::update(once.clone(), once)
-        .evaluate()
-        .assert_accepted_unchanged();
+    Request::create(once.clone()).evaluate().assert_accepted_unchanged();
+    Request::update(vm, once.clone()).evaluate().assert_accepted_unchanged();
+    Request::update(once.clone(), once).evaluate().assert_accepted_unchanged();
 }
 
 #[test]
@@ -556,10 +473,7 @@ mod log {
             ("WARN feature refused ", "pci-passthrough"),
             ("INFO feature applied ", "gpu-device-plugin"),
         ]) {
-            assert!(
-                line.starts_with(start) && line.contains(&fields(feature)),
-                "{line}"
-            );
+            assert!(line.starts_with(start) && line.contains(&fields(feature)), "{line}");
             assert!(!line.contains("hunter2"));
         }
     }
@@ -574,19 +488,12 @@ mod unusable_payload {
     #[case::list("[]", "a field is missing or has the wrong type")]
     #[case::no_request(r#"{"settings": {}}"#, "a field is missing")]
     #[case::no_kind(r#"{"request": {"operation": "CREATE"}}"#, "a field is missing")]
-    #[case::wrong_type(
-        r#"{"request": {"kind": "hunter2", "operation": "CREATE"}}"#,
-        "wrong type"
-    )]
+    #[case::wrong_type(r#"{"request": {"kind": "hunter2", "operation": "CREATE"}}"#, "wrong type")]
     #[case::cut_off(r#"{"request": {"object": {"a": "hunter2"#, "it ends too early")]
     fn is_denied_without_a_word_of_it(#[case] payload: &str, #[case] part: &str) {
         let answer = evaluate(payload.as_bytes(), &FakeCluster::default());
         answer.assert_denied(&["the admission request cannot be read", part]);
-        assert!(
-            !answer.message().contains("hunter2"),
-            "{}",
-            answer.message()
-        );
+        assert!(!answer.message().contains("hunter2"), "{}", answer.message());
     }
 
     #[test]
@@ -597,21 +504,13 @@ mod unusable_payload {
 
     #[test]
     fn settings_that_are_invalid_are_the_administrators_matter() {
-        let answer = Request::create(vm(&[GOOD]))
-            .settings(json!({"kubevirt": 1}))
-            .evaluate();
+        let answer = Request::create(vm(&[GOOD])).settings(json!({"kubevirt": 1})).evaluate();
         assert!(!answer.is_accepted());
         assert_eq!(answer.response["code"], json!(500));
-        assert!(
-            answer
-                .message()
-                .contains("setting kubevirt: got a number, expected an object")
-        );
+        assert!(answer.message().contains("setting kubevirt: got a number, expected an object"));
 
         // A VM that asks for nothing is not touched by them.
-        let answer = Request::create(vm(&[]))
-            .settings(json!({"kubevirt": 1}))
-            .evaluate();
+        let answer = Request::create(vm(&[])).settings(json!({"kubevirt": 1})).evaluate();
         assert_eq!(answer.response, json!({"accepted": true}));
     }
 }
@@ -636,10 +535,7 @@ mod extremes {
     #[case::annotation(r#"{"metadata": {"annotations": {"other.io/x": DEEP}}}"#)]
     #[case::template(r#"{"spec": {"template": DEEP}}"#)]
     fn ten_thousand_levels_in_a_vm_that_asks_for_nothing_are_accepted(#[case] object: &str) {
-        assert_eq!(
-            create(&object.replace("DEEP", &deep())).response,
-            json!({"accepted": true})
-        );
+        assert_eq!(create(&object.replace("DEEP", &deep())).response, json!({"accepted": true}));
     }
 
     #[test]
@@ -687,14 +583,7 @@ mod extremes {
 
     #[test]
     fn wrong_types_everywhere_are_denied_feature_by_feature() {
-        let wrong = [
-            json!(null),
-            json!(true),
-            json!(1),
-            json!("x"),
-            json!([]),
-            json!([[]]),
-        ];
+        let wrong = [json!(null), json!(true), json!(1), json!("x"), json!([]), json!([[]])];
         for value in wrong {
             for field in ["cpu", "devices", "resources"] {
                 let mut vm = bare_vm(&[
@@ -724,11 +613,7 @@ mod extremes {
         let answer =
             Request::create(vm(&[(feature, &unit.repeat((1 << 20) / unit.len()))])).evaluate();
         answer.assert_denied(&[feature]);
-        assert!(
-            answer.message().len() < 1024,
-            "{} bytes",
-            answer.message().len()
-        );
+        assert!(answer.message().len() < 1024, "{} bytes", answer.message().len());
     }
 
     #[test]

@@ -46,19 +46,11 @@ fn object(members: Vec<(&'static str, BoxedStrategy<Option<Value>>)>) -> BoxedSt
 }
 
 fn devices() -> impl Strategy<Value = Value> {
-    let name = prop::sample::select(vec![
-        "pci-device-0",
-        "pci-device-1",
-        "gpu",
-        "node1-000000020",
-    ]);
+    let name = prop::sample::select(vec!["pci-device-0", "pci-device-1", "gpu", "node1-000000020"]);
     let device_name = prop::sample::select(vec!["pci_0000_00_02_0", "nvidia.com/gpu", "x.io/Y_1"]);
     let device = object(vec![
         ("name", mostly(name.prop_map(|n| json!(n))).boxed()),
-        (
-            "deviceName",
-            mostly(device_name.prop_map(|n| json!(n))).boxed(),
-        ),
+        ("deviceName", mostly(device_name.prop_map(|n| json!(n))).boxed()),
         ("tag", mostly(any_json()).boxed()),
     ]);
     prop::collection::vec(device, 0..4).prop_map(Value::Array)
@@ -88,10 +80,7 @@ fn cpu() -> impl Strategy<Value = Value> {
             )
             .boxed(),
         ),
-        (
-            "features",
-            mostly(prop::collection::vec(feature, 0..3).prop_map(Value::Array)).boxed(),
-        ),
+        ("features", mostly(prop::collection::vec(feature, 0..3).prop_map(Value::Array)).boxed()),
     ])
 }
 
@@ -111,10 +100,7 @@ fn spec() -> impl Strategy<Value = Value> {
             ]))
             .boxed(),
         ),
-        (
-            "resources",
-            mostly(object(vec![("limits", mostly(limits).boxed())])).boxed(),
-        ),
+        ("resources", mostly(object(vec![("limits", mostly(limits).boxed())])).boxed()),
     ]);
     let template = object(vec![
         ("metadata", mostly(any_json()).boxed()),
@@ -135,10 +121,7 @@ fn spec() -> impl Strategy<Value = Value> {
             .boxed(),
         ),
     ]);
-    object(vec![
-        ("template", mostly(template).boxed()),
-        ("running", mostly(any_json()).boxed()),
-    ])
+    object(vec![("template", mostly(template).boxed()), ("running", mostly(any_json()).boxed())])
 }
 
 fn directive() -> impl Strategy<Value = Value> {
@@ -181,9 +164,8 @@ fn own_keys() -> BoxedStrategy<Value> {
         let values = prop::collection::vec(directive(), keys.len());
         (Just(keys), values).prop_map(|(keys, values)| {
             let members = keys.iter().zip(values);
-            let mut map: Map<_, _> = members
-                .map(|(key, value)| (format!("{PREFIX}{key}"), value))
-                .collect();
+            let mut map: Map<_, _> =
+                members.map(|(key, value)| (format!("{PREFIX}{key}"), value)).collect();
             map.insert("other.io/key".to_owned(), json!("kept"));
             Value::Object(map)
         })
@@ -211,32 +193,17 @@ fn settings() -> BoxedStrategy<Value> {
     let section = |more: Vec<(&'static str, BoxedStrategy<Option<Value>>)>| {
         let modes = vec!["reject", "allow-and-log", "strip-label"];
         let mut members = vec![
-            (
-                "errorHandling",
-                prop::sample::select(modes)
-                    .prop_map(|m| Some(json!(m)))
-                    .boxed(),
-            ),
-            (
-                "enabled",
-                prop::bool::weighted(0.9)
-                    .prop_map(|b| Some(json!(b)))
-                    .boxed(),
-            ),
+            ("errorHandling", prop::sample::select(modes).prop_map(|m| Some(json!(m))).boxed()),
+            ("enabled", prop::bool::weighted(0.9).prop_map(|b| Some(json!(b))).boxed()),
         ];
         members.extend(more);
         object(members).prop_map(Some).boxed()
     };
     let one_of = |values: Vec<&'static str>| {
-        prop::sample::select(values)
-            .prop_map(|value| Some(json!(value)))
-            .boxed()
+        prop::sample::select(values).prop_map(|value| Some(json!(value))).boxed()
     };
     let valid = object(vec![
-        (
-            "addTrackingAnnotations",
-            any::<bool>().prop_map(|b| Some(json!(b))).boxed(),
-        ),
+        ("addTrackingAnnotations", any::<bool>().prop_map(|b| Some(json!(b))).boxed()),
         ("configSource", one_of(vec!["annotations", "labels"])),
         (
             "nestedVirtualization",
@@ -246,10 +213,7 @@ fn settings() -> BoxedStrategy<Value> {
             "pciPassthrough",
             section(vec![
                 ("deviceNames", one_of(vec!["auto", "address", "harvester"])),
-                (
-                    "maxDevices",
-                    (1..9_usize).prop_map(|n| Some(json!(n))).boxed(),
-                ),
+                ("maxDevices", (1..9_usize).prop_map(|n| Some(json!(n))).boxed()),
             ]),
         ),
         ("gpuDevicePlugin", section(vec![])),

@@ -93,10 +93,7 @@ fn every_setting_refuses_a_value_of_another_type() {
         *settings.pointer_mut(&pointer).unwrap() = json!([[1]]);
         let message = problem(&settings).unwrap_or_else(|| panic!("{pointer} takes [[1]]"));
         let path = pointer[1..].replace('/', ".");
-        assert!(
-            message.starts_with(&format!("setting {path}: got ")),
-            "{message}"
-        );
+        assert!(message.starts_with(&format!("setting {path}: got ")), "{message}");
         assert!(message.contains(", expected "), "{message}");
     }
 }
@@ -177,11 +174,7 @@ fn text_that_is_no_json_is_told(#[case] text: &[u8], #[case] part: &str) {
 
 #[test]
 fn settings_of_ten_thousand_levels_are_told() {
-    let deep = format!(
-        "{{\"kubevirt\":{}{}}}",
-        "[".repeat(10_000),
-        "]".repeat(10_000)
-    );
+    let deep = format!("{{\"kubevirt\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
     assert!(Settings::parse(deep.as_bytes()).is_err());
 }
 
@@ -191,15 +184,9 @@ fn the_readme_lists_every_setting_with_its_default() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
     let readme = std::fs::read_to_string(path).unwrap();
     let mut listed = json!({});
-    let table = readme
-        .lines()
-        .skip_while(|line| !line.starts_with("| setting |"))
-        .skip(2);
+    let table = readme.lines().skip_while(|line| !line.starts_with("| setting |")).skip(2);
     for line in table.take_while(|line| line.starts_with('|')) {
-        let cells: Vec<_> = line
-            .split('|')
-            .map(|cell| cell.trim().trim_matches('`'))
-            .collect();
+        let cells: Vec<_> = line.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
         let mut place = &mut listed;
         for key in cells[1].split('.') {
             place = &mut place[key];

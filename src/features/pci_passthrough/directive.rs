@@ -32,11 +32,7 @@ pub(super) enum DirectiveError {
     #[error("devices[{index}] is {found}, not a string; write {EXAMPLE}")]
     NotText { index: usize, found: &'static str },
     #[error("devices[{index}] {} is no PCI address: {error}; write one such as 0000:00:02.0", Quoted(.value))]
-    Address {
-        index: usize,
-        value: String,
-        error: PciAddressError,
-    },
+    Address { index: usize, value: String, error: PciAddressError },
     #[error("devices[{index}] {} names no node: {}; write node/address or the address alone", Quoted(.value), SUBDOMAIN.takes)]
     Node { index: usize, value: String },
     #[error("{address} is there more than once; remove all but one")]
@@ -59,37 +55,27 @@ impl Devices {
     pub(super) fn parse(value: &str, max: usize) -> Result<Self, DirectiveError> {
         let json = serde_json::from_str::<&RawValue>(value)
             .and_then(|raw| Json::parse(raw, &Shape::Tree))
-            .map_err(|error| DirectiveError::Json {
-                column: error.column(),
-            })?;
+            .map_err(|error| DirectiveError::Json { column: error.column() })?;
         let Json::Object(members) = &json else {
             return Err(DirectiveError::NotAnObject { found: json.kind() });
         };
         if let Some((key, _)) = members.iter().find(|(key, _)| key != "devices") {
-            return Err(DirectiveError::UnknownKey {
-                key: Quoted(key).to_string(),
-            });
+            return Err(DirectiveError::UnknownKey { key: Quoted(key).to_string() });
         }
         let items = match json.get("devices") {
             None | Some(Json::Null) => return Err(DirectiveError::NoDevice),
             Some(Json::Array(items)) if items.is_empty() => return Err(DirectiveError::NoDevice),
             Some(Json::Array(items)) => items,
             Some(other) => {
-                return Err(DirectiveError::NotAList {
-                    found: other.kind(),
-                });
+                return Err(DirectiveError::NotAList { found: other.kind() });
             }
         };
         check_count(items.len(), max)?;
-        let mut devices = Devices {
-            addresses: Vec::with_capacity(items.len()),
-            node: None,
-        };
+        let mut devices = Devices { addresses: Vec::with_capacity(items.len()), node: None };
         for (index, item) in items.iter().enumerate() {
-            let text = item.as_str().ok_or_else(|| DirectiveError::NotText {
-                index,
-                found: item.kind(),
-            })?;
+            let text = item
+                .as_str()
+                .ok_or_else(|| DirectiveError::NotText { index, found: item.kind() })?;
             devices.add(index, text.trim())?;
         }
         Ok(devices)
@@ -98,22 +84,16 @@ impl Devices {
     fn add(&mut self, index: usize, text: &str) -> Result<(), DirectiveError> {
         let (node, address) = match text.rsplit_once('/') {
             Some((node, address)) => (Some(node), address.parse()),
-            None => match pci_device_name(text) {
+            None => match PciAddress::of_pci_device(text) {
                 Some((node, address)) => (Some(node), Ok(address)),
                 None => (None, text.parse()),
             },
         };
         let value = || text.to_owned();
-        let address = address.map_err(|error| DirectiveError::Address {
-            index,
-            value: value(),
-            error,
-        })?;
+        let address =
+            address.map_err(|error| DirectiveError::Address { index, value: value(), error })?;
         if node.is_some_and(|node| !SUBDOMAIN.allows(node)) {
-            return Err(DirectiveError::Node {
-                index,
-                value: value(),
-            });
+            return Err(DirectiveError::Node { index, value: value() });
         }
         match (&self.node, node) {
             (Some(first), Some(second)) if first != second => {
@@ -135,15 +115,5 @@ impl Devices {
 
 /// That a VirtualMachine does not get too many host devices.
 pub(super) fn check_count(count: usize, max: usize) -> Result<(), DirectiveError> {
-    if count > max {
-        Err(DirectiveError::TooMany { count, max })
-    } else {
-        Ok(())
-    }
-}
-
-/// Node and address of the name of a Harvester PCIDevice: `node1-000000020` is `0000:00:02.0` on `node1`.
-fn pci_device_name(text: &str) -> Option<(&str, PciAddress)> {
-    let (node, compact) = text.rsplit_once('-')?;
-    Some((node, PciAddress::from_compact(compact)?))
+    if count > max { Err(DirectiveError::TooMany { count, max }) } else { Ok(()) }
 }

@@ -34,11 +34,7 @@ impl<'n> Inventory<'n> {
     ) -> Result<Self, PciPassthroughError> {
         let devices = lookups.pci_devices().map_err(not_readable("pcidevices"))?;
         let claimed = lookups.claimed().map_err(not_readable("pcideviceclaims"))?;
-        Ok(Self {
-            devices,
-            claimed,
-            node,
-        })
+        Ok(Self { devices, claimed, node })
     }
 
     /// Looks up the devices at the addresses on one node, by their names.
@@ -47,11 +43,7 @@ impl<'n> Inventory<'n> {
         addresses: &[PciAddress],
         lookups: &Lookups<'_>,
     ) -> Result<Self, PciPassthroughError> {
-        let mut inventory = Self {
-            devices: Vec::new(),
-            claimed: Vec::new(),
-            node: Some(node),
-        };
+        let mut inventory = Self { devices: Vec::new(), claimed: Vec::new(), node: Some(node) };
         for address in addresses {
             let name = format!("{node}-{}", address.compact());
             match lookups.pci_device(&name) {
@@ -59,10 +51,7 @@ impl<'n> Inventory<'n> {
                 Err(LookupError::NotFound) => continue,
                 Err(error) => return Err(not_readable("pcidevices")(error)),
             }
-            if lookups
-                .is_claimed(&name)
-                .map_err(not_readable("pcideviceclaims"))?
-            {
+            if lookups.is_claimed(&name).map_err(not_readable("pcideviceclaims"))? {
                 inventory.claimed.push(name);
             }
         }
@@ -85,34 +74,17 @@ impl<'n> Inventory<'n> {
             candidates.push((*address, self.candidates(*address)?));
         }
         let there = self.already_there(&candidates, &host_devices);
-        let missing: Vec<_> = candidates
-            .iter()
-            .zip(&there)
-            .filter(|(_, there)| !**there)
-            .map(|(c, _)| c)
-            .collect();
-        let present: Vec<_> = candidates
-            .iter()
-            .zip(&there)
-            .filter(|(_, there)| **there)
-            .map(|(c, _)| c)
-            .collect();
+        let missing: Vec<_> =
+            candidates.iter().zip(&there).filter(|(_, there)| !**there).map(|(c, _)| c).collect();
+        let present: Vec<_> =
+            candidates.iter().zip(&there).filter(|(_, there)| **there).map(|(c, _)| c).collect();
         let node = self.node_for(&missing, &present, &host_devices)?;
         let choices =
-            candidates
-                .iter()
-                .zip(there)
-                .filter_map(|((address, candidates), is_there)| {
-                    let on_node = candidates
-                        .iter()
-                        .find(|device| !is_there && device.node == node);
-                    let device = on_node.or(candidates.first())?;
-                    Some(Choice {
-                        address: *address,
-                        device,
-                        is_there,
-                    })
-                });
+            candidates.iter().zip(there).filter_map(|((address, candidates), is_there)| {
+                let on_node = candidates.iter().find(|device| !is_there && device.node == node);
+                let device = on_node.or(candidates.first())?;
+                Some(Choice { address: *address, device, is_there })
+            });
         Ok(choices.collect())
     }
 
@@ -126,32 +98,26 @@ impl<'n> Inventory<'n> {
                 })
         };
         let is_chosen = |device: &PciDevice| choices.iter().any(|c| c.device.name == device.name);
-        let siblings = self
-            .devices
-            .iter()
-            .filter(|device| shares_group(device) && !is_chosen(device));
+        let siblings =
+            self.devices.iter().filter(|device| shares_group(device) && !is_chosen(device));
         siblings.map(|device| device.name.as_str()).collect()
     }
 
     /// The claimed devices at the address, by the names of their nodes.
     fn candidates(&self, address: PciAddress) -> Result<Vec<&PciDevice>, PciPassthroughError> {
         let text = address.to_string();
-        let mut there: Vec<&PciDevice> = self
-            .devices
-            .iter()
-            .filter(|device| device.address == text)
-            .filter(|device| self.node.is_none_or(|node| device.node == node))
-            .collect();
-        there.sort_unstable_by(|a, b| a.node.cmp(&b.node));
+        let of_node = |device: &&PciDevice| self.node.is_none_or(|node| device.node == node);
+        let mut there: Vec<&PciDevice> = Vec::new();
+        for device in self.devices.iter().filter(|device| device.address == text).filter(of_node) {
+            let place = there.partition_point(|other| other.node < device.node);
+            there.insert(place, device);
+        }
         let nodes = names_of_nodes(&there);
         there.retain(|device| self.claimed.contains(&device.name));
         match self.node {
             _ if !there.is_empty() => Ok(there),
             _ if !nodes.is_empty() => Err(PciPassthroughError::Unclaimed { address, nodes }),
-            Some(node) => Err(PciPassthroughError::NotOnNode {
-                address,
-                node: node.to_owned(),
-            }),
+            Some(node) => Err(PciPassthroughError::NotOnNode { address, node: node.to_owned() }),
             None => Err(PciPassthroughError::Nowhere { address }),
         }
     }
@@ -167,13 +133,10 @@ impl<'n> Inventory<'n> {
         let mut entries: Vec<&Device<'_>> = host_devices.iter().collect();
         let mut there = vec![false; candidates.len()];
         let by_address = |entry: &Device<'_>, (address, _): &Candidates<'_>| {
-            self.named(entry.name)
-                .is_some_and(|device| device.address == address.to_string())
+            self.named(entry.name).is_some_and(|device| device.address == address.to_string())
         };
         let by_resource = |entry: &Device<'_>, (_, devices): &Candidates<'_>| {
-            devices
-                .iter()
-                .any(|device| device.resource_name == entry.device_name)
+            devices.iter().any(|device| device.resource_name == entry.device_name)
         };
         take(&mut entries, candidates, &mut there, by_address);
         take(&mut entries, candidates, &mut there, by_resource);
@@ -207,10 +170,7 @@ impl<'n> Inventory<'n> {
             nodes.retain(|node| *node == bound.node);
             if nodes.is_empty() {
                 let bound = bound.node.clone();
-                return Err(PciPassthroughError::OtherNode {
-                    bound,
-                    devices: places(),
-                });
+                return Err(PciPassthroughError::OtherNode { bound, devices: places() });
             }
         }
         // A device that is there may have been given elsewhere, so it only helps to choose.
@@ -218,9 +178,7 @@ impl<'n> Inventory<'n> {
             nodes.retain(|node| have_all(present, node));
         }
         for (address, devices) in missing {
-            let mut devices = devices
-                .iter()
-                .filter(|device| nodes.contains(&device.node.as_str()));
+            let mut devices = devices.iter().filter(|device| nodes.contains(&device.node.as_str()));
             let Some(one) = devices.next() else { continue };
             if let Some(other) = devices.find(|other| other.resource_name != one.resource_name) {
                 return Err(PciPassthroughError::Ambiguous {
@@ -259,15 +217,9 @@ fn not_readable(kind: &'static str) -> impl Fn(LookupError) -> PciPassthroughErr
 }
 
 fn have_all(candidates: &[&Candidates<'_>], node: &str) -> bool {
-    candidates
-        .iter()
-        .all(|(_, devices)| devices.iter().any(|device| device.node == node))
+    candidates.iter().all(|(_, devices)| devices.iter().any(|device| device.node == node))
 }
 
 fn names_of_nodes(devices: &[&PciDevice]) -> String {
-    devices
-        .iter()
-        .map(|device| device.node.as_str())
-        .collect::<Vec<_>>()
-        .join(", ")
+    devices.iter().map(|device| device.node.as_str()).collect::<Vec<_>>().join(", ")
 }

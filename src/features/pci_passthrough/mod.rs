@@ -23,10 +23,7 @@ enum PciPassthroughError {
     )]
     NotAllowed { device: String, namespace: String },
     #[error("Harvester's {kind} cannot be looked up: {error}; {}", remedy(.kind, *.error))]
-    Lookup {
-        kind: &'static str,
-        error: LookupError,
-    },
+    Lookup { kind: &'static str, error: LookupError },
     #[error(
         "no node has a PCI device at {address}; see the PCI devices in Harvester for the addresses that there are"
     )]
@@ -43,12 +40,7 @@ enum PciPassthroughError {
         "{address} stands for different devices: {first}, {second}; name the node, as in {node}/{address}, or give the \
          VirtualMachine a node selector kubernetes.io/hostname"
     )]
-    Ambiguous {
-        address: PciAddress,
-        first: String,
-        second: String,
-        node: String,
-    },
+    Ambiguous { address: PciAddress, first: String, second: String, node: String },
     #[error("no node has all the devices: {devices}; ask for devices of one node")]
     NoNodeHasAll { devices: String },
     #[error(
@@ -91,10 +83,7 @@ impl Feature for PciPassthrough {
         let settings = &context.settings.pci_passthrough;
         let devices = Devices::parse(value, settings.max_devices)?;
         check_count(context.vm.host_devices()?.len(), settings.max_devices)?;
-        let mut plan = Plan {
-            applied: record(&devices),
-            ..Plan::default()
-        };
+        let mut plan = Plan { applied: record(&devices), ..Plan::default() };
         if settings.device_names == DeviceNames::Address {
             by_address(&devices, context, &mut plan)?;
         } else {
@@ -115,12 +104,7 @@ impl Feature for PciPassthrough {
 /// The record of a directive: its addresses, as a JSON array.
 fn record(devices: &Devices) -> String {
     let addresses = devices.addresses.iter();
-    Json::Array(
-        addresses
-            .map(|address| address.to_string().into())
-            .collect(),
-    )
-    .to_text()
+    Json::Array(addresses.map(|address| address.to_string().into()).collect()).to_text()
 }
 
 /// Names the devices by their addresses.
@@ -131,21 +115,12 @@ fn by_address(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Resu
     for address in &devices.addresses {
         let device_name = address.device_name();
         check_allowed(*address, devices.node.as_deref(), &device_name, context)?;
-        if !host_devices
-            .iter()
-            .any(|device| device.device_name == device_name)
-        {
+        if !host_devices.iter().any(|device| device.device_name == device_name) {
             missing.push(device_name);
         }
     }
-    check_count(
-        host_devices.len() + missing.len(),
-        context.settings.pci_passthrough.max_devices,
-    )?;
-    for (device_name, name) in missing
-        .into_iter()
-        .zip(free_names("pci-device", context.vm)?)
-    {
+    check_count(host_devices.len() + missing.len(), context.settings.pci_passthrough.max_devices)?;
+    for (device_name, name) in missing.into_iter().zip(free_names("pci-device", context.vm)?) {
         plan.edits.push(Edit::AddHostDevice { name, device_name });
     }
     Ok(())
@@ -170,12 +145,7 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
         Err(error) => return Err(error.into()),
     };
     let choices = inventory.choose(devices, context)?;
-    for Choice {
-        address,
-        device,
-        is_there,
-    } in &choices
-    {
+    for Choice { address, device, is_there } in &choices {
         check_allowed(*address, Some(&device.node), &device.resource_name, context)?;
         if !is_there {
             let (name, device_name) = (device.name.clone(), device.resource_name.clone());
@@ -209,10 +179,9 @@ fn look_up<'n>(
         Some(node) if !context.is_update => one_by_one(node),
         None => Inventory::of_all(None, context.lookups),
         Some(node) => match Inventory::of_all(Some(node), context.lookups) {
-            Err(PciPassthroughError::Lookup {
-                error: LookupError::NotGranted,
-                ..
-            }) => one_by_one(node),
+            Err(PciPassthroughError::Lookup { error: LookupError::NotGranted, .. }) => {
+                one_by_one(node)
+            }
             result => result,
         },
     }
@@ -253,16 +222,11 @@ fn check_allowed(
         Some(resource),
     ];
     let matches = |pattern: &Pattern| names.iter().flatten().any(|name| pattern.matches(name));
-    let of_namespace = allowed
-        .iter()
-        .filter(|(namespace, _)| namespace.matches(context.namespace));
+    let of_namespace = allowed.iter().filter(|(namespace, _)| namespace.matches(context.namespace));
     if allowed.is_empty() || of_namespace.flat_map(|(_, patterns)| patterns).any(matches) {
         return Ok(());
     }
     let device = with_node.unwrap_or(address);
     let device = format!("{device} ({resource})");
-    Err(PciPassthroughError::NotAllowed {
-        device,
-        namespace: context.namespace.to_owned(),
-    })
+    Err(PciPassthroughError::NotAllowed { device, namespace: context.namespace.to_owned() })
 }

@@ -1,0 +1,112 @@
+"""Gives one passed-through device its ROM, as a KubeVirt hook sidecar (Python 3.9, nothing but the standard library).
+
+At start:  python3 -c PROGRAM MARKER DELIVERY ON_FAILURE DEVICES SHIM-ARGUMENT...
+           installs itself as the hook and becomes KubeVirt's sidecar-shim.
+As hook:   onDefineDomain --vmi JSON --domain XML
+           prints the domain; KubeVirt calls it several times a boot and keeps nothing between the calls.
+
+DEVICES: what the device is called, the first that is found counts: its name in the VirtualMachine, its PCI address on the
+host, "*" for the only one there is, "?" for the same or none.
+"""
+import base64, os, shutil, sys, tempfile
+from xml.dom import minidom
+
+ROM = "/run/vbios/rom"
+SHARED = "/var/run/kubevirt-hooks"
+VOLUME = "/var/run/kubevirt-private/config-map/vbios-rom/rom"
+SHIMS = "/sidecar-shim", "/usr/bin/sidecar-shim"
+
+
+def install(delivery, on_failure, devices, *arguments):
+    shim = next((s for s in SHIMS if os.access(s, os.X_OK)), None)
+    if not shim:
+        sys.exit("vbios: no sidecar-shim in this image, neither of " + ", ".join(SHIMS))
+    with open("/proc/self/cmdline") as file:
+        program = file.read().split("\0")[2]
+    folder = tempfile.mkdtemp(prefix="vbios-")
+    hook = os.path.join(folder, "onDefineDomain")
+    with open(hook, "w") as file:
+        file.write("#!%s\n%s" % (sys.executable or "/usr/bin/env python3", program))
+    os.chmod(hook, 0o755)
+    os.environ.update(VBIOS_DELIVERY=delivery, VBIOS_ON_FAILURE=on_failure, VBIOS_DEVICES=devices)
+    os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", os.defpath)
+    os.execv(shim, [shim, *arguments])
+
+
+def children(element, name):
+    return [c for c in element.childNodes if c.nodeName == name] if element else []
+
+
+def attribute(element, path, name):
+    for part in path:
+        element = next(iter(children(element, part)), None)
+    return element.getAttribute(name) if element else ""
+
+
+def address(hostdev):
+    parts = [attribute(hostdev, ("source", "address"), n) for n in ("domain", "bus", "slot", "function")]
+    return "%04x:%02x:%02x.%x" % tuple(int(p, 16) for p in parts) if all(parts) else ""
+
+
+def find(hostdevs, devices):
+    aliases = [attribute(h, ("alias",), "name") for h in hostdevs]
+    for device in devices.split():
+        if device in "*?":
+            found = [h for h, a in zip(hostdevs, aliases) if not a.startswith("ua-sriov-")]
+        else:
+            # Harvester encodes names that libvirt would not take as an alias.
+            names = device, base64.b32encode(device.encode()).decode().rstrip("=")
+            kinds = "gpu", "hostdevice", "dra-gpu", "dra-hostdevice"
+            known = ["ua-%s-%s" % (kind, name) for kind in kinds for name in names]
+            found = [h for h, a in zip(hostdevs, aliases) if a in known or address(h) == device.lower()]
+        if len(found) == 1:
+            return found[0]
+        if not found and device == "?":
+            return None
+    seen = ["%s at %s" % (a or "no alias", address(h)) for h, a in zip(hostdevs, aliases)]
+    raise LookupError("no single PCI device for %r among %s" % (devices, ", ".join(seen) or "none"))
+
+
+def deliver():
+    if os.environ["VBIOS_DELIVERY"] == "volume":
+        return VOLUME
+    folder = os.path.join(SHARED, "vbios")
+    os.makedirs(folder, exist_ok=True)
+    os.chmod(folder, 0o755)
+    if not os.path.getsize(ROM):
+        raise ValueError("the ROM is empty")
+    shutil.copyfile(ROM, folder + "/rom.new")
+    os.chmod(folder + "/rom.new", 0o644)
+    os.replace(folder + "/rom.new", folder + "/rom")
+    # From KubeVirt 1.6 on, QEMU's container has this sidecar's folder under the sidecar's name.
+    return os.path.join(SHARED, os.environ.get("CONTAINER_NAME", ""), "vbios/rom")
+
+
+def define(domain):
+    document = minidom.parseString(domain)
+    devices = next(iter(children(document.documentElement, "devices")), None)
+    hostdevs = [h for h in children(devices, "hostdev") if h.getAttribute("type") == "pci"]
+    hostdev = find(hostdevs, os.environ["VBIOS_DEVICES"])
+    if hostdev:
+        for rom in children(hostdev, "rom"):
+            hostdev.removeChild(rom)
+        rom = document.createElement("rom")
+        rom.setAttribute("file", deliver())
+        hostdev.appendChild(rom)
+    return document.documentElement.toxml()
+
+
+def main():
+    if os.path.basename(sys.argv[0]) != "onDefineDomain":
+        install(*sys.argv[2:])
+    domain = sys.argv[sys.argv.index("--domain") + 1]
+    try:
+        domain = define(domain)
+    except Exception as error:
+        print("vbios: %s: %s" % (type(error).__name__, error), file=sys.stderr)
+        if os.environ["VBIOS_ON_FAILURE"] != "continue":
+            sys.exit(1)
+    sys.stdout.write(domain)
+
+
+main()

@@ -1,0 +1,306 @@
+//! vBIOS injection: a passed-through device gets its ROM. KubeVirt has no field for it, so a hook sidecar writes it into
+//! the guest's definition at each start.
+
+mod rom;
+mod sidecar;
+
+use super::{Context, Failure, Feature, Plan};
+use crate::cluster::{ConfigMap, KubeVirt, LookupError};
+use crate::image::{ImageReference, ImageReferenceError};
+use crate::names::{LABEL, SUBDOMAIN};
+use crate::pci::PciAddress;
+use crate::settings::{FeatureSettings, Pattern, RomDelivery, Settings};
+use crate::text::Quoted;
+use crate::vm::{Device, Edit};
+use rom::{Rom, RomError};
+use sidecar::{Sidecar, Sidecars};
+
+pub(super) struct VbiosInjection;
+
+const DEVICE_OPTION: &str = "vbios-device";
+const IMAGE_OPTION: &str = "sidecar-image";
+
+/// The volume of the delivery `volume`.
+const VOLUME: &str = "vbios-rom";
+
+/// The volumes that KubeVirt gives every pod. Source: `pkg/virt-controller/services/rendervolumes.go`.
+const POD_VOLUMES: [&str; 9] = [
+    "container-disks",
+    "ephemeral-disks",
+    "hook-sidecar-sockets",
+    "hotplug-disks",
+    "libvirt-runtime",
+    "private",
+    "public",
+    "sockets",
+    "virt-bin-share-dir",
+];
+
+#[derive(Debug, thiserror::Error)]
+enum VbiosError {
+    #[error("not the name of a ConfigMap: write {}", SUBDOMAIN.takes)]
+    Name,
+    #[error(
+        "KubeVirt makes a pod volume of the ConfigMap's name, so it must be {}; rename the ConfigMap, or have the \
+         administrator set vbiosInjection.romDelivery to volume", LABEL.takes
+    )]
+    NameOfVolume,
+    #[error(
+        "KubeVirt makes a pod volume of the ConfigMap's name, and {0} has that name already; rename the ConfigMap"
+    )]
+    NameTaken(String),
+    #[error(
+        "the VirtualMachine has a volume {VOLUME} already that is not the ROM's; rename or remove that volume"
+    )]
+    VolumeTaken,
+    #[error(
+        "there is no ConfigMap {name} in the namespace {namespace}; create it there, with the ROM under binaryData.rom"
+    )]
+    NoConfigMap { name: String, namespace: String },
+    #[error("the ConfigMap {name} cannot be read: {error}; {}", remedy(*.error))]
+    Lookup { name: String, error: LookupError },
+    #[error(
+        "the ConfigMap {name} has no binaryData.rom{found}; make it with kubectl create configmap {name} --from-file=rom=FILE"
+    )]
+    NoRom { name: String, found: String },
+    #[error("binaryData.rom of the ConfigMap {name} {error}")]
+    Rom { name: String, error: RomError },
+    #[error(
+        "KubeVirt's feature gate Sidecar is off, so KubeVirt would refuse the VirtualMachine; have the administrator add \
+         Sidecar to spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
+    )]
+    GateOff,
+    #[error("the annotation vm-feature-manager.io/sidecar-image {} is no image reference: {error}; write one such as quay.io/kubevirt/sidecar-shim:v1.4.0", Quoted(.value))]
+    Image { value: String, error: ImageReferenceError },
+    #[error(
+        "the image {image} is not one that the policy allows ({}); name one of these in the annotation \
+         vm-feature-manager.io/sidecar-image, or have the administrator add it to the setting \
+         vbiosInjection.allowedSidecarImages", list(.allowed)
+    )]
+    ImageNotAllowed { image: ImageReference, allowed: Vec<Pattern> },
+    #[error(
+        "the VirtualMachine has several host devices and GPUs ({devices}), and the ROM is for one; name it in the annotation \
+         vm-feature-manager.io/vbios-device, by its name or PCI address"
+    )]
+    SeveralDevices { devices: String },
+    #[error(
+        "the annotation vm-feature-manager.io/vbios-device {} is none of the VirtualMachine's host devices and GPUs \
+         ({devices}); name one of them, or its PCI address", Quoted(.value)
+    )]
+    NoSuchDevice { value: String, devices: String },
+}
+
+fn remedy(error: LookupError) -> &'static str {
+    match error {
+        LookupError::Unavailable => "try again later",
+        LookupError::NotFound | LookupError::KindNotServed | LookupError::NotGranted => {
+            "grant policy-server get on configmaps in the VirtualMachine's namespace"
+        }
+    }
+}
+
+impl Feature for VbiosInjection {
+    fn name(&self) -> &'static str {
+        "vbios-injection"
+    }
+
+    fn settings(&self, settings: &Settings) -> FeatureSettings {
+        settings.vbios_injection.feature
+    }
+
+    fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
+        let settings = &context.settings.vbios_injection;
+        let annotation = context.vm.hook_sidecars()?;
+        let sidecars = Sidecars::parse(annotation)?;
+        check_names(value, &sidecars, context)?;
+        let target = target(context)?;
+        let option = image_option(context)?;
+        let rom = rom(value, context)?;
+        let kubevirt = context.lookups.kubevirt().ok();
+        if kubevirt.is_some_and(|kubevirt| !kubevirt.has_gate("Sidecar")) {
+            return Err(VbiosError::GateOff.into());
+        }
+        let image = image(option, kubevirt, context)?;
+
+        let mut plan = Plan { applied: value.to_owned(), ..Plan::default() };
+        plan.warnings.extend(target.warning);
+        plan.warnings.extend(target.pci_device.and_then(|name| mismatch(rom, &name, context)));
+        let sidecar = Sidecar::new(
+            &image,
+            value,
+            &target.devices,
+            settings.hook_version,
+            settings.rom_delivery,
+            settings.on_hook_failure,
+        );
+        if settings.rom_delivery == RomDelivery::Volume {
+            plan.edits
+                .push(Edit::AddConfigMapVolume { name: VOLUME, config_map: value.to_owned() });
+        }
+        plan.edits.push(Edit::SetHookSidecars { value: sidecars.with(&sidecar) });
+        Ok(Some(plan))
+    }
+}
+
+/// That the ConfigMap's name is one, and can be that of a pod volume.
+fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<(), Failure> {
+    if !SUBDOMAIN.allows(name) {
+        return Err(VbiosError::Name.into());
+    }
+    let volumes = context.vm.volumes()?;
+    if context.settings.vbios_injection.rom_delivery == RomDelivery::Volume {
+        let is_taken = volumes.iter().any(|v| v.name == VOLUME && v.config_map != name);
+        return if is_taken { Err(VbiosError::VolumeTaken.into()) } else { Ok(()) };
+    }
+    if !LABEL.allows(name) {
+        return Err(VbiosError::NameOfVolume.into());
+    }
+    let taken = if volumes.iter().any(|volume| volume.name == name) {
+        "a volume of the VirtualMachine"
+    } else if sidecars.volumes_of_others().iter().any(|volume| volume == name) {
+        "another hook sidecar"
+    } else if POD_VOLUMES.contains(&name) {
+        "a volume of every KubeVirt pod"
+    } else {
+        return Ok(());
+    };
+    Err(VbiosError::NameTaken(taken.to_owned()).into())
+}
+
+/// The device that the ROM is for.
+struct Target {
+    /// What the hook is to look for, as its program takes it.
+    devices: String,
+    /// The name of the PCIDevice, where the device is one of Harvester's.
+    pci_device: Option<String>,
+    warning: Option<String>,
+}
+
+/// The device that the option names, or the only one.
+fn target(context: &Context<'_>) -> Result<Target, Failure> {
+    let host_devices = context.vm.host_devices()?;
+    let gpus = context.vm.gpus()?;
+    // USB devices of Harvester stand among the host devices, and have no ROM.
+    let is_usb = |device: &&Device<'_>| device.device_name.starts_with("kubevirt.io/");
+    let devices: Vec<&Device<'_>> =
+        host_devices.iter().chain(&gpus).filter(|device| !is_usb(device)).collect();
+    let names = || devices.iter().map(|device| device.name).collect::<Vec<_>>().join(", ");
+    if let Some(option) = context.directives.option(DEVICE_OPTION)? {
+        if let Some(device) = devices.iter().find(|device| device.name == option) {
+            return Ok(to_target(device, vec![device.name.to_owned()]));
+        }
+        let address: Option<PciAddress> = option.parse().ok();
+        let at_address = |device: &&&Device<'_>| address.is_some() && address_of(device) == address;
+        if let (Some(address), Some(device)) = (address, devices.iter().find(at_address)) {
+            return Ok(to_target(device, vec![address.to_string(), device.name.to_owned()]));
+        }
+        let (value, devices) = (option.to_owned(), names());
+        return Err(VbiosError::NoSuchDevice { value, devices }.into());
+    }
+    match devices.as_slice() {
+        [] => Ok(Target {
+            devices: "?".to_owned(),
+            pci_device: None,
+            warning: Some(
+                "the VirtualMachine has no host device and no GPU that the ROM could be for"
+                    .to_owned(),
+            ),
+        }),
+        [device] => Ok(to_target(device, vec![device.name.to_owned(), "*".to_owned()])),
+        _ => Err(VbiosError::SeveralDevices { devices: names() }.into()),
+    }
+}
+
+fn to_target(device: &Device<'_>, mut names: Vec<String>) -> Target {
+    // The hook takes names apart at spaces; a name with one could not be an alias of libvirt's anyway.
+    names.retain(|name| !name.is_empty() && !name.contains(char::is_whitespace));
+    let is_pci_device = PciAddress::of_pci_device(device.name).is_some();
+    Target {
+        devices: names.join(" "),
+        pci_device: is_pci_device.then(|| device.name.to_owned()),
+        warning: None,
+    }
+}
+
+/// The device's address, where its name or resource tells it.
+fn address_of(device: &Device<'_>) -> Option<PciAddress> {
+    let of_name = PciAddress::of_pci_device(device.name).map(|(_, address)| address);
+    of_name.or_else(|| PciAddress::of_device_name(device.device_name))
+}
+
+fn rom(name: &str, context: &Context<'_>) -> Result<Rom, Failure> {
+    let name = name.to_owned();
+    let namespace = context.namespace;
+    let config_map = match context.lookups.config_map(&name, namespace) {
+        Ok(config_map) => config_map,
+        Err(LookupError::NotFound) => {
+            return Err(VbiosError::NoConfigMap { name, namespace: namespace.to_owned() }.into());
+        }
+        Err(error) => return Err(VbiosError::Lookup { name, error }.into()),
+    };
+    match &config_map.rom {
+        None => {
+            let found = describe_keys(&config_map);
+            Err(VbiosError::NoRom { name, found }.into())
+        }
+        Some(base64) => Ok(Rom::parse(base64).map_err(|error| VbiosError::Rom { name, error })?),
+    }
+}
+
+/// What the ConfigMap has instead of the key.
+fn describe_keys(config_map: &ConfigMap) -> String {
+    if config_map.has_text_rom {
+        ", only data.rom, which cannot hold bytes".to_owned()
+    } else if let Some(key) = &config_map.other_key {
+        format!(", but {}", Quoted(key))
+    } else {
+        String::new()
+    }
+}
+
+fn image_option(context: &Context<'_>) -> Result<Option<ImageReference>, Failure> {
+    let Some(value) = context.directives.option(IMAGE_OPTION)? else {
+        return Ok(None);
+    };
+    match value.parse() {
+        Ok(image) => Ok(Some(image)),
+        Err(error) => Err(VbiosError::Image { value: value.to_owned(), error }.into()),
+    }
+}
+
+/// The option's image, or the default's with the tag of the running KubeVirt.
+fn image(
+    option: Option<ImageReference>,
+    kubevirt: Option<&KubeVirt>,
+    context: &Context<'_>,
+) -> Result<ImageReference, Failure> {
+    let settings = &context.settings.vbios_injection;
+    let default = &settings.default_sidecar_image;
+    let image = option.unwrap_or_else(|| {
+        let version = kubevirt.and_then(KubeVirt::version).filter(|_| settings.auto_detect_version);
+        version.and_then(|version| default.with_tag(&version)).unwrap_or_else(|| default.clone())
+    });
+    let allowed = &settings.allowed_sidecar_images;
+    if allowed.is_empty() || allowed.iter().any(|pattern| pattern.matches(&image.to_string())) {
+        return Ok(image);
+    }
+    Err(VbiosError::ImageNotAllowed { image, allowed: allowed.clone() }.into())
+}
+
+/// That the ROM is for another device than the one that it goes to, if it is.
+fn mismatch(rom: Rom, pci_device: &str, context: &Context<'_>) -> Option<String> {
+    let (vendor, device) = rom.ids?;
+    let pci_device = context.lookups.pci_device(pci_device).ok()?;
+    let rom = format!("{vendor:04x}:{device:04x}");
+    let ids = pci_device.ids.to_ascii_lowercase();
+    (ids != rom).then(|| {
+        format!(
+            "the ROM says that it is for the device {rom}, and it goes to {} ({ids})",
+            pci_device.name
+        )
+    })
+}
+
+fn list(patterns: &[Pattern]) -> String {
+    patterns.iter().map(Pattern::to_string).collect::<Vec<_>>().join(", ")
+}

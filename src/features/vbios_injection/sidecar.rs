@@ -1,0 +1,151 @@
+//! The hook sidecar: the entry of ours, and the annotation's list of all entries.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::image::ImageReference;
+use crate::json::{Json, Shape};
+use crate::settings::{HookVersion, OnHookFailure, RomDelivery};
+
+/// The annotation of the template in which KubeVirt reads hook sidecars.
+pub(super) const ANNOTATION: &str = "hooks.kubevirt.io/hookSidecars";
+
+/// What tells our entry from others: the first argument of the program.
+const MARKER: &str = "vm-feature-manager.io/vbios-injection";
+
+/// The program that installs and is the hook.
+const PROGRAM: &str = include_str!("hook.py");
+
+/// An entry of the list. Source: `kubevirt.io/kubevirt`, `pkg/hooks/hooks.go`.
+#[derive(Debug, Serialize)]
+pub(super) struct Sidecar {
+    image: String,
+    command: Vec<String>,
+    #[serde(rename = "configMap", skip_serializing_if = "Option::is_none")]
+    config_map: Option<ConfigMapMount>,
+}
+
+#[derive(Debug, Serialize)]
+struct ConfigMapMount {
+    name: String,
+    key: &'static str,
+    #[serde(rename = "hookPath")]
+    hook_path: &'static str,
+}
+
+/// An annotation that is no list of entries.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "spec.template.metadata.annotations[\"{ANNOTATION}\"] is not a JSON list, so no sidecar can be added to it; correct or \
+     remove that annotation"
+)]
+pub(super) struct UnreadableAnnotation;
+
+impl Sidecar {
+    /// The entry for a ConfigMap's ROM and a device.
+    pub(super) fn new(
+        image: &ImageReference,
+        config_map: &str,
+        devices: &str,
+        version: HookVersion,
+        delivery: RomDelivery,
+        on_failure: OnHookFailure,
+    ) -> Self {
+        let version = match version {
+            HookVersion::V1Alpha3 => "v1alpha3",
+            HookVersion::V1Alpha2 => "v1alpha2",
+        };
+        let on_failure = match on_failure {
+            OnHookFailure::Fail => "fail",
+            OnHookFailure::Continue => "continue",
+        };
+        let (delivery, config_map) = match delivery {
+            RomDelivery::Volume => ("volume", None),
+            RomDelivery::Sidecar => {
+                let name = config_map.to_owned();
+                ("sidecar", Some(ConfigMapMount { name, key: "rom", hook_path: "/run/vbios/rom" }))
+            }
+        };
+        let command =
+            ["python3", "-c", PROGRAM, MARKER, delivery, on_failure, devices, "--version", version];
+        Self { image: image.to_string(), command: command.map(str::to_owned).to_vec(), config_map }
+    }
+}
+
+/// The entries of an annotation: those that are not ours stay the text they are.
+pub(super) struct Sidecars<'t> {
+    entries: Vec<(Json<'t>, bool)>,
+}
+
+impl<'t> Sidecars<'t> {
+    /// Reads the annotation's value; none, or an empty one, is no entry.
+    pub(super) fn parse(value: &'t str) -> Result<Self, UnreadableAnnotation> {
+        static LIST: Shape = Shape::Items(&Shape::Text);
+        if value.trim().is_empty() {
+            return Ok(Self { entries: Vec::new() });
+        }
+        let raw: &RawValue = serde_json::from_str(value).map_err(|_| UnreadableAnnotation)?;
+        match Json::parse(raw, &LIST) {
+            Ok(Json::Array(items)) => {
+                let entries = items.into_iter().map(|item| {
+                    let is_ours = is_ours(&item);
+                    (item, is_ours)
+                });
+                Ok(Self { entries: entries.collect() })
+            }
+            _ => Err(UnreadableAnnotation),
+        }
+    }
+
+    /// The names of the ConfigMaps and volume claims of the entries that are not ours: KubeVirt makes pod volumes of
+    /// these names.
+    pub(super) fn volumes_of_others(&self) -> Vec<String> {
+        static VOLUMES: Shape = Shape::Only(&[
+            ("configMap", Shape::Only(&[("name", Shape::Tree)])),
+            ("pvc", Shape::Only(&[("name", Shape::Tree)])),
+        ]);
+        let mut names = Vec::new();
+        for (entry, _) in self.entries.iter().filter(|(_, is_ours)| !is_ours) {
+            let read = read(entry, &VOLUMES);
+            for path in [["configMap", "name"], ["pvc", "name"]] {
+                let name = read.as_ref().and_then(|entry| entry.at(&path)).and_then(Json::as_str);
+                names.extend(name.map(str::to_owned));
+            }
+        }
+        names
+    }
+
+    /// The annotation's value with the entry in the place of ours, or behind the others.
+    pub(super) fn with(&self, sidecar: &Sidecar) -> String {
+        let ours = serde_json::to_string(sidecar).unwrap_or_default();
+        let place = self.entries.iter().position(|(_, is_ours)| *is_ours);
+        let mut list: Vec<String> = Vec::new();
+        for (index, (entry, is_ours)) in self.entries.iter().enumerate() {
+            match (is_ours, place) {
+                (false, _) => list.push(entry.to_text()),
+                (true, Some(place)) if place == index => list.push(ours.clone()),
+                (true, _) => {}
+            }
+        }
+        if place.is_none() {
+            list.push(ours);
+        }
+        format!("[{}]", list.join(","))
+    }
+}
+
+fn is_ours(entry: &Json<'_>) -> bool {
+    static COMMAND: Shape = Shape::Only(&[("command", Shape::Tree)]);
+    let marker = read(entry, &COMMAND).and_then(|entry| {
+        let command = entry.get("command").map(Json::items).unwrap_or_default();
+        command.get(3).and_then(Json::as_str).map(|argument| argument == MARKER)
+    });
+    marker.unwrap_or(false)
+}
+
+fn read<'t>(entry: &Json<'t>, shape: &'static Shape) -> Option<Json<'t>> {
+    match entry {
+        Json::Text(text) => Json::parse(text, shape).ok(),
+        _ => None,
+    }
+}

@@ -1,0 +1,471 @@
+//! Directive `vbios-injection`. What the hook does at the VM's start is tested in `e2e/tests/hook.rs`.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+use vm_feature_manager_policy::cluster::Kind;
+
+use super::harness::{Answer, FakeCluster, Request, annotate, bare_vm, fixtures};
+
+const ANNOTATION: &str = "hooks.kubevirt.io/hookSidecars";
+
+/// A node with a claimed iGPU, KubeVirt 1.7.0 with the gate on, and the ConfigMap `igpu-rom`.
+fn cluster() -> FakeCluster {
+    FakeCluster::of(fixtures("../../examples/vbios/cluster/cluster.yaml"))
+}
+
+fn igpu() -> Value {
+    json!({"name": "node2-000005000", "deviceName": "amd.com/CEZANNE_RADEON_VEGA_SERIES"})
+}
+
+fn vm_with(devices: Value) -> Value {
+    let mut vm = bare_vm(&[("vbios-injection", "igpu-rom")]);
+    vm["spec"]["template"]["spec"]["domain"]["devices"] = devices;
+    vm
+}
+
+/// A VM that has the iGPU.
+fn vm() -> Value {
+    vm_with(json!({"hostDevices": [igpu()]}))
+}
+
+fn ask(vm: Value, settings: Value, cluster: FakeCluster) -> Answer {
+    Request::create(vm).settings(json!({"vbiosInjection": settings})).cluster(cluster).evaluate()
+}
+
+fn create(vm: Value) -> Answer {
+    ask(vm, json!({}), cluster())
+}
+
+fn sidecars(answer: &Answer) -> Vec<Value> {
+    assert!(answer.is_accepted(), "{}", answer.message());
+    let after = answer.after();
+    let text = after["spec"]["template"]["metadata"]["annotations"][ANNOTATION].as_str();
+    serde_json::from_str(text.expect("an annotation")).unwrap()
+}
+
+/// The last argument before those of the shim: what the hook looks for.
+fn devices(answer: &Answer) -> String {
+    sidecars(answer)[0]["command"][6].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn one_sidecar_is_added_and_nothing_else() {
+    let answer = create(vm());
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+    assert_eq!(
+        answer.lookups,
+        ["get ConfigMap igpu-rom", "get KubeVirt kubevirt", "get PciDevice node2-000005000"]
+    );
+    let patch = answer.patch();
+    assert_eq!(patch.as_array().unwrap().len(), 2);
+    assert_eq!(
+        patch[0]["path"],
+        "/metadata/annotations/vm-feature-manager.io~1vbios-injection-applied"
+    );
+    assert_eq!(patch[0]["value"], "igpu-rom");
+    assert_eq!(patch[1]["op"], "add");
+    assert_eq!(patch[1]["path"], "/spec/template/metadata");
+
+    let sidecars = sidecars(&answer);
+    assert_eq!(sidecars.len(), 1);
+    let sidecar = &sidecars[0];
+    assert_eq!(sidecar["image"], "quay.io/kubevirt/sidecar-shim:v1.7.0");
+    assert_eq!(
+        sidecar["configMap"],
+        json!({"name": "igpu-rom", "key": "rom", "hookPath": "/run/vbios/rom"})
+    );
+    let command = sidecar["command"].as_array().unwrap();
+    assert_eq!(command[..2], [json!("python3"), json!("-c")]);
+    assert_eq!(
+        command[3..],
+        [
+            "vm-feature-manager.io/vbios-injection",
+            "sidecar",
+            "fail",
+            "node2-000005000 *",
+            "--version",
+            "v1alpha3"
+        ]
+    );
+}
+
+#[test]
+fn kubernetes_expands_nothing_in_the_program_and_the_annotation_is_small() {
+    let answer = create(vm());
+    let program = sidecars(&answer)[0]["command"][2].as_str().unwrap().to_owned();
+    assert!(!program.contains("$(") && !program.contains("$$") && program.is_ascii());
+    let after = answer.after();
+    let annotation =
+        after["spec"]["template"]["metadata"]["annotations"][ANNOTATION].as_str().unwrap();
+    assert!(annotation.len() < 8 << 10, "{} bytes", annotation.len());
+}
+
+#[test]
+fn with_pci_passthrough_the_rom_is_for_the_device_that_it_added() {
+    let mut vm = vm_with(json!({}));
+    annotate(&mut vm, &[("pci-passthrough", r#"{"devices": ["node2/0000:05:00.0"]}"#)]);
+    let answer = create(vm);
+    assert_eq!(answer.audit("applied"), "pci-passthrough,vbios-injection");
+    assert_eq!(devices(&answer), "node2-000005000 *");
+    // The device is not looked up a second time.
+    assert_eq!(answer.lookups.iter().filter(|l| l.starts_with("get PciDevice ")).count(), 1);
+    create(answer.after()).assert_accepted_unchanged();
+}
+
+#[test]
+fn by_volume_the_vm_gets_a_volume_and_the_sidecar_no_config_map() {
+    let answer = ask(vm(), json!({"romDelivery": "volume"}), cluster());
+    let volumes = answer.after()["spec"]["template"]["spec"]["volumes"].clone();
+    assert_eq!(volumes, json!([{"name": "vbios-rom", "configMap": {"name": "igpu-rom"}}]));
+    let sidecar = &sidecars(&answer)[0];
+    assert_eq!(sidecar.get("configMap"), None);
+    assert_eq!(sidecar["command"][4], "volume");
+    ask(answer.after(), json!({"romDelivery": "volume"}), cluster()).assert_accepted_unchanged();
+}
+
+#[test]
+fn a_volume_of_that_name_that_is_not_the_roms_is_an_error() {
+    let mut vm = vm();
+    vm["spec"]["template"]["spec"]["volumes"] =
+        json!([{"name": "vbios-rom", "configMap": {"name": "other"}}]);
+    let answer = ask(vm, json!({"romDelivery": "volume"}), cluster());
+    answer.assert_denied(&["volume vbios-rom already", "rename or remove"]);
+}
+
+#[test]
+fn settings_are_the_programs_arguments() {
+    let settings = json!({"hookVersion": "v1alpha2", "onHookFailure": "continue"});
+    let answer = ask(vm(), settings, cluster());
+    let command = sidecars(&answer)[0]["command"].clone();
+    assert_eq!([&command[5], &command[8]], ["continue", "v1alpha2"]);
+}
+
+mod entries {
+    use super::*;
+
+    fn with_sidecars(value: &str) -> Value {
+        let mut vm = vm();
+        vm["spec"]["template"]["metadata"] = json!({"annotations": {ANNOTATION: value, "x": "y"}});
+        vm
+    }
+
+    #[test]
+    fn of_the_user_are_kept_as_they_are() {
+        let mine = r#"{"args":["--version", "v1alpha2"],"image":"mine","future":1.0e0,"command":["a","b","c"]}"#;
+        let answer = create(with_sidecars(&format!("[ {mine} ]")));
+        let after = answer.after();
+        let annotations = &after["spec"]["template"]["metadata"]["annotations"];
+        let text = annotations[ANNOTATION].as_str().unwrap();
+        assert!(text.starts_with(&format!("[{mine},{{\"image\":")), "{text}");
+        assert_eq!(annotations["x"], "y");
+        assert_eq!(sidecars(&answer).len(), 2);
+    }
+
+    #[test]
+    fn of_ours_are_replaced_in_their_place() {
+        let ours =
+            create(vm()).after()["spec"]["template"]["metadata"]["annotations"][ANNOTATION].clone();
+        let ours = ours.as_str().unwrap().trim_matches(['[', ']']).replace("v1.7.0", "v1.0.0");
+        let answer = create(with_sidecars(&format!(r#"[{ours},{{"image":"mine"}},{ours}]"#)));
+        let sidecars = sidecars(&answer);
+        assert_eq!(sidecars.len(), 2);
+        assert_eq!(sidecars[0]["image"], "quay.io/kubevirt/sidecar-shim:v1.7.0");
+        assert_eq!(sidecars[1], json!({"image": "mine"}));
+        create(answer.after()).assert_accepted_unchanged();
+    }
+
+    #[rstest]
+    #[case::empty("")]
+    #[case::space(" ")]
+    #[case::empty_list("[]")]
+    fn may_be_none(#[case] value: &str) {
+        assert_eq!(sidecars(&create(with_sidecars(value))).len(), 1);
+    }
+
+    #[rstest]
+    #[case::not_json("[{")]
+    #[case::object("{}")]
+    #[case::text("\"x\"")]
+    #[case::null("null")]
+    fn that_cannot_be_read_are_an_error_and_stay(#[case] value: &str) {
+        let vm = with_sidecars(value);
+        create(vm.clone()).assert_denied(&[ANNOTATION, "is not a JSON list"]);
+        let answer = ask(vm, json!({"errorHandling": "allow-and-log"}), cluster());
+        let after = answer.after();
+        assert_eq!(after["spec"]["template"]["metadata"]["annotations"][ANNOTATION], value);
+    }
+
+    #[test]
+    fn an_annotation_of_another_type_is_an_error() {
+        let mut vm = vm();
+        vm["spec"]["template"]["metadata"] = json!({"annotations": {ANNOTATION: 1}});
+        create(vm).assert_denied(&["hookSidecars is a number"]);
+    }
+}
+
+mod device {
+    use super::*;
+
+    fn with_option(devices: Value, option: &str) -> Value {
+        let mut vm = vm_with(devices);
+        annotate(&mut vm, &[("vbios-device", option)]);
+        vm
+    }
+
+    fn two() -> Value {
+        json!({
+            "hostDevices": [igpu(), {"name": "pci-device-0", "deviceName": "pci_0000_01_00_0"}],
+            "gpus": [{"name": "gpu-0", "deviceName": "nvidia.com/T4"}],
+        })
+    }
+
+    #[rstest]
+    #[case::host_device(json!({"hostDevices": [igpu()]}), "node2-000005000 *")]
+    #[case::gpu(json!({"gpus": [{"name": "gpu-0", "deviceName": "nvidia.com/T4"}]}), "gpu-0 *")]
+    #[case::beside_usb(json!({"hostDevices": [{"name": "usb", "deviceName": "kubevirt.io/node1-1d6b-0002-001002"}, igpu()]}), "node2-000005000 *")]
+    fn the_only_one_is_meant(#[case] list: Value, #[case] expected: &str) {
+        assert_eq!(devices(&create(vm_with(list))), expected);
+    }
+
+    #[rstest]
+    #[case::name("gpu-0", "gpu-0")]
+    #[case::address_of_a_pci_device("0000:05:00.0", "0000:05:00.0 node2-000005000")]
+    #[case::address_without_domain("05:00.0", "0000:05:00.0 node2-000005000")]
+    #[case::address_of_a_device_name("0000:01:00.0", "0000:01:00.0 pci-device-0")]
+    fn the_option_names_one_of_several(#[case] option: &str, #[case] expected: &str) {
+        assert_eq!(devices(&create(with_option(two(), option))), expected);
+    }
+
+    #[test]
+    fn several_without_the_option_are_an_error() {
+        let parts = [
+            "several host devices and GPUs (node2-000005000, pci-device-0, gpu-0)",
+            "vbios-device",
+        ];
+        create(vm_with(two())).assert_denied(&parts);
+    }
+
+    #[rstest]
+    #[case::name("gpu-1")]
+    #[case::address("0000:09:00.0")]
+    fn an_option_that_names_none_of_them_is_an_error(#[case] option: &str) {
+        let answer = create(with_option(two(), option));
+        answer.assert_denied(&[option, "none of the VirtualMachine's host devices", "gpu-0"]);
+    }
+
+    #[test]
+    fn none_is_a_warning() {
+        let answer = create(vm_with(json!({})));
+        assert_eq!(devices(&answer), "?");
+        assert_eq!(
+            answer.warnings(),
+            [
+                "vbios-injection: the VirtualMachine has no host device and no GPU that the ROM could be for"
+            ]
+        );
+    }
+
+    #[rstest]
+    #[case::another("1002", "164e", Some("1002:164e"))]
+    #[case::of_another_vendor("10DE", "1EB8", Some("10de:1eb8"))]
+    #[case::the_same("1002", "1638", None)]
+    fn that_the_rom_is_not_for_is_a_warning(
+        #[case] vendor: &str,
+        #[case] device: &str,
+        #[case] ids: Option<&str>,
+    ) {
+        let mut cluster = cluster();
+        let status = &mut cluster.object("PCIDevice", "node2-000005000")["status"];
+        status["vendorId"] = json!(vendor);
+        status["deviceId"] = json!(device);
+        let answer = ask(vm(), json!({}), cluster);
+        let expected: Vec<String> = ids
+            .map(|ids| {
+                format!(
+                    "vbios-injection: the ROM says that it is for the device 1002:1638, and it goes to node2-000005000 ({ids})"
+                )
+            })
+            .into_iter()
+            .collect();
+        assert_eq!(answer.warnings(), expected);
+    }
+
+    #[test]
+    fn that_cannot_be_looked_up_is_not_compared() {
+        let answer = ask(vm(), json!({}), cluster().failing(Kind::PciDevice, "is forbidden"));
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+}
+
+mod config_map {
+    use super::*;
+
+    fn with_config_map(config_map: Value) -> FakeCluster {
+        let mut cluster = cluster();
+        let object = cluster.object("ConfigMap", "igpu-rom");
+        for (key, value) in [("binaryData", json!(null)), ("data", json!(null))] {
+            object[key] = config_map.get(key).cloned().unwrap_or(value);
+        }
+        cluster
+    }
+
+    #[rstest]
+    #[case::no_key(json!({}), "has no binaryData.rom; make it with kubectl create configmap igpu-rom --from-file=rom=FILE")]
+    #[case::text(json!({"data": {"rom": "x"}}), "only data.rom, which cannot hold bytes")]
+    #[case::other_key(json!({"binaryData": {"vbios.rom": "Vao="}}), "has no binaryData.rom, but \"vbios.rom\"")]
+    #[case::wrong_type(json!({"binaryData": {"rom": 1}}), "has no binaryData.rom")]
+    #[case::empty(json!({"binaryData": {"rom": ""}}), "binaryData.rom of the ConfigMap igpu-rom is empty")]
+    #[case::not_a_rom(json!({"binaryData": {"rom": "AAAA"}}), "starts with 00 00, and an option ROM starts with 55 AA")]
+    #[case::not_base64(json!({"binaryData": {"rom": "?"}}), "is not valid base64")]
+    fn that_holds_no_rom_is_an_error(#[case] config_map: Value, #[case] part: &str) {
+        ask(vm(), json!({}), with_config_map(config_map)).assert_denied(&["igpu-rom", part]);
+    }
+
+    #[test]
+    fn is_looked_for_in_the_vms_namespace() {
+        let mut vm = vm();
+        vm["metadata"]["namespace"] = json!("other");
+        let parts = ["there is no ConfigMap igpu-rom in the namespace other", "binaryData.rom"];
+        create(vm).assert_denied(&parts);
+    }
+
+    #[rstest]
+    #[case::forbidden(
+        "Host error: Callback evaluation failure: ApiError: configmaps is forbidden",
+        "grant policy-server get on configmaps"
+    )]
+    #[case::not_in_the_metadata(
+        "Host error: Policy has not been granted access to Kubernetes v1/ConfigMap resources.",
+        "grant policy-server get on configmaps"
+    )]
+    #[case::unavailable(
+        "Host error: Callback evaluation failure: ServiceError: client error (Connect)",
+        "try again later"
+    )]
+    fn that_cannot_be_read_is_an_error(#[case] error: &str, #[case] part: &str) {
+        let answer = ask(vm(), json!({}), cluster().failing(Kind::ConfigMap, error));
+        answer.assert_denied(&["the ConfigMap igpu-rom cannot be read", part]);
+    }
+
+    #[rstest]
+    #[case::empty("", "not the name of a ConfigMap")]
+    #[case::upper_case("Rom", "not the name of a ConfigMap")]
+    #[case::path("../rom", "not the name of a ConfigMap")]
+    #[case::dot("igpu.rom", "KubeVirt makes a pod volume of the ConfigMap's name")]
+    #[case::volume_of_the_pod("private", "a volume of every KubeVirt pod has that name already")]
+    fn of_a_name_that_cannot_be_is_an_error(#[case] name: &str, #[case] part: &str) {
+        let mut vm = vm();
+        annotate(&mut vm, &[("vbios-injection", name)]);
+        let answer = create(vm);
+        answer.assert_denied(&[part]);
+        assert_eq!(answer.lookups, Vec::<String>::new());
+    }
+
+    #[test]
+    fn of_a_name_with_a_dot_can_be_a_volume() {
+        let mut cluster = cluster();
+        cluster.object("ConfigMap", "igpu-rom")["metadata"]["name"] = json!("igpu.rom");
+        let mut vm = vm();
+        annotate(&mut vm, &[("vbios-injection", "igpu.rom")]);
+        assert!(ask(vm, json!({"romDelivery": "volume"}), cluster).is_accepted());
+    }
+
+    #[test]
+    fn of_the_name_of_another_pod_volume_is_an_error() {
+        let mut with_volume = vm();
+        with_volume["spec"]["template"]["spec"]["volumes"] =
+            json!([{"name": "igpu-rom", "emptyDisk": {}}]);
+        create(with_volume)
+            .assert_denied(&["a volume of the VirtualMachine has that name already"]);
+
+        for kind in ["configMap", "pvc"] {
+            let mut with_sidecar = vm();
+            let others = json!([{kind: {"name": "igpu-rom"}}]).to_string();
+            with_sidecar["spec"]["template"]["metadata"] =
+                json!({"annotations": {ANNOTATION: others}});
+            create(with_sidecar).assert_denied(&["another hook sidecar has that name already"]);
+        }
+    }
+}
+
+mod gate_and_image {
+    use super::*;
+
+    fn with_kubevirt(gates: Value, version: &str) -> FakeCluster {
+        let mut cluster = cluster();
+        let kubevirt = cluster.object("KubeVirt", "kubevirt");
+        kubevirt["spec"]["configuration"]["developerConfiguration"]["featureGates"] = gates;
+        kubevirt["status"]["observedKubeVirtVersion"] = json!(version);
+        cluster
+    }
+
+    #[rstest]
+    #[case::off(json!(["HostDevices"]))]
+    #[case::none(json!([]))]
+    fn a_gate_that_is_off_is_an_error(#[case] gates: Value) {
+        let answer = ask(vm(), json!({}), with_kubevirt(gates, "v1.7.0"));
+        answer
+            .assert_denied(&["feature gate Sidecar is off", "featureGates of the KubeVirt object"]);
+    }
+
+    #[test]
+    fn a_gate_that_cannot_be_read_is_not_checked() {
+        let answer = ask(vm(), json!({}), cluster().failing(Kind::KubeVirt, "is forbidden"));
+        assert_eq!(sidecars(&answer)[0]["image"], "quay.io/kubevirt/sidecar-shim:v1.4.0");
+    }
+
+    #[rstest]
+    #[case::upstream("v1.6.3", "v1.6.3")]
+    #[case::without_v("1.8.4", "v1.8.4")]
+    #[case::downstream("1.5.2-150700.3.5.2", "v1.5.2")]
+    #[case::release_candidate("v1.9.0-rc.2", "v1.9.0-rc.2")]
+    #[case::build("v1.6.3+abc", "v1.6.3")]
+    #[case::latest("latest", "v1.4.0")]
+    #[case::empty("", "v1.4.0")]
+    #[case::two_parts("v1.6", "v1.4.0")]
+    #[case::four_parts("v1.6.3.1", "v1.4.0")]
+    fn the_tag_is_that_of_the_running_kubevirt(#[case] version: &str, #[case] tag: &str) {
+        let cluster = with_kubevirt(json!(["Sidecar"]), version);
+        let image = sidecars(&ask(vm(), json!({}), cluster))[0]["image"].clone();
+        assert_eq!(image, format!("quay.io/kubevirt/sidecar-shim:{tag}"));
+    }
+
+    #[rstest]
+    #[case::mirror(json!({"defaultSidecarImage": "mirror.local:5000/shim:v1"}), "mirror.local:5000/shim:v1.7.0")]
+    #[case::no_detection(json!({"defaultSidecarImage": "mirror.local/shim:v1", "autoDetectVersion": false}), "mirror.local/shim:v1")]
+    #[case::pinned(
+        json!({"defaultSidecarImage": "shim@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"}),
+        "shim@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+    )]
+    fn the_repository_is_the_settings(#[case] settings: Value, #[case] image: &str) {
+        assert_eq!(sidecars(&ask(vm(), settings, cluster()))[0]["image"], image);
+    }
+
+    fn with_image(image: &str) -> Value {
+        let mut vm = vm();
+        annotate(&mut vm, &[("sidecar-image", image)]);
+        vm
+    }
+
+    #[test]
+    fn the_option_names_another() {
+        let answer = create(with_image("registry.local:5000/a/shim:v9"));
+        assert_eq!(sidecars(&answer)[0]["image"], "registry.local:5000/a/shim:v9");
+    }
+
+    #[test]
+    fn an_option_that_is_no_image_is_an_error() {
+        create(with_image("Not An Image")).assert_denied(&["sidecar-image", "no image reference"]);
+    }
+
+    #[test]
+    fn only_allowed_images_are_taken() {
+        let settings = json!({"allowedSidecarImages": ["mirror.local/*"]});
+        let answer = ask(with_image("mirror.local/shim:v1"), settings.clone(), cluster());
+        assert!(answer.is_accepted(), "{}", answer.message());
+        for vm in [with_image("evil.example/shim:v1"), vm()] {
+            let parts = ["not one that the policy allows (mirror.local/*)", "allowedSidecarImages"];
+            ask(vm, settings.clone(), cluster()).assert_denied(&parts);
+        }
+    }
+}
