@@ -21,6 +21,15 @@ run: policy.wasm ## Builds the module and evaluates a virtual machine: EXAMPLE=h
 		$(addprefix --cluster ,$(wildcard examples/$(EXAMPLE)/cluster)) \
 		examples/$(EXAMPLE)/vm.yaml
 
+.PHONY: hook
+hook: ## Shows what the vBIOS hook does to a sample domain
+	@folder=$$(mktemp -d) && trap 'rm -r "$$folder"' EXIT && \
+		cp src/features/vbios_injection/hook.py "$$folder/onDefineDomain" && \
+		VBIOS_DELIVERY=volume VBIOS_ON_FAILURE=fail VBIOS_DEVICES=node1-000000020 \
+		python3 "$$folder/onDefineDomain" --vmi '{}' \
+			--domain "$$(cat tests/data/domains/domain-one-hostdev.xml)" | \
+		sed -n '/<hostdev/,/<\/hostdev>/p'
+
 .PHONY: test
 test: policy.wasm ## Checks the format, lints, and runs all tests, natively and through the module
 	@scripts/test

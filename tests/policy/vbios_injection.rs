@@ -1,4 +1,4 @@
-//! Directive `vbios-injection`. What the hook does at the VM's start is tested in `e2e/tests/hook.rs`.
+//! Directive `vbios-injection`. What the hook does at the VM's start is tested in `e2e/tests/suite/hook.rs`.
 
 use rstest::rstest;
 use serde_json::{Value, json};

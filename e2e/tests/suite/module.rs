@@ -1,12 +1,10 @@
 //! The main paths through the built module, as policy-server would go them.
 
-mod harness;
-
 use rstest::rstest;
 use serde_json::{Value, json};
 use vm_feature_manager_e2e::host::Evaluation;
 
-use harness::{HOST, message, patch, request, vm};
+use crate::harness::{HOST, message, patch, request, vm};
 
 fn create(annotations: &[(&str, &str)], settings: Value) -> Evaluation {
     HOST.validate(&settings, &request(vm(annotations), None))

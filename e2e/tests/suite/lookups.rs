@@ -1,7 +1,5 @@
 //! The module and the cluster: what it finds, and what it says where it finds nothing.
 
-mod harness;
-
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -12,7 +10,7 @@ use vm_feature_manager_e2e::cluster::{Cluster, Faults, granted_by_metadata};
 use vm_feature_manager_e2e::host::Evaluation;
 use vm_feature_manager_e2e::yaml;
 
-use harness::{HOST, message, patch, request, root, vm};
+use crate::harness::{HOST, message, patch, request, root, vm};
 
 fn cluster() -> Cluster {
     Cluster::from_folder(&root().join("examples/harvester/cluster")).unwrap()
@@ -116,6 +114,7 @@ fn the_metadata_declares_exactly_what_is_used() {
     let runs = [
         evaluate(on_node("node1"), settings(), with_metadata()),
         evaluate(any_node, settings(), with_metadata()),
+        evaluate(vm(&[("vbios-injection", "igpu-rom")]), settings(), with_metadata()),
     ];
     let lookups = || runs.iter().flat_map(|run| &run.activity.lookups);
     let mut operations: Vec<String> =
@@ -152,6 +151,8 @@ fn the_metadata_declares_exactly_what_is_used() {
 #[case::old_host_without_can_i(
     Faults { unknown_operations: vec!["can_i".to_owned()], ..with_metadata() }, vm(&ALL[..1]), "may not read nodes"
 )]
+#[case::config_map(denying("ConfigMap"), vm(&[("vbios-injection", "igpu-rom")]), "the ConfigMap igpu-rom cannot be read: the policy has not been granted access; grant policy-server get on configmaps")]
+#[case::no_config_map(with_metadata(), vm(&[("vbios-injection", "igpu-rom")]), "there is no ConfigMap igpu-rom in the namespace default")]
 #[case::no_such_node(with_metadata(), on_node("node9"), "no node of the name")]
 fn a_lookup_that_fails_is_an_error_of_one_line_in_the_policys_words(
     #[case] faults: Faults,

@@ -1,0 +1,399 @@
+//! The hook, run as KubeVirt runs it: the command of the sidecar that the module makes starts the program, which becomes
+//! a stand-in for KubeVirt's sidecar-shim, which calls the hook over domain XML as KubeVirt writes it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use rstest::rstest;
+use serde_json::{Value, json};
+use vm_feature_manager_e2e::cluster::Cluster;
+
+use crate::harness::{HOST, message, request, root};
+
+/// What the shim does: it finds the hook on PATH and calls it, and passes on what it says.
+const SHIM: &str = r#"#!/bin/sh
+echo "$0 $*" >"$SHIM_LOG"
+domain=$(cat "$DOMAIN")
+onDefineDomain --vmi '{"metadata": {}}' --domain "$domain" || exit 3
+"#;
+
+/// A container: the folders that the program knows, under a folder of the test's own.
+struct Container {
+    folder: PathBuf,
+    command: Vec<String>,
+}
+
+/// How a sidecar is asked for.
+struct Ask<'a> {
+    devices: Value,
+    option: Option<&'a str>,
+    settings: Value,
+}
+
+impl Default for Ask<'_> {
+    fn default() -> Self {
+        let igpu = json!({"name": "node1-000000020", "deviceName": "intel.com/UHD"});
+        Self { devices: json!({"hostDevices": [igpu]}), option: None, settings: json!({}) }
+    }
+}
+
+const ROM: &[u8] = b"\x55\xaa\x01 the bytes of a ROM \xff\x00\x80";
+
+impl Container {
+    fn new(name: &str, ask: Ask<'_>) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hook").join(name);
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(folder.join("run/vbios")).unwrap();
+        fs::write(folder.join("run/vbios/rom"), ROM).unwrap();
+        fs::create_dir_all(folder.join("hooks")).unwrap();
+        fs::create_dir_all(folder.join("tmp")).unwrap();
+        executable(&folder.join("sidecar-shim"), SHIM);
+        let place = |path: &str| folder.join(path).display().to_string();
+        let command = command(ask)
+            .into_iter()
+            .map(|argument| {
+                argument
+                    .replace("/run/vbios/rom", &place("run/vbios/rom"))
+                    .replace("\"/var/run/kubevirt-hooks\"", &format!("\"{}\"", place("hooks")))
+                    .replace("/usr/bin/sidecar-shim", &place("usr/bin/sidecar-shim"))
+                    .replace("\"/sidecar-shim\"", &format!("\"{}\"", place("sidecar-shim")))
+            })
+            .collect();
+        Self { folder, command }
+    }
+
+    /// Starts the sidecar; `name` is that of the container, which KubeVirt tells from 1.6 on.
+    fn start(&self, domain: &str, name: Option<&str>) -> Output {
+        fs::write(self.folder.join("domain.xml"), domain).unwrap();
+        let mut command = Command::new(&self.command[0]);
+        command
+            .args(&self.command[1..])
+            .env("DOMAIN", self.folder.join("domain.xml"))
+            .env("SHIM_LOG", self.folder.join("shim.log"))
+            .env("TMPDIR", self.folder.join("tmp"))
+            .env_remove("CONTAINER_NAME");
+        if let Some(name) = name {
+            command.env("CONTAINER_NAME", name);
+        }
+        command.output().expect("python3 is installed")
+    }
+
+    /// The domain that the hook makes.
+    fn define(&self, domain: &str) -> String {
+        let output = self.start(domain, Some("hook-sidecar-0"));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    fn rom_path(&self) -> String {
+        self.folder.join("hooks/hook-sidecar-0/vbios/rom").display().to_string()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn executable(path: &Path, script: &str) {
+    fs::write(path, script).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The command of the sidecar that the module makes.
+fn command(ask: Ask<'_>) -> Vec<String> {
+    let mut vm = json!({
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachine",
+        "metadata": {"name": "vm", "namespace": "default", "annotations": {
+            "vm-feature-manager.io/vbios-injection": "igpu-rom",
+        }},
+        "spec": {"template": {"spec": {"domain": {"devices": ask.devices}}}},
+    });
+    if let Some(option) = ask.option {
+        vm["metadata"]["annotations"]["vm-feature-manager.io/vbios-device"] = json!(option);
+    }
+    let cluster = Cluster::from_folder(&root().join("examples/vbios/cluster")).unwrap();
+    let settings = json!({"vbiosInjection": ask.settings});
+    let request = request(vm, None);
+    let evaluation = HOST.with_cluster(cluster).validate(&settings, &request);
+    assert!(evaluation.response.allowed, "{}", message(&evaluation));
+    let after = evaluation.response.patched(&request["object"]).unwrap();
+    let annotations = &after["spec"]["template"]["metadata"]["annotations"];
+    let sidecars = annotations["hooks.kubevirt.io/hookSidecars"].as_str().unwrap();
+    let sidecars: Value = serde_json::from_str(sidecars).unwrap();
+    serde_json::from_value(sidecars[0]["command"].clone()).unwrap()
+}
+
+fn domain(name: &str) -> String {
+    fs::read_to_string(root().join("tests/data/domains").join(name)).unwrap()
+}
+
+/// The alias of the one host device with a ROM, and the ROM's file.
+fn rom_of(xml: &str) -> (String, String) {
+    let with_rom: Vec<&str> = xml
+        .split("<hostdev")
+        .skip(1)
+        .map(|h| h.split("</hostdev>").next().unwrap())
+        .filter(|h| h.contains("<rom"))
+        .collect();
+    assert_eq!(with_rom.len(), 1, "{xml}");
+    assert_eq!(xml.matches("<rom").count(), 1, "{xml}");
+    let attribute = |element: &str| {
+        let at = with_rom[0].split(element).nth(1).unwrap();
+        at.split('"').nth(1).unwrap().to_owned()
+    };
+    (attribute("<alias name="), attribute("<rom file="))
+}
+
+fn two_devices() -> Value {
+    json!({"hostDevices": [
+        {"name": "node1-000000020", "deviceName": "intel.com/UHD"},
+        {"name": "node1-000001000", "deviceName": "nvidia.com/T4"},
+    ]})
+}
+
+#[test]
+fn the_only_device_gets_the_rom_and_the_shim_its_arguments() {
+    let container = Container::new("only", Ask::default());
+    let xml = container.define(&domain("domain-one-hostdev.xml"));
+    assert_eq!(rom_of(&xml), ("ua-hostdevice-node1-000000020".to_owned(), container.rom_path()));
+    let shim = fs::read_to_string(container.folder.join("shim.log")).unwrap();
+    assert!(shim.ends_with("/sidecar-shim --version v1alpha3\n"), "{shim}");
+}
+
+#[test]
+fn the_program_is_python_3_9() {
+    let program = &command(Ask::default())[2];
+    let check = "import ast, sys; ast.parse(sys.argv[1], feature_version=(3, 9))";
+    let output = Command::new("python3").args(["-c", check, program]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_rest_of_the_domain_is_as_it_was() {
+    let container = Container::new("rest", Ask::default());
+    let before = domain("domain-one-hostdev.xml");
+    let after = container.define(&before);
+    let rom = format!("<rom file=\"{}\"/>", container.rom_path());
+    assert_eq!(canonical(&after.replace(&rom, "")), canonical(&before));
+}
+
+/// The XML in its canonical form, as Python's library has it.
+fn canonical(xml: &str) -> String {
+    let program =
+        "import sys; from xml.etree import ElementTree as t; print(t.canonicalize(sys.argv[1]))";
+    let output = Command::new("python3").args(["-c", program, xml]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+#[rstest]
+#[case::from_1_6(Some("hook-sidecar-0"), "hooks/hook-sidecar-0/vbios/rom")]
+#[case::third_sidecar(Some("hook-sidecar-2"), "hooks/hook-sidecar-2/vbios/rom")]
+#[case::up_to_1_5(None, "hooks/vbios/rom")]
+fn qemu_finds_the_roms_bytes_in_the_shared_folder(#[case] name: Option<&str>, #[case] path: &str) {
+    let container = Container::new(&format!("layout-{}", name.unwrap_or("none")), Ask::default());
+    // From 1.6 on the sidecar's folder is a part of QEMU's.
+    if let Some(name) = name {
+        std::os::unix::fs::symlink(".", container.folder.join("hooks").join(name)).unwrap();
+    }
+    let output = container.start(&domain("domain-one-hostdev.xml"), name);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let path = container.folder.join(path);
+    assert_eq!(rom_of(&text(&output.stdout)).1, path.display().to_string());
+    assert_eq!(fs::read(&path).unwrap(), ROM);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o644);
+    assert_eq!(mode(path.parent().unwrap()), 0o755);
+    // The collector of hook sockets dials every plain file in the folder.
+    let files = fs::read_dir(container.folder.join("hooks")).unwrap();
+    assert!(files.map(Result::unwrap).all(|entry| !entry.file_type().unwrap().is_file()));
+}
+
+#[test]
+fn by_volume_qemu_reads_the_volume_and_nothing_is_copied() {
+    let settings = json!({"romDelivery": "volume"});
+    let container = Container::new("volume", Ask { settings, ..Ask::default() });
+    fs::remove_file(container.folder.join("run/vbios/rom")).unwrap();
+    let xml = container.define(&domain("domain-one-hostdev.xml"));
+    assert_eq!(rom_of(&xml).1, "/var/run/kubevirt-private/config-map/vbios-rom/rom");
+    assert_eq!(fs::read_dir(container.folder.join("hooks")).unwrap().count(), 0);
+}
+
+#[rstest]
+#[case::name("node1-000001000", "ua-hostdevice-node1-000001000")]
+#[case::address("0000:00:02.0", "ua-hostdevice-node1-000000020")]
+#[case::address_in_upper_case("0000:01:00.0", "ua-hostdevice-node1-000001000")]
+fn of_several_devices_the_one_that_is_meant_gets_the_rom(
+    #[case] option: &str,
+    #[case] alias: &str,
+) {
+    let ask = Ask { devices: two_devices(), option: Some(option), ..Ask::default() };
+    let container = Container::new(&format!("several-{}", option.replace(':', "-")), ask);
+    assert_eq!(rom_of(&container.define(&domain("domain-two-hostdevs.xml"))).0, alias);
+}
+
+#[test]
+fn a_gpu_is_found_by_its_alias() {
+    let devices = json!({"gpus": [{"name": "gpu-0", "deviceName": "nvidia.com/T4"}]});
+    let container = Container::new("gpu", Ask { devices, option: Some("gpu-0"), ..Ask::default() });
+    assert_eq!(rom_of(&container.define(&domain("domain-gpu.xml"))).0, "ua-gpu-gpu-0");
+}
+
+#[test]
+fn a_name_that_harvester_encodes_is_found() {
+    let name = "node1.example-000000020";
+    let devices = json!({"hostDevices": [
+        {"name": name, "deviceName": "intel.com/UHD"}, {"name": "other", "deviceName": "x.io/y"},
+    ]});
+    let container = Container::new("base32", Ask { devices, option: Some(name), ..Ask::default() });
+    let encoded = "NZXWIZJRFZSXQYLNOBWGKLJQGAYDAMBQGAZDA";
+    let domain = domain("domain-two-hostdevs.xml")
+        .replace("node1-000000020", encoded)
+        .replace("0x02", "0x1f");
+    assert_eq!(rom_of(&container.define(&domain)).0, format!("ua-hostdevice-{encoded}"));
+}
+
+#[test]
+fn a_device_that_harvester_has_renamed_is_found_as_the_only_one() {
+    let container = Container::new("renamed", Ask::default());
+    let domain = domain("domain-one-hostdev.xml").replace("node1-000000020", "node2-000005000");
+    let (alias, _) = rom_of(&container.define(&domain));
+    assert_eq!(alias, "ua-hostdevice-node2-000005000");
+}
+
+/// Puts devices into the domain that are no passed-through PCI devices of the user's.
+fn with_others(domain: &str) -> String {
+    let others = r#"<hostdev type="mdev" model="vfio-pci" mode="subsystem">
+            <source><address uuid="c2177883-f1bb-47f0-914d-32a22e3a8804"></address></source>
+            <alias name="ua-hostdevice-vgpu"></alias>
+        </hostdev>
+        <hostdev type="usb" mode="subsystem">
+            <source><address type="usb" bus="1" device="2"></address></source>
+            <alias name="ua-usb-host-stick"></alias>
+        </hostdev>
+        <hostdev type="pci" managed="no">
+            <source><address type="pci" domain="0x0000" bus="0x81" slot="0x01" function="0x2"></address></source>
+            <alias name="ua-sriov-net1"></alias>
+        </hostdev>
+        <controller "#;
+    domain.replacen("<controller ", others, 1)
+}
+
+#[test]
+fn mediated_usb_and_sriov_devices_do_not_count() {
+    let container = Container::new("others", Ask::default());
+    let xml = container.define(&with_others(&domain("domain-one-hostdev.xml")));
+    assert_eq!(rom_of(&xml).0, "ua-hostdevice-node1-000000020");
+}
+
+#[test]
+fn qemu_arguments_and_a_windows_guests_features_are_kept() {
+    let more = r#"<features><hyperv><spinlocks state="on" retries="8191"></spinlocks></hyperv></features>
+        <clock offset="localtime"><timer name="hypervclock" present="yes"></timer></clock>
+        <qemu:commandline><qemu:arg value="-fw_cfg"></qemu:arg><qemu:arg value="name=a,string=&lt;&amp;&quot;b"></qemu:arg></qemu:commandline>
+        </domain>"#;
+    let before = domain("domain-one-hostdev.xml").replace("</domain>", more);
+    let container = Container::new("windows", Ask::default());
+    let after = container.define(&before);
+    let rom = format!("<rom file=\"{}\"/>", container.rom_path());
+    assert!(after.contains("<qemu:commandline>"), "{after}");
+    assert_eq!(canonical(&after.replace(&rom, "")), canonical(&before));
+}
+
+#[test]
+fn a_second_call_gives_the_same_and_a_rom_that_is_there_is_replaced() {
+    let container = Container::new("twice", Ask::default());
+    let once = container.define(&domain("domain-one-hostdev.xml"));
+    assert_eq!(container.define(&once), once);
+    let other = once.replace(&container.rom_path(), "/other/rom");
+    assert_eq!(container.define(&other), once);
+}
+
+#[test]
+fn a_vm_that_had_no_device_when_it_was_planned_starts_without_one() {
+    let container = Container::new("none", Ask { devices: json!({}), ..Ask::default() });
+    let before = domain("domain-no-hostdev.xml");
+    assert_eq!(canonical(&container.define(&before)), canonical(&before));
+    let xml = container.define(&domain("domain-one-hostdev.xml"));
+    assert_eq!(rom_of(&xml).0, "ua-hostdevice-node1-000000020");
+}
+
+/// What goes wrong, and what the hook says of it.
+#[rstest]
+#[case::no_device(
+    "domain-no-hostdev.xml",
+    None,
+    "LookupError: no single PCI device for 'node1-000000020 *' among none"
+)]
+#[case::no_such_device(
+    "domain-two-hostdevs.xml",
+    Some("/"),
+    "among ua-hostdevice-x at 0000:00:02.0, ua-hostdevice-y at 0000:01:00.0"
+)]
+#[case::no_rom("domain-one-hostdev.xml", Some("rom"), "FileNotFoundError")]
+#[case::empty_rom("domain-one-hostdev.xml", Some("empty"), "ValueError: the ROM is empty")]
+#[case::no_xml("domain-one-hostdev.xml", Some("xml"), "ExpatError")]
+fn a_hook_that_cannot_do_its_work_fails_or_leaves_the_domain_alone(
+    #[case] file: &str,
+    #[case] fault: Option<&str>,
+    #[case] error: &str,
+    #[values("fail", "continue")] mode: &str,
+) {
+    let settings = json!({"onHookFailure": mode});
+    let name = format!("fault-{}-{}-{mode}", file, fault.unwrap_or("").replace('/', "name"));
+    let container = Container::new(&name, Ask { settings, ..Ask::default() });
+    let rom = container.folder.join("run/vbios/rom");
+    let mut before = domain(file);
+    match fault {
+        Some("rom") => fs::remove_file(rom).unwrap(),
+        Some("empty") => fs::write(rom, b"").unwrap(),
+        Some("xml") => before.truncate(100),
+        Some(_) => before = before.replace("node1-000000020", "x").replace("node1-000001000", "y"),
+        None => {}
+    }
+    let output = container.start(&before, Some("hook-sidecar-0"));
+    let stderr = text(&output.stderr);
+    assert!(stderr.starts_with("vbios: ") && stderr.contains(error), "{stderr}");
+    if mode == "fail" {
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(3), ""));
+    } else {
+        assert!(output.status.success());
+        assert_eq!(text(&output.stdout).trim_end(), before.trim_end());
+    }
+}
+
+#[test]
+fn suses_shim_is_found_and_an_image_without_one_is_told() {
+    let container = Container::new("suse", Ask::default());
+    fs::create_dir_all(container.folder.join("usr/bin")).unwrap();
+    let suse = container.folder.join("usr/bin/sidecar-shim");
+    fs::rename(container.folder.join("sidecar-shim"), &suse).unwrap();
+    rom_of(&container.define(&domain("domain-one-hostdev.xml")));
+
+    fs::remove_file(suse).unwrap();
+    let output = container.start(&domain("domain-one-hostdev.xml"), None);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).starts_with("vbios: no sidecar-shim in this image"));
+}
+
+#[rstest]
+#[case::one("domain-one-hostdev.xml", Ask::default())]
+#[case::two("domain-two-hostdevs.xml", Ask { devices: two_devices(), option: Some("0000:01:00.0"), ..Ask::default() })]
+#[case::gpu("domain-gpu.xml", Ask { devices: json!({"gpus": [{"name": "gpu-0", "deviceName": "x.io/y"}]}), ..Ask::default() })]
+fn libvirt_takes_the_domain_and_keeps_the_rom(#[case] file: &str, #[case] ask: Ask<'_>) {
+    let container = Container::new(&format!("libvirt-{file}"), ask);
+    let xml = container.define(&domain(file)).replacen("type=\"kvm\"", "type=\"test\"", 1);
+    let path = container.folder.join("defined.xml");
+    fs::write(&path, xml).unwrap();
+    let commands = format!("define {}; dumpxml default_igpu-vm", path.display());
+    let output = Command::new("virsh")
+        .args(["-c", "test:///default", &commands])
+        .output()
+        .expect("virsh is installed (package libvirt-clients)");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let dumped = text(&output.stdout);
+    assert!(dumped.contains(&format!("<rom file='{}'/>", container.rom_path())), "{dumped}");
+}

@@ -1,0 +1,8 @@
+//! End-to-end tests: the built module in the embedded host, the command-line program, and the hook in Python.
+
+mod cluster;
+mod command;
+mod harness;
+mod hook;
+mod lookups;
+mod module;
