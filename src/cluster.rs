@@ -29,78 +29,117 @@ pub enum Kind {
     ConfigMap,
 }
 
-impl Kind {
-    /// The API version and the name, as a manifest has them.
-    pub fn api_version_and_kind(self) -> (&'static str, &'static str) {
-        match self {
-            Kind::Node => ("v1", "Node"),
-            Kind::KubeVirt => ("kubevirt.io/v1", "KubeVirt"),
-            Kind::PciDevice => ("devices.harvesterhci.io/v1beta1", "PCIDevice"),
-            Kind::PciDeviceClaim => ("devices.harvesterhci.io/v1beta1", "PCIDeviceClaim"),
-            Kind::ConfigMap => ("v1", "ConfigMap"),
-        }
-    }
-
-    /// The API group and the plural, as RBAC has them.
-    pub fn group_and_resource(self) -> (&'static str, &'static str) {
-        match self {
-            Kind::Node => ("", "nodes"),
-            Kind::KubeVirt => ("kubevirt.io", "kubevirts"),
-            Kind::PciDevice => ("devices.harvesterhci.io", "pcidevices"),
-            Kind::PciDeviceClaim => ("devices.harvesterhci.io", "pcideviceclaims"),
-            Kind::ConfigMap => ("", "configmaps"),
-        }
-    }
-
+/// What there is to know of a kind.
+struct KindFacts {
+    api_version: &'static str,
+    kind: &'static str,
+    group: &'static str,
+    resource: &'static str,
     /// The fields that the policy reads, beside the metadata, which the host never cuts.
-    fn field_masks(self) -> BTreeSet<String> {
-        let fields: &[&str] = match self {
-            // Labels are all that is read; a mask must name something.
-            Kind::Node => &["status.phase"],
-            Kind::KubeVirt => &[
-                "spec.configuration.developerConfiguration.featureGates",
-                "spec.configuration.permittedHostDevices",
-                "status.observedKubeVirtVersion",
-            ],
-            Kind::ConfigMap => &["binaryData", "data"],
-            Kind::PciDevice => &["status"],
-            Kind::PciDeviceClaim => &["status.passthroughEnabled"],
-        };
-        let mut masks = BTreeSet::new();
-        for field in fields {
-            masks.insert((*field).to_owned());
-        }
-        masks
-    }
-
+    fields: &'static [&'static str],
     /// What is read of an object.
-    fn shape(self) -> &'static Shape {
-        static NODE: Shape = Shape::Only(&[METADATA]);
-        static CONFIG_MAP: Shape = Shape::Only(&[
-            ("binaryData", Shape::Object(&[("rom", Shape::Tree)])),
-            ("data", Shape::Object(&[])),
-        ]);
-        static KUBEVIRT: Shape = Shape::Only(&[
-            ("status", Shape::Only(&[("observedKubeVirtVersion", Shape::Tree)])),
-            ("spec", Shape::Only(&[("configuration", CONFIGURATION)])),
-        ]);
-        static PCI_DEVICE: Shape = Shape::Only(&[METADATA, ("status", Shape::Tree)]);
-        match self {
-            Kind::Node => &NODE,
-            Kind::KubeVirt => &KUBEVIRT,
-            Kind::PciDevice | Kind::PciDeviceClaim => &PCI_DEVICE,
-            Kind::ConfigMap => &CONFIG_MAP,
-        }
-    }
+    object: &'static Shape,
+    /// What is read of a list.
+    list: &'static Shape,
 }
+
+const METADATA: (&str, Shape) =
+    ("metadata", Shape::Only(&[("name", Shape::Tree), ("labels", Shape::Tree)]));
+
+static NODE: KindFacts = KindFacts {
+    api_version: "v1",
+    kind: "Node",
+    group: "",
+    resource: "nodes",
+    // Labels are all that is read; a mask must name something.
+    fields: &["status.phase"],
+    object: &Shape::Only(&[METADATA]),
+    list: &Shape::Only(&[("items", Shape::Items(&Shape::Only(&[METADATA])))]),
+};
+
+static KUBEVIRT: KindFacts = KindFacts {
+    api_version: "kubevirt.io/v1",
+    kind: "KubeVirt",
+    group: "kubevirt.io",
+    resource: "kubevirts",
+    fields: &[
+        "spec.configuration.developerConfiguration.featureGates",
+        "spec.configuration.permittedHostDevices",
+        "status.observedKubeVirtVersion",
+    ],
+    object: &Shape::Only(&[
+        ("status", Shape::Only(&[("observedKubeVirtVersion", Shape::Tree)])),
+        ("spec", Shape::Only(&[("configuration", CONFIGURATION)])),
+    ]),
+    list: &Shape::Text,
+};
 
 const CONFIGURATION: Shape = Shape::Only(&[
     ("developerConfiguration", Shape::Only(&[("featureGates", Shape::Tree)])),
     ("permittedHostDevices", Shape::Tree),
 ]);
 
-const METADATA: (&str, Shape) =
-    ("metadata", Shape::Only(&[("name", Shape::Tree), ("labels", Shape::Tree)]));
+const PCI_OBJECT: Shape = Shape::Only(&[METADATA, ("status", Shape::Tree)]);
+
+static PCI_DEVICE: KindFacts = KindFacts {
+    api_version: "devices.harvesterhci.io/v1beta1",
+    kind: "PCIDevice",
+    group: "devices.harvesterhci.io",
+    resource: "pcidevices",
+    fields: &["status"],
+    object: &PCI_OBJECT,
+    list: &Shape::Only(&[("items", Shape::Items(&PCI_OBJECT))]),
+};
+
+static PCI_DEVICE_CLAIM: KindFacts = KindFacts {
+    kind: "PCIDeviceClaim",
+    resource: "pcideviceclaims",
+    fields: &["status.passthroughEnabled"],
+    ..PCI_DEVICE
+};
+
+static CONFIG_MAP: KindFacts = KindFacts {
+    api_version: "v1",
+    kind: "ConfigMap",
+    group: "",
+    resource: "configmaps",
+    fields: &["binaryData", "data"],
+    object: &Shape::Only(&[
+        ("binaryData", Shape::Object(&[("rom", Shape::Tree)])),
+        ("data", Shape::Object(&[])),
+    ]),
+    list: &Shape::Text,
+};
+
+impl Kind {
+    /// The API version and the name, as a manifest has them.
+    pub fn api_version_and_kind(self) -> (&'static str, &'static str) {
+        (self.facts().api_version, self.facts().kind)
+    }
+
+    /// The API group and the plural, as RBAC has them.
+    pub fn group_and_resource(self) -> (&'static str, &'static str) {
+        (self.facts().group, self.facts().resource)
+    }
+
+    fn facts(self) -> &'static KindFacts {
+        match self {
+            Kind::Node => &NODE,
+            Kind::KubeVirt => &KUBEVIRT,
+            Kind::PciDevice => &PCI_DEVICE,
+            Kind::PciDeviceClaim => &PCI_DEVICE_CLAIM,
+            Kind::ConfigMap => &CONFIG_MAP,
+        }
+    }
+
+    fn field_masks(self) -> BTreeSet<String> {
+        let mut masks = BTreeSet::new();
+        for field in self.facts().fields {
+            masks.insert((*field).to_owned());
+        }
+        masks
+    }
+}
 
 /// The cluster as the Kubewarden host offers it: JSON, or the text of an error.
 pub trait Cluster {
@@ -323,14 +362,14 @@ impl<'c> Lookups<'c> {
     ) -> Result<T, LookupError> {
         let text =
             self.cluster.get(kind, name, namespace).map_err(|text| LookupError::of_host(&text))?;
-        let json = Json::parse(&text, kind.shape()).map_err(|_| LookupError::Unavailable)?;
+        let json = Json::parse(&text, kind.facts().object).map_err(|_| LookupError::Unavailable)?;
         Ok(convert(&json))
     }
 
     fn list<T>(&self, kind: Kind, convert: impl Fn(&Json<'_>) -> T) -> Result<Vec<T>, LookupError> {
         self.guard(kind)?;
         let text = self.cluster.list(kind).map_err(|text| LookupError::of_host(&text))?;
-        let json = Json::parse(&text, list_shape(kind)).map_err(|_| LookupError::Unavailable)?;
+        let json = Json::parse(&text, kind.facts().list).map_err(|_| LookupError::Unavailable)?;
         match json.get("items") {
             Some(Json::Array(items)) => Ok(items.iter().map(convert).collect()),
             _ => Err(LookupError::Unavailable),
@@ -350,16 +389,6 @@ impl<'c> Lookups<'c> {
             }
         }
         Ok(())
-    }
-}
-
-fn list_shape(kind: Kind) -> &'static Shape {
-    static NODES: Shape = Shape::Only(&[("items", Shape::Items(&Shape::Only(&[METADATA])))]);
-    static PCI_DEVICES: Shape =
-        Shape::Only(&[("items", Shape::Items(&Shape::Only(&[METADATA, ("status", Shape::Tree)])))]);
-    match kind {
-        Kind::Node => &NODES,
-        _ => &PCI_DEVICES,
     }
 }
 

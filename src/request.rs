@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
@@ -181,16 +180,14 @@ fn same_members(a: &[(Cow<'_, str>, Json<'_>)], b: &[(Cow<'_, str>, Json<'_>)]) 
             .all(|(key, value)| b.iter().any(|(k, v)| k == key && v.to_text() == value.to_text()))
 }
 
-/// Equal as text, or, where a host writes its members in another order, as values.
+/// Equal as text, or, where a host writes the members in another order, as values.
 fn same_json(a: Option<&RawValue>, b: Option<&RawValue>) -> bool {
     let (Some(a), Some(b)) = (a, b) else {
         return a.is_none() && b.is_none();
     };
-    a.get() == b.get()
-        || match (serde_json::from_str::<Value>(a.get()), serde_json::from_str::<Value>(b.get())) {
-            (Ok(a), Ok(b)) => a == b,
-            _ => false,
-        }
+    let same =
+        || Some(Json::parse(a, &Shape::Tree).ok()?.is_same(&Json::parse(b, &Shape::Tree).ok()?));
+    a.get() == b.get() || (a.get().len() == b.get().len() && same().unwrap_or(false))
 }
 
 /// Which request a log line is about.

@@ -151,7 +151,7 @@ pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> O
     }
     let name = name.to_ascii_lowercase();
     known
-        .map(|k| (strsim::osa_distance(&name, &k.to_ascii_lowercase()), k))
+        .map(|k| (strsim::levenshtein(&name, &k.to_ascii_lowercase()), k))
         .filter(|(distance, k)| *distance <= k.len() / 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, k)| k)

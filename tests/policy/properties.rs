@@ -7,8 +7,12 @@ use serde_json::{Map, Value, json};
 
 use super::harness::{FakeCluster, PREFIX, Request, evaluate, fixtures};
 
-static HARVESTER: LazyLock<Vec<Value>> =
-    LazyLock::new(|| fixtures("../../examples/harvester/cluster/cluster.yaml"));
+/// The objects of both examples; of the two KubeVirt objects the one with the gate `Sidecar` counts.
+static HARVESTER: LazyLock<Vec<Value>> = LazyLock::new(|| {
+    let mut objects = fixtures("../../examples/vbios/cluster/cluster.yaml");
+    objects.extend(fixtures("../../examples/harvester/cluster/cluster.yaml"));
+    objects
+});
 
 /// Any JSON.
 fn any_json() -> impl Strategy<Value = Value> {
@@ -84,6 +88,39 @@ fn cpu() -> impl Strategy<Value = Value> {
     ])
 }
 
+fn volumes() -> impl Strategy<Value = Value> {
+    let config_map = object(vec![(
+        "name",
+        mostly(prop::sample::select(vec!["igpu-rom", "other"]).prop_map(|n| json!(n))).boxed(),
+    )]);
+    let volume = object(vec![
+        (
+            "name",
+            mostly(
+                prop::sample::select(vec!["vbios-rom", "igpu-rom", "disk"]).prop_map(|n| json!(n)),
+            )
+            .boxed(),
+        ),
+        ("configMap", mostly(config_map).boxed()),
+    ]);
+    prop::collection::vec(volume, 0..3).prop_map(Value::Array)
+}
+
+fn template_metadata() -> BoxedStrategy<Value> {
+    let sidecars = prop::sample::select(vec![
+        "[]",
+        "",
+        "{}",
+        r#"[{"image":"mine","configMap":{"name":"other"}}]"#,
+        r#"[{"command":["a","b","c","vm-feature-manager.io/vbios-injection"]},{"args":[]}]"#,
+    ]);
+    let annotations = object(vec![
+        ("hooks.kubevirt.io/hookSidecars", mostly(sidecars.prop_map(|s| json!(s))).boxed()),
+        ("other.io/key", mostly(Just(json!("kept"))).boxed()),
+    ]);
+    object(vec![("annotations", mostly(annotations).boxed())])
+}
+
 fn spec() -> impl Strategy<Value = Value> {
     let limits = object(vec![
         ("memory", mostly(Just(json!("8Gi"))).boxed()),
@@ -103,7 +140,7 @@ fn spec() -> impl Strategy<Value = Value> {
         ("resources", mostly(object(vec![("limits", mostly(limits).boxed())])).boxed()),
     ]);
     let template = object(vec![
-        ("metadata", mostly(any_json()).boxed()),
+        ("metadata", mostly(template_metadata()).boxed()),
         (
             "spec",
             mostly(object(vec![
@@ -116,7 +153,7 @@ fn spec() -> impl Strategy<Value = Value> {
                     ]))
                     .boxed(),
                 ),
-                ("volumes", mostly(any_json()).boxed()),
+                ("volumes", mostly(volumes()).boxed()),
             ]))
             .boxed(),
         ),
@@ -135,7 +172,9 @@ fn directive() -> impl Strategy<Value = Value> {
         r#"{"devices": ["00:02.0", "node1/0000:03:00.1"]}"#,
         r#"{"devices": ["node1/01:00.0", "03:00.0"]}"#,
         "nvidia.com/gpu=3",
-        "gpu-rom",
+        "igpu-rom",
+        "gpu-0",
+        "0000:00:02.0",
         "",
     ]);
     prop_oneof![
@@ -217,7 +256,7 @@ fn settings() -> BoxedStrategy<Value> {
             ]),
         ),
         ("gpuDevicePlugin", section(vec![])),
-        ("vbiosInjection", section(vec![])),
+        ("vbiosInjection", section(vec![("romDelivery", one_of(vec!["sidecar", "volume"]))])),
     ]);
     prop_oneof![9 => valid, 1 => any_json()].boxed()
 }
@@ -227,6 +266,7 @@ fn settings() -> BoxedStrategy<Value> {
 fn is_kept(path: &str, before: &Value, after: &Value) -> Result<(), String> {
     match (before, after) {
         (Value::Null, _) => Ok(()),
+        _ if before == after => Ok(()),
         (Value::Object(before), Value::Object(after)) => before
             .iter()
             .filter(|(key, _)| !key.starts_with(PREFIX))
@@ -239,7 +279,23 @@ fn is_kept(path: &str, before: &Value, after: &Value) -> Result<(), String> {
             pairs
                 .try_for_each(|(i, (before, after))| is_kept(&format!("{path}/{i}"), before, after))
         }
-        _ if before == after => Ok(()),
+        // Of the annotation's list the entries are compared; that of ours may be replaced.
+        (Value::String(before), Value::String(after))
+            if path.ends_with("/hooks.kubevirt.io/hookSidecars") =>
+        {
+            let entries = |text: &str| match text.trim() {
+                "" => Ok(Vec::new()),
+                text => serde_json::from_str::<Vec<Value>>(text).map_err(|e| e.to_string()),
+            };
+            let is_ours =
+                |entry: &Value| entry["command"][3] == "vm-feature-manager.io/vbios-injection";
+            let (before, after) = (entries(before)?, entries(after)?);
+            if before.iter().filter(|e| !is_ours(e)).eq(after.iter().filter(|e| !is_ours(e))) {
+                Ok(())
+            } else {
+                Err(format!("{path} was {before:?} and is {after:?}"))
+            }
+        }
         _ => Err(format!("{path} was {before} and is {after}")),
     }
 }

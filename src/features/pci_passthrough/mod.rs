@@ -214,13 +214,10 @@ fn check_allowed(
 ) -> Result<(), PciPassthroughError> {
     let allowed = &context.settings.pci_passthrough.allowed_devices;
     let address = address.to_string();
+    let upper_case = address.to_ascii_uppercase();
     let with_node = node.map(|node| format!("{node}/{address}"));
-    let names = [
-        Some(address.as_str()),
-        Some(&address.to_ascii_uppercase()),
-        with_node.as_deref(),
-        Some(resource),
-    ];
+    let names =
+        [Some(address.as_str()), Some(upper_case.as_str()), with_node.as_deref(), Some(resource)];
     let matches = |pattern: &Pattern| names.iter().flatten().any(|name| pattern.matches(name));
     let of_namespace = allowed.iter().filter(|(namespace, _)| namespace.matches(context.namespace));
     if allowed.is_empty() || of_namespace.flat_map(|(_, patterns)| patterns).any(matches) {

@@ -1,13 +1,4 @@
-"""Gives one passed-through device its ROM, as a KubeVirt hook sidecar (Python 3.9, nothing but the standard library).
-
-At start:  python3 -c PROGRAM MARKER DELIVERY ON_FAILURE DEVICES SHIM-ARGUMENT...
-           installs itself as the hook and becomes KubeVirt's sidecar-shim.
-As hook:   onDefineDomain --vmi JSON --domain XML
-           prints the domain; KubeVirt calls it several times a boot and keeps nothing between the calls.
-
-DEVICES: what the device is called, the first that is found counts: its name in the VirtualMachine, its PCI address on the
-host, "*" for the only one there is, "?" for the same or none.
-"""
+"""Gives one passed-through device its ROM, as a hook sidecar of KubeVirt's. Python 3.9, standard library only."""
 import base64, os, shutil, sys, tempfile
 from xml.dom import minidom
 
@@ -17,6 +8,7 @@ VOLUME = "/var/run/kubevirt-private/config-map/vbios-rom/rom"
 SHIMS = "/sidecar-shim", "/usr/bin/sidecar-shim"
 
 
+# At start: become the sidecar-shim, with this program as its hook.
 def install(delivery, on_failure, devices, *arguments):
     shim = next((s for s in SHIMS if os.access(s, os.X_OK)), None)
     if not shim:
@@ -82,6 +74,7 @@ def deliver():
     return os.path.join(SHARED, os.environ.get("CONTAINER_NAME", ""), "vbios/rom")
 
 
+# As hook, several times a boot: the domain with the ROM.
 def define(domain):
     document = minidom.parseString(domain)
     devices = next(iter(children(document.documentElement, "devices")), None)
