@@ -6,7 +6,7 @@ use crate::cluster::{Cluster, Lookups};
 use crate::directives::{self, Directive, Directives, Source};
 use crate::features::{Context, FEATURES, Failure, Feature, Plan};
 use crate::request::{AdmissionRequest, Outline, Payload, Unreadable};
-use crate::settings::{ErrorHandling, Settings, SettingsError};
+use crate::settings::{ConfigSource, ErrorHandling, Settings, SettingsError};
 use crate::vm::{ShapeError, VirtualMachine};
 
 /// What the policy answers.
@@ -55,18 +55,22 @@ impl Denial {
 
 /// Answers the payload of `validate`.
 pub(crate) fn evaluate<'a>(payload: &'a [u8], cluster: &dyn Cluster, log: &Logger) -> Verdict<'a> {
-    decide(payload, cluster, log).unwrap_or_else(|denial| {
-        warn!(log, "request denied"; "error" => %denial);
-        Verdict { decision: Decision::Denied(denial), ..Verdict::default() }
+    let verdict = Payload::parse(payload).map_err(Denial::from).and_then(|payload| {
+        decide(&payload, cluster, log).inspect_err(|denial| {
+            warn!(log, "request denied"; &payload.request, "error" => %denial);
+        })
+    });
+    verdict.unwrap_or_else(|denial| Verdict {
+        decision: Decision::Denied(denial),
+        ..Verdict::default()
     })
 }
 
 fn decide<'a>(
-    payload: &'a [u8],
+    payload: &Payload<'a>,
     cluster: &dyn Cluster,
     log: &Logger,
 ) -> Result<Verdict<'a>, Denial> {
-    let payload = Payload::parse(payload)?;
     let request = &payload.request;
     let Some(object) = request.virtual_machine() else {
         return Ok(Verdict::default());
@@ -189,8 +193,11 @@ impl<'a> Run<'_, 'a> {
                 warn!(self.log, "feature not applied"; self.request, "feature" => name, "error" => &error);
                 self.verdict.warnings.push(format!("{name} is not applied: {error}"));
                 self.vm.remove_annotation(&directives::applied_key(name))?;
+                let error_key = directives::error_key(name);
                 if self.settings.add_tracking_annotations {
-                    self.vm.set_annotation(directives::error_key(name), error)?;
+                    self.vm.set_annotation(error_key, error)?;
+                } else {
+                    self.vm.remove_annotation(&error_key)?;
                 }
             }
             ErrorHandling::StripLabel => {
@@ -206,6 +213,17 @@ impl<'a> Run<'_, 'a> {
 
     fn warn_of_unknown_keys(&mut self) {
         let features: Vec<&str> = FEATURES.iter().map(|feature| feature.name()).collect();
+        let misplaced = self.directives.misplaced(&features);
+        if !misplaced.is_empty() {
+            let (read, elsewhere) = match self.settings.config_source {
+                ConfigSource::Annotations => ("annotations", "labels"),
+                ConfigSource::Labels => ("labels", "annotations"),
+            };
+            self.verdict.warnings.push(format!(
+                "the policy reads directives from {read}, and these {elsewhere} are ignored: {}",
+                misplaced.join(", ")
+            ));
+        }
         let unknown = self.directives.unknown(&features);
         if !unknown.is_empty() {
             self.verdict.warnings.push(format!("no such directive: {}", unknown.join(", ")));

@@ -416,7 +416,10 @@ impl Setting for Vec<Pattern> {
 
     fn read(json: &Json<'_>) -> Option<Self> {
         match json {
-            Json::Array(items) => items.iter().map(Pattern::read).collect(),
+            // A form leaves empty rows.
+            Json::Array(items) => {
+                items.iter().filter(|item| !item.is_empty()).map(Pattern::read).collect()
+            }
             _ => None,
         }
     }

@@ -29,8 +29,8 @@ pub(crate) enum Edit {
     AddGpu { name: String, device_name: String },
     /// Sets `domain.resources.limits[resource]`.
     SetLimit { resource: String, quantity: String },
-    /// Appends `{name, configMap: {name}}` to `volumes`.
-    AddConfigMapVolume { name: &'static str, config_map: String },
+    /// Sets the volume of the name to `{name, configMap: {name}}`, or appends it to `volumes`.
+    SetConfigMapVolume { name: &'static str, config_map: String },
     /// Sets the template's annotation `hooks.kubevirt.io/hookSidecars`.
     SetHookSidecars { value: String },
     /// Sets `nodeSelector["kubernetes.io/hostname"]`.
@@ -258,9 +258,13 @@ impl<'a> VirtualMachine<'a> {
         self.devices(GPUS)
     }
 
-    /// Whether `domain.resources.limits` has the resource.
-    pub(crate) fn has_limit(&self, resource: &str) -> Result<bool, ShapeError> {
-        Ok(self.members(LIMITS)?.iter().any(|(key, _)| key == resource))
+    /// `domain.resources.limits[resource]`, as it is written, without quotes.
+    pub(crate) fn limit(&self, resource: &str) -> Result<Option<&str>, ShapeError> {
+        let limit = self.members(LIMITS)?.iter().find(|(key, _)| key == resource);
+        Ok(limit.map(|(_, quantity)| match quantity {
+            Json::Text(text) => text.get().trim_matches('"'),
+            other => other.as_str().unwrap_or_default(),
+        }))
     }
 
     /// Applies all the edits, or none.
@@ -329,7 +333,7 @@ impl<'a> VirtualMachine<'a> {
             Edit::AddHostDevice { .. } => self.list(HOST_DEVICES).map(|_| ()),
             Edit::AddGpu { .. } => self.list(GPUS).map(|_| ()),
             Edit::SelectNode { .. } => self.members(NODE_SELECTOR).map(|_| ()),
-            Edit::AddConfigMapVolume { .. } => self.list(VOLUMES).map(|_| ()),
+            Edit::SetConfigMapVolume { .. } => self.list(VOLUMES).map(|_| ()),
             Edit::SetHookSidecars { .. } => self.string(HOOK_SIDECARS).map(|_| ()),
             Edit::SetLimit { .. } => self.members(LIMITS).map(|_| ()),
         }
@@ -347,12 +351,21 @@ impl<'a> VirtualMachine<'a> {
             }
             Edit::AddGpu { name, device_name } => self.add_device(GPUS, name, device_name)?,
             Edit::SetLimit { resource, quantity } => self.set_absent(LIMITS, resource, quantity)?,
-            Edit::AddConfigMapVolume { name, config_map } => {
+            Edit::SetConfigMapVolume { name, config_map } => {
                 if !self.volumes()?.contains(&Volume { name, config_map }) {
                     let source = Json::Object(strings([("name", config_map)]));
                     let mut volume = strings([("name", name)]);
                     volume.push(("configMap".into(), source));
-                    self.append(VOLUMES, volume)?;
+                    match self.volumes()?.iter().position(|volume| volume.name == *name) {
+                        None => self.append(VOLUMES, volume)?,
+                        Some(index) => {
+                            if let Json::Array(items) = self.reach(VOLUMES)? {
+                                let old = items.get_mut(index);
+                                old.into_iter().for_each(|old| *old = Json::Object(volume.clone()));
+                            }
+                            self.changed = true;
+                        }
+                    }
                 }
             }
             Edit::SetHookSidecars { value } => {

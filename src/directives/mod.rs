@@ -85,23 +85,38 @@ pub(crate) struct Directives<'o, 'a> {
     source: Source,
     directives: &'o [(Cow<'a, str>, Json<'a>)],
     annotations: &'o [(Cow<'a, str>, Json<'a>)],
+    /// Where directives are not read.
+    elsewhere: &'o [(Cow<'a, str>, Json<'a>)],
 }
 
 impl<'o, 'a> Directives<'o, 'a> {
     /// Finds the directives and options in the VirtualMachine's outline.
     pub(crate) fn read(outline: &'o Outline<'a>, source: ConfigSource) -> Self {
         let annotations = outline.annotations();
-        let (source, directives) = match source {
-            ConfigSource::Annotations => (Source::Annotation, annotations),
-            ConfigSource::Labels => (Source::Label, outline.labels()),
+        let labels = outline.labels();
+        let (source, directives, elsewhere) = match source {
+            ConfigSource::Annotations => (Source::Annotation, annotations, labels),
+            ConfigSource::Labels => (Source::Label, labels, annotations),
         };
-        Self { source, directives, annotations }
+        Self { source, directives, annotations, elsewhere }
     }
 
     /// The directive for a feature.
     pub(crate) fn get(&self, feature: &'static str) -> Option<Directive<'o>> {
         let value = lookup(self.directives, feature)?;
         Some(Directive { source: self.source, feature, value })
+    }
+
+    /// What the policy recorded of a feature's success.
+    pub(crate) fn record(&self, feature: &str) -> Option<&'o str> {
+        let key = format!("{feature}{APPLIED}");
+        lookup(self.annotations, &key).and_then(Json::as_str)
+    }
+
+    /// The features whose directive stands where directives are not read, for a warning.
+    pub(crate) fn misplaced(&self, features: &[&'static str]) -> Vec<&'static str> {
+        let is_misplaced = |feature: &&&str| lookup(self.elsewhere, feature).is_some();
+        features.iter().filter(is_misplaced).copied().collect()
     }
 
     /// The value of an option, trimmed; empty is not set.

@@ -3,6 +3,7 @@
 use super::{Context, Failure, Feature, Plan, free_names};
 use crate::resource::{ResourceName, ResourceNameError};
 use crate::settings::{AttachDevice, FeatureSettings, Pattern, Settings};
+use crate::text::Quoted;
 use crate::vm::Edit;
 
 pub(super) struct GpuDevicePlugin;
@@ -58,7 +59,7 @@ impl Feature for GpuDevicePlugin {
                 let names = free_names("gpu", context.vm)?.take(count - attached);
                 let add = |n| Edit::AddGpu { name: n, device_name: name.to_string() };
                 plan.edits.extend(names.map(add));
-                if context.vm.has_limit(name.as_str())? {
+                if context.vm.limit(name.as_str())?.is_some() {
                     plan.warnings.push(format!(
                         "the VirtualMachine's own limit on {name} overrides the number that its devices need"
                     ));
@@ -71,6 +72,14 @@ impl Feature for GpuDevicePlugin {
                 plan.warnings.push(format!(
                     "a limit on {name} gives the VirtualMachine's pod the resource, but the guest no device: {obstacle}"
                 ));
+                if let Some(limit) = context.vm.limit(name.as_str())? {
+                    if limit.parse() != Ok(count) {
+                        plan.warnings.push(format!(
+                            "the VirtualMachine has a limit of {} on {name} already, which stays, and not {count}",
+                            Quoted(limit)
+                        ));
+                    }
+                }
                 let resource = name.to_string();
                 plan.edits.push(Edit::SetLimit { resource, quantity: count.to_string() });
             }

@@ -235,6 +235,13 @@ fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Fa
         let who = "all nodes that the VirtualMachine may run on are";
         return Err(NestedVirtError::Architecture { who, architecture }.into());
     }
+    if nodes.is_empty() {
+        return Err(NestedVirtError::UnknownVendor(
+            "no node is one that the VirtualMachine's node selector and node affinity let it run on",
+            "correct the node selector or the node affinity",
+        )
+        .into());
+    }
     let is_of = |vendor: Vendor| nodes.iter().any(|node| vendors_of_node(node).contains(&vendor));
     let found = Vendor::ALL.into_iter().filter(|vendor| is_of(*vendor));
     let Some(vendor) = only_one(found, "the nodes that the VirtualMachine may run on are of")?

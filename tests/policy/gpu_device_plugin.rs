@@ -233,6 +233,17 @@ fn a_bad_count_is_an_error(
 }
 
 #[test]
+fn a_limit_of_another_number_stays_with_a_warning() {
+    let mut vm = bare_vm(&[("gpu-device-plugin", "nvidia.com/gpu=2")]);
+    vm["spec"]["template"]["spec"]["domain"]["resources"] =
+        json!({"limits": {"nvidia.com/gpu": "1"}});
+    let answer = Request::create(vm).evaluate();
+    assert_eq!(answer.domain()["resources"]["limits"], json!({"nvidia.com/gpu": "1"}));
+    let warning = r#"a limit of "1" on nvidia.com/gpu already, which stays, and not 2"#;
+    assert!(answer.warnings().iter().any(|w| w.contains(warning)), "{:?}", answer.warnings());
+}
+
+#[test]
 fn the_most_devices_are_a_setting() {
     let settings = json!({"maxDevices": 16});
     assert!(evaluate("nvidia.com/gpu=16", settings.clone()).is_accepted());

@@ -136,6 +136,36 @@ fn a_device_of_another_node_than_those_the_vm_has_is_an_error() {
 }
 
 #[rstest]
+#[case::on_create(None)]
+#[case::on_update(Some(()))]
+fn a_device_of_another_node_than_the_named_one_is_an_error(#[case] update: Option<()>) {
+    let amd = device("node2-000000020", "amd.com/CEZANNE_RADEON_VEGA_SERIES");
+    let vm = with_host_devices(vm(&["node1/0000:00:02.0"]), &json!([amd]));
+    let request = match update {
+        None => Request::create(vm),
+        Some(()) => Request::update(bare_vm(&[]), vm),
+    };
+    let answer = request.cluster(harvester()).evaluate();
+    answer.assert_denied(&["host device of the node node2 already", "0000:00:02.0 on node1"]);
+}
+
+#[test]
+fn a_device_that_is_there_is_not_added_under_another_kind_of_name() {
+    // Named by Harvester, and the policy may not look any longer.
+    let vm_with_tesla = with_host_devices(vm(&["0000:01:00.0"]), &json!([tesla()]));
+    let answer = Request::create(vm_with_tesla).evaluate();
+    assert_eq!(host_devices(&answer), json!([tesla()]));
+
+    // Named by its address, and now there is a Harvester to ask.
+    let by_address = device("pci-device-0", "pci_0000_01_00_0");
+    let answer = create(with_host_devices(vm(&["0000:01:00.0"]), &json!([by_address])));
+    answer.assert_denied(&[
+        "pci-device-0 has the name that stands for 0000:01:00.0",
+        "remove that entry",
+    ]);
+}
+
+#[rstest]
 #[case::by_name(json!([igpu()]), &["node1/0000:00:02.0"], 1)]
 #[case::by_the_address_of_another_nodes_device(
     json!([{"name": "node2-000003000", "deviceName": "other/x"}]), &["0000:03:00.0"], 1

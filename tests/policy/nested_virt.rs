@@ -162,7 +162,7 @@ fn the_nodes_tell_the_vendor(
 #[rstest]
 #[case::both(&[("a", AMD), ("b", INTEL)], json!({}), "nodes that the VirtualMachine may run on")]
 #[case::none_labelled(&[("a", UNLABELLED)], json!({}), "node labeller")]
-#[case::none_selected(&[("a", AMD)], json!({"zone-b": "true"}), "node labeller")]
+#[case::none_selected(&[("a", AMD)], json!({"zone-b": "true"}), "no node is one that")]
 #[case::no_such_node(&[("a", AMD)], json!({"kubernetes.io/hostname": "x"}), "no node of the name")]
 fn nodes_that_do_not_tell_are_an_error(
     #[case] nodes: &[(&str, &[&str])],

@@ -77,19 +77,6 @@ mod update {
         assert_eq!(answer.logs, Vec::<String>::new());
     }
 
-    #[test]
-    fn of_a_template_that_is_only_written_otherwise_is_no_change() {
-        let vm = vm(&[BAD]).to_string();
-        let swapped = vm.replacen(r#""cores":4,"sockets":1"#, r#""sockets":1,"cores":4"#, 1);
-        assert_ne!(vm, swapped);
-        let payload = format!(
-            r#"{{"settings":{{}},"request":{{"uid":"","kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},
-            "operation":"UPDATE","object":{vm},"oldObject":{swapped}}}}}"#
-        );
-        let answer = evaluate(payload.as_bytes(), &FakeCluster::default());
-        assert_eq!(answer.response, json!({"accepted": true}));
-    }
-
     #[rstest]
     #[case::a_directives_value("/metadata/annotations/vm-feature-manager.io~1pci-passthrough", json!("other"))]
     #[case::an_option("/metadata/annotations/vm-feature-manager.io~1cpu-vendor", json!("amd"))]
@@ -228,6 +215,17 @@ mod allow_and_log {
     }
 
     #[test]
+    fn removes_a_stale_error_where_tracking_is_off() {
+        let answer = Request::create(vm(&[BAD, ("pci-passthrough-error", "another")]))
+            .settings(json!({
+                "addTrackingAnnotations": false,
+                "pciPassthrough": {"errorHandling": "allow-and-log"},
+            }))
+            .evaluate();
+        assert_eq!(answer.annotation("pci-passthrough-error"), None);
+    }
+
+    #[test]
     fn writes_no_annotation_where_tracking_is_off() {
         let answer = Request::create(vm(&[BAD]))
             .settings(json!({
@@ -292,6 +290,28 @@ mod source {
         let mut vm = vm(&[]);
         vm["metadata"]["labels"][format!("{PREFIX}nested-virt")] = json!("enabled");
         Request::create(vm).evaluate().assert_accepted_unchanged();
+    }
+
+    #[test]
+    fn directives_in_the_other_place_are_a_warning() {
+        let mut labelled = vm(&[]);
+        labelled["metadata"]["labels"][format!("{PREFIX}nested-virt")] = json!("enabled");
+        let answer = Request::create(labelled).evaluate();
+        assert_eq!(
+            answer.warnings(),
+            [
+                "the policy reads directives from annotations, and these labels are ignored: nested-virt"
+            ]
+        );
+        let answer = Request::create(vm(&[GOOD, ("cpu-vendor", "amd")]))
+            .settings(json!({"configSource": "labels"}))
+            .evaluate();
+        assert_eq!(
+            answer.warnings(),
+            [
+                "the policy reads directives from labels, and these annotations are ignored: gpu-device-plugin"
+            ]
+        );
     }
 
     #[test]
@@ -508,6 +528,7 @@ mod unusable_payload {
         assert!(!answer.is_accepted());
         assert_eq!(answer.response["code"], json!(500));
         assert!(answer.message().contains("setting kubevirt: got a number, expected an object"));
+        assert!(answer.logs[0].contains(r#""name":"igpu-vm""#), "{}", answer.logs[0]);
 
         // A VM that asks for nothing is not touched by them.
         let answer = Request::create(vm(&[])).settings(json!({"kubevirt": 1})).evaluate();

@@ -99,6 +99,16 @@ fn every_setting_refuses_a_value_of_another_type() {
 }
 
 #[test]
+fn empty_rows_of_a_form_are_passed_over() {
+    let of = |plugins: Value| {
+        let settings = json!({"gpuDevicePlugin": {"allowedPlugins": plugins}});
+        Settings::parse(settings.to_string().as_bytes())
+    };
+    assert_eq!(of(json!(["", null])), Ok(Settings::default()));
+    assert_eq!(of(json!(["a", "", null])), of(json!(["a"])));
+}
+
+#[test]
 fn the_forms_empty_description_is_tolerated() {
     assert_eq!(problem(&json!({"description": null})), None);
     assert_eq!(problem(&json!({"description": ""})), None);
@@ -134,7 +144,7 @@ fn the_forms_empty_description_is_tolerated() {
     letter or digit at the ends of each part")]
 #[case::image(json!({"vbiosInjection": {"defaultSidecarImage": "a b"}}), "setting vbiosInjection.defaultSidecarImage: got \"a b\", expected an image reference such as \
     registry.example.com:5000/kubevirt/sidecar-shim:v1.4.0")]
-#[case::pattern(json!({"gpuDevicePlugin": {"allowedPlugins": ["a", ""]}}), r#"setting gpuDevicePlugin.allowedPlugins: got a list "["a",""]", expected a list of glob patterns: text without spaces, * for any characters, ? for one"#)]
+#[case::pattern(json!({"gpuDevicePlugin": {"allowedPlugins": ["a", "b c"]}}), r#"setting gpuDevicePlugin.allowedPlugins: got a list "["a","b c"]", expected a list of glob patterns: text without spaces, * for any characters, ? for one"#)]
 #[case::patterns_text(json!({"gpuDevicePlugin": {"allowedPlugins": "a"}}), r#"setting gpuDevicePlugin.allowedPlugins: got "a", expected a list of glob patterns: text without spaces, * for any characters, ? for one"#)]
 #[case::allowed_devices(json!({"pciPassthrough": {"allowedDevices": ["*"]}}), r#"setting pciPassthrough.allowedDevices: got a list "["*"]", expected a map from namespace patterns to lists of device patterns"#)]
 #[case::allowed_devices_inside(json!({"pciPassthrough": {"allowedDevices": {"team-*": "*"}}}), r#"setting pciPassthrough.allowedDevices."team-*": got "*", expected a list of glob patterns: text without spaces, * for any characters, ? for one"#)]

@@ -124,6 +124,19 @@ fn by_volume_the_vm_gets_a_volume_and_the_sidecar_no_config_map() {
 }
 
 #[test]
+fn the_volume_of_the_policys_own_is_changed_with_the_directive() {
+    let settings = json!({"romDelivery": "volume"});
+    let mut cluster = cluster();
+    cluster.object("ConfigMap", "igpu-rom")["metadata"]["name"] = json!("other-rom");
+    let mut vm = ask(vm(), settings.clone(), self::cluster()).after();
+    annotate(&mut vm, &[("vbios-injection", "other-rom")]);
+    let answer = ask(vm, settings, cluster);
+    assert!(answer.is_accepted(), "{}", answer.message());
+    let volumes = answer.after()["spec"]["template"]["spec"]["volumes"].clone();
+    assert_eq!(volumes, json!([{"name": "vbios-rom", "configMap": {"name": "other-rom"}}]));
+}
+
+#[test]
 fn a_volume_of_that_name_that_is_not_the_roms_is_an_error() {
     let mut vm = vm();
     vm["spec"]["template"]["spec"]["volumes"] =
@@ -237,6 +250,28 @@ mod device {
     }
 
     #[test]
+    fn that_was_alone_stays_the_one_when_harvester_adds_its_siblings() {
+        let mut vm = create(vm()).after();
+        let audio = json!({"name": "node2-000005001", "deviceName": "amd.com/RENOIR_AUDIO"});
+        vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = json!([igpu(), audio]);
+        let answer = create(vm);
+        assert_eq!(devices(&answer), "node2-000005000");
+        create(answer.after()).assert_accepted_unchanged();
+    }
+
+    #[test]
+    fn of_an_address_that_cannot_be_told_here_is_left_to_the_hook() {
+        let gpu = json!({"hostDevices": [{"name": "gpu1", "deviceName": "nvidia.com/TU104GL"}]});
+        assert_eq!(devices(&create(with_option(gpu, "65:00.0"))), "0000:65:00.0");
+    }
+
+    #[rstest]
+    fn of_a_name_that_the_hook_could_not_find_is_an_error(#[values("my gpu", "*", "")] name: &str) {
+        let devices = json!({"hostDevices": [{"name": name, "deviceName": "nvidia.com/TU104GL"}]});
+        create(vm_with(devices)).assert_denied(&["the hook could not find it", "rename it"]);
+    }
+
+    #[test]
     fn several_without_the_option_are_an_error() {
         let parts = [
             "several host devices and GPUs (node2-000005000, pci-device-0, gpu-0)",
@@ -246,11 +281,15 @@ mod device {
     }
 
     #[rstest]
-    #[case::name("gpu-1")]
-    #[case::address("0000:09:00.0")]
-    fn an_option_that_names_none_of_them_is_an_error(#[case] option: &str) {
-        let answer = create(with_option(two(), option));
-        answer.assert_denied(&[option, "none of the VirtualMachine's host devices", "gpu-0"]);
+    #[case::name("gpu-1", two())]
+    #[case::address("0000:09:00.0", json!({"hostDevices": two()["hostDevices"]}))]
+    fn an_option_that_names_none_of_them_is_an_error(#[case] option: &str, #[case] devices: Value) {
+        let answer = create(with_option(devices, option));
+        answer.assert_denied(&[
+            option,
+            "none of the VirtualMachine's host devices",
+            "pci-device-0",
+        ]);
     }
 
     #[test]

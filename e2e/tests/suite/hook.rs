@@ -177,16 +177,7 @@ fn the_rest_of_the_domain_is_as_it_was() {
     let before = domain("domain-one-hostdev.xml");
     let after = container.define(&before);
     let rom = format!("<rom file=\"{}\"/>", container.rom_path());
-    assert_eq!(canonical(&after.replace(&rom, "")), canonical(&before));
-}
-
-/// The XML in its canonical form, as Python's library has it.
-fn canonical(xml: &str) -> String {
-    let program =
-        "import sys; from xml.etree import ElementTree as t; print(t.canonicalize(sys.argv[1]))";
-    let output = Command::new("python3").args(["-c", program, xml]).output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    text(&output.stdout)
+    assert_eq!(after.replace(&rom, ""), before.trim_end());
 }
 
 #[rstest]
@@ -293,14 +284,13 @@ fn mediated_usb_and_sriov_devices_do_not_count() {
 fn qemu_arguments_and_a_windows_guests_features_are_kept() {
     let more = r#"<features><hyperv><spinlocks state="on" retries="8191"></spinlocks></hyperv></features>
         <clock offset="localtime"><timer name="hypervclock" present="yes"></timer></clock>
-        <qemu:commandline><qemu:arg value="-fw_cfg"></qemu:arg><qemu:arg value="name=a,string=&lt;&amp;&quot;b"></qemu:arg></qemu:commandline>
+        <qemu:commandline><qemu:arg value="-fw_cfg"></qemu:arg><qemu:arg value="name=a,string=&lt;&amp;&quot;b&#xA;&#x9;c"></qemu:arg></qemu:commandline>
         </domain>"#;
     let before = domain("domain-one-hostdev.xml").replace("</domain>", more);
     let container = Container::new("windows", Ask::default());
     let after = container.define(&before);
     let rom = format!("<rom file=\"{}\"/>", container.rom_path());
-    assert!(after.contains("<qemu:commandline>"), "{after}");
-    assert_eq!(canonical(&after.replace(&rom, "")), canonical(&before));
+    assert_eq!(after.replace(&rom, ""), before.trim_end());
 }
 
 #[test]
@@ -308,15 +298,21 @@ fn a_second_call_gives_the_same_and_a_rom_that_is_there_is_replaced() {
     let container = Container::new("twice", Ask::default());
     let once = container.define(&domain("domain-one-hostdev.xml"));
     assert_eq!(container.define(&once), once);
-    let other = once.replace(&container.rom_path(), "/other/rom");
-    assert_eq!(container.define(&other), once);
+    let rom = format!("<rom file=\"{}\"/>", container.rom_path());
+    for other in [
+        "<rom bar=\"on\" file='/other/rom'></rom>",
+        "<rom file='/other/rom'/>",
+        "<rom><!-- > --></rom><rom enabled='no'/>",
+    ] {
+        assert_eq!(container.define(&once.replace(&rom, other)), once, "{other}");
+    }
 }
 
 #[test]
 fn a_vm_that_had_no_device_when_it_was_planned_starts_without_one() {
     let container = Container::new("none", Ask { devices: json!({}), ..Ask::default() });
     let before = domain("domain-no-hostdev.xml");
-    assert_eq!(canonical(&container.define(&before)), canonical(&before));
+    assert_eq!(container.define(&before), before.trim_end());
     let xml = container.define(&domain("domain-one-hostdev.xml"));
     assert_eq!(rom_of(&xml).0, "ua-hostdevice-node1-000000020");
 }

@@ -71,6 +71,11 @@ impl<'n> Inventory<'n> {
         let host_devices = context.vm.host_devices()?;
         let mut candidates = Vec::new();
         for address in &devices.addresses {
+            let device_name = address.device_name();
+            if let Some(entry) = host_devices.iter().find(|d| d.device_name == device_name) {
+                let (entry, address) = (entry.name.to_owned(), *address);
+                return Err(PciPassthroughError::NamedByAddress { entry, address }.into());
+            }
             candidates.push((*address, self.candidates(*address)?));
         }
         let there = self.already_there(&candidates, &host_devices);
@@ -133,7 +138,9 @@ impl<'n> Inventory<'n> {
         let mut entries: Vec<&Device<'_>> = host_devices.iter().collect();
         let mut there = vec![false; candidates.len()];
         let by_address = |entry: &Device<'_>, (address, _): &Candidates<'_>| {
-            self.named(entry.name).is_some_and(|device| device.address == address.to_string())
+            self.place(entry).is_some_and(|(node, place)| {
+                place == address.to_string() && self.node.is_none_or(|wanted| wanted == node)
+            })
         };
         let by_resource = |entry: &Device<'_>, (_, devices): &Candidates<'_>| {
             devices.iter().any(|device| device.resource_name == entry.device_name)
@@ -166,10 +173,9 @@ impl<'n> Inventory<'n> {
         if nodes.is_empty() {
             return Err(PciPassthroughError::NoNodeHasAll { devices: places() });
         }
-        if let Some(bound) = host_devices.iter().find_map(|entry| self.named(entry.name)) {
-            nodes.retain(|node| *node == bound.node);
+        if let Some((bound, _)) = host_devices.iter().find_map(|entry| self.place(entry)) {
+            nodes.retain(|node| *node == bound);
             if nodes.is_empty() {
-                let bound = bound.node.clone();
                 return Err(PciPassthroughError::OtherNode { bound, devices: places() });
             }
         }
@@ -192,8 +198,13 @@ impl<'n> Inventory<'n> {
         Ok(nodes.first().copied().unwrap_or_default())
     }
 
-    fn named(&self, name: &str) -> Option<&PciDevice> {
-        self.devices.iter().find(|device| device.name == name)
+    /// Node and address of the PCIDevice that an entry is named after, looked up or not.
+    fn place(&self, entry: &Device<'_>) -> Option<(String, String)> {
+        match self.devices.iter().find(|device| device.name == entry.name) {
+            Some(device) => Some((device.node.clone(), device.address.clone())),
+            None => PciAddress::of_pci_device(entry.name)
+                .map(|(node, address)| (node.to_owned(), address.to_string())),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::cluster::LookupError;
 use crate::json::Json;
 use crate::pci::PciAddress;
 use crate::settings::{DeviceNames, FeatureSettings, Pattern, Settings};
-use crate::vm::Edit;
+use crate::vm::{Device, Edit};
 use directive::{Devices, check_count};
 use harvester::{Choice, Inventory};
 
@@ -53,6 +53,11 @@ enum PciPassthroughError {
          or change the VirtualMachine's node selector"
     )]
     PlacedElsewhere { named: String, placed: String },
+    #[error(
+        "the VirtualMachine's host device {entry} has the name that stands for {address} where there is no Harvester, and \
+         Harvester does not know it; remove that entry"
+    )]
+    NamedByAddress { entry: String, address: PciAddress },
     #[error(
         "KubeVirt's feature gate HostDevices is off, so KubeVirt would refuse the VirtualMachine; have the administrator \
          add HostDevices to spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
@@ -115,7 +120,11 @@ fn by_address(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Resu
     for address in &devices.addresses {
         let device_name = address.device_name();
         check_allowed(*address, devices.node.as_deref(), &device_name, context)?;
-        if !host_devices.iter().any(|device| device.device_name == device_name) {
+        let is_it = |device: &Device<'_>| {
+            let named = PciAddress::of_pci_device(device.name).map(|(_, address)| address);
+            device.device_name == device_name || named == Some(*address)
+        };
+        if !host_devices.iter().any(is_it) {
             missing.push(device_name);
         }
     }

@@ -1,6 +1,6 @@
 """Gives one passed-through device its ROM, as a hook sidecar of KubeVirt's. Python 3.9, standard library only."""
 import base64, os, shutil, sys, tempfile
-from xml.dom import minidom
+from xml.parsers import expat
 
 ROM = "/run/vbios/rom"
 SHARED = "/var/run/kubevirt-hooks"
@@ -25,37 +25,59 @@ def install(delivery, on_failure, devices, *arguments):
     os.execv(shim, [shim, *arguments])
 
 
-def children(element, name):
-    return [c for c in element.childNodes if c.nodeName == name] if element else []
+# The PCI host devices of a domain, with the places of what is to change in its text.
+def parse(text):
+    path, devices, parser = [], [], expat.ParserCreate()
+
+    def start(name, attributes):
+        path.append(name)
+        if path == ["domain", "devices", "hostdev"]:
+            devices.append({"type": attributes.get("type"), "roms": []})
+        elif path[:3] == ["domain", "devices", "hostdev"]:
+            key = "/".join(path[3:])
+            devices[-1].setdefault(key, attributes)
+            if key == "rom":
+                devices[-1]["roms"].append(parser.CurrentByteIndex)
+
+    def end(name):
+        if path == ["domain", "devices", "hostdev"]:
+            devices[-1]["end"] = parser.CurrentByteIndex
+        elif path == ["domain", "devices", "hostdev", "rom"]:
+            after = parser.CurrentByteIndex
+            if text.startswith(b"</rom", after):
+                after = text.index(b">", after) + 1
+            devices[-1]["roms"][-1] = devices[-1]["roms"][-1], after
+        path.pop()
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.Parse(text, True)
+    return [d for d in devices if d["type"] == "pci"]
 
 
-def attribute(element, path, name):
-    for part in path:
-        element = next(iter(children(element, part)), None)
-    return element.getAttribute(name) if element else ""
+def alias(hostdev):
+    return hostdev.get("alias", {}).get("name", "")
 
 
 def address(hostdev):
-    parts = [attribute(hostdev, ("source", "address"), n) for n in ("domain", "bus", "slot", "function")]
+    parts = [hostdev.get("source/address", {}).get(n) for n in ("domain", "bus", "slot", "function")]
     return "%04x:%02x:%02x.%x" % tuple(int(p, 16) for p in parts) if all(parts) else ""
 
 
 def find(hostdevs, devices):
-    aliases = [attribute(h, ("alias",), "name") for h in hostdevs]
     for device in devices.split():
         if device in "*?":
-            found = [h for h, a in zip(hostdevs, aliases) if not a.startswith("ua-sriov-")]
+            found = [h for h in hostdevs if not alias(h).startswith("ua-sriov-")]
         else:
             # Harvester encodes names that libvirt would not take as an alias.
             names = device, base64.b32encode(device.encode()).decode().rstrip("=")
             kinds = "gpu", "hostdevice", "dra-gpu", "dra-hostdevice"
             known = ["ua-%s-%s" % (kind, name) for kind in kinds for name in names]
-            found = [h for h, a in zip(hostdevs, aliases) if a in known or address(h) == device.lower()]
+            found = [h for h in hostdevs if alias(h) in known or address(h) == device.lower()]
         if len(found) == 1:
             return found[0]
         if not found and device == "?":
             return None
-    seen = ["%s at %s" % (a or "no alias", address(h)) for h, a in zip(hostdevs, aliases)]
+    seen = ["%s at %s" % (alias(h) or "no alias", address(h)) for h in hostdevs]
     raise LookupError("no single PCI device for %r among %s" % (devices, ", ".join(seen) or "none"))
 
 
@@ -74,19 +96,16 @@ def deliver():
     return os.path.join(SHARED, os.environ.get("CONTAINER_NAME", ""), "vbios/rom")
 
 
-# As hook, several times a boot: the domain with the ROM.
+# As hook, several times a boot: the domain with the ROM, and otherwise to the byte as it was.
 def define(domain):
-    document = minidom.parseString(domain)
-    devices = next(iter(children(document.documentElement, "devices")), None)
-    hostdevs = [h for h in children(devices, "hostdev") if h.getAttribute("type") == "pci"]
-    hostdev = find(hostdevs, os.environ["VBIOS_DEVICES"])
+    text = domain.encode()
+    hostdev = find(parse(text), os.environ["VBIOS_DEVICES"])
     if hostdev:
-        for rom in children(hostdev, "rom"):
-            hostdev.removeChild(rom)
-        rom = document.createElement("rom")
-        rom.setAttribute("file", deliver())
-        hostdev.appendChild(rom)
-    return document.documentElement.toxml()
+        end = hostdev["end"]
+        text = text[:end] + b'<rom file="%s"/>' % deliver().encode() + text[end:]
+        for start, end in reversed(hostdev["roms"]):
+            text = text[:start] + text[end:]
+    return text.decode()
 
 
 def main():
@@ -99,7 +118,7 @@ def main():
         print("vbios: %s: %s" % (type(error).__name__, error), file=sys.stderr)
         if os.environ["VBIOS_ON_FAILURE"] != "continue":
             sys.exit(1)
-    sys.stdout.write(domain)
+    sys.stdout.buffer.write(domain.encode())
 
 
 main()

@@ -83,6 +83,8 @@ enum VbiosError {
          vm-feature-manager.io/vbios-device, by its name or PCI address"
     )]
     SeveralDevices { devices: String },
+    #[error("the host device {} has a name with spaces, * or ? in it, or none, and the hook could not find it; rename it", Quoted(.name))]
+    DeviceName { name: String },
     #[error(
         "the annotation vm-feature-manager.io/vbios-device {} is none of the VirtualMachine's host devices and GPUs \
          ({devices}); name one of them, or its PCI address", Quoted(.value)
@@ -113,7 +115,7 @@ impl Feature for VbiosInjection {
         let annotation = context.vm.hook_sidecars()?;
         let sidecars = Sidecars::parse(annotation)?;
         check_names(value, &sidecars, context)?;
-        let target = target(context)?;
+        let target = target(&sidecars, context)?;
         let option = image_option(context)?;
         let rom = rom(value, context)?;
         let kubevirt = context.lookups.kubevirt().ok();
@@ -135,7 +137,7 @@ impl Feature for VbiosInjection {
         );
         if settings.rom_delivery == RomDelivery::Volume {
             plan.edits
-                .push(Edit::AddConfigMapVolume { name: VOLUME, config_map: value.to_owned() });
+                .push(Edit::SetConfigMapVolume { name: VOLUME, config_map: value.to_owned() });
         }
         plan.edits.push(Edit::SetHookSidecars { value: sidecars.with(&sidecar) });
         Ok(Some(plan))
@@ -149,7 +151,11 @@ fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> Re
     }
     let volumes = context.vm.volumes()?;
     if context.settings.vbios_injection.rom_delivery == RomDelivery::Volume {
-        let is_taken = volumes.iter().any(|v| v.name == VOLUME && v.config_map != name);
+        // A volume of the ConfigMap that was recorded is the policy's own.
+        let record = context.directives.record("vbios-injection").unwrap_or(name);
+        let is_taken = volumes
+            .iter()
+            .any(|v| v.name == VOLUME && v.config_map != name && v.config_map != record);
         return if is_taken { Err(VbiosError::VolumeTaken.into()) } else { Ok(()) };
     }
     if !LABEL.allows(name) {
@@ -177,7 +183,7 @@ struct Target {
 }
 
 /// The device that the option names, or the only one.
-fn target(context: &Context<'_>) -> Result<Target, Failure> {
+fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Failure> {
     let host_devices = context.vm.host_devices()?;
     let gpus = context.vm.gpus()?;
     // USB devices of Harvester stand among the host devices, and have no ROM.
@@ -187,12 +193,16 @@ fn target(context: &Context<'_>) -> Result<Target, Failure> {
     let names = || devices.iter().map(|device| device.name).collect::<Vec<_>>().join(", ");
     if let Some(option) = context.directives.option(DEVICE_OPTION)? {
         if let Some(device) = devices.iter().find(|device| device.name == option) {
-            return Ok(to_target(device, vec![device.name.to_owned()]));
+            return to_target(device, device.name, "");
         }
         let address: Option<PciAddress> = option.parse().ok();
         let at_address = |device: &&&Device<'_>| address.is_some() && address_of(device) == address;
         if let (Some(address), Some(device)) = (address, devices.iter().find(at_address)) {
-            return Ok(to_target(device, vec![address.to_string(), device.name.to_owned()]));
+            return to_target(device, &address.to_string(), device.name);
+        }
+        // Where the address of a device cannot be told here, the hook finds out.
+        if let Some(address) = address.filter(|_| devices.iter().any(|d| address_of(d).is_none())) {
+            return Ok(Target { devices: address.to_string(), pci_device: None, warning: None });
         }
         let (value, devices) = (option.to_owned(), names());
         return Err(VbiosError::NoSuchDevice { value, devices }.into());
@@ -206,20 +216,27 @@ fn target(context: &Context<'_>) -> Result<Target, Failure> {
                     .to_owned(),
             ),
         }),
-        [device] => Ok(to_target(device, vec![device.name.to_owned(), "*".to_owned()])),
-        _ => Err(VbiosError::SeveralDevices { devices: names() }.into()),
+        [device] => to_target(device, device.name, "*"),
+        // Harvester adds the devices that share an IOMMU group with the one that was alone when the ROM was asked for.
+        _ => match devices.iter().find(|device| sidecars.is_for(device.name)) {
+            Some(device) => to_target(device, device.name, ""),
+            None => Err(VbiosError::SeveralDevices { devices: names() }.into()),
+        },
     }
 }
 
-fn to_target(device: &Device<'_>, mut names: Vec<String>) -> Target {
-    // The hook takes names apart at spaces; a name with one could not be an alias of libvirt's anyway.
-    names.retain(|name| !name.is_empty() && !name.contains(char::is_whitespace));
+/// The hook takes what it looks for apart at spaces, and reads `*` and `?` as wildcards.
+fn to_target(device: &Device<'_>, first: &str, second: &str) -> Result<Target, Failure> {
+    let is_usable = |name: &str| !name.is_empty() && !name.contains([' ', '\t', '\n', '*', '?']);
+    if !is_usable(first) {
+        return Err(VbiosError::DeviceName { name: first.to_owned() }.into());
+    }
     let is_pci_device = PciAddress::of_pci_device(device.name).is_some();
-    Target {
-        devices: names.join(" "),
+    Ok(Target {
+        devices: format!("{first} {second}").trim_end().to_owned(),
         pci_device: is_pci_device.then(|| device.name.to_owned()),
         warning: None,
-    }
+    })
 }
 
 /// The device's address, where its name or resource tells it.

@@ -119,6 +119,13 @@ impl<'t> Sidecars<'t> {
         names
     }
 
+    /// Whether our entry looks for a device of the name.
+    pub(super) fn is_for(&self, device: &str) -> bool {
+        let ours = self.entries.iter().find(|(_, is_ours)| *is_ours);
+        let devices = ours.and_then(|(entry, _)| argument(entry, 6)).unwrap_or_default();
+        devices.split(' ').any(|name| name == device)
+    }
+
     /// The annotation's value with the entry in the place of ours, or behind the others.
     pub(super) fn with(&self, sidecar: &Sidecar) -> String {
         let ours = serde_json::to_string(sidecar).unwrap_or_default();
@@ -139,12 +146,14 @@ impl<'t> Sidecars<'t> {
 }
 
 fn is_ours(entry: &Json<'_>) -> bool {
+    argument(entry, 3).as_deref() == Some(MARKER)
+}
+
+/// A part of an entry's command.
+fn argument(entry: &Json<'_>, index: usize) -> Option<String> {
     static COMMAND: Shape = Shape::Only(&[("command", Shape::Tree)]);
-    let marker = read(entry, &COMMAND).and_then(|entry| {
-        let command = entry.get("command").map(Json::items).unwrap_or_default();
-        command.get(3).and_then(Json::as_str).map(|argument| argument == MARKER)
-    });
-    marker.unwrap_or(false)
+    let command = read(entry, &COMMAND)?;
+    command.get("command")?.items().get(index)?.as_str().map(str::to_owned)
 }
 
 fn read<'t>(entry: &Json<'t>, shape: &'static Shape) -> Option<Json<'t>> {
