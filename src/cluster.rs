@@ -2,16 +2,12 @@
 //! No feature is known here.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::BTreeSet;
 
-use kubewarden_policy_sdk::host_capabilities::kubernetes::{
-    CanIRequest, GetResourceRequest, ListAllResourcesRequest, ResourceAttributes,
-    SubjectAccessReview,
-};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::json::{Json, Shape};
+use crate::pci::PciAddress;
 use crate::settings::{PolicyServer, Settings};
 
 /// A kind of object that the policy may look up.
@@ -131,14 +127,6 @@ impl Kind {
             Kind::ConfigMap => &CONFIG_MAP,
         }
     }
-
-    fn field_masks(self) -> BTreeSet<String> {
-        let mut masks = BTreeSet::new();
-        for field in self.facts().fields {
-            masks.insert((*field).to_owned());
-        }
-        masks
-    }
 }
 
 /// The cluster as the Kubewarden host offers it: JSON, or the text of an error.
@@ -228,7 +216,7 @@ impl KubeVirt {
 pub(crate) struct PciDevice {
     /// Its name, made of the node's name and the address; its claim has the same.
     pub(crate) name: String,
-    pub(crate) address: String,
+    pub(crate) address: Option<PciAddress>,
     pub(crate) node: String,
     /// The extended resource that stands for devices of its kind.
     pub(crate) resource_name: String,
@@ -428,7 +416,7 @@ fn to_pci_device(json: &Json<'_>) -> PciDevice {
     let status = |key: &str| text(json, &["status", key]);
     PciDevice {
         name: text(json, &["metadata", "name"]),
-        address: status("address").to_ascii_lowercase(),
+        address: status("address").parse().ok(),
         node: status("nodeName"),
         resource_name: status("resourceName"),
         iommu_group: status("iommuGroup"),
@@ -452,8 +440,50 @@ fn to_claim(json: &Json<'_>) -> Option<String> {
 }
 
 /// The cluster behind the Kubewarden host's capability `kubernetes`.
+///
+/// The requests are those of the SDK's `host_capabilities::kubernetes` on the wire. The SDK's own types own their texts and
+/// need `k8s-openapi`, and its functions read answers into typed trees; the policy reads parts of the answer's text.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct HostCluster;
+
+#[derive(Serialize)]
+struct GetRequest<'r> {
+    api_version: &'r str,
+    kind: &'r str,
+    name: &'r str,
+    namespace: Option<&'r str>,
+    disable_cache: bool,
+    field_masks: &'r [&'r str],
+}
+
+#[derive(Serialize)]
+struct ListRequest<'r> {
+    api_version: &'r str,
+    kind: &'r str,
+    label_selector: Option<&'r str>,
+    field_selector: Option<&'r str>,
+    field_masks: &'r [&'r str],
+}
+
+#[derive(Serialize)]
+struct CanIRequest<'r> {
+    subject_access_review: SubjectAccessReview<'r>,
+    disable_cache: bool,
+}
+
+#[derive(Serialize)]
+struct SubjectAccessReview<'r> {
+    user: &'r str,
+    groups: [&'r str; 3],
+    resource_attributes: ResourceAttributes<'r>,
+}
+
+#[derive(Serialize)]
+struct ResourceAttributes<'r> {
+    group: &'r str,
+    resource: &'r str,
+    verb: &'r str,
+}
 
 impl Cluster for HostCluster {
     fn get(
@@ -462,32 +492,19 @@ impl Cluster for HostCluster {
         name: &str,
         namespace: Option<&str>,
     ) -> Result<Box<RawValue>, String> {
-        let (api_version, kind_name) = kind.api_version_and_kind();
-        call(
-            "get_resource",
-            &GetResourceRequest {
-                api_version: api_version.to_owned(),
-                kind: kind_name.to_owned(),
-                name: name.to_owned(),
-                namespace: namespace.map(str::to_owned),
-                disable_cache: false,
-                field_masks: Some(kind.field_masks()),
-            },
-        )
+        let KindFacts { api_version, kind, fields, .. } = kind.facts();
+        let field_masks = fields;
+        let disable_cache = false;
+        let request = GetRequest { api_version, kind, name, namespace, disable_cache, field_masks };
+        call("get_resource", &request)
     }
 
     fn list(&self, kind: Kind) -> Result<Box<RawValue>, String> {
-        let (api_version, kind_name) = kind.api_version_and_kind();
-        call(
-            "list_resources_all",
-            &ListAllResourcesRequest {
-                api_version: api_version.to_owned(),
-                kind: kind_name.to_owned(),
-                label_selector: None,
-                field_selector: None,
-                field_masks: Some(kind.field_masks()),
-            },
-        )
+        let KindFacts { api_version, kind, fields, .. } = kind.facts();
+        let (label_selector, field_selector, field_masks) = (None, None, fields);
+        let request =
+            ListRequest { api_version, kind, label_selector, field_selector, field_masks };
+        call("list_resources_all", &request)
     }
 
     fn can_i(
@@ -497,32 +514,22 @@ impl Cluster for HostCluster {
         kind: Kind,
     ) -> Result<Box<RawValue>, String> {
         let PolicyServer { namespace, service_account } = account;
-        let (group, resource) = kind.group_and_resource();
-        call(
-            "can_i",
-            &CanIRequest {
-                subject_access_review: SubjectAccessReview {
-                    user: format!("system:serviceaccount:{namespace}:{service_account}"),
-                    // Without them, rights that are bound to a group would not count.
-                    groups: Some(vec![
-                        "system:serviceaccounts".to_owned(),
-                        format!("system:serviceaccounts:{namespace}"),
-                        "system:authenticated".to_owned(),
-                    ]),
-                    resource_attributes: ResourceAttributes {
-                        group: Some(group.to_owned()),
-                        resource: resource.to_owned(),
-                        verb: verb.to_owned(),
-                        ..ResourceAttributes::default()
-                    },
-                },
-                disable_cache: false,
+        let KindFacts { group, resource, .. } = kind.facts();
+        let of_namespace = format!("system:serviceaccounts:{namespace}");
+        let request = CanIRequest {
+            subject_access_review: SubjectAccessReview {
+                user: &format!("system:serviceaccount:{namespace}:{service_account}"),
+                // Without them, rights that are bound to a group would not count.
+                groups: ["system:serviceaccounts", &of_namespace, "system:authenticated"],
+                resource_attributes: ResourceAttributes { group, resource, verb },
             },
-        )
+            disable_cache: false,
+        };
+        call("can_i", &request)
     }
 }
 
-/// Calls the host. The SDK's own functions read the answer into typed trees; the policy reads parts of its text.
+/// Calls the host.
 fn call(operation: &str, request: &impl Serialize) -> Result<Box<RawValue>, String> {
     let request = serde_json::to_vec(request).map_err(|error| error.to_string())?;
     let answer = wapc_guest::host_call("kubewarden", "kubernetes", operation, &request)

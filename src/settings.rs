@@ -137,6 +137,13 @@ impl Pattern {
     }
 }
 
+impl Pattern {
+    /// The patterns in a row, for a message.
+    pub(crate) fn list(patterns: &[Pattern]) -> String {
+        patterns.iter().map(Pattern::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
 impl From<&str> for Pattern {
     fn from(text: &str) -> Self {
         Pattern(WildMatch::new(text))

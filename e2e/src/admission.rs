@@ -12,8 +12,6 @@ use serde_json::{Value, json};
 pub struct RequestOptions {
     /// The object before; makes the request an UPDATE.
     pub old: Option<Value>,
-    /// The operation, if it is not to follow from the old object.
-    pub operation: Option<String>,
 }
 
 /// Why no admission request can be made.
@@ -28,6 +26,12 @@ pub enum RequestError {
     /// There is no VirtualMachine, and more than one other object.
     #[error("it has no VirtualMachine, but {0}")]
     NoVirtualMachine(String),
+    /// An AdmissionReview without a request.
+    #[error("the AdmissionReview has no request")]
+    NoRequest,
+    /// An old object beside a request that has its own.
+    #[error("it is an admission request, which has its own old object; leave out --old")]
+    TwoOld,
     /// The object is no manifest.
     #[error("it is no Kubernetes manifest: apiVersion and kind are missing")]
     NoManifest,
@@ -60,13 +64,17 @@ pub fn request(
             return Err(RequestError::NoVirtualMachine(kinds.join(", ")));
         }
     };
-    let request = if subject["kind"] == "AdmissionReview" {
-        subject["request"].clone()
-    } else if is_request(&subject) {
-        subject
-    } else {
-        from_manifest(subject, options)?
+    let request = match subject {
+        review if review["kind"] == "AdmissionReview" => match review.get("request") {
+            Some(request) if request.is_object() => request.clone(),
+            _ => return Err(RequestError::NoRequest),
+        },
+        request if is_request(&request) => request,
+        manifest => return Ok((from_manifest(manifest, options)?, others)),
     };
+    if options.old.is_some() {
+        return Err(RequestError::TwoOld);
+    }
     Ok((request, others))
 }
 
@@ -82,11 +90,7 @@ fn from_manifest(object: Value, options: &RequestOptions) -> Result<Value, Reque
         return Err(RequestError::NoManifest);
     };
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let operation = match (&options.operation, &options.old) {
-        (Some(operation), _) => operation.to_ascii_uppercase(),
-        (None, Some(_)) => "UPDATE".to_owned(),
-        (None, None) => "CREATE".to_owned(),
-    };
+    let operation = if options.old.is_some() { "UPDATE" } else { "CREATE" };
     let metadata = &object["metadata"];
     Ok(json!({
         "uid": "00000000-0000-4000-8000-000000000000",

@@ -26,6 +26,8 @@ pub struct Cluster {
 pub struct Faults {
     /// The kinds that the policy may look up, as in its metadata's `contextAwareResources`; none is all.
     pub granted: Option<Vec<(String, String)>>,
+    /// The operations that the policy may call, as in its metadata's `hostCapabilities`; none is all.
+    pub capabilities: Option<Vec<String>>,
     /// The kinds that policy-server's service account has no right to.
     pub denied: Vec<String>,
     /// The API server does not answer.
@@ -69,6 +71,7 @@ struct Get {
     namespace: Option<String>,
     #[serde(rename = "disable_cache")]
     _disable_cache: bool,
+    field_masks: Option<Vec<String>>,
 }
 
 /// `can_i`
@@ -99,6 +102,14 @@ struct List {
     api_version: String,
     kind: String,
     namespace: Option<String>,
+    field_masks: Option<Vec<String>>,
+}
+
+impl Faults {
+    /// Whether the policy may look up the kind.
+    pub fn grants(&self, kind: &str) -> bool {
+        self.granted.as_ref().is_none_or(|granted| granted.iter().any(|(_, name)| name == kind))
+    }
 }
 
 impl Cluster {
@@ -151,6 +162,13 @@ impl Cluster {
     /// A list of a kind that policy-server has no right to never returns, as Kubewarden's.
     pub fn answer(&self, operation: &str, payload: &[u8]) -> CallbackResult {
         thread::sleep(self.faults.delay);
+        let capability = format!("kubernetes/{operation}");
+        if self.faults.capabilities.as_ref().is_some_and(|granted| !granted.contains(&capability)) {
+            return Err(format!(
+                "Policy has not been granted access to the '{capability}' host capability. The violation has been reported."
+            )
+            .into());
+        }
         if self.faults.unknown_operations.iter().any(|unknown| unknown == operation) {
             return Err(format!("unknown operation: {operation}").into());
         }
@@ -217,7 +235,7 @@ impl Cluster {
                 && (get.namespace.is_none() || namespace(object) == get.namespace.as_deref())
         });
         match found {
-            Some(object) => Ok(object.to_string().into_bytes()),
+            Some(object) => Ok(pruned(object, get.field_masks.as_deref()).to_string().into_bytes()),
             None => Err(format!(
                 "Callback evaluation failure: Cannot find {}/{} named '{}' inside of namespace '{:?}'",
                 get.api_version, get.kind, get.name, get.namespace
@@ -238,7 +256,7 @@ impl Cluster {
             .filter(|o| list.namespace.is_none() || namespace(o) == list.namespace.as_deref())
             .map(|object| {
                 // A reflector's items have no type of their own.
-                let mut item = object.clone();
+                let mut item = pruned(object, list.field_masks.as_deref());
                 if let Some(members) = item.as_object_mut() {
                     members.remove("apiVersion");
                     members.remove("kind");
@@ -276,16 +294,50 @@ impl Cluster {
     }
 }
 
-/// The kinds that a policy's metadata lets it look up, as `contextAwareResources` lists them.
+/// What a policy's metadata lets it look up and call: `contextAwareResources` and `hostCapabilities`.
 ///
 /// # Errors
 /// [`FileError`] where the file cannot be read, or is no YAML.
-pub fn granted_by_metadata(metadata: &Path) -> Result<Vec<(String, String)>, FileError> {
-    let documents = yaml::read(metadata)?;
-    let resources =
-        documents.iter().filter_map(|metadata| metadata["contextAwareResources"].as_array());
+pub fn granted_by_metadata(metadata: &Path) -> Result<Faults, FileError> {
+    let metadata: Value = yaml::read(metadata)?.into_iter().next().unwrap_or_default();
+    let list = |key: &str| metadata[key].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    Ok(resources.flatten().map(|r| (text(&r["apiVersion"]), text(&r["kind"]))).collect())
+    let resources = list("contextAwareResources");
+    Ok(Faults {
+        granted: Some(
+            resources.iter().map(|r| (text(&r["apiVersion"]), text(&r["kind"]))).collect(),
+        ),
+        capabilities: Some(list("hostCapabilities").iter().map(text).collect()),
+        ..Faults::default()
+    })
+}
+
+/// The object with only the fields of the masks, beside its type and metadata, which the host never cuts. Lists on the
+/// way are gone through item by item.
+fn pruned(object: &Value, masks: Option<&[String]>) -> Value {
+    let Some(masks) = masks.filter(|masks| !masks.is_empty()) else {
+        return object.clone();
+    };
+    let always = ["apiVersion", "kind", "metadata"].map(str::to_owned);
+    let paths: Vec<Vec<&str>> =
+        masks.iter().chain(&always).map(|mask| mask.split('.').collect()).collect();
+    prune(object, &paths.iter().map(Vec::as_slice).collect::<Vec<_>>())
+}
+
+fn prune(value: &Value, paths: &[&[&str]]) -> Value {
+    match value {
+        _ if paths.iter().any(|path| path.is_empty()) => value.clone(),
+        Value::Array(items) => items.iter().map(|item| prune(item, paths)).collect(),
+        Value::Object(members) => {
+            let keep = |(key, value): (&String, &Value)| {
+                let below: Vec<&[&str]> =
+                    paths.iter().filter(|path| path[0] == key).map(|path| &path[1..]).collect();
+                (!below.is_empty()).then(|| (key.clone(), prune(value, &below)))
+            };
+            Value::Object(members.iter().filter_map(keep).collect())
+        }
+        _ => Value::Null,
+    }
 }
 
 fn namespace(object: &Value) -> Option<&str> {

@@ -84,7 +84,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<bool, String> {
     let old = arguments.old.as_deref().map(only_document).transpose()?;
     let documents = yaml::read(&arguments.manifest).map_err(|e| e.to_string())?;
-    let options = RequestOptions { old, operation: None };
+    let options = RequestOptions { old };
     let (request, others) = admission::request(documents, &options)
         .map_err(|e| format!("{}: {e}", arguments.manifest.display()))?;
 
@@ -94,11 +94,16 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     };
     others.into_iter().for_each(|object| cluster.add(object));
     let granted = cluster::granted_by_metadata(&arguments.metadata).map_err(|e| e.to_string())?;
+    if let Some(kind) = arguments.deny.iter().find(|kind| !granted.grants(kind)) {
+        let metadata = arguments.metadata.display();
+        return Err(format!(
+            "--deny {kind}: {metadata} grants no such kind; write it as it stands there"
+        ));
+    }
     let cluster = cluster.with_faults(Faults {
-        granted: Some(granted),
         denied: arguments.deny.clone(),
         offline: arguments.offline,
-        ..Faults::default()
+        ..granted
     });
     let settings = match &arguments.settings {
         Some(file) => only_document(file)?,

@@ -19,11 +19,10 @@ enum GpuDevicePluginError {
     )]
     Count { name: ResourceName, max: usize },
     #[error(
-        "{name} is not one of the resources that the policy allows ({}); name one of them, or have the administrator \
-         add it to the setting gpuDevicePlugin.allowedPlugins",
-        list(.allowed)
+        "{name} is not one of the resources that the policy allows ({allowed}); name one of them, or have the administrator \
+         add it to the setting gpuDevicePlugin.allowedPlugins"
     )]
-    NotAllowed { name: ResourceName, allowed: Vec<Pattern> },
+    NotAllowed { name: ResourceName, allowed: String },
 }
 
 /// What a directive asks for.
@@ -45,7 +44,9 @@ impl Feature for GpuDevicePlugin {
         let Request { name, count } = parse(value, context.settings.gpu_device_plugin.max_devices)?;
         let allowed = &context.settings.gpu_device_plugin.allowed_plugins;
         if !allowed.iter().any(|pattern| pattern.matches(name.as_str())) {
-            return Err(GpuDevicePluginError::NotAllowed { name, allowed: allowed.clone() }.into());
+            return Err(
+                GpuDevicePluginError::NotAllowed { name, allowed: Pattern::list(allowed) }.into()
+            );
         }
         let applied = if count == 1 { name.to_string() } else { format!("{name}={count}") };
         let mut plan = Plan { applied, ..Plan::default() };
@@ -123,8 +124,4 @@ fn obstacle(name: &ResourceName, context: &Context<'_>) -> Option<&'static str> 
             Err(_) => Some("the policy cannot read KubeVirt's permittedHostDevices"),
         },
     }
-}
-
-fn list(patterns: &[Pattern]) -> String {
-    patterns.iter().map(Pattern::to_string).collect::<Vec<_>>().join(", ")
 }

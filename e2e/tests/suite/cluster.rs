@@ -57,6 +57,28 @@ fn what_is_not_there_has_kubewardens_words() {
 }
 
 #[test]
+fn field_masks_cut_all_but_type_and_metadata() {
+    let request = json!({
+        "api_version": "v1", "kind": "ConfigMap", "name": "a", "namespace": "one", "disable_cache": false,
+        "field_masks": ["data.other", "spec.items.name"],
+    });
+    let object = ask("get_resource", request).unwrap();
+    assert_eq!(object["metadata"]["name"], "a");
+    assert_eq!(object["data"], json!({}));
+
+    let mut cluster = Cluster::default();
+    let items = json!([{"name": "x", "more": 1}, {"more": 2}]);
+    let object = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "spec": {"items": items},
+    });
+    cluster.add(object);
+    let request = json!({"api_version": "v1", "kind": "Node", "field_masks": ["spec.items.name"]});
+    let answer = cluster.answer("list_resources_all", request.to_string().as_bytes()).unwrap();
+    let list: Value = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(list["items"][0]["spec"], json!({"items": [{"name": "x"}, {}]}));
+}
+
+#[test]
 fn a_list_has_items_without_their_type() {
     let request = json!({"api_version": "v1", "kind": "ConfigMap", "namespace": "one"});
     let list = ask("list_resources_by_namespace", request).unwrap();

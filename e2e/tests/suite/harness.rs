@@ -30,9 +30,7 @@ pub fn vm(annotations: &[(&str, &str)]) -> Value {
 }
 
 pub fn request(object: Value, old: Option<Value>) -> Value {
-    admission::request(vec![object], &RequestOptions { old, ..RequestOptions::default() })
-        .unwrap()
-        .0
+    admission::request(vec![object], &RequestOptions { old }).unwrap().0
 }
 
 pub fn patch(evaluation: &Evaluation) -> Value {

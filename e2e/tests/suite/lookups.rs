@@ -16,7 +16,7 @@ fn cluster() -> Cluster {
     Cluster::from_folder(&root().join("examples/harvester/cluster")).unwrap()
 }
 
-fn metadata() -> Vec<(String, String)> {
+fn with_metadata() -> Faults {
     granted_by_metadata(&root().join("metadata.yml")).unwrap()
 }
 
@@ -30,8 +30,8 @@ fn evaluate(vm: Value, settings: Value, faults: Faults) -> Evaluation {
     receiver.recv_timeout(Duration::from_secs(60)).expect("the policy returns")
 }
 
-fn with_metadata() -> Faults {
-    Faults { granted: Some(metadata()), ..Faults::default() }
+fn metadata() -> Vec<(String, String)> {
+    with_metadata().granted.unwrap()
 }
 
 fn denying(kind: &str) -> Faults {
@@ -153,6 +153,7 @@ fn the_metadata_declares_exactly_what_is_used() {
 )]
 #[case::config_map(denying("ConfigMap"), vm(&[("vbios-injection", "igpu-rom")]), "the ConfigMap igpu-rom cannot be read: the policy has not been granted access; grant policy-server get on configmaps")]
 #[case::no_config_map(with_metadata(), vm(&[("vbios-injection", "igpu-rom")]), "there is no ConfigMap igpu-rom in the namespace default")]
+#[case::no_capability(Faults { capabilities: Some(vec![]), ..with_metadata() }, on_node("node1"), "may not read nodes")]
 #[case::no_such_node(with_metadata(), on_node("node9"), "no node of the name")]
 fn a_lookup_that_fails_is_an_error_of_one_line_in_the_policys_words(
     #[case] faults: Faults,

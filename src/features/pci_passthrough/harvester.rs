@@ -110,10 +110,11 @@ impl<'n> Inventory<'n> {
 
     /// The claimed devices at the address, by the names of their nodes.
     fn candidates(&self, address: PciAddress) -> Result<Vec<&PciDevice>, PciPassthroughError> {
-        let text = address.to_string();
         let of_node = |device: &&PciDevice| self.node.is_none_or(|node| device.node == node);
         let mut there: Vec<&PciDevice> = Vec::new();
-        for device in self.devices.iter().filter(|device| device.address == text).filter(of_node) {
+        for device in
+            self.devices.iter().filter(|device| device.address == Some(address)).filter(of_node)
+        {
             let place = there.partition_point(|other| other.node < device.node);
             there.insert(place, device);
         }
@@ -139,7 +140,7 @@ impl<'n> Inventory<'n> {
         let mut there = vec![false; candidates.len()];
         let by_address = |entry: &Device<'_>, (address, _): &Candidates<'_>| {
             self.place(entry).is_some_and(|(node, place)| {
-                place == address.to_string() && self.node.is_none_or(|wanted| wanted == node)
+                place == *address && self.node.is_none_or(|wanted| wanted == node)
             })
         };
         let by_resource = |entry: &Device<'_>, (_, devices): &Candidates<'_>| {
@@ -176,6 +177,7 @@ impl<'n> Inventory<'n> {
         if let Some((bound, _)) = host_devices.iter().find_map(|entry| self.place(entry)) {
             nodes.retain(|node| *node == bound);
             if nodes.is_empty() {
+                let bound = bound.to_owned();
                 return Err(PciPassthroughError::OtherNode { bound, devices: places() });
             }
         }
@@ -199,11 +201,10 @@ impl<'n> Inventory<'n> {
     }
 
     /// Node and address of the PCIDevice that an entry is named after, looked up or not.
-    fn place(&self, entry: &Device<'_>) -> Option<(String, String)> {
+    fn place<'p>(&'p self, entry: &Device<'p>) -> Option<(&'p str, PciAddress)> {
         match self.devices.iter().find(|device| device.name == entry.name) {
-            Some(device) => Some((device.node.clone(), device.address.clone())),
-            None => PciAddress::of_pci_device(entry.name)
-                .map(|(node, address)| (node.to_owned(), address.to_string())),
+            Some(device) => Some((&device.node, device.address?)),
+            None => PciAddress::of_pci_device(entry.name),
         }
     }
 }

@@ -73,11 +73,11 @@ enum VbiosError {
     #[error("the annotation vm-feature-manager.io/sidecar-image {} is no image reference: {error}; write one such as quay.io/kubevirt/sidecar-shim:v1.4.0", Quoted(.value))]
     Image { value: String, error: ImageReferenceError },
     #[error(
-        "the image {image} is not one that the policy allows ({}); name one of these in the annotation \
+        "the image {image} is not one that the policy allows ({allowed}); name one of these in the annotation \
          vm-feature-manager.io/sidecar-image, or have the administrator add it to the setting \
-         vbiosInjection.allowedSidecarImages", list(.allowed)
+         vbiosInjection.allowedSidecarImages"
     )]
-    ImageNotAllowed { image: ImageReference, allowed: Vec<Pattern> },
+    ImageNotAllowed { image: ImageReference, allowed: String },
     #[error(
         "the VirtualMachine has several host devices and GPUs ({devices}), and the ROM is for one; name it in the annotation \
          vm-feature-manager.io/vbios-device, by its name or PCI address"
@@ -301,7 +301,7 @@ fn image(
     if allowed.is_empty() || allowed.iter().any(|pattern| pattern.matches(&image.to_string())) {
         return Ok(image);
     }
-    Err(VbiosError::ImageNotAllowed { image, allowed: allowed.clone() }.into())
+    Err(VbiosError::ImageNotAllowed { image, allowed: Pattern::list(allowed) }.into())
 }
 
 /// That the ROM is for another device than the one that it goes to, if it is.
@@ -316,8 +316,4 @@ fn mismatch(rom: Rom, pci_device: &str, context: &Context<'_>) -> Option<String>
             pci_device.name
         )
     })
-}
-
-fn list(patterns: &[Pattern]) -> String {
-    patterns.iter().map(Pattern::to_string).collect::<Vec<_>>().join(", ")
 }
