@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Number;
 use serde_json::value::RawValue;
 
+/// A member of an object: its key and its value.
+pub(crate) type Member<'a> = (Cow<'a, str>, Json<'a>);
+
 /// The members of an object, in the order of the text.
-pub(crate) type Members<'a> = Vec<(Cow<'a, str>, Json<'a>)>;
+pub(crate) type Members<'a> = Vec<Member<'a>>;
 
 /// A JSON value, read as far as a [`Shape`] says.
 ///
@@ -89,7 +92,7 @@ impl<'a> Json<'a> {
     }
 
     /// The members of an object; none for any other type.
-    pub(crate) fn members(&self) -> &[(Cow<'a, str>, Json<'a>)] {
+    pub(crate) fn members(&self) -> &[Member<'a>] {
         match self {
             Json::Object(members) => members,
             _ => &[],

@@ -6,7 +6,7 @@ use crate::cluster::{Cluster, Lookups};
 use crate::directives::{self, Directive, Directives, Source};
 use crate::features::{Context, FEATURES, Failure, Feature, Plan};
 use crate::request::{AdmissionRequest, Outline, Payload, Unreadable};
-use crate::settings::{ConfigSource, ErrorHandling, Settings, SettingsError};
+use crate::settings::{ErrorHandling, Settings, SettingsError};
 use crate::vm::{ShapeError, VirtualMachine};
 
 /// What the policy answers.
@@ -130,7 +130,8 @@ impl<'a> Run<'_, 'a> {
                 }
             }
         }
-        self.warn_of_unknown_keys();
+        let names = FEATURES.map(Feature::name);
+        self.verdict.warnings.extend(self.directives.warnings(&names));
         if !self.refusals.is_empty() {
             self.verdict.applied.clear();
             self.verdict.decision = Decision::Denied(Denial::Failures(self.refusals));
@@ -209,24 +210,5 @@ impl<'a> Run<'_, 'a> {
             }
         }
         Ok(())
-    }
-
-    fn warn_of_unknown_keys(&mut self) {
-        let features: Vec<&str> = FEATURES.iter().map(|feature| feature.name()).collect();
-        let misplaced = self.directives.misplaced(&features);
-        if !misplaced.is_empty() {
-            let (read, elsewhere) = match self.settings.config_source {
-                ConfigSource::Annotations => ("annotations", "labels"),
-                ConfigSource::Labels => ("labels", "annotations"),
-            };
-            self.verdict.warnings.push(format!(
-                "the policy reads directives from {read}, and these {elsewhere} are ignored: {}",
-                misplaced.join(", ")
-            ));
-        }
-        let unknown = self.directives.unknown(&features);
-        if !unknown.is_empty() {
-            self.verdict.warnings.push(format!("no such directive: {}", unknown.join(", ")));
-        }
     }
 }

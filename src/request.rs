@@ -7,7 +7,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use crate::directives::PREFIX;
-use crate::json::{Json, Shape};
+use crate::json::{Json, Member, Shape};
 
 /// The payload of the waPC function `validate`: the request and the policy's settings.
 #[derive(Debug, Deserialize)]
@@ -150,17 +150,17 @@ impl<'a> Outline<'a> {
     }
 
     /// The annotations whose keys are the policy's, in their order.
-    pub(crate) fn annotations(&self) -> &[(Cow<'a, str>, Json<'a>)] {
+    pub(crate) fn annotations(&self) -> &[Member<'a>] {
         self.metadata("annotations").map(Json::members).unwrap_or_default()
     }
 
     /// The labels whose keys are the policy's, in their order.
-    pub(crate) fn labels(&self) -> &[(Cow<'a, str>, Json<'a>)] {
+    pub(crate) fn labels(&self) -> &[Member<'a>] {
         self.metadata("labels").map(Json::members).unwrap_or_default()
     }
 
     /// Whether two VirtualMachines ask the policy for the same: equal annotations and labels of ours, equal templates.
-    /// Templates are compared as text: the API server writes the members of both objects in one order.
+    /// Members are compared in their order, templates as text: the API server writes both objects in one way.
     pub(crate) fn asks_the_same(&self, other: &Outline<'_>) -> bool {
         same_members(self.annotations(), other.annotations())
             && same_members(self.labels(), other.labels())
@@ -175,10 +175,10 @@ impl<'a> Outline<'a> {
     }
 }
 
-fn same_members(a: &[(Cow<'_, str>, Json<'_>)], b: &[(Cow<'_, str>, Json<'_>)]) -> bool {
-    a.len() == b.len()
-        && a.iter()
-            .all(|(key, value)| b.iter().any(|(k, v)| k == key && v.to_text() == value.to_text()))
+fn same_members(a: &[Member<'_>], b: &[Member<'_>]) -> bool {
+    let same =
+        |((ka, va), (kb, vb)): (&Member<'_>, &Member<'_>)| ka == kb && va.to_text() == vb.to_text();
+    a.len() == b.len() && a.iter().zip(b).all(same)
 }
 
 /// Which request a log line is about.

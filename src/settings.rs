@@ -135,9 +135,7 @@ impl Pattern {
     pub fn matches(&self, text: &str) -> bool {
         self.0.matches(text)
     }
-}
 
-impl Pattern {
     /// The patterns in a row, for a message.
     pub(crate) fn list(patterns: &[Pattern]) -> String {
         patterns.iter().map(Pattern::to_string).collect::<Vec<_>>().join(", ")

@@ -28,6 +28,17 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
+/// Names that a user wrote, in a row: the first eight, each cut.
+pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
+    let mut names = names.into_iter();
+    let first = names.by_ref().take(8).map(|name| name.chars().take(QUOTED).collect::<String>());
+    let mut text = first.collect::<Vec<_>>().join(", ");
+    if names.next().is_some() {
+        text.push_str(", ...");
+    }
+    text
+}
+
 /// The message as an admission warning: one line of printable ASCII, at most 256 characters.
 pub(crate) fn warning(message: &str) -> String {
     let mut text: String = message
@@ -65,6 +76,14 @@ mod tests {
     fn a_long_value_is_cut() {
         let quoted = Quoted(&"x".repeat(1 << 20)).to_string();
         assert_eq!(quoted, format!("\"{}\"...", "x".repeat(QUOTED)));
+    }
+
+    #[test]
+    fn a_row_of_names_is_short() {
+        assert_eq!(list(["a", "b"]), "a, b");
+        assert_eq!(list(["a"; 8]), ["a"; 8].join(", "));
+        assert_eq!(list(["a"; 9]), format!("{}, ...", ["a"; 8].join(", ")));
+        assert_eq!(list(["x".repeat(100).as_str()]), "x".repeat(QUOTED));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::directives::PREFIX;
-use crate::json::{Json, Members, Shape};
+use crate::json::{Json, Member, Members, Shape};
 use crate::request::Unreadable;
 
 /// A VirtualMachine (`kubevirt.io`), read as far as the policy needs it; the rest stays text.
@@ -442,7 +442,7 @@ impl<'a> VirtualMachine<'a> {
         }
     }
 
-    fn members(&self, path: Path) -> Result<&[(Cow<'a, str>, Json<'a>)], ShapeError> {
+    fn members(&self, path: Path) -> Result<&[Member<'a>], ShapeError> {
         match self.find(path)? {
             None => Ok(&[]),
             Some(Json::Object(members)) => Ok(members),

@@ -187,10 +187,8 @@ impl AdmissionResponse {
             (None, Some(_)) => {
                 let message = "Incoming object is null, which happens only with DELETE operations, but the policy is \
                                attempting a mutation. This is not allowed";
-                return Self {
-                    status: Some(Status { message: Some(message.to_owned()), code: None }),
-                    ..Self::reject(request, String::new(), 500)
-                };
+                let status = Some(Status { message: Some(message.to_owned()), code: None });
+                return Self { uid: uid(request), status, ..Self::default() };
             }
             (_, None) => json_patch::Patch::default(),
         };

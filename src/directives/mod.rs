@@ -1,10 +1,9 @@
 //! What the user asks for: directives and their options, from the source that the settings name.
 //! What a feature does with its directive is not known here.
 
-use std::borrow::Cow;
 use std::fmt;
 
-use crate::json::Json;
+use crate::json::{Json, Member};
 use crate::request::Outline;
 use crate::settings::ConfigSource;
 use crate::text::Quoted;
@@ -83,10 +82,10 @@ impl fmt::Display for Source {
 #[derive(Debug)]
 pub(crate) struct Directives<'o, 'a> {
     source: Source,
-    directives: &'o [(Cow<'a, str>, Json<'a>)],
-    annotations: &'o [(Cow<'a, str>, Json<'a>)],
+    directives: &'o [Member<'a>],
+    annotations: &'o [Member<'a>],
     /// Where directives are not read.
-    elsewhere: &'o [(Cow<'a, str>, Json<'a>)],
+    elsewhere: &'o [Member<'a>],
 }
 
 impl<'o, 'a> Directives<'o, 'a> {
@@ -113,12 +112,6 @@ impl<'o, 'a> Directives<'o, 'a> {
         lookup(self.annotations, &key).and_then(Json::as_str)
     }
 
-    /// The features whose directive stands where directives are not read, for a warning.
-    pub(crate) fn misplaced(&self, features: &[&'static str]) -> Vec<&'static str> {
-        let is_misplaced = |feature: &&&str| lookup(self.elsewhere, feature).is_some();
-        features.iter().filter(is_misplaced).copied().collect()
-    }
-
     /// The value of an option, trimmed; empty is not set.
     ///
     /// # Errors
@@ -130,18 +123,38 @@ impl<'o, 'a> Directives<'o, 'a> {
         text(value, Source::Annotation, name).map(|text| Some(text).filter(|t| !t.is_empty()))
     }
 
-    /// The keys of ours that mean nothing, with the known name that is nearest, for a warning.
-    pub(crate) fn unknown(&self, features: &[&'static str]) -> Vec<String> {
-        let directives = self.directives.iter().filter_map(|(key, _)| key.strip_prefix(PREFIX));
-        let others = self.annotations.iter().filter_map(|(key, _)| key.strip_prefix(PREFIX));
-        let others = others.filter(|_| self.source == Source::Label);
-        let mut names: Vec<&str> = Vec::new();
-        for name in directives.chain(others) {
-            if !is_known(name, features) && !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        names.into_iter().map(|name| describe_unknown(name, features)).collect()
+    /// What the user should know of keys of ours that have no effect.
+    pub(crate) fn warnings(&self, features: &[&'static str]) -> Vec<String> {
+        let (read, elsewhere) = match self.source {
+            Source::Annotation => ("annotations", "labels"),
+            Source::Label => ("labels", "annotations"),
+        };
+        let is_misplaced = |feature: &&&str| lookup(self.elsewhere, feature).is_some();
+        let misplaced: Vec<&str> = features.iter().filter(is_misplaced).copied().collect();
+        let unknown = self.unknown(features);
+        [
+            (!misplaced.is_empty()).then(|| {
+                format!(
+                    "the policy reads directives from {read}, and these {elsewhere} are ignored: {}",
+                    misplaced.join(", ")
+                )
+            }),
+            (!unknown.is_empty()).then(|| format!("no such directive: {}", unknown.join(", "))),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// The first keys that mean nothing, as many as a warning can hold, with the known name that is nearest.
+    fn unknown(&self, features: &[&'static str]) -> Vec<String> {
+        let options: &[_] = if self.source == Source::Label { self.annotations } else { &[] };
+        let keys = self.directives.iter().chain(options);
+        keys.filter_map(|(key, _)| key.strip_prefix(PREFIX))
+            .filter(|name| !is_known(name, features))
+            .take(4)
+            .map(|name| describe_unknown(name, features))
+            .collect()
     }
 }
 
@@ -172,7 +185,7 @@ pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> O
         .map(|(_, k)| k)
 }
 
-fn lookup<'o, 'a>(members: &'o [(Cow<'a, str>, Json<'a>)], name: &str) -> Option<&'o Json<'a>> {
+fn lookup<'o, 'a>(members: &'o [Member<'a>], name: &str) -> Option<&'o Json<'a>> {
     let found = members.iter().rev().find(|(key, _)| key.strip_prefix(PREFIX) == Some(name));
     found.map(|(_, value)| value)
 }

@@ -1,7 +1,7 @@
 //! Nested virtualization: the guest's CPU gets the vendor's virtualization extension.
 
 use super::{Context, Failure, Feature, Plan};
-use crate::cluster::{LookupError, Node};
+use crate::cluster::LookupError;
 use crate::settings::{CpuVendor, FeatureSettings, Settings};
 use crate::text::Quoted;
 use crate::vm::{Edit, VirtualMachine};
@@ -9,10 +9,6 @@ use crate::vm::{Edit, VirtualMachine};
 pub(super) struct NestedVirt;
 
 const OPTION: &str = "cpu-vendor";
-
-/// Node labels of KubeVirt's node labeller. Source: `kubevirt.io/kubevirt`, `pkg/virt-handler/node-labeller`.
-const VENDOR_LABEL: &str = "cpu-vendor.node.kubevirt.io/";
-const FEATURE_LABEL: &str = "cpu-feature.node.kubevirt.io/";
 
 /// The label of a node's architecture, as the kubelet sets it.
 const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
@@ -63,11 +59,14 @@ impl Vendor {
         }
     }
 
-    /// The vendor as KubeVirt's node labels write it.
-    fn label(self) -> &'static str {
+    /// The labels that KubeVirt's node labeller gives nodes of the vendor: of the CPU, and of the extension if it is on.
+    /// Source: `kubevirt.io/kubevirt`, `pkg/virt-handler/node-labeller`.
+    fn labels(self) -> [&'static str; 2] {
         match self {
-            Vendor::Amd => "AMD",
-            Vendor::Intel => "Intel",
+            Vendor::Amd => ["cpu-vendor.node.kubevirt.io/AMD", "cpu-feature.node.kubevirt.io/svm"],
+            Vendor::Intel => {
+                ["cpu-vendor.node.kubevirt.io/Intel", "cpu-feature.node.kubevirt.io/vmx"]
+            }
         }
     }
 
@@ -80,15 +79,6 @@ impl Vendor {
         } else {
             None
         }
-    }
-
-    /// The vendor that a label of a node, or a key of a node selector, stands for.
-    fn of_label(key: &str, value: &str) -> Option<Self> {
-        let stands_for = |vendor: &Vendor| {
-            key.strip_prefix(VENDOR_LABEL) == Some(vendor.label())
-                || key.strip_prefix(FEATURE_LABEL) == Some(vendor.extension())
-        };
-        Vendor::ALL.into_iter().find(stands_for).filter(|_| value == "true")
     }
 }
 
@@ -211,7 +201,7 @@ fn vendor_of_vm(vm: &VirtualMachine<'_>) -> Result<Option<Vendor>, Failure> {
             || placement
                 .selector()
                 .iter()
-                .any(|(key, value)| Vendor::of_label(key, value) == Some(*vendor))
+                .any(|(key, value)| *value == "true" && vendor.labels().contains(key))
     };
     only_one(
         Vendor::ALL.into_iter().filter(says),
@@ -242,8 +232,8 @@ fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Fa
         )
         .into());
     }
-    let is_of = |vendor: Vendor| nodes.iter().any(|node| vendors_of_node(node).contains(&vendor));
-    let found = Vendor::ALL.into_iter().filter(|vendor| is_of(*vendor));
+    let has = |label: &str| nodes.iter().any(|node| node.label(label) == Some("true"));
+    let found = Vendor::ALL.into_iter().filter(|vendor| vendor.labels().into_iter().any(has));
     let Some(vendor) = only_one(found, "the nodes that the VirtualMachine may run on are of")?
     else {
         return Err(NestedVirtError::UnknownVendor(
@@ -252,27 +242,14 @@ fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Fa
         )
         .into());
     };
-    let label = format!("{FEATURE_LABEL}{}", vendor.extension());
-    let offered = nodes.iter().any(|node| node.label(&label) == Some("true"));
-    let warning = (!offered).then(|| {
+    let [_, label] = vendor.labels();
+    let warning = (!has(label)).then(|| {
         format!(
             "no node that the VirtualMachine may run on has the label {label}=true, so it will not be scheduled; switch \
              nested virtualization on in the nodes' KVM module"
         )
     });
     Ok((vendor, warning))
-}
-
-fn vendors_of_node(node: &Node) -> Vec<Vendor> {
-    let says = |vendor: &Vendor| {
-        [
-            format!("{VENDOR_LABEL}{}", vendor.label()),
-            format!("{FEATURE_LABEL}{}", vendor.extension()),
-        ]
-        .iter()
-        .any(|label| node.label(label) == Some("true"))
-    };
-    Vendor::ALL.into_iter().filter(says).collect()
 }
 
 fn only_one(

@@ -638,6 +638,22 @@ mod extremes {
     }
 
     #[test]
+    fn thirty_thousand_devices_and_unknown_keys_get_a_short_answer() {
+        let mut vm = vm(&[("vbios-injection", "rom")]);
+        let devices: Vec<_> =
+            (0..30_000).map(|n| json!({"name": format!("d{n}"), "deviceName": "x.io/y"})).collect();
+        vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = json!(devices);
+        for n in 0..30_000 {
+            annotate(&mut vm, &[(&format!("key{n}"), "x")]);
+        }
+        let answer = Request::create(vm.clone()).evaluate();
+        answer.assert_denied(&["(d0, d1, d2, d3, d4, d5, d6, d7, ...)"]);
+        assert!(answer.message().len() < 1024);
+        assert_eq!(answer.warnings().len(), 1);
+        Request::update(vm.clone(), vm).evaluate().assert_accepted_unchanged();
+    }
+
+    #[test]
     fn fifty_thousand_addresses_are_too_many() {
         let devices: Vec<_> = (0..50_000).map(|n| format!("{:04x}:00:00.0", n)).collect();
         let directive = json!({"devices": devices}).to_string();

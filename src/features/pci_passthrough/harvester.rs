@@ -4,6 +4,7 @@ use super::directive::Devices;
 use super::{Context, Failure, PciPassthroughError};
 use crate::cluster::{LookupError, Lookups, PciDevice};
 use crate::pci::PciAddress;
+use crate::text;
 use crate::vm::Device;
 
 /// The cluster's PCI devices, as far as they matter to a VirtualMachine.
@@ -73,7 +74,7 @@ impl<'n> Inventory<'n> {
         for address in &devices.addresses {
             let device_name = address.device_name();
             if let Some(entry) = host_devices.iter().find(|d| d.device_name == device_name) {
-                let (entry, address) = (entry.name.to_owned(), *address);
+                let (entry, address) = (text::list([entry.name]), *address);
                 return Err(PciPassthroughError::NamedByAddress { entry, address }.into());
             }
             candidates.push((*address, self.candidates(*address)?));
@@ -94,7 +95,7 @@ impl<'n> Inventory<'n> {
     }
 
     /// The devices that can only be passed through together with those chosen, and are not among them.
-    pub(super) fn siblings(&self, choices: &[Choice<'_>]) -> Vec<&str> {
+    pub(super) fn siblings(&self, choices: &[Choice<'_>]) -> String {
         let shares_group = |device: &PciDevice| {
             !device.iommu_group.is_empty()
                 && choices.iter().any(|choice| {
@@ -105,7 +106,7 @@ impl<'n> Inventory<'n> {
         let is_chosen = |device: &PciDevice| choices.iter().any(|c| c.device.name == device.name);
         let siblings =
             self.devices.iter().filter(|device| shares_group(device) && !is_chosen(device));
-        siblings.map(|device| device.name.as_str()).collect()
+        text::list(siblings.map(|device| device.name.as_str()))
     }
 
     /// The claimed devices at the address, by the names of their nodes.
@@ -233,5 +234,5 @@ fn have_all(candidates: &[&Candidates<'_>], node: &str) -> bool {
 }
 
 fn names_of_nodes(devices: &[&PciDevice]) -> String {
-    devices.iter().map(|device| device.node.as_str()).collect::<Vec<_>>().join(", ")
+    text::list(devices.iter().map(|device| device.node.as_str()))
 }

@@ -169,7 +169,7 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
             plan.warnings.push(format!(
                 "these share an IOMMU group with the devices asked for and must go along, but Harvester adds them only \
                  to a new VirtualMachine: {}",
-                siblings.join(", ")
+                siblings
             ));
         }
     }

@@ -10,13 +10,14 @@ use crate::image::{ImageReference, ImageReferenceError};
 use crate::names::{LABEL, SUBDOMAIN};
 use crate::pci::PciAddress;
 use crate::settings::{FeatureSettings, Pattern, RomDelivery, Settings};
-use crate::text::Quoted;
+use crate::text::{self, Quoted};
 use crate::vm::{Device, Edit};
 use rom::{Rom, RomError};
 use sidecar::{Sidecar, Sidecars};
 
 pub(super) struct VbiosInjection;
 
+const NAME: &str = "vbios-injection";
 const DEVICE_OPTION: &str = "vbios-device";
 const IMAGE_OPTION: &str = "sidecar-image";
 
@@ -103,7 +104,7 @@ fn remedy(error: LookupError) -> &'static str {
 
 impl Feature for VbiosInjection {
     fn name(&self) -> &'static str {
-        "vbios-injection"
+        NAME
     }
 
     fn settings(&self, settings: &Settings) -> FeatureSettings {
@@ -152,7 +153,7 @@ fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> Re
     let volumes = context.vm.volumes()?;
     if context.settings.vbios_injection.rom_delivery == RomDelivery::Volume {
         // A volume of the ConfigMap that was recorded is the policy's own.
-        let record = context.directives.record("vbios-injection").unwrap_or(name);
+        let record = context.directives.record(NAME).unwrap_or(name);
         let is_taken = volumes
             .iter()
             .any(|v| v.name == VOLUME && v.config_map != name && v.config_map != record);
@@ -190,7 +191,7 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Fail
     let is_usb = |device: &&Device<'_>| device.device_name.starts_with("kubevirt.io/");
     let devices: Vec<&Device<'_>> =
         host_devices.iter().chain(&gpus).filter(|device| !is_usb(device)).collect();
-    let names = || devices.iter().map(|device| device.name).collect::<Vec<_>>().join(", ");
+    let names = || text::list(devices.iter().map(|device| device.name));
     if let Some(option) = context.directives.option(DEVICE_OPTION)? {
         if let Some(device) = devices.iter().find(|device| device.name == option) {
             return to_target(device, device.name, "");
