@@ -138,7 +138,8 @@ impl Pattern {
 
     /// The patterns in a row, for a message.
     pub(crate) fn list(patterns: &[Pattern]) -> String {
-        patterns.iter().map(Pattern::to_string).collect::<Vec<_>>().join(", ")
+        let texts: Vec<String> = patterns.iter().map(Pattern::to_string).collect();
+        texts.join(", ")
     }
 }
 

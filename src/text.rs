@@ -30,11 +30,16 @@ impl fmt::Display for Quoted<'_> {
 
 /// Names that a user wrote, in a row: the first eight, each cut.
 pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
-    let mut names = names.into_iter();
-    let first = names.by_ref().take(8).map(|name| name.chars().take(QUOTED).collect::<String>());
-    let mut text = first.collect::<Vec<_>>().join(", ");
-    if names.next().is_some() {
-        text.push_str(", ...");
+    let mut text = String::new();
+    for (count, name) in names.into_iter().enumerate() {
+        if count > 0 {
+            text.push_str(", ");
+        }
+        if count == 8 {
+            text.push_str("...");
+            break;
+        }
+        text.extend(name.chars().take(QUOTED));
     }
     text
 }

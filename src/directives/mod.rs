@@ -6,7 +6,7 @@ use std::fmt;
 use crate::json::{Json, Member};
 use crate::request::Outline;
 use crate::settings::ConfigSource;
-use crate::text::Quoted;
+use crate::text::{self, Quoted};
 
 /// What every key of the policy starts with.
 pub(crate) const PREFIX: &str = "vm-feature-manager.io/";
@@ -47,7 +47,7 @@ impl<'o> Directive<'o> {
     /// # Errors
     /// [`NotText`] where the value is no string.
     pub(crate) fn text(&self) -> Result<&'o str, NotText> {
-        text(self.value, self.source, self.feature)
+        as_text(self.value, self.source, self.feature)
     }
 }
 
@@ -120,7 +120,7 @@ impl<'o, 'a> Directives<'o, 'a> {
         let Some(value) = lookup(self.annotations, name) else {
             return Ok(None);
         };
-        text(value, Source::Annotation, name).map(|text| Some(text).filter(|t| !t.is_empty()))
+        as_text(value, Source::Annotation, name).map(|text| Some(text).filter(|t| !t.is_empty()))
     }
 
     /// What the user should know of keys of ours that have no effect.
@@ -129,21 +129,19 @@ impl<'o, 'a> Directives<'o, 'a> {
             Source::Annotation => ("annotations", "labels"),
             Source::Label => ("labels", "annotations"),
         };
-        let is_misplaced = |feature: &&&str| lookup(self.elsewhere, feature).is_some();
-        let misplaced: Vec<&str> = features.iter().filter(is_misplaced).copied().collect();
+        let mut warnings = Vec::new();
+        let misplaced = features.iter().filter(|name| lookup(self.elsewhere, name).is_some());
+        let misplaced = text::list(misplaced.copied());
+        if !misplaced.is_empty() {
+            warnings.push(format!(
+                "the policy reads directives from {read}, and these {elsewhere} are ignored: {misplaced}"
+            ));
+        }
         let unknown = self.unknown(features);
-        [
-            (!misplaced.is_empty()).then(|| {
-                format!(
-                    "the policy reads directives from {read}, and these {elsewhere} are ignored: {}",
-                    misplaced.join(", ")
-                )
-            }),
-            (!unknown.is_empty()).then(|| format!("no such directive: {}", unknown.join(", "))),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
+        if !unknown.is_empty() {
+            warnings.push(format!("no such directive: {}", unknown.join(", ")));
+        }
+        warnings
     }
 
     /// The first keys that mean nothing, as many as a warning can hold, with the known name that is nearest.
@@ -190,7 +188,7 @@ fn lookup<'o, 'a>(members: &'o [Member<'a>], name: &str) -> Option<&'o Json<'a>>
     found.map(|(_, value)| value)
 }
 
-fn text<'o>(json: &'o Json<'_>, source: Source, name: &'static str) -> Result<&'o str, NotText> {
+fn as_text<'o>(json: &'o Json<'_>, source: Source, name: &'static str) -> Result<&'o str, NotText> {
     json.as_str().map(str::trim).ok_or(NotText { place: source, name, found: json.kind() })
 }
 
