@@ -86,6 +86,35 @@ fn denied_kinds_and_an_offline_cluster_are_shown() {
 }
 
 #[test]
+fn the_example_with_a_rom_prints_the_sidecar() {
+    let arguments = ["--cluster", "examples/vbios/cluster", "examples/vbios/vm.yaml"];
+    let (code, stdout, _) = run(&arguments, "");
+    assert_eq!(code, 0);
+    let line = r#"+        hooks.kubevirt.io/hookSidecars: "[{\"image\":\"quay.io/kubevirt/sidecar-shim:v1.7.0\""#;
+    assert!(stdout.lines().any(|l| l.starts_with(line)), "{stdout}");
+    assert!(stdout.contains("applied: pci-passthrough,vbios-injection"), "{stdout}");
+}
+
+#[test]
+fn the_readmes_command_shows_the_hook_on_a_sample_domain() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    assert!(readme.lines().any(|line| line == "make hook"));
+    // The make that runs the tests must not lend this one its own flags.
+    let output = Command::new("make")
+        .args(["--silent", "hook"])
+        .current_dir(root)
+        .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL")
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    assert!(stdout.contains(r#"<alias name="ua-hostdevice-node1-000000020">"#), "{stdout}");
+    assert!(stdout.contains("<rom file="), "{stdout}");
+}
+
+#[test]
 fn json_and_yaml_have_everything() {
     let (code, stdout, _) = run(&["--output", "json", "-"], VM);
     assert_eq!(code, 0);

@@ -4,7 +4,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use vm_feature_manager_e2e::host::Evaluation;
 
-use crate::harness::{HOST, message, patch, request, vm};
+use crate::harness::{HOST, message, patch, request, root, vm};
 
 fn create(annotations: &[(&str, &str)], settings: Value) -> Evaluation {
     HOST.validate(&settings, &request(vm(annotations), None))
@@ -16,6 +16,22 @@ const THREE_FEATURES: &[(&str, &str)] = &[
     ("pci-passthrough", r#"{"devices": ["0000:03:00.0"]}"#),
     ("gpu-device-plugin", "nvidia.com/gpu"),
 ];
+
+#[test]
+fn the_module_is_small() {
+    let size = std::fs::metadata(root().join("policy.wasm")).unwrap().len();
+    assert!(size <= 340 << 10, "{size} bytes");
+}
+
+#[test]
+fn the_module_holds_no_path_of_the_machine_that_built_it() {
+    let module = std::fs::read(root().join("policy.wasm")).unwrap();
+    let home = std::env::var("HOME").unwrap();
+    for path in [format!("{home}/"), root().canonicalize().unwrap().display().to_string()] {
+        let found = module.windows(path.len()).any(|bytes| bytes == path.as_bytes());
+        assert!(!found, "{path}");
+    }
+}
 
 #[test]
 fn the_module_speaks_protocol_version_1() {
