@@ -23,6 +23,8 @@ pub enum Kind {
     PciDeviceClaim,
     /// `v1`, `ConfigMap`.
     ConfigMap,
+    /// `v1`, `Secret`.
+    Secret,
 }
 
 /// What there is to know of a kind.
@@ -107,6 +109,22 @@ static CONFIG_MAP: KindFacts = KindFacts {
     list: &Shape::Text,
 };
 
+static SECRET: KindFacts = KindFacts {
+    kind: "Secret",
+    resource: "secrets",
+    // The rest of the Secret stays with the host.
+    fields: &["data.userdata", "data.userData", "data.user-data"],
+    object: &Shape::Only(&[(
+        "data",
+        Shape::Only(&[
+            ("userdata", Shape::Tree),
+            ("userData", Shape::Tree),
+            ("user-data", Shape::Tree),
+        ]),
+    )]),
+    ..CONFIG_MAP
+};
+
 impl Kind {
     /// The API version and the name, as a manifest has them.
     pub fn api_version_and_kind(self) -> (&'static str, &'static str) {
@@ -125,6 +143,7 @@ impl Kind {
             Kind::PciDevice => &PCI_DEVICE,
             Kind::PciDeviceClaim => &PCI_DEVICE_CLAIM,
             Kind::ConfigMap => &CONFIG_MAP,
+            Kind::Secret => &SECRET,
         }
     }
 }
@@ -279,13 +298,20 @@ pub(crate) struct Lookups<'c> {
     cluster: &'c dyn Cluster,
     settings: &'c Settings,
     kubevirt: OnceCell<Result<KubeVirt, LookupError>>,
-    /// The PCI devices that a feature has looked up before.
-    pci_devices: RefCell<Vec<PciDevice>>,
+    /// The PCI devices that a feature has looked up by their names.
+    named_pci_devices: RefCell<Vec<PciDevice>>,
+    pci_devices: OnceCell<Result<Vec<PciDevice>, LookupError>>,
 }
 
 impl<'c> Lookups<'c> {
     pub(crate) fn new(cluster: &'c dyn Cluster, settings: &'c Settings) -> Self {
-        Self { cluster, settings, kubevirt: OnceCell::new(), pci_devices: RefCell::default() }
+        Self {
+            cluster,
+            settings,
+            kubevirt: OnceCell::new(),
+            named_pci_devices: RefCell::default(),
+            pci_devices: OnceCell::new(),
+        }
     }
 
     /// The cluster's one KubeVirt object.
@@ -307,24 +333,36 @@ impl<'c> Lookups<'c> {
 
     /// A PCI device by its name.
     pub(crate) fn pci_device(&self, name: &str) -> Result<PciDevice, LookupError> {
-        if let Some(device) = self.pci_devices.borrow().iter().find(|device| device.name == name) {
+        let named = self.named_pci_devices.borrow();
+        let listed = self.pci_devices.get().and_then(|list| list.as_ref().ok());
+        let mut known = named.iter().chain(listed.into_iter().flatten());
+        if let Some(device) = known.find(|device| device.name == name) {
             return Ok(device.clone());
         }
+        drop(named);
         let device = self.get(Kind::PciDevice, name, None, to_pci_device)?;
-        self.pci_devices.borrow_mut().push(device.clone());
+        self.named_pci_devices.borrow_mut().push(device.clone());
         Ok(device)
     }
 
     /// The PCI devices of all nodes.
-    pub(crate) fn pci_devices(&self) -> Result<Vec<PciDevice>, LookupError> {
-        let devices = self.list(Kind::PciDevice, to_pci_device)?;
-        self.pci_devices.replace(devices.clone());
-        Ok(devices)
+    pub(crate) fn pci_devices(&self) -> Result<&[PciDevice], LookupError> {
+        let list = self.pci_devices.get_or_init(|| self.list(Kind::PciDevice, to_pci_device));
+        list.as_deref().map_err(|error| *error)
     }
 
     /// The ConfigMap of a ROM.
     pub(crate) fn config_map(&self, name: &str, namespace: &str) -> Result<ConfigMap, LookupError> {
         self.get(Kind::ConfigMap, name, Some(namespace), to_config_map)
+    }
+
+    /// The user data of a Secret, in base64, under the first of the keys that KubeVirt and cloud-init know.
+    pub(crate) fn user_data(
+        &self,
+        secret: &str,
+        namespace: &str,
+    ) -> Result<Option<String>, LookupError> {
+        self.get(Kind::Secret, secret, Some(namespace), to_user_data)
     }
 
     /// Whether the PCI device of the name is claimed for passthrough.
@@ -431,6 +469,12 @@ fn to_config_map(json: &Json<'_>) -> ConfigMap {
         has_text_rom: json.at(&["data", "rom"]).is_some(),
         other_key: keys.first().map(|(key, _)| key.as_ref().to_owned()),
     }
+}
+
+fn to_user_data(json: &Json<'_>) -> Option<String> {
+    let keys = ["userdata", "userData", "user-data"];
+    let mut texts = keys.into_iter().filter_map(|key| json.at(&["data", key])?.as_str());
+    texts.find(|text| !text.is_empty()).map(str::to_owned)
 }
 
 /// The name of a claim for which passthrough is on.

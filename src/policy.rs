@@ -3,11 +3,11 @@
 use slog::{Logger, info, warn};
 
 use crate::cluster::{Cluster, Lookups};
-use crate::directives::{self, Directive, Directives, Source};
-use crate::features::{Context, FEATURES, Failure, Feature, Plan};
+use crate::directives::{self, Asked, Directive, Directives, ReadSecret, Source, UserData};
+use crate::features::{Added, Before, Context, Earlier, FEATURES, Failure, Feature, Plan};
 use crate::request::{AdmissionRequest, Outline, Payload, Unreadable};
 use crate::settings::{ErrorHandling, Settings, SettingsError};
-use crate::vm::{ShapeError, VirtualMachine};
+use crate::vm::{Edit, ShapeError, VirtualMachine};
 
 /// What the policy answers.
 #[derive(Debug, Default)]
@@ -75,23 +75,58 @@ fn decide<'a>(
     let Some(object) = request.virtual_machine() else {
         return Ok(Verdict::default());
     };
-    let outline = Outline::parse(object)?;
-    if outline.is_deleting() || !outline.mentions_policy() {
+    let new = Outline::parse(object)?;
+    if new.is_deleting() {
         return Ok(Verdict::default());
     }
-    if let Some(old) = request.old_object.filter(|_| request.is_update()) {
-        if outline.asks_the_same(&Outline::parse(old)?) {
-            return Ok(Verdict::default());
-        }
+    let template = new.template().filter(|template| {
+        UserData::is_possible(template) && Settings::reads_user_data(payload.settings)
+    });
+    let is_asked = new.mentions_policy() || template.is_some();
+    let old_object = request.old_object.filter(|old| {
+        // The prefix cannot be escaped: the host writes the object anew.
+        request.is_update() && (is_asked || old.get().contains(directives::PREFIX))
+    });
+    let old = old_object.map(Outline::parse).transpose()?;
+    match &old {
+        None if !is_asked => return Ok(Verdict::default()),
+        Some(old) if new.asks_the_same(old) => return Ok(Verdict::default()),
+        _ => {}
     }
+
     let settings = Settings::parse_raw(payload.settings)?;
-    let directives = Directives::read(&outline, settings.config_source);
+    let lookups = Lookups::new(cluster, &settings);
+    let namespace = request.namespace.as_deref().unwrap_or_default();
+    let read_secret = |name: &str| lookups.user_data(name, namespace);
+    let read_secret: Option<ReadSecret<'_>> =
+        if settings.user_data.read_secrets { Some(&read_secret) } else { None };
+    let user_data = template.map(|t| UserData::read(t, read_secret)).unwrap_or_default();
+    for note in user_data.notes() {
+        info!(log, "user data passed over"; request, "reason" => note);
+    }
+    // What a Secret said before is not known.
+    let old_template = old.as_ref().and_then(Outline::template).filter(|_| template.is_some());
+    let old_user_data = old_template.map(|t| UserData::read(t, None)).unwrap_or_default();
+
+    let directives = Directives::read(&new, settings.config_source, &user_data);
+    let old_directives =
+        old.as_ref().map(|old| Directives::read(old, settings.config_source, &old_user_data));
     let vm = VirtualMachine::parse(object)?;
+    // Who wrote what is asked only of a VirtualMachine that the policy may have changed before.
+    let is_known = old.as_ref().is_some_and(Outline::mentions_policy)
+        || !old_user_data.is_empty()
+        || FEATURES.iter().any(|feature| directives.record(feature.name()).is_some());
+    let last_applied = if is_known { vm.last_applied() } else { None };
+    let declared = last_applied.as_deref().and_then(|text| serde_json::from_str(text).ok());
     let run = Run {
         request,
         settings: &settings,
         directives: &directives,
-        lookups: Lookups::new(cluster, &settings),
+        old_directives: old_directives.as_ref(),
+        old: old_object.filter(|_| is_known).and_then(|old| VirtualMachine::parse(old).ok()),
+        declared: declared.and_then(|declared| VirtualMachine::parse(declared).ok()),
+        lookups: &lookups,
+        namespace,
         log,
         vm,
         verdict: Verdict::default(),
@@ -105,29 +140,24 @@ struct Run<'r, 'a> {
     request: &'r AdmissionRequest<'a>,
     settings: &'r Settings,
     directives: &'r Directives<'r, 'a>,
-    lookups: Lookups<'r>,
+    old_directives: Option<&'r Directives<'r, 'a>>,
+    /// The VirtualMachine before the update.
+    old: Option<VirtualMachine<'a>>,
+    /// What `kubectl apply` was given.
+    declared: Option<VirtualMachine<'r>>,
+    lookups: &'r Lookups<'r>,
+    namespace: &'r str,
     log: &'r Logger,
     vm: VirtualMachine<'a>,
     verdict: Verdict<'a>,
     refusals: Vec<String>,
 }
 
-impl<'a> Run<'_, 'a> {
+impl<'r, 'a> Run<'r, 'a> {
     fn all_features(mut self) -> Result<Verdict<'a>, Denial> {
         for feature in FEATURES {
-            let Some(directive) = self.directives.get(feature.name()) else {
-                continue;
-            };
-            let feature_settings = feature.settings(self.settings);
-            if !feature_settings.enabled {
-                continue;
-            }
-            match self.plan_and_apply(feature, &directive) {
-                Ok(None) => {}
-                Ok(Some(plan)) => self.succeed(feature, plan)?,
-                Err(Failure(error)) => {
-                    self.fail(feature, feature_settings.error_handling, &directive, error)?;
-                }
+            if feature.settings(self.settings).enabled {
+                self.one_feature(feature)?;
             }
         }
         let names = FEATURES.map(Feature::name);
@@ -141,51 +171,170 @@ impl<'a> Run<'_, 'a> {
         Ok(self.verdict)
     }
 
-    /// Plans the feature and applies the whole plan; after an error the VirtualMachine is as it was.
+    fn one_feature(&mut self, feature: &dyn Feature) -> Result<(), ShapeError> {
+        let earlier = self.earlier(feature);
+        let directive = match self.directives.get(feature.name()) {
+            Asked::For(directive) => directive,
+            Asked::Not => return self.clear(feature, self.added(feature, earlier.as_ref())),
+            Asked::Unknown => {
+                if earlier.is_some() {
+                    let why =
+                        "what it had added stays, as user data that may ask for it cannot be read";
+                    self.warn(feature, vec![why.to_owned()]);
+                }
+                return Ok(());
+            }
+        };
+        let added = self.added(feature, earlier.as_ref());
+        match self.plan_and_apply(feature, &directive, &added) {
+            Ok(Some((plan, found))) => {
+                let value = directive.text().ok();
+                if earlier.is_some_and(|earlier| !earlier.is_for(value, &plan.applied)) {
+                    self.warn(feature, added.doubts);
+                }
+                self.succeed(feature, plan, &found)
+            }
+            Ok(None) => self.clear(feature, added),
+            Err(Failure(error)) => self.fail(feature, &directive, error, added),
+        }
+    }
+
+    /// What is known of an earlier directive for the feature, if it was applied.
+    fn earlier(&self, feature: &dyn Feature) -> Option<Earlier<'r>> {
+        let name = feature.name();
+        let old = self.old_directives;
+        let (record, old_record) = (self.directives.record(name), old.and_then(|o| o.record(name)));
+        // A record that the old object does not have is of this request: the policy is called again, or for a copy.
+        let is_of_request = record.is_some() && record != old_record;
+        let directives = if is_of_request { Some(self.directives) } else { old };
+        let directive = directives.and_then(|directives| match directives.get(name) {
+            Asked::For(directive) => directive.text().ok(),
+            Asked::Not | Asked::Unknown => None,
+        });
+        let record = record.or(old_record);
+        // With tracking, what has no record was not applied.
+        let is_applied =
+            record.is_some() || (directive.is_some() && !self.settings.add_tracking_annotations);
+        let kept = self.directives.kept(name).or_else(|| old?.kept(name)).unwrap_or_default();
+        is_applied.then_some(Earlier { record, directive, kept, is_of_request })
+    }
+
+    /// What the feature had added for the earlier directive.
+    fn added(&self, feature: &dyn Feature, earlier: Option<&Earlier<'_>>) -> Added {
+        let Some(earlier) = earlier else {
+            return Added::default();
+        };
+        let before = Before {
+            earlier,
+            vm: &self.vm,
+            old: self.old.as_ref().filter(|_| !earlier.is_of_request),
+            declared: self.declared.as_ref(),
+        };
+        feature
+            .added(&before, &self.context(&self.vm, &[]))
+            .unwrap_or_else(|error| Added { doubts: vec![error.to_string()], ..Added::default() })
+    }
+
+    fn context<'c>(&'c self, vm: &'c VirtualMachine<'c>, ours: &'c [Edit]) -> Context<'c> {
+        Context {
+            vm,
+            ours,
+            namespace: self.namespace,
+            directives: self.directives,
+            settings: self.settings,
+            lookups: self.lookups,
+            is_update: self.request.is_update(),
+        }
+    }
+
+    /// Plans the feature on the VirtualMachine without what it had added before, and makes of one what the other should
+    /// be. The plan comes with what it found in place.
     fn plan_and_apply(
         &mut self,
         feature: &dyn Feature,
         directive: &Directive<'_>,
-    ) -> Result<Option<Plan>, Failure> {
-        let context = Context {
-            vm: &self.vm,
-            namespace: self.request.namespace.as_deref().unwrap_or_default(),
-            directives: self.directives,
-            settings: self.settings,
-            lookups: &self.lookups,
-            is_update: self.request.is_update(),
+        added: &Added,
+    ) -> Result<Option<(Plan, Vec<String>)>, Failure> {
+        let bare = if added.edits.is_empty() {
+            None
+        } else {
+            let mut vm = self.vm.clone();
+            vm.take_back(&added.edits)?;
+            Some(vm)
         };
-        let plan = feature.plan(directive.text()?, &context)?;
-        if let Some(plan) = &plan {
-            self.vm.apply(&plan.edits)?;
-        }
-        Ok(plan)
+        let vm = bare.as_ref().unwrap_or(&self.vm);
+        let context = self.context(vm, &added.edits);
+        let Some(plan) = feature.plan(directive.text()?, &context)? else {
+            return Ok(None);
+        };
+        let found = plan.edits.iter().filter(|edit| vm.has_entry(edit)).map(Edit::to_string);
+        let found = found.collect();
+        self.vm.take_back(added.edits.iter().filter(|edit| !plan.edits.contains(edit)))?;
+        self.vm.apply(&plan.edits)?;
+        Ok(Some((plan, found)))
     }
 
-    fn succeed(&mut self, feature: &dyn Feature, plan: Plan) -> Result<(), ShapeError> {
+    fn succeed(
+        &mut self,
+        feature: &dyn Feature,
+        plan: Plan,
+        found: &[String],
+    ) -> Result<(), ShapeError> {
         let name = feature.name();
         self.vm.remove_annotation(&directives::error_key(name))?;
-        if self.settings.add_tracking_annotations {
-            self.vm.set_annotation(directives::applied_key(name), plan.applied)?;
+        let (applied_key, kept_key) = (directives::applied_key(name), directives::kept_key(name));
+        let tracks = self.settings.add_tracking_annotations;
+        if tracks && !found.is_empty() {
+            self.vm.set_annotation(kept_key, serde_json::to_string(found).unwrap_or_default())?;
+        } else {
+            self.vm.remove_annotation(&kept_key)?;
         }
-        let warnings = plan.warnings.into_iter().map(|warning| format!("{name}: {warning}"));
-        self.verdict.warnings.extend(warnings);
+        if tracks {
+            self.vm.set_annotation(applied_key, plan.applied)?;
+        } else {
+            self.vm.remove_annotation(&applied_key)?;
+        }
+        self.warn(feature, plan.warnings);
         self.verdict.applied.push(name);
         info!(self.log, "feature applied"; self.request, "feature" => name);
         Ok(())
     }
 
+    /// Takes back what the feature had added, and leaves no annotation of it.
+    fn clear(&mut self, feature: &dyn Feature, added: Added) -> Result<(), ShapeError> {
+        self.take_back(feature, added)?;
+        self.vm.remove_annotation(&directives::error_key(feature.name()))
+    }
+
+    /// Takes back what the feature had added, and its record.
+    fn take_back(&mut self, feature: &dyn Feature, added: Added) -> Result<(), ShapeError> {
+        let name = feature.name();
+        self.vm.take_back(&added.edits)?;
+        self.vm.apply(&added.closing)?;
+        self.warn(feature, added.doubts);
+        self.vm.remove_annotation(&directives::applied_key(name))?;
+        self.vm.remove_annotation(&directives::kept_key(name))?;
+        if !added.edits.is_empty() || !added.closing.is_empty() {
+            info!(self.log, "feature taken back"; self.request, "feature" => name);
+        }
+        Ok(())
+    }
+
+    fn warn(&mut self, feature: &dyn Feature, messages: Vec<String>) {
+        let messages = messages.into_iter().map(|message| format!("{}: {message}", feature.name()));
+        self.verdict.warnings.extend(messages);
+    }
+
     fn fail(
         &mut self,
         feature: &dyn Feature,
-        mode: ErrorHandling,
         directive: &Directive<'_>,
         error: String,
+        added: Added,
     ) -> Result<(), ShapeError> {
         let name = feature.name();
-        let key = directives::directive_key(name);
         self.verdict.failed.push(name);
-        match mode {
+        match feature.settings(self.settings).error_handling {
             ErrorHandling::Reject => {
                 warn!(self.log, "feature refused"; self.request, "feature" => name, "error" => &error);
                 self.refusals.push(format!("{name} cannot be applied ({directive}): {error}"));
@@ -193,7 +342,7 @@ impl<'a> Run<'_, 'a> {
             ErrorHandling::AllowAndLog => {
                 warn!(self.log, "feature not applied"; self.request, "feature" => name, "error" => &error);
                 self.verdict.warnings.push(format!("{name} is not applied: {error}"));
-                self.vm.remove_annotation(&directives::applied_key(name))?;
+                self.take_back(feature, added)?;
                 let error_key = directives::error_key(name);
                 if self.settings.add_tracking_annotations {
                     self.vm.set_annotation(error_key, error)?;
@@ -203,9 +352,13 @@ impl<'a> Run<'_, 'a> {
             }
             ErrorHandling::StripLabel => {
                 info!(self.log, "directive removed"; self.request, "feature" => name, "error" => &error);
+                self.clear(feature, added)?;
+                let key = directives::directive_key(name);
                 match directive.source {
                     Source::Annotation => self.vm.remove_annotation(&key)?,
                     Source::Label => self.vm.remove_label(&key)?,
+                    // The guest's own text is not the policy's to change.
+                    Source::UserData(_) => {}
                 }
             }
         }

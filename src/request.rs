@@ -167,7 +167,8 @@ impl<'a> Outline<'a> {
             && self.template().map(RawValue::get) == other.template().map(RawValue::get)
     }
 
-    fn template(&self) -> Option<&'a RawValue> {
+    /// The template of the VirtualMachineInstance, unread.
+    pub(crate) fn template(&self) -> Option<&'a RawValue> {
         match self.root.get("spec").and_then(|spec| spec.get("template")) {
             Some(Json::Text(text)) => Some(text),
             _ => None,

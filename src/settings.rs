@@ -296,6 +296,15 @@ impl Settings {
         if problems.is_empty() { Ok(settings) } else { Err(SettingsError(problems)) }
     }
 
+    /// Whether settings switch user data on, without a look at the others.
+    pub(crate) fn reads_user_data(raw: Option<&RawValue>) -> bool {
+        static USER_DATA: Shape =
+            Shape::Only(&[("userData", Shape::Only(&[("enabled", Shape::Tree)]))]);
+        let json = raw.and_then(|raw| Json::parse(raw, &USER_DATA).ok());
+        let enabled = json.as_ref().and_then(|json| json.at(&["userData", "enabled"]));
+        matches!(enabled, Some(Json::Bool(true)))
+    }
+
     /// The whole tree with its defaults, in one place.
     fn read(json: &Json<'_>, problems: &mut Vec<Problem>) -> Self {
         let mut root = Section::new("", json, problems);

@@ -1,5 +1,6 @@
-//! The VirtualMachine's JSON: typed reads, and the only edits that there are. Edits append, or set what is absent;
-//! they never reorder, and never touch what they are not named after. Knows no feature and no setting.
+//! The VirtualMachine's JSON: typed reads, and the only edits that there are. Edits append, or set what is absent; taken
+//! back, they remove exactly what they had written. They never reorder, and never touch what they are not named after.
+//! Knows no feature and no setting.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,7 +13,7 @@ use crate::json::{Json, Member, Members, Shape};
 use crate::request::Unreadable;
 
 /// A VirtualMachine (`kubevirt.io`), read as far as the policy needs it; the rest stays text.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct VirtualMachine<'a> {
     root: Json<'a>,
     changed: bool,
@@ -21,20 +22,82 @@ pub(crate) struct VirtualMachine<'a> {
 /// A change under `spec.template`. Applied where it is already in place, it changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Edit {
-    /// Appends `{name, policy: require}` to `domain.cpu.features`.
+    /// Appends `{name, policy: require}` to `domain.cpu.features`, unless a feature of the name is there.
     RequireCpuFeature { name: &'static str },
     /// Appends `{name, deviceName}` to `domain.devices.hostDevices`.
     AddHostDevice { name: String, device_name: String },
     /// Appends `{name, deviceName}` to `domain.devices.gpus`.
     AddGpu { name: String, device_name: String },
-    /// Sets `domain.resources.limits[resource]`.
+    /// Sets `domain.resources.limits[resource]`, unless it is there.
     SetLimit { resource: String, quantity: String },
-    /// Sets the volume of the name to `{name, configMap: {name}}`, or appends it to `volumes`.
-    SetConfigMapVolume { name: &'static str, config_map: String },
-    /// Sets the template's annotation `hooks.kubevirt.io/hookSidecars`.
+    /// Appends `{name, configMap: {name}}` to `volumes`.
+    AddConfigMapVolume { name: &'static str, config_map: String },
+    /// Sets the template's annotation `hooks.kubevirt.io/hookSidecars`; an empty value removes it.
     SetHookSidecars { value: String },
-    /// Sets `nodeSelector["kubernetes.io/hostname"]`.
+    /// Sets `nodeSelector["kubernetes.io/hostname"]`, unless it is there.
     SelectNode { hostname: String },
+}
+
+/// Where an edit writes, and what.
+enum Entry {
+    /// An item of a list.
+    Item(Path, Members<'static>),
+    /// A member of an object.
+    Member(Path, String, String),
+}
+
+impl Edit {
+    /// Whether it adds a host device of the resource.
+    pub(crate) fn adds_host_device_of(&self, resource: &str) -> bool {
+        matches!(self, Edit::AddHostDevice { device_name, .. } if device_name == resource)
+    }
+
+    fn entry(&self) -> Entry {
+        match self {
+            Edit::RequireCpuFeature { name } => {
+                Entry::Item(CPU_FEATURES, strings([("name", name), ("policy", "require")]))
+            }
+            Edit::AddHostDevice { name, device_name } => {
+                Entry::Item(HOST_DEVICES, strings([("name", name), ("deviceName", device_name)]))
+            }
+            Edit::AddGpu { name, device_name } => {
+                Entry::Item(GPUS, strings([("name", name), ("deviceName", device_name)]))
+            }
+            Edit::AddConfigMapVolume { name, config_map } => {
+                let mut volume = strings([("name", name)]);
+                volume.push(("configMap".into(), Json::Object(strings([("name", config_map)]))));
+                Entry::Item(VOLUMES, volume)
+            }
+            Edit::SetLimit { resource, quantity } => {
+                Entry::Member(LIMITS, resource.clone(), quantity.clone())
+            }
+            Edit::SelectNode { hostname } => {
+                Entry::Member(NODE_SELECTOR, HOSTNAME_LABEL.to_owned(), hostname.clone())
+            }
+            Edit::SetHookSidecars { value } => {
+                Entry::Member(TEMPLATE_ANNOTATIONS, HOOK_SIDECARS_KEY.to_owned(), value.clone())
+            }
+        }
+    }
+}
+
+/// What the edit writes, and where, in one line.
+impl fmt::Display for Edit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Edit::RequireCpuFeature { name } => write!(f, "cpu feature {name}"),
+            Edit::AddHostDevice { name, device_name } => {
+                write!(f, "host device {name} {device_name}")
+            }
+            Edit::AddGpu { name, device_name } => write!(f, "gpu {name} {device_name}"),
+            Edit::SetLimit { resource, quantity } => write!(f, "limit {resource} {quantity}"),
+            Edit::AddConfigMapVolume { name, config_map } => {
+                write!(f, "volume {name} {config_map}")
+            }
+            Edit::SetHookSidecars { .. } => f.write_str("hook sidecars"),
+            Edit::SelectNode { hostname } => write!(f, "node selector {hostname}"),
+        }
+    }
 }
 
 /// An entry of `domain.cpu.features`.
@@ -70,6 +133,12 @@ pub(crate) struct Placement<'v> {
     terms: Vec<Vec<(&'v str, Vec<&'v str>)>>,
 }
 
+/// The annotation of the template in which KubeVirt reads hook sidecars.
+const HOOK_SIDECARS_KEY: &str = "hooks.kubevirt.io/hookSidecars";
+
+/// The annotation in which `kubectl apply` keeps what was applied.
+const LAST_APPLIED_KEY: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 /// The label that names a node.
 pub(crate) const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 
@@ -79,9 +148,14 @@ impl<'v> Placement<'v> {
         &self.selector
     }
 
+    /// The node that the node selector names.
+    pub(crate) fn selected_hostname(&self) -> Option<&'v str> {
+        self.selector.iter().find(|(key, _)| *key == HOSTNAME_LABEL).map(|(_, value)| *value)
+    }
+
     /// The one node that the VirtualMachine may run on, if it says so.
     pub(crate) fn hostname(&self) -> Option<&'v str> {
-        if let Some((_, hostname)) = self.selector.iter().find(|(key, _)| *key == HOSTNAME_LABEL) {
+        if let Some(hostname) = self.selected_hostname() {
             return Some(hostname);
         }
         let [term] = self.terms.as_slice() else {
@@ -132,8 +206,9 @@ impl fmt::Display for Path {
 
 const ANNOTATIONS: Path = Path(&["metadata", "annotations"]);
 const LABELS: Path = Path(&["metadata", "labels"]);
+const TEMPLATE_ANNOTATIONS: Path = Path(&["spec", "template", "metadata", "annotations"]);
 const HOOK_SIDECARS: Path =
-    Path(&["spec", "template", "metadata", "annotations", "hooks.kubevirt.io/hookSidecars"]);
+    Path(&["spec", "template", "metadata", "annotations", HOOK_SIDECARS_KEY]);
 const VOLUMES: Path = Path(&["spec", "template", "spec", "volumes"]);
 const TEMPLATE_SPEC: Path = Path(&["spec", "template", "spec"]);
 const NODE_SELECTOR: Path = Path(&["spec", "template", "spec", "nodeSelector"]);
@@ -168,7 +243,7 @@ static SHAPE: Shape = {
         ("name", Shape::Tree),
         ("configMap", Shape::Object(&[("name", Shape::Tree)])),
     ]));
-    const HOOK_SIDECARS: Shape = Shape::Object(&[("hooks.kubevirt.io/hookSidecars", Shape::Tree)]);
+    const HOOK_SIDECARS: Shape = Shape::Object(&[(HOOK_SIDECARS_KEY, Shape::Tree)]);
     const TEMPLATE_METADATA: Shape = Shape::Object(&[("annotations", HOOK_SIDECARS)]);
     const TEMPLATE: Shape = Shape::Object(&[("metadata", TEMPLATE_METADATA), ("spec", SPEC)]);
     const SPEC: Shape = Shape::Object(&[
@@ -260,11 +335,35 @@ impl<'a> VirtualMachine<'a> {
 
     /// `domain.resources.limits[resource]`, as it is written, without quotes.
     pub(crate) fn limit(&self, resource: &str) -> Result<Option<&str>, ShapeError> {
-        let limit = self.members(LIMITS)?.iter().find(|(key, _)| key == resource);
-        Ok(limit.map(|(_, quantity)| match quantity {
-            Json::Text(text) => text.get().trim_matches('"'),
-            other => other.as_str().unwrap_or_default(),
-        }))
+        self.member(LIMITS, resource)
+    }
+
+    /// The manifest that `kubectl apply` was last given, as JSON, if the VirtualMachine has it.
+    pub(crate) fn last_applied(&self) -> Option<String> {
+        let annotation =
+            self.members(ANNOTATIONS).ok()?.iter().find(|(k, _)| k == LAST_APPLIED_KEY);
+        match annotation {
+            Some((_, Json::Text(text))) => serde_json::from_str(text.get()).ok(),
+            _ => None,
+        }
+    }
+
+    /// Whether the VirtualMachine has exactly what the edit writes: nothing less, nothing beside it.
+    pub(crate) fn has(&self, edit: &Edit) -> bool {
+        match edit.entry() {
+            Entry::Item(path, members) => {
+                let items = self.list(path).unwrap_or_default();
+                items.iter().any(|item| is_like(item, &members, true))
+            }
+            Entry::Member(path, key, value) => {
+                self.member(path, &key).ok().flatten() == Some(&value)
+            }
+        }
+    }
+
+    /// As [`VirtualMachine::has`], for edits that write an entry of their own.
+    pub(crate) fn has_entry(&self, edit: &Edit) -> bool {
+        !matches!(edit, Edit::SetHookSidecars { .. }) && self.has(edit)
     }
 
     /// Applies all the edits, or none.
@@ -274,6 +373,25 @@ impl<'a> VirtualMachine<'a> {
     pub(crate) fn apply(&mut self, edits: &[Edit]) -> Result<(), ShapeError> {
         edits.iter().try_for_each(|edit| self.check(edit))?;
         edits.iter().try_for_each(|edit| self.apply_one(edit))
+    }
+
+    /// Takes the edits back: removes what [`VirtualMachine::has`] finds, and the list or object that is left empty.
+    ///
+    /// # Errors
+    /// None where `has` is true for all the edits.
+    pub(crate) fn take_back<'e>(
+        &mut self,
+        edits: impl IntoIterator<Item = &'e Edit>,
+    ) -> Result<(), ShapeError> {
+        edits
+            .into_iter()
+            .filter(|edit| self.has(edit))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .try_for_each(|edit| match edit.entry() {
+                Entry::Item(path, members) => self.remove_item(path, &members),
+                Entry::Member(path, key, _) => self.remove_member(path, &key),
+            })
     }
 
     /// Sets an annotation of the VirtualMachine itself.
@@ -328,64 +446,66 @@ impl<'a> VirtualMachine<'a> {
         if self.find(TEMPLATE_SPEC)?.is_none() {
             return Err(ShapeError::Missing { path: TEMPLATE_SPEC });
         }
-        match edit {
-            Edit::RequireCpuFeature { .. } => self.list(CPU_FEATURES).map(|_| ()),
-            Edit::AddHostDevice { .. } => self.list(HOST_DEVICES).map(|_| ()),
-            Edit::AddGpu { .. } => self.list(GPUS).map(|_| ()),
-            Edit::SelectNode { .. } => self.members(NODE_SELECTOR).map(|_| ()),
-            Edit::SetConfigMapVolume { .. } => self.list(VOLUMES).map(|_| ()),
-            Edit::SetHookSidecars { .. } => self.string(HOOK_SIDECARS).map(|_| ()),
-            Edit::SetLimit { .. } => self.members(LIMITS).map(|_| ()),
+        if let Edit::SetHookSidecars { .. } = edit {
+            self.hook_sidecars()?;
+        }
+        match edit.entry() {
+            Entry::Item(path, _) => self.list(path).map(|_| ()),
+            Entry::Member(path, ..) => self.members(path).map(|_| ()),
         }
     }
 
     fn apply_one(&mut self, edit: &Edit) -> Result<(), ShapeError> {
-        match edit {
-            Edit::RequireCpuFeature { name } => {
-                if !self.cpu_features()?.iter().any(|feature| feature.name == *name) {
-                    self.append(CPU_FEATURES, strings([("name", name), ("policy", "require")]))?;
-                }
+        match (edit, edit.entry()) {
+            (Edit::SetHookSidecars { value }, Entry::Member(path, key, _)) if value.is_empty() => {
+                self.remove_member(path, &key)
             }
-            Edit::AddHostDevice { name, device_name } => {
-                self.add_device(HOST_DEVICES, name, device_name)?;
-            }
-            Edit::AddGpu { name, device_name } => self.add_device(GPUS, name, device_name)?,
-            Edit::SetLimit { resource, quantity } => self.set_absent(LIMITS, resource, quantity)?,
-            Edit::SetConfigMapVolume { name, config_map } => {
-                if !self.volumes()?.contains(&Volume { name, config_map }) {
-                    let source = Json::Object(strings([("name", config_map)]));
-                    let mut volume = strings([("name", name)]);
-                    volume.push(("configMap".into(), source));
-                    match self.volumes()?.iter().position(|volume| volume.name == *name) {
-                        None => self.append(VOLUMES, volume)?,
-                        Some(index) => {
-                            if let Json::Array(items) = self.reach(VOLUMES)? {
-                                let old = items.get_mut(index);
-                                old.into_iter().for_each(|old| *old = Json::Object(volume.clone()));
-                            }
-                            self.changed = true;
-                        }
-                    }
-                }
-            }
-            Edit::SetHookSidecars { value } => {
+            (Edit::SetHookSidecars { value }, _) => {
                 if self.hook_sidecars()? != value {
                     *self.reach(HOOK_SIDECARS)? = value.clone().into();
                     self.changed = true;
                 }
+                Ok(())
             }
-            Edit::SelectNode { hostname } => {
-                self.set_absent(NODE_SELECTOR, HOSTNAME_LABEL, hostname)?;
+            (_, Entry::Member(path, key, value)) => self.set_absent(path, &key, &value),
+            (Edit::RequireCpuFeature { name }, _)
+                if self.cpu_features()?.iter().any(|feature| feature.name == *name) =>
+            {
+                Ok(())
             }
+            (_, Entry::Item(path, members)) => {
+                let is_there = self.list(path)?.iter().any(|item| is_like(item, &members, false));
+                if is_there { Ok(()) } else { self.append(path, members) }
+            }
+        }
+    }
+
+    fn remove_item(&mut self, path: Path, members: &Members<'_>) -> Result<(), ShapeError> {
+        let Some(index) = self.list(path)?.iter().position(|item| is_like(item, members, true))
+        else {
+            return Ok(());
+        };
+        if let Json::Array(items) = self.reach(path)? {
+            items.remove(index);
+        }
+        self.changed = true;
+        if self.list(path)?.is_empty() { self.drop_empty(path) } else { Ok(()) }
+    }
+
+    fn remove_member(&mut self, path: Path, key: &str) -> Result<(), ShapeError> {
+        self.remove(path, key)?;
+        if self.find(path)?.is_some() && self.members(path)?.is_empty() {
+            return self.drop_empty(path);
         }
         Ok(())
     }
 
-    fn add_device(&mut self, path: Path, name: &str, device_name: &str) -> Result<(), ShapeError> {
-        if !self.devices(path)?.contains(&Device { name, device_name }) {
-            self.append(path, strings([("name", name), ("deviceName", device_name)]))?;
+    /// Removes the list or object at the path from what it stands in.
+    fn drop_empty(&mut self, path: Path) -> Result<(), ShapeError> {
+        match path.0.split_last() {
+            Some((key, parent)) => self.remove(Path(parent), key),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Sets a member of an object, which is made if it is not there, unless it has the member.
@@ -442,6 +562,15 @@ impl<'a> VirtualMachine<'a> {
         }
     }
 
+    /// The text of a member of the object at the path, without quotes.
+    fn member(&self, path: Path, key: &str) -> Result<Option<&str>, ShapeError> {
+        let member = self.members(path)?.iter().find(|(k, _)| k == key);
+        Ok(member.map(|(_, value)| match value {
+            Json::Text(text) => text.get().trim_matches('"'),
+            other => other.as_str().unwrap_or_default(),
+        }))
+    }
+
     fn members(&self, path: Path) -> Result<&[Member<'a>], ShapeError> {
         match self.find(path)? {
             None => Ok(&[]),
@@ -472,6 +601,22 @@ impl<'a> VirtualMachine<'a> {
         }
         Ok(json)
     }
+}
+
+/// Whether an item has these members; if `exactly`, no other, and none that is empty because it is absent.
+fn is_like(item: &Json<'_>, members: &[Member<'_>], exactly: bool) -> bool {
+    let has = |(key, wanted): &Member<'_>| match (item.get(key), wanted) {
+        (Some(found), Json::Object(members)) => is_like(found, members, exactly),
+        (found, wanted) => {
+            let found = found.and_then(Json::as_str);
+            if exactly {
+                found == wanted.as_str()
+            } else {
+                found.unwrap_or_default() == wanted.as_str().unwrap_or_default()
+            }
+        }
+    };
+    (!exactly || item.members().len() == members.len()) && members.iter().all(has)
 }
 
 fn volume<'v>(item: &'v Json<'_>) -> Volume<'v> {

@@ -1,5 +1,8 @@
-//! What the user asks for: directives and their options, from the source that the settings name.
+//! What the user asks for: directives and their options, from the source that the settings name, and from user data.
 //! What a feature does with its directive is not known here.
+
+mod user_data;
+mod yaml;
 
 use std::fmt;
 
@@ -7,12 +10,14 @@ use crate::json::{Json, Member};
 use crate::request::Outline;
 use crate::settings::ConfigSource;
 use crate::text::{self, Quoted};
+pub(crate) use user_data::{ReadSecret, UserData};
 
 /// What every key of the policy starts with.
 pub(crate) const PREFIX: &str = "vm-feature-manager.io/";
 
 const APPLIED: &str = "-applied";
 const ERROR: &str = "-error";
+const KEPT: &str = "-kept";
 
 /// The options: annotations that go with a directive. They stay annotations whatever the source of the directives is.
 pub(crate) const OPTIONS: [&str; 3] = ["sidecar-image", "vbios-device", "cpu-vendor"];
@@ -32,11 +37,26 @@ pub(crate) fn error_key(feature: &str) -> String {
     format!("{PREFIX}{feature}{ERROR}")
 }
 
+/// The annotation that lists what a feature's directive found in place, and will leave there.
+pub(crate) fn kept_key(feature: &str) -> String {
+    format!("{PREFIX}{feature}{KEPT}")
+}
+
+/// Whether a feature is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Asked<'o> {
+    For(Directive<'o>),
+    /// It is not, or it is switched off.
+    Not,
+    /// User data that may ask for it cannot be read.
+    Unknown,
+}
+
 /// One request for a feature.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Directive<'o> {
     /// Where it stands.
-    pub(crate) source: Source,
+    pub(crate) source: Source<'o>,
     feature: &'static str,
     value: &'o Json<'o>,
 }
@@ -46,7 +66,7 @@ impl<'o> Directive<'o> {
     ///
     /// # Errors
     /// [`NotText`] where the value is no string.
-    pub(crate) fn text(&self) -> Result<&'o str, NotText> {
+    pub(crate) fn text(&self) -> Result<&'o str, NotText<'o>> {
         as_text(self.value, self.source, self.feature)
     }
 }
@@ -54,7 +74,7 @@ impl<'o> Directive<'o> {
 /// The place, key and value, for a message.
 impl fmt::Display for Directive<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {PREFIX}{}", self.source, self.feature)?;
+        self.source.write_key(self.feature, f)?;
         match self.value.as_str() {
             Some(text) => write!(f, ": {}", Quoted(text)),
             None => write!(f, ", {}", self.value.kind()),
@@ -64,46 +84,62 @@ impl fmt::Display for Directive<'_> {
 
 /// Where a directive stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum Source<'o> {
     Annotation,
     Label,
+    /// The user data of a volume.
+    UserData(&'o str),
 }
 
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Source::Annotation => "annotation",
-            Source::Label => "label",
-        })
+impl Source<'_> {
+    fn write_key(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Annotation => write!(f, "annotation {PREFIX}{name}"),
+            Source::Label => write!(f, "label {PREFIX}{name}"),
+            Source::UserData(volume) => write!(
+                f,
+                "user data of the volume {}, {}.{}",
+                Quoted(volume),
+                user_data::SECTION,
+                name.replace('-', "_")
+            ),
+        }
     }
 }
 
 /// All directives and options of a VirtualMachine.
 #[derive(Debug)]
 pub(crate) struct Directives<'o, 'a> {
-    source: Source,
+    source: Source<'o>,
     directives: &'o [Member<'a>],
     annotations: &'o [Member<'a>],
     /// Where directives are not read.
     elsewhere: &'o [Member<'a>],
+    user_data: &'o UserData,
 }
 
 impl<'o, 'a> Directives<'o, 'a> {
-    /// Finds the directives and options in the VirtualMachine's outline.
-    pub(crate) fn read(outline: &'o Outline<'a>, source: ConfigSource) -> Self {
+    /// Finds the directives and options in the VirtualMachine's outline, and the directives in its user data.
+    pub(crate) fn read(
+        outline: &'o Outline<'a>,
+        source: ConfigSource,
+        user_data: &'o UserData,
+    ) -> Self {
         let annotations = outline.annotations();
         let labels = outline.labels();
         let (source, directives, elsewhere) = match source {
             ConfigSource::Annotations => (Source::Annotation, annotations, labels),
             ConfigSource::Labels => (Source::Label, labels, annotations),
         };
-        Self { source, directives, annotations, elsewhere }
+        Self { source, directives, annotations, elsewhere, user_data }
     }
 
-    /// The directive for a feature.
-    pub(crate) fn get(&self, feature: &'static str) -> Option<Directive<'o>> {
-        let value = lookup(self.directives, feature)?;
-        Some(Directive { source: self.source, feature, value })
+    /// The directive for a feature. Annotations (or labels) win over user data.
+    pub(crate) fn get(&self, feature: &'static str) -> Asked<'o> {
+        match lookup(self.directives, feature) {
+            Some(value) => Asked::For(Directive { source: self.source, feature, value }),
+            None => self.user_data.get(feature),
+        }
     }
 
     /// What the policy recorded of a feature's success.
@@ -112,11 +148,17 @@ impl<'o, 'a> Directives<'o, 'a> {
         lookup(self.annotations, &key).and_then(Json::as_str)
     }
 
+    /// What the policy recorded of what a feature's directive had found in place.
+    pub(crate) fn kept(&self, feature: &str) -> Option<Vec<String>> {
+        let key = format!("{feature}{KEPT}");
+        serde_json::from_str(lookup(self.annotations, &key)?.as_str()?).ok()
+    }
+
     /// The value of an option, trimmed; empty is not set.
     ///
     /// # Errors
     /// [`NotText`] where the annotation's value is no string.
-    pub(crate) fn option(&self, name: &'static str) -> Result<Option<&'o str>, NotText> {
+    pub(crate) fn option(&self, name: &'static str) -> Result<Option<&'o str>, NotText<'o>> {
         let Some(value) = lookup(self.annotations, name) else {
             return Ok(None);
         };
@@ -126,10 +168,10 @@ impl<'o, 'a> Directives<'o, 'a> {
     /// What the user should know of keys of ours that have no effect.
     pub(crate) fn warnings(&self, features: &[&'static str]) -> Vec<String> {
         let (read, elsewhere) = match self.source {
-            Source::Annotation => ("annotations", "labels"),
             Source::Label => ("labels", "annotations"),
+            _ => ("annotations", "labels"),
         };
-        let mut warnings = Vec::new();
+        let mut warnings = self.user_data.warnings().to_vec();
         let misplaced = features.iter().filter(|name| lookup(self.elsewhere, name).is_some());
         let misplaced = text::list(misplaced.copied());
         if !misplaced.is_empty() {
@@ -141,6 +183,12 @@ impl<'o, 'a> Directives<'o, 'a> {
         if !unknown.is_empty() {
             warnings.push(format!("no such directive: {}", unknown.join(", ")));
         }
+        let options = text::list(self.user_data.names().filter(|name| OPTIONS.contains(name)));
+        if !options.is_empty() {
+            warnings.push(format!(
+                "options are annotations, and these in user data are ignored: {options}"
+            ));
+        }
         warnings
     }
 
@@ -149,6 +197,7 @@ impl<'o, 'a> Directives<'o, 'a> {
         let options: &[_] = if self.source == Source::Label { self.annotations } else { &[] };
         let keys = self.directives.iter().chain(options);
         keys.filter_map(|(key, _)| key.strip_prefix(PREFIX))
+            .chain(self.user_data.names())
             .filter(|name| !is_known(name, features))
             .take(4)
             .map(|name| describe_unknown(name, features))
@@ -157,7 +206,8 @@ impl<'o, 'a> Directives<'o, 'a> {
 }
 
 fn is_known(name: &str, features: &[&str]) -> bool {
-    let feature = name.strip_suffix(APPLIED).or_else(|| name.strip_suffix(ERROR)).unwrap_or(name);
+    let records = [APPLIED, ERROR, KEPT];
+    let feature = records.into_iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
     features.contains(&feature) || OPTIONS.contains(&name)
 }
 
@@ -188,15 +238,27 @@ fn lookup<'o, 'a>(members: &'o [Member<'a>], name: &str) -> Option<&'o Json<'a>>
     found.map(|(_, value)| value)
 }
 
-fn as_text<'o>(json: &'o Json<'_>, source: Source, name: &'static str) -> Result<&'o str, NotText> {
+fn as_text<'o>(
+    json: &'o Json<'_>,
+    source: Source<'o>,
+    name: &'static str,
+) -> Result<&'o str, NotText<'o>> {
     json.as_str().map(str::trim).ok_or(NotText { place: source, name, found: json.kind() })
 }
 
 /// A directive or option whose value is no string.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("the value of the {place} {PREFIX}{name} is {found}; write it as a string, in quotes")]
-pub(crate) struct NotText {
-    place: Source,
+pub(crate) struct NotText<'o> {
+    // The name `source` would be the error behind this one.
+    place: Source<'o>,
     name: &'static str,
     found: &'static str,
+}
+
+impl fmt::Display for NotText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the value of the ")?;
+        self.place.write_key(self.name, f)?;
+        write!(f, " is {}; write it as a string, in quotes", self.found)
+    }
 }

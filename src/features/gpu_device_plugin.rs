@@ -1,10 +1,10 @@
 //! GPU device plugin: the VM's pod gets an extended resource, and the guest a device where KubeVirt serves it as one.
 
-use super::{Context, Failure, Feature, Plan, free_names};
+use super::{Added, Before, Context, Failure, Feature, Plan, free_names, is_made_name};
 use crate::resource::{ResourceName, ResourceNameError};
 use crate::settings::{AttachDevice, FeatureSettings, Pattern, Settings};
 use crate::text::Quoted;
-use crate::vm::Edit;
+use crate::vm::{Device, Edit, ShapeError, VirtualMachine};
 
 pub(super) struct GpuDevicePlugin;
 
@@ -50,14 +50,23 @@ impl Feature for GpuDevicePlugin {
         }
         let applied = if count == 1 { name.to_string() } else { format!("{name}={count}") };
         let mut plan = Plan { applied, ..Plan::default() };
-        let attached = attached(&name, context)?;
+        // The VirtualMachine's own devices count first, then those that the directive had added before.
+        plan.edits = devices(&name, context.vm)?;
+        let missing = count.saturating_sub(plan.edits.len());
+        let limit = limit(&name, count);
+        let ours = context.ours.iter().filter(|edit| is_device(edit, &name));
+        plan.edits.extend(ours.take(missing).cloned());
+        let attached = plan.edits.len();
+        if context.vm.has(&limit) {
+            plan.edits.push(limit.clone());
+        }
         if attached >= count {
             return Ok(Some(plan));
         }
         match obstacle(&name, context) {
             // KubeVirt computes the limit of a device; one written beside it would override the count.
             None => {
-                let names = free_names("gpu", context.vm)?.take(count - attached);
+                let names = free_names(PREFIX, context)?.take(count - attached);
                 let add = |n| Edit::AddGpu { name: n, device_name: name.to_string() };
                 plan.edits.extend(names.map(add));
                 if context.vm.limit(name.as_str())?.is_some() {
@@ -73,20 +82,46 @@ impl Feature for GpuDevicePlugin {
                 plan.warnings.push(format!(
                     "a limit on {name} gives the VirtualMachine's pod the resource, but the guest no device: {obstacle}"
                 ));
-                if let Some(limit) = context.vm.limit(name.as_str())? {
-                    if limit.parse() != Ok(count) {
+                if let Some(found) = context.vm.limit(name.as_str())? {
+                    if found.parse() != Ok(count) {
                         plan.warnings.push(format!(
                             "the VirtualMachine has a limit of {} on {name} already, which stays, and not {count}",
-                            Quoted(limit)
+                            Quoted(found)
                         ));
                     }
                 }
-                let resource = name.to_string();
-                plan.edits.push(Edit::SetLimit { resource, quantity: count.to_string() });
+                plan.edits.push(limit);
             }
         }
         Ok(Some(plan))
     }
+
+    /// Devices by the names that the policy makes, as many as were asked for, or else the limit. One device is as good as
+    /// another; those that the policy added come before those that a user added since.
+    fn added(&self, before: &Before<'_>, context: &Context<'_>) -> Result<Added, ShapeError> {
+        let mut added = Added::default();
+        let Some(value) = before.earlier.record.or(before.earlier.directive) else {
+            return Ok(added);
+        };
+        let Ok(Request { name, count }) = parse(value, usize::MAX) else {
+            return Ok(added);
+        };
+        let made = devices(&name, context.vm)?.into_iter().filter(|edit| is_device(edit, &name));
+        made.for_each(|edit| added.claim(before, edit));
+        added.edits.truncate(count);
+        // With a device, the policy sets no limit.
+        if added.edits.is_empty() && context.vm.limit(name.as_str())?.is_some() {
+            added.claim(before, limit(&name, count));
+        }
+        Ok(added)
+    }
+}
+
+/// What the names of devices that the policy adds start with.
+const PREFIX: &str = "gpu";
+
+fn limit(name: &ResourceName, count: usize) -> Edit {
+    Edit::SetLimit { resource: name.to_string(), quantity: count.to_string() }
 }
 
 fn parse(value: &str, max: usize) -> Result<Request, GpuDevicePluginError> {
@@ -106,12 +141,26 @@ fn parse(value: &str, max: usize) -> Result<Request, GpuDevicePluginError> {
     Ok(Request { name, count })
 }
 
-/// How many devices of the resource the VirtualMachine has already.
-fn attached(name: &ResourceName, context: &Context<'_>) -> Result<usize, Failure> {
-    let gpus = context.vm.gpus()?;
-    let host_devices = context.vm.host_devices()?;
-    let all = gpus.iter().chain(&host_devices);
-    Ok(all.filter(|device| device.device_name == name.as_str()).count())
+/// The VirtualMachine's devices of the resource. Harvester makes host devices of GPUs.
+fn devices(name: &ResourceName, vm: &VirtualMachine<'_>) -> Result<Vec<Edit>, ShapeError> {
+    let of_name = |device: &&Device<'_>| device.device_name == name.as_str();
+    let (gpus, host_devices) = (vm.gpus()?, vm.host_devices()?);
+    let texts = |device: &Device<'_>| (device.name.to_owned(), device.device_name.to_owned());
+    let gpus = gpus.iter().filter(of_name).map(texts);
+    let host_devices = host_devices.iter().filter(of_name).map(texts);
+    let gpus = gpus.map(|(name, device_name)| Edit::AddGpu { name, device_name });
+    let others = host_devices.map(|(name, device_name)| Edit::AddHostDevice { name, device_name });
+    Ok(gpus.chain(others).collect())
+}
+
+/// Whether the edit adds a device of the resource under a name that the policy makes.
+fn is_device(edit: &Edit, resource: &ResourceName) -> bool {
+    match edit {
+        Edit::AddGpu { name, device_name } | Edit::AddHostDevice { name, device_name } => {
+            device_name == resource.as_str() && is_made_name(PREFIX, name)
+        }
+        _ => false,
+    }
 }
 
 /// Why the guest cannot have a device of the resource, if it cannot.

@@ -1,4 +1,5 @@
-//! The features: each turns its directive into a plan, or an error. None knows another, or the response.
+//! The features: each turns its directive into a plan, or an error, and finds what an earlier directive had added.
+//! None knows another, or the response.
 
 mod gpu_device_plugin;
 mod nested_virt;
@@ -31,6 +32,9 @@ pub(crate) trait Feature: Sync {
     /// # Errors
     /// Whatever stands in the way, in words for the user: what it is, and what to do.
     fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure>;
+
+    /// What of the VirtualMachine the feature had added for an earlier directive.
+    fn added(&self, before: &Before<'_>, context: &Context<'_>) -> Result<Added, ShapeError>;
 }
 
 /// Why a feature cannot be applied, in words for the user. Each feature has an enum of its own for its reasons;
@@ -44,22 +48,36 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
-/// Names for new devices of the VirtualMachine, `<prefix>-<n>`, which none of its devices has. KubeVirt makes the alias of
-/// a device of the name, and Harvester turns GPUs into host devices, so the name is free among both.
+/// Names for new devices of the VirtualMachine, `<prefix>-<n>`, which none of its devices has, nor any that the feature had
+/// added before. KubeVirt makes the alias of a device of the name, and Harvester turns GPUs into host devices, so the name
+/// is free among both.
 fn free_names<'v>(
     prefix: &'static str,
-    vm: &'v VirtualMachine<'_>,
+    context: &'v Context<'_>,
 ) -> Result<impl Iterator<Item = String> + 'v, ShapeError> {
-    let taken: Vec<&str> =
-        vm.host_devices()?.iter().chain(&vm.gpus()?).map(|device| device.name).collect();
+    let mut taken: Vec<&str> = Vec::new();
+    taken.extend(context.vm.host_devices()?.iter().map(|device| device.name));
+    taken.extend(context.vm.gpus()?.iter().map(|device| device.name));
+    taken.extend(context.ours.iter().filter_map(|edit| match edit {
+        Edit::AddHostDevice { name, .. } | Edit::AddGpu { name, .. } => Some(name.as_str()),
+        _ => None,
+    }));
     let names = (0..).map(move |n: usize| format!("{prefix}-{n}"));
     Ok(names.filter(move |name| !taken.contains(&name.as_str())))
 }
 
+/// Whether the name is one that [`free_names`] makes.
+fn is_made_name(prefix: &str, name: &str) -> bool {
+    let number = name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('-'));
+    number.is_some_and(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit()))
+}
+
 /// What a feature plans with.
 pub(crate) struct Context<'c> {
-    /// The VirtualMachine with what the features before have changed.
+    /// The VirtualMachine with what the features before have changed, and without what this one had added.
     pub(crate) vm: &'c VirtualMachine<'c>,
+    /// What the feature had added before. What a plan has too stays as it is; the rest goes.
+    pub(crate) ours: &'c [Edit],
     /// The VirtualMachine's namespace.
     pub(crate) namespace: &'c str,
     /// The options beside the directive.
@@ -70,10 +88,78 @@ pub(crate) struct Context<'c> {
     pub(crate) is_update: bool,
 }
 
+/// What is known of an earlier directive for a feature, which was applied.
+#[derive(Debug)]
+pub(crate) struct Earlier<'e> {
+    /// The annotation `-applied`.
+    pub(crate) record: Option<&'e str>,
+    /// The directive's value at that time, if that is known.
+    pub(crate) directive: Option<&'e str>,
+    /// What was there before the directive, as the annotation `-kept` lists it.
+    pub(crate) kept: Vec<String>,
+    /// Whether the record is not in the old object, so that what was added is not there either.
+    pub(crate) is_of_request: bool,
+}
+
+impl Earlier<'_> {
+    /// Whether it asked for the same as a directive of the value, of which the record would be `applied`.
+    pub(crate) fn is_for(&self, value: Option<&str>, applied: &str) -> bool {
+        match self.record {
+            Some(record) => record == applied,
+            None => self.directive == value,
+        }
+    }
+}
+
+/// What tells who wrote a part of the VirtualMachine.
+pub(crate) struct Before<'b> {
+    pub(crate) earlier: &'b Earlier<'b>,
+    pub(crate) vm: &'b VirtualMachine<'b>,
+    /// The VirtualMachine before this update.
+    pub(crate) old: Option<&'b VirtualMachine<'b>>,
+    /// What `kubectl apply` was given.
+    pub(crate) declared: Option<&'b VirtualMachine<'b>>,
+}
+
+impl Before<'_> {
+    /// Whether the VirtualMachine has what the edit writes, and nobody else can have written it: it is not new, the user
+    /// does not declare it, and it was not there before the directive.
+    pub(crate) fn is_ours(&self, edit: &Edit) -> bool {
+        self.vm.has(edit)
+            && self.old.is_none_or(|old| old.has(edit))
+            && !self.declared.is_some_and(|declared| declared.has(edit))
+            && !self.earlier.kept.contains(&edit.to_string())
+    }
+}
+
+/// What an earlier directive had added, as far as the VirtualMachine still has it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Added {
+    /// What is taken back unless it is planned again.
+    pub(crate) edits: Vec<Edit>,
+    /// What is done where nothing is planned again.
+    pub(crate) closing: Vec<Edit>,
+    /// What stays as it cannot be told who wrote it, in words for the user.
+    pub(crate) doubts: Vec<String>,
+}
+
+impl Added {
+    /// Takes an entry that the VirtualMachine has under the name that the policy gives it.
+    fn claim(&mut self, before: &Before<'_>, edit: Edit) {
+        if before.is_ours(&edit) {
+            self.edits.push(edit);
+        } else if !before.vm.has(&edit) {
+            self.doubts
+                .push(format!("the {edit} stays, as it was changed since the directive added it"));
+        }
+    }
+}
+
 /// What a feature will change, checked.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// The changes; none where everything is in place.
+    /// All that the directive stands for, in place or not; and what the VirtualMachine has that would be taken for that
+    /// later. What is in place is recorded as the user's.
     pub(crate) edits: Vec<Edit>,
     /// The value of the `-applied` annotation.
     pub(crate) applied: String,

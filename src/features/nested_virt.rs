@@ -1,10 +1,10 @@
 //! Nested virtualization: the guest's CPU gets the vendor's virtualization extension.
 
-use super::{Context, Failure, Feature, Plan};
+use super::{Added, Before, Context, Failure, Feature, Plan};
 use crate::cluster::LookupError;
 use crate::settings::{CpuVendor, FeatureSettings, Settings};
 use crate::text::Quoted;
-use crate::vm::{Edit, VirtualMachine};
+use crate::vm::{Edit, ShapeError, VirtualMachine};
 
 pub(super) struct NestedVirt;
 
@@ -137,20 +137,42 @@ impl Feature for NestedVirt {
         let (vendor, warning) = vendor(context)?;
         let extension = vendor.extension();
         let features = context.vm.cpu_features()?;
-        let mut edits = Vec::new();
-        match features.iter().find(|feature| feature.name == extension) {
-            Some(feature) if matches!(feature.policy, "forbid" | "disable") => {
-                let policy = feature.policy.to_owned();
-                return Err(NestedVirtError::Contradiction { extension, policy }.into());
-            }
-            Some(_) => {}
-            None => edits.push(Edit::RequireCpuFeature { name: extension }),
+        let same = features.iter().find(|feature| feature.name == extension);
+        if let Some(feature) = same.filter(|f| matches!(f.policy, "forbid" | "disable")) {
+            let policy = feature.policy.to_owned();
+            return Err(NestedVirtError::Contradiction { extension, policy }.into());
         }
+        // With the other vendor's, if the VirtualMachine has it: the record would not tell which one was added.
+        let extensions = Vendor::ALL.map(Vendor::extension).into_iter();
+        let edits = extensions.map(|name| Edit::RequireCpuFeature { name });
+        let is_wanted = |edit: &Edit| {
+            *edit == Edit::RequireCpuFeature { name: extension } || context.vm.has(edit)
+        };
         Ok(Some(Plan {
-            edits,
+            edits: edits.filter(is_wanted).collect(),
             applied: "true".to_owned(),
             warnings: warning.into_iter().collect(),
         }))
+    }
+
+    /// The record does not tell the vendor, so both extensions are looked for.
+    fn added(&self, before: &Before<'_>, _: &Context<'_>) -> Result<Added, ShapeError> {
+        let mut added = Added::default();
+        if before.earlier.record.is_none()
+            && !before.earlier.directive.is_some_and(|v| is_on(v).unwrap_or(false))
+        {
+            return Ok(added);
+        }
+        let edits = Vendor::ALL.map(|vendor| Edit::RequireCpuFeature { name: vendor.extension() });
+        added.edits.extend(edits.into_iter().filter(|edit| before.is_ours(edit)));
+        if added.edits.len() > 1 {
+            added.edits.clear();
+            added.doubts.push(
+                "the CPU features svm and vmx stay, as it cannot be told which of them the directive had added"
+                    .to_owned(),
+            );
+        }
+        Ok(added)
     }
 }
 

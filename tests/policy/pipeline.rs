@@ -366,10 +366,10 @@ mod source {
     fn known_keys_are_no_warning() {
         let records: Vec<String> = ["nested-virt", "pci-passthrough", "gpu-device-plugin"]
             .iter()
-            .flat_map(|feature| [format!("{feature}-applied"), format!("{feature}-error")])
+            .flat_map(|f| ["applied", "error", "kept"].map(|record| format!("{f}-{record}")))
             .collect();
         let mut vm = vm(&[("sidecar-image", "a"), ("vbios-device", "b"), ("cpu-vendor", "amd")]);
-        records.iter().for_each(|record| annotate(&mut vm, &[(record, "x")]));
+        records.iter().for_each(|record| annotate(&mut vm, &[(record, "[]")]));
         assert_eq!(Request::create(vm).evaluate().warnings(), Vec::<&str>::new());
     }
 }

@@ -168,6 +168,8 @@ fn directive() -> impl Strategy<Value = Value> {
         "amd",
         "intel",
         "nvidia.com/gpu",
+        r#"["0000:00:02.0", "0000:03:00.1"]"#,
+        r#"["cpu feature svm"]"#,
         r#"{"devices": ["0000:00:02.0"]}"#,
         r#"{"devices": ["00:02.0", "node1/0000:03:00.1"]}"#,
         r#"{"devices": ["node1/01:00.0", "03:00.0"]}"#,
@@ -194,7 +196,11 @@ fn own_keys() -> BoxedStrategy<Value> {
             "cpu-vendor",
             "vbios-device",
             "nested-virt-applied",
+            "nested-virt-kept",
+            "pci-passthrough-applied",
+            "gpu-device-plugin-applied",
             "gpu-device-plugin-error",
+            "vbios-injection-applied",
             "nonsense",
         ],
         0..6,
@@ -261,23 +267,33 @@ fn settings() -> BoxedStrategy<Value> {
     prop_oneof![9 => valid, 1 => any_json()].boxed()
 }
 
-/// Whether everything that the user wrote is still there: members by their keys, list items at their places.
-/// What the policy may change: annotations and labels of its own, and null where something is to be.
-fn is_kept(path: &str, before: &Value, after: &Value) -> Result<(), String> {
+/// Whether everything that the user wrote is still there: members by their keys, list items in their order.
+/// What the policy may change: annotations and labels of its own, and null where something is to be; and where it takes
+/// back, what it may have added, and a list or an object that is left empty.
+fn is_kept(path: &str, before: &Value, after: &Value, takes_back: bool) -> Result<(), String> {
+    let may_go = |path: &str, value: &Value| takes_back && may_be_ours(path, value);
     match (before, after) {
         (Value::Null, _) => Ok(()),
         _ if before == after => Ok(()),
-        (Value::Object(before), Value::Object(after)) => before
-            .iter()
-            .filter(|(key, _)| !key.starts_with(PREFIX))
-            .try_for_each(|(key, value)| match after.get(key) {
-                Some(after) => is_kept(&format!("{path}/{key}"), value, after),
-                None => Err(format!("{path}/{key} is gone")),
-            }),
-        (Value::Array(before), Value::Array(after)) if before.len() <= after.len() => {
-            let mut pairs = before.iter().zip(after).enumerate();
-            pairs
-                .try_for_each(|(i, (before, after))| is_kept(&format!("{path}/{i}"), before, after))
+        (Value::Object(before), Value::Object(after)) => {
+            let mut others = before.iter().filter(|(key, _)| !key.starts_with(PREFIX));
+            others.try_for_each(|(key, value)| {
+                let path = format!("{path}/{key}");
+                match after.get(key) {
+                    Some(after) => is_kept(&path, value, after, takes_back),
+                    None if may_go(&path, value) => Ok(()),
+                    None => Err(format!("{path} is gone")),
+                }
+            })
+        }
+        (Value::Array(before), Value::Array(after)) => {
+            let mut left = after.iter();
+            before.iter().filter(|item| !may_go(path, item)).try_for_each(|item| {
+                match left.any(|after| is_kept(path, item, after, takes_back).is_ok()) {
+                    true => Ok(()),
+                    false => Err(format!("{path}: {item} is gone, or is elsewhere")),
+                }
+            })
         }
         // Of the annotation's list the entries are compared; that of ours may be replaced.
         (Value::String(before), Value::String(after))
@@ -300,11 +316,127 @@ fn is_kept(path: &str, before: &Value, after: &Value) -> Result<(), String> {
     }
 }
 
+/// Whether the value has the form in which the policy writes it; of an object or a list, whether it is all of that form.
+fn may_be_ours(path: &str, value: &Value) -> bool {
+    let name = value["name"].as_str().unwrap_or_default();
+    match path.rsplit('/').next().unwrap_or_default() {
+        "features" | "hostDevices" | "gpus" | "volumes" if value.is_array() => {
+            value.as_array().is_some_and(|items| items.iter().all(|item| may_be_ours(path, item)))
+        }
+        "limits" | "nodeSelector" => value.as_object().is_some_and(|members| {
+            members.iter().all(|(key, value)| may_be_ours(&format!("{path}/{key}"), value))
+        }),
+        // As a key of the object, behind the slash of its own name.
+        "gpu" => path.ends_with("limits/nvidia.com/gpu"),
+        "hostname" => path.ends_with("nodeSelector/kubernetes.io/hostname"),
+        "hookSidecars" => true,
+        "features" => ["svm", "vmx"].contains(&name) && value["policy"] == "require",
+        "volumes" => name == "vbios-rom",
+        "hostDevices" | "gpus" => value.as_object().is_some_and(|device| device.len() == 2),
+        _ => false,
+    }
+}
+
+fn without_ours_labels(vm: &Value) -> Value {
+    let mut vm = vm.clone();
+    if let Some(Value::Object(labels)) = vm["metadata"].get_mut("labels") {
+        labels.retain(|key, _| !key.starts_with(PREFIX));
+    }
+    vm
+}
+
+/// The value with the items of its lists in the order of their texts, and names without the numbers that the policy gives
+/// them.
+fn in_any_order(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            members.iter().map(|(key, value)| (key.clone(), in_any_order(value))).collect()
+        }
+        Value::Array(items) => {
+            let mut items: Vec<Value> = items.iter().map(in_any_order).collect();
+            items.sort_by_key(Value::to_string);
+            Value::Array(items)
+        }
+        Value::String(text) => match text.rsplit_once('-') {
+            Some((made @ ("gpu" | "pci-device"), _)) => json!(made),
+            _ => value.clone(),
+        },
+        other => other.clone(),
+    }
+}
+
+fn has_our_sidecar(vm: &Value) -> bool {
+    vm["spec"].to_string().contains("vm-feature-manager.io/vbios-injection")
+}
+
+fn is_record(key: &str) -> bool {
+    ["-applied", "-error", "-kept"].iter().any(|suffix| key.ends_with(suffix))
+}
+
+/// The value without empty lists and objects, which mean nothing.
+fn without_empty(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let members = members.iter().map(|(key, value)| (key.clone(), without_empty(value)));
+            Value::Object(members.filter(|(_, value)| !is_empty(value)).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(without_empty).collect()),
+        other => other.clone(),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(members) => members.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        // The annotation of the sidecars.
+        Value::String(text) => ["", "[]"].contains(&text.as_str()),
+        _ => false,
+    }
+}
+
+/// The value without annotations and labels of the policy's.
+fn without_ours(vm: &Value) -> Value {
+    let mut vm = vm.clone();
+    for place in ["annotations", "labels"] {
+        if let Some(Value::Object(members)) = vm["metadata"].get_mut(place) {
+            members.retain(|key, _| !key.starts_with(PREFIX));
+        }
+    }
+    vm
+}
+
+/// As [`without_ours`], but with the records that the policy left.
+fn without_directives(vm: &Value) -> Value {
+    let mut vm = vm.clone();
+    for place in ["annotations", "labels"] {
+        if let Some(Value::Object(members)) = vm["metadata"].get_mut(place) {
+            members.retain(|key, _| !key.starts_with(PREFIX) || is_record(key));
+        }
+    }
+    vm
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 2000, max_global_rejects: u32::MAX, failure_persistence: None, ..ProptestConfig::default()
+    })]
 
     #[test]
     fn any_vm_gets_a_valid_answer_once_and_for_all(vm in vm(), settings in settings(), old in prop::option::of(vm()), harvester in any::<bool>()) {
+        // Nobody else writes records.
+        let mut vm = vm;
+        if let Some(old) = &old {
+            for feature in ["nested-virt", "pci-passthrough", "gpu-device-plugin", "vbios-injection"] {
+                let key = format!("{PREFIX}{feature}-applied");
+                match (old["metadata"]["annotations"].get(&key), &mut vm["metadata"]["annotations"]) {
+                    (Some(record), new) => new[key] = record.clone(),
+                    (None, Value::Object(new)) => drop(new.remove(&key)),
+                    _ => {}
+                }
+            }
+        }
         let request = |object: &Value| {
             let request = match &old {
                 None => Request::create(object.clone()),
@@ -327,10 +459,80 @@ proptest! {
         if answer.is_mutated() {
             let after = answer.after();
             prop_assert_ne!(&after, &vm, "a mutation that changes nothing");
-            prop_assert_eq!(is_kept("", &vm, &after), Ok(()));
+            let records = |vm: &Value| vm["metadata"]["annotations"].to_string().contains("-applied");
+            let takes_back = records(&vm) || old.is_some();
+            prop_assert_eq!(is_kept("", &vm, &after, takes_back), Ok(()));
             let again = request(&after).settings(settings).evaluate();
             prop_assert!(again.is_accepted(), "the second time: {}", again.message());
             prop_assert!(!again.is_mutated(), "the second time: {}", again.patch());
+        }
+    }
+
+    #[test]
+    fn a_directive_that_changes_is_as_if_it_had_always_been_so(
+        vm in vm(), directives in own_keys(), settings in settings(), harvester in any::<bool>(),
+    ) {
+        let request = |request: Request| {
+            let mut settings = settings.clone();
+            if settings.is_object() {
+                settings["addTrackingAnnotations"] = json!(true);
+                settings["configSource"] = json!("annotations");
+            }
+            let request = request.settings(settings);
+            if harvester { request.cluster(FakeCluster::of(HARVESTER.clone())) } else { request }
+        };
+        let with_directives = |vm: &Value| {
+            let mut vm = without_directives(vm);
+            let annotations = directives.as_object().unwrap().iter();
+            for (key, value) in annotations.filter(|(key, _)| key.starts_with(PREFIX) && !is_record(key)) {
+                vm["metadata"]["annotations"][key] = value.clone();
+            }
+            vm
+        };
+        prop_assume!(!has_our_sidecar(&vm));
+        let plain = without_ours(&vm);
+        let mut first = vm;
+        if let Some(Value::Object(annotations)) = first["metadata"].get_mut("annotations") {
+            annotations.retain(|key, _| !is_record(key));
+        }
+        let first = request(Request::create(first)).evaluate();
+        if first.is_accepted() {
+            let stored = first.after();
+            let changed = request(Request::update(stored.clone(), with_directives(&stored))).evaluate();
+            let always = request(Request::create(with_directives(&plain))).evaluate();
+            prop_assert_eq!(changed.is_accepted(), always.is_accepted(), "{} / {}", changed.message(), always.message());
+            if always.is_accepted() {
+                let (changed, always) = (without_ours_labels(&changed.after()), without_ours_labels(&always.after()));
+                prop_assert_eq!(in_any_order(&without_empty(&changed)), in_any_order(&without_empty(&always)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_directive_that_is_gone_leaves_the_vm_as_it_was(vm in vm(), settings in settings(), keeps_records in any::<bool>(), harvester in any::<bool>()) {
+        let request = |request: Request| {
+            let mut settings = settings.clone();
+            if settings.is_object() {
+                settings["addTrackingAnnotations"] = json!(true);
+            }
+            let request = request.settings(settings);
+            if harvester { request.cluster(FakeCluster::of(HARVESTER.clone())) } else { request }
+        };
+        prop_assume!(!has_our_sidecar(&vm));
+        // Without records of before, which would be taken back as well.
+        let mut vm = vm;
+        for place in ["annotations", "labels"] {
+            if let Some(Value::Object(members)) = vm["metadata"].get_mut(place) {
+                members.retain(|key, _| !is_record(key));
+            }
+        }
+        let applied = request(Request::create(vm.clone())).evaluate();
+        if applied.is_mutated() {
+            let stored = applied.after();
+            let new = if keeps_records { without_directives(&stored) } else { without_ours(&stored) };
+            let answer = request(Request::update(stored, new)).evaluate();
+            prop_assert!(answer.is_accepted(), "{}", answer.message());
+            prop_assert_eq!(without_empty(&without_ours(&vm)), without_empty(&answer.after()));
         }
     }
 

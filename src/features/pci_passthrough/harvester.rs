@@ -23,8 +23,8 @@ type Candidates<'i> = (PciAddress, Vec<&'i PciDevice>);
 pub(super) struct Choice<'i> {
     pub(super) address: PciAddress,
     pub(super) device: &'i PciDevice,
-    /// Whether the VirtualMachine has it already.
-    pub(super) is_there: bool,
+    /// The entry of the VirtualMachine's that is it already.
+    pub(super) entry: Option<Device<'i>>,
 }
 
 impl<'n> Inventory<'n> {
@@ -33,7 +33,7 @@ impl<'n> Inventory<'n> {
         node: Option<&'n str>,
         lookups: &Lookups<'_>,
     ) -> Result<Self, PciPassthroughError> {
-        let devices = lookups.pci_devices().map_err(not_readable("pcidevices"))?;
+        let devices = lookups.pci_devices().map_err(not_readable("pcidevices"))?.to_vec();
         let claimed = lookups.claimed().map_err(not_readable("pcideviceclaims"))?;
         Ok(Self { devices, claimed, node })
     }
@@ -64,11 +64,11 @@ impl<'n> Inventory<'n> {
     /// # Errors
     /// An address that no node has, or that nobody has claimed; one that stands for different devices on different
     /// nodes; devices of which no node has all.
-    pub(super) fn choose(
-        &self,
+    pub(super) fn choose<'i>(
+        &'i self,
         devices: &Devices,
-        context: &Context<'_>,
-    ) -> Result<Vec<Choice<'_>>, Failure> {
+        context: &'i Context<'_>,
+    ) -> Result<Vec<Choice<'i>>, Failure> {
         let host_devices = context.vm.host_devices()?;
         let mut candidates = Vec::new();
         for address in &devices.addresses {
@@ -80,17 +80,25 @@ impl<'n> Inventory<'n> {
             candidates.push((*address, self.candidates(*address)?));
         }
         let there = self.already_there(&candidates, &host_devices);
-        let missing: Vec<_> =
-            candidates.iter().zip(&there).filter(|(_, there)| !**there).map(|(c, _)| c).collect();
-        let present: Vec<_> =
-            candidates.iter().zip(&there).filter(|(_, there)| **there).map(|(c, _)| c).collect();
+        let missing: Vec<_> = candidates
+            .iter()
+            .zip(&there)
+            .filter(|(_, there)| there.is_none())
+            .map(|(c, _)| c)
+            .collect();
+        let present: Vec<_> = candidates
+            .iter()
+            .zip(&there)
+            .filter(|(_, there)| there.is_some())
+            .map(|(c, _)| c)
+            .collect();
         let node = self.node_for(&missing, &present, &host_devices)?;
-        let choices =
-            candidates.iter().zip(there).filter_map(|((address, candidates), is_there)| {
-                let on_node = candidates.iter().find(|device| !is_there && device.node == node);
-                let device = on_node.or(candidates.first())?;
-                Some(Choice { address: *address, device, is_there })
-            });
+        let choices = candidates.iter().zip(there).filter_map(|((address, candidates), entry)| {
+            let is_missing = entry.is_none();
+            let on_node = candidates.iter().find(|device| is_missing && device.node == node);
+            let device = on_node.or(candidates.first())?;
+            Some(Choice { address: *address, device, entry })
+        });
         Ok(choices.collect())
     }
 
@@ -129,16 +137,16 @@ impl<'n> Inventory<'n> {
         }
     }
 
-    /// Which of the devices the VirtualMachine has. An entry counts for one address only: by the address of the device
+    /// The entries that are the devices already. An entry counts for one address only: by the address of the device
     /// that it is named after, or by its resource, as Harvester's controller names entries anew after the devices that
     /// a VirtualMachine was really given.
-    fn already_there(
+    fn already_there<'v>(
         &self,
         candidates: &[Candidates<'_>],
-        host_devices: &[Device<'_>],
-    ) -> Vec<bool> {
-        let mut entries: Vec<&Device<'_>> = host_devices.iter().collect();
-        let mut there = vec![false; candidates.len()];
+        host_devices: &[Device<'v>],
+    ) -> Vec<Option<Device<'v>>> {
+        let mut entries = host_devices.to_vec();
+        let mut there = vec![None; candidates.len()];
         let by_address = |entry: &Device<'_>, (address, _): &Candidates<'_>| {
             self.place(entry).is_some_and(|(node, place)| {
                 place == *address && self.node.is_none_or(|wanted| wanted == node)
@@ -211,16 +219,15 @@ impl<'n> Inventory<'n> {
 }
 
 /// Takes an entry for each address that has none and for which the rule finds one.
-fn take(
-    entries: &mut Vec<&Device<'_>>,
+fn take<'v>(
+    entries: &mut Vec<Device<'v>>,
     candidates: &[Candidates<'_>],
-    there: &mut [bool],
+    there: &mut [Option<Device<'v>>],
     rule: impl Fn(&Device<'_>, &Candidates<'_>) -> bool,
 ) {
-    for (candidate, there) in candidates.iter().zip(there).filter(|(_, there)| !**there) {
+    for (candidate, there) in candidates.iter().zip(there).filter(|(_, there)| there.is_none()) {
         if let Some(index) = entries.iter().position(|entry| rule(entry, candidate)) {
-            entries.remove(index);
-            *there = true;
+            *there = Some(entries.remove(index));
         }
     }
 }

@@ -3,12 +3,15 @@
 mod directive;
 mod harvester;
 
-use super::{Context, Failure, Feature, Plan, free_names};
-use crate::cluster::LookupError;
-use crate::json::Json;
+use super::{Added, Before, Context, Failure, Feature, Plan, free_names, is_made_name};
+use serde_json::value::RawValue;
+
+use crate::cluster::{LookupError, PciDevice};
+use crate::json::{Json, Shape};
 use crate::pci::PciAddress;
 use crate::settings::{DeviceNames, FeatureSettings, Pattern, Settings};
-use crate::vm::{Device, Edit};
+use crate::text;
+use crate::vm::{Device, Edit, ShapeError};
 use directive::{Devices, check_count};
 use harvester::{Choice, Inventory};
 
@@ -99,12 +102,132 @@ impl Feature for PciPassthrough {
                 return Err(PciPassthroughError::GateOff.into());
             }
         }
-        if let Some(hostname) = devices.node.filter(|_| settings.pin_to_node) {
-            plan.edits.push(Edit::SelectNode { hostname });
-        }
+        let pin = devices.node.map(|hostname| Edit::SelectNode { hostname });
+        plan.edits.extend(pin.filter(|pin| settings.pin_to_node || context.vm.has(pin)));
         Ok(Some(plan))
     }
+
+    /// Host devices by the names that the policy gives them, or else by their resource, as Harvester's controller names
+    /// them anew after the devices that the VirtualMachine was really given; and the node selector of a node that the
+    /// directive named.
+    fn added(&self, before: &Before<'_>, context: &Context<'_>) -> Result<Added, ShapeError> {
+        let mut added = Added::default();
+        let directive =
+            before.earlier.directive.and_then(|value| Devices::parse(value, usize::MAX).ok());
+        let (of_directive, node) = directive.map(|d| (d.addresses, d.node)).unwrap_or_default();
+        let addresses = match before.earlier.record {
+            None => of_directive,
+            Some(record) => match read_record(record) {
+                Some(addresses) => addresses,
+                None => {
+                    added.doubts.push(
+                        "the host devices stay, as the annotation vm-feature-manager.io/pci-passthrough-applied cannot be read"
+                            .to_owned(),
+                    );
+                    return Ok(added);
+                }
+            },
+        };
+        let mut entries = context.vm.host_devices()?;
+        let mut renamed = Vec::new();
+        for address in addresses {
+            let is_named = |entry: &Device<'_>| is_named_after(entry, address, node.as_deref());
+            match entries.iter().position(is_named) {
+                Some(index) => added.claim(before, host_device(&entries.remove(index))),
+                None => renamed.push(address),
+            }
+        }
+        entries.retain(|entry| before.is_ours(&host_device(entry)));
+        if !renamed.is_empty() && !entries.is_empty() {
+            claim_renamed(&renamed, &entries, before, context, &mut added);
+        }
+        let pin = match node {
+            Some(hostname) => Some(Edit::SelectNode { hostname }),
+            // The record has no node.
+            None if before.earlier.directive.is_none() => {
+                let pin = context.vm.placement()?.selected_hostname().map(str::to_owned);
+                pin.map(|hostname| Edit::SelectNode { hostname })
+            }
+            None => None,
+        };
+        if let Some(pin) = pin.filter(|pin| before.is_ours(pin)) {
+            if before.earlier.directive.is_some() {
+                added.edits.push(pin);
+            } else {
+                added.doubts.push(format!(
+                    "the {pin} stays, as it cannot be told whether the directive had added it"
+                ));
+            }
+        }
+        Ok(added)
+    }
 }
+
+fn host_device(entry: &Device<'_>) -> Edit {
+    let (name, device_name) = (entry.name.to_owned(), entry.device_name.to_owned());
+    Edit::AddHostDevice { name, device_name }
+}
+
+/// Whether an entry is named as the policy names the device at the address.
+fn is_named_after(entry: &Device<'_>, address: PciAddress, node: Option<&str>) -> bool {
+    match PciAddress::of_pci_device(entry.name) {
+        Some((of, place)) => place == address && node.is_none_or(|node| node == of),
+        None => entry.device_name == address.device_name() && is_made_name(PREFIX, entry.name),
+    }
+}
+
+/// Takes the entries whose resource is that of a device at one of the addresses, if these are not more than the addresses.
+fn claim_renamed(
+    addresses: &[PciAddress],
+    entries: &[Device<'_>],
+    before: &Before<'_>,
+    context: &Context<'_>,
+    added: &mut Added,
+) {
+    let devices = match context.lookups.pci_devices() {
+        Ok(devices) => devices,
+        // Without Harvester, nobody gives host devices another name.
+        Err(LookupError::KindNotServed) => return,
+        Err(error) => {
+            let names = text::list(entries.iter().map(|entry| entry.name));
+            added.doubts.push(format!(
+                "the host devices {names} stay, as it cannot be told which of them are those of the directive: PCI                  devices cannot be looked up, {error}"
+            ));
+            return;
+        }
+    };
+    let is_wanted = |address: Option<PciAddress>| address.is_some_and(|a| addresses.contains(&a));
+    let wanted: Vec<&PciDevice> = devices.iter().filter(|d| is_wanted(d.address)).collect();
+    let serves = |entry: &&Device<'_>| wanted.iter().any(|d| d.resource_name == entry.device_name);
+    let found: Vec<&Device<'_>> = entries.iter().filter(serves).collect();
+    let is_kept = |entry: &&Device<'_>| {
+        before
+            .earlier
+            .kept
+            .iter()
+            .any(|kept| kept.rsplit_once(' ').map(|k| k.1) == Some(entry.device_name))
+    };
+    if found.len() > addresses.len() || found.iter().any(is_kept) {
+        let names = text::list(found.iter().map(|entry| entry.name));
+        added.doubts.push(format!(
+            "the host devices {names} stay, as it cannot be told which of them are those of the directive"
+        ));
+        return;
+    }
+    added.edits.extend(found.into_iter().map(host_device));
+}
+
+/// The addresses of a record.
+fn read_record(record: &str) -> Option<Vec<PciAddress>> {
+    let raw: &RawValue = serde_json::from_str(record).ok()?;
+    match Json::parse(raw, &Shape::Tree).ok()? {
+        Json::Array(items) => items.iter().map(|item| item.as_str()?.parse().ok()).collect(),
+        _ => None,
+    }
+}
+
+/// What the names of host devices that stand for an address alone start with.
+const PREFIX: &str = "pci-device";
 
 /// The record of a directive: its addresses, as a JSON array.
 fn record(devices: &Devices) -> String {
@@ -116,7 +239,8 @@ fn record(devices: &Devices) -> String {
 fn by_address(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Result<(), Failure> {
     the_node(devices, context)?;
     let host_devices = context.vm.host_devices()?;
-    let mut missing = Vec::new();
+    let mut names = free_names(PREFIX, context)?;
+    let mut count = host_devices.len();
     for address in &devices.addresses {
         let device_name = address.device_name();
         check_allowed(*address, devices.node.as_deref(), &device_name, context)?;
@@ -124,14 +248,21 @@ fn by_address(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Resu
             let named = PciAddress::of_pci_device(device.name).map(|(_, address)| address);
             device.device_name == device_name || named == Some(*address)
         };
-        if !host_devices.iter().any(is_it) {
-            missing.push(device_name);
+        let in_place = plan.edits.len();
+        plan.edits.extend(host_devices.iter().filter(|entry| is_it(entry)).map(host_device));
+        if plan.edits.len() > in_place {
+            continue;
+        }
+        count += 1;
+        match context.ours.iter().find(|edit| edit.adds_host_device_of(&device_name)) {
+            Some(edit) => plan.edits.push(edit.clone()),
+            None => {
+                let name = names.next().unwrap_or_default();
+                plan.edits.push(Edit::AddHostDevice { name, device_name });
+            }
         }
     }
-    check_count(host_devices.len() + missing.len(), context.settings.pci_passthrough.max_devices)?;
-    for (device_name, name) in missing.into_iter().zip(free_names("pci-device", context.vm)?) {
-        plan.edits.push(Edit::AddHostDevice { name, device_name });
-    }
+    check_count(count, context.settings.pci_passthrough.max_devices)?;
     Ok(())
 }
 
@@ -154,16 +285,23 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
         Err(error) => return Err(error.into()),
     };
     let choices = inventory.choose(devices, context)?;
-    for Choice { address, device, is_there } in &choices {
+    let mut missing = Vec::new();
+    for Choice { address, device, entry } in &choices {
         check_allowed(*address, Some(&device.node), &device.resource_name, context)?;
-        if !is_there {
-            let (name, device_name) = (device.name.clone(), device.resource_name.clone());
-            plan.edits.push(Edit::AddHostDevice { name, device_name });
+        let (name, device_name) = (device.name.clone(), device.resource_name.clone());
+        match entry {
+            Some(entry) => plan.edits.push(host_device(entry)),
+            None => missing.push(Edit::AddHostDevice { name, device_name }),
         }
     }
-    let count = context.vm.host_devices()?.len() + plan.edits.len();
+    let count = context.vm.host_devices()?.len() + missing.len();
     check_count(count, context.settings.pci_passthrough.max_devices)?;
-    if context.is_update && !plan.edits.is_empty() {
+    if let Some(same) = same_resources(&missing, context.ours) {
+        missing = same;
+    }
+    let is_new = missing.iter().any(|edit| !context.ours.contains(edit));
+    plan.edits.append(&mut missing);
+    if context.is_update && is_new {
         let siblings = inventory.siblings(&choices);
         if !siblings.is_empty() {
             plan.warnings.push(format!(
@@ -174,6 +312,21 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
         }
     }
     Ok(())
+}
+
+/// For each host device one that was added before and has the same resource, if there is one for each: Harvester's
+/// controller may have named it anew, and it stays as it is by now.
+fn same_resources(missing: &[Edit], ours: &[Edit]) -> Option<Vec<Edit>> {
+    let mut left: Vec<&Edit> = ours.iter().collect();
+    let same = missing.iter().map(|wanted| {
+        let Edit::AddHostDevice { device_name, .. } = wanted else {
+            return None;
+        };
+        let exact = left.iter().position(|edit| *edit == wanted);
+        let index = exact.or_else(|| left.iter().position(|e| e.adds_host_device_of(device_name)));
+        index.map(|index| left.remove(index).clone())
+    });
+    same.collect()
 }
 
 /// Where the node is known, its devices are looked up one by one, which needs the fewest rights. An update needs the

@@ -4,14 +4,14 @@
 mod rom;
 mod sidecar;
 
-use super::{Context, Failure, Feature, Plan};
+use super::{Added, Before, Context, Failure, Feature, Plan};
 use crate::cluster::{ConfigMap, KubeVirt, LookupError};
 use crate::image::{ImageReference, ImageReferenceError};
 use crate::names::{LABEL, SUBDOMAIN};
 use crate::pci::PciAddress;
 use crate::settings::{FeatureSettings, Pattern, RomDelivery, Settings};
 use crate::text::{self, Quoted};
-use crate::vm::{Device, Edit};
+use crate::vm::{Device, Edit, ShapeError};
 use rom::{Rom, RomError};
 use sidecar::{Sidecar, Sidecars};
 
@@ -136,13 +136,37 @@ impl Feature for VbiosInjection {
             settings.rom_delivery,
             settings.on_hook_failure,
         );
-        if settings.rom_delivery == RomDelivery::Volume {
-            plan.edits
-                .push(Edit::SetConfigMapVolume { name: VOLUME, config_map: value.to_owned() });
+        let volume = volume(value);
+        if settings.rom_delivery == RomDelivery::Volume || context.vm.has(&volume) {
+            plan.edits.push(volume);
         }
         plan.edits.push(Edit::SetHookSidecars { value: sidecars.with(&sidecar) });
         Ok(Some(plan))
     }
+
+    /// The sidecar has the policy's mark, and is replaced where it stands by a new plan's.
+    fn added(&self, before: &Before<'_>, context: &Context<'_>) -> Result<Added, ShapeError> {
+        let mut added = Added::default();
+        let Some(name) = before.earlier.record.or(before.earlier.directive) else {
+            return Ok(added);
+        };
+        match Sidecars::parse(context.vm.hook_sidecars()?) {
+            Ok(sidecars) => {
+                let without = sidecars.without_ours();
+                added.closing.extend(without.map(|value| Edit::SetHookSidecars { value }));
+            }
+            Err(error) => added.doubts.push(error.to_string()),
+        }
+        if context.vm.volumes()?.iter().any(|volume| volume.name == VOLUME) {
+            added.claim(before, volume(name));
+        }
+        Ok(added)
+    }
+}
+
+/// The volume of the ConfigMap with the ROM.
+fn volume(config_map: &str) -> Edit {
+    Edit::AddConfigMapVolume { name: VOLUME, config_map: config_map.to_owned() }
 }
 
 /// That the ConfigMap's name is one, and can be that of a pod volume.
@@ -152,11 +176,7 @@ fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> Re
     }
     let volumes = context.vm.volumes()?;
     if context.settings.vbios_injection.rom_delivery == RomDelivery::Volume {
-        // A volume of the ConfigMap that was recorded is the policy's own.
-        let record = context.directives.record(NAME).unwrap_or(name);
-        let is_taken = volumes
-            .iter()
-            .any(|v| v.name == VOLUME && v.config_map != name && v.config_map != record);
+        let is_taken = volumes.iter().any(|v| v.name == VOLUME && v.config_map != name);
         return if is_taken { Err(VbiosError::VolumeTaken.into()) } else { Ok(()) };
     }
     if !LABEL.allows(name) {

@@ -126,6 +126,17 @@ impl<'t> Sidecars<'t> {
         devices.split(' ').any(|name| name == device)
     }
 
+    /// The annotation's value without our entry, empty if it has no other; `None` where there is no entry of ours.
+    pub(super) fn without_ours(&self) -> Option<String> {
+        let others = self.entries.iter().filter(|(_, is_ours)| !is_ours);
+        let others: Vec<String> = others.map(|(entry, _)| entry.to_text()).collect();
+        match others.len() {
+            n if n == self.entries.len() => None,
+            0 => Some(String::new()),
+            _ => Some(format!("[{}]", others.join(","))),
+        }
+    }
+
     /// The annotation's value with the entry in the place of ours, or behind the others.
     pub(super) fn with(&self, sidecar: &Sidecar) -> String {
         let ours = serde_json::to_string(sidecar).unwrap_or_default();

@@ -1,0 +1,215 @@
+//! Directives in cloud-init user data: in which volumes it stands, and how its text is had. It is the guest's, so what
+//! cannot be read is passed over, and said in the log.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::value::RawValue;
+
+use super::yaml::{self, Value};
+use super::{Asked, Directive, Source};
+use crate::cluster::LookupError;
+use crate::json::{Json, Shape};
+use crate::text::Quoted;
+
+/// The key of a cloud-config document under which directives stand.
+pub(super) const SECTION: &str = "x_kubevirt_features";
+
+/// The most bytes of user data.
+const MAX_TEXT: usize = 64 << 10;
+
+/// How a document starts that cloud-init reads as its configuration.
+const HEADER: &str = "#cloud-config";
+
+/// The directives in a VirtualMachine's user data.
+#[derive(Debug, Default)]
+pub(crate) struct UserData {
+    found: Vec<Found>,
+    /// The names of directives whose value cannot be read.
+    unreadable: Vec<String>,
+    /// Whether there is user data that cannot be read at all.
+    is_incomplete: bool,
+    warnings: Vec<String>,
+    notes: Vec<String>,
+}
+
+/// A directive and the volume whose user data has it.
+#[derive(Debug)]
+struct Found {
+    name: String,
+    /// `None` where it is switched off.
+    value: Option<Json<'static>>,
+    volume: String,
+}
+
+/// Reads a Secret's user data, in base64.
+pub(crate) type ReadSecret<'r> = &'r dyn Fn(&str) -> Result<Option<String>, LookupError>;
+
+/// What of a template tells its user data.
+static TEMPLATE: Shape = {
+    const SOURCE: Shape = Shape::Only(&[
+        ("userData", Shape::Tree),
+        ("userDataBase64", Shape::Tree),
+        ("secretRef", Shape::Only(&[("name", Shape::Tree)])),
+    ]);
+    const VOLUMES: Shape = Shape::Items(&Shape::Only(&[
+        ("name", Shape::Tree),
+        ("cloudInitNoCloud", SOURCE),
+        ("cloudInitConfigDrive", SOURCE),
+    ]));
+    Shape::Only(&[("spec", Shape::Only(&[("volumes", VOLUMES)]))])
+};
+
+impl UserData {
+    /// Whether a template may have any, at a glance.
+    pub(crate) fn is_possible(template: &RawValue) -> bool {
+        template.get().contains("\"cloudInit")
+    }
+
+    /// Finds the directives in a template's user data; Secrets are read where there is a way to.
+    pub(crate) fn read(template: &RawValue, secret: Option<ReadSecret<'_>>) -> Self {
+        let mut user_data = Self::default();
+        let Ok(template) = Json::parse(template, &TEMPLATE) else {
+            return user_data;
+        };
+        let volumes = template.at(&["spec", "volumes"]).map(Json::items).unwrap_or_default();
+        for volume in volumes {
+            let name = volume.get("name").and_then(Json::as_str).unwrap_or_default();
+            for kind in ["cloudInitNoCloud", "cloudInitConfigDrive"] {
+                if let Some(source) = volume.get(kind) {
+                    user_data.read_source(name, source, secret);
+                }
+            }
+        }
+        user_data
+    }
+
+    /// What user data says of a feature.
+    pub(super) fn get(&self, feature: &'static str) -> Asked<'_> {
+        match self.found.iter().find(|found| found.name == feature) {
+            Some(Found { value: Some(value), volume, .. }) => {
+                Asked::For(Directive { source: Source::UserData(volume), feature, value })
+            }
+            Some(_) => Asked::Not,
+            None if self.is_incomplete || self.unreadable.iter().any(|name| name == feature) => {
+                Asked::Unknown
+            }
+            None => Asked::Not,
+        }
+    }
+
+    /// The names of all directives.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.found.iter().map(|found| found.name.as_str())
+    }
+
+    /// Whether it names any directive, or may.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.found.is_empty() && self.unreadable.is_empty() && !self.is_incomplete
+    }
+
+    /// What the user should know.
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// What is passed over, for the log.
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// A source in the order in which KubeVirt looks: the Secret, the text, the text in base64.
+    fn read_source(&mut self, volume: &str, source: &Json<'_>, secret: Option<ReadSecret<'_>>) {
+        let text = |path: &[&str]| source.at(path).and_then(Json::as_str).unwrap_or_default();
+        let (name, plain) = (text(&["secretRef", "name"]), text(&["userData"]));
+        if let (false, Some(read)) = (name.is_empty(), secret) {
+            match read(name) {
+                Ok(base64) => self.read_base64(volume, &base64.unwrap_or_default()),
+                Err(error) => {
+                    self.is_incomplete = true;
+                    self.warnings.push(describe_secret(name, volume, error));
+                }
+            }
+        } else if plain.is_empty() {
+            self.read_base64(volume, text(&["userDataBase64"]));
+        } else {
+            self.read_text(volume, plain);
+        }
+    }
+
+    fn read_base64(&mut self, volume: &str, base64: &str) {
+        // Four characters for three bytes.
+        if base64.len() > MAX_TEXT.div_ceil(3) * 4 {
+            return self.pass_over(volume, "is longer than 64 KiB");
+        }
+        match STANDARD.decode(base64).map(String::from_utf8) {
+            Ok(Ok(text)) => self.read_text(volume, &text),
+            // Compressed, perhaps.
+            Ok(Err(_)) => self.pass_over(volume, "is not UTF-8"),
+            Err(_) => self.pass_over(volume, "is not valid base64"),
+        }
+    }
+
+    fn read_text(&mut self, volume: &str, text: &str) {
+        let is_header = |rest: &str| rest.is_empty() || rest.starts_with(char::is_whitespace);
+        if !text.strip_prefix(HEADER).is_some_and(is_header) || !text.contains(SECTION) {
+            return;
+        }
+        if text.len() > MAX_TEXT {
+            return self.pass_over(volume, "is longer than 64 KiB");
+        }
+        match yaml::section(text, SECTION) {
+            Ok(section) => {
+                section.into_iter().for_each(|(key, value)| self.add(volume, &key, value))
+            }
+            Err(problem) => self.pass_over(volume, &format!("is not read: {problem}")),
+        }
+    }
+
+    fn add(&mut self, volume: &str, key: &str, value: Value) {
+        let name = key.replace('_', "-");
+        let value = match value {
+            Value::Text(text) => Some(text.into()),
+            Value::Bool(true) => Some("enabled".to_owned().into()),
+            Value::Bool(false) => None,
+            Value::Unreadable(problem) => {
+                let note = format!(
+                    "{SECTION}.{} in the user data of the volume {} is not read: {problem}",
+                    Quoted(key),
+                    Quoted(volume)
+                );
+                self.notes.push(note);
+                return self.unreadable.push(name);
+            }
+        };
+        match self.found.iter().find(|found| found.name == name) {
+            Some(first) => self.warnings.push(format!(
+                "{} stands in the user data of the volumes {} and {}, and that of the first counts",
+                Quoted(&name),
+                Quoted(&first.volume),
+                Quoted(volume)
+            )),
+            None => self.found.push(Found { name, value, volume: volume.to_owned() }),
+        }
+    }
+
+    fn pass_over(&mut self, volume: &str, problem: &str) {
+        self.is_incomplete = true;
+        self.notes.push(format!("the user data of the volume {} {problem}", Quoted(volume)));
+    }
+}
+
+fn describe_secret(name: &str, volume: &str, error: LookupError) -> String {
+    let (name, volume) = (Quoted(name), Quoted(volume));
+    let why = match error {
+        LookupError::NotFound => {
+            "is not there yet; what it asks for takes effect when the VirtualMachine is next changed"
+        }
+        LookupError::NotGranted | LookupError::KindNotServed => {
+            "may not be read by the policy; grant policy-server get on it, or put the directives into annotations"
+        }
+        LookupError::Unavailable => {
+            "cannot be read for now; what it asks for takes effect when the VirtualMachine is next changed"
+        }
+    };
+    format!("the Secret {name} with the user data of the volume {volume} {why}")
+}

@@ -1,0 +1,363 @@
+//! The one section of a YAML document that the policy reads, as texts: maps and lists in it become JSON. The rest is
+//! passed over, event by event: nothing is built of it, and no alias is followed.
+
+use std::borrow::Cow;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, StrInput};
+use serde_json::Number;
+
+/// The most bytes of a value.
+const MAX_VALUE: usize = 1024;
+
+/// The value of a key in the section.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    Text(String),
+    Bool(bool),
+    Unreadable(Unreadable),
+}
+
+/// Why YAML, or a value in it, is not read. Says nothing of what stands there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error("it is not valid YAML")]
+    Syntax,
+    #[error("it has an alias, which the policy does not follow")]
+    Alias,
+    #[error("it is not a map")]
+    NotAMap,
+    #[error("a key in it is not a text")]
+    Key,
+    #[error("it is longer than {MAX_VALUE} bytes")]
+    TooLong,
+}
+
+/// The keys and values of the map under a key of the document's own map; none where it has no such key.
+/// Keys whose value is null are left out; of a key that is repeated, the last counts.
+pub(super) fn section(text: &str, key: &str) -> Result<Vec<(String, Value)>, Unreadable> {
+    let mut reader = Reader { parser: Parser::new_from_str(text) };
+    let mut section = Vec::new();
+    while !matches!(reader.next()?, Event::DocumentStart(_)) {}
+    if !matches!(reader.next()?, Event::MappingStart(..)) {
+        return Ok(section);
+    }
+    while let Some(found) = reader.key()? {
+        if found.as_deref() == Some(key) {
+            section = reader.section()?;
+        } else {
+            let value = reader.next()?;
+            reader.skip(&value)?;
+        }
+    }
+    // What follows must be YAML too, or cloud-init would not read any of it.
+    while !matches!(reader.next()?, Event::StreamEnd) {}
+    Ok(section)
+}
+
+struct Reader<'t> {
+    parser: Parser<'t, StrInput<'t>>,
+}
+
+impl<'t> Reader<'t> {
+    fn next(&mut self) -> Result<Event<'t>, Unreadable> {
+        match self.parser.next_event() {
+            Some(Ok((event, _))) => Ok(event),
+            Some(Err(_)) | None => Err(Unreadable::Syntax),
+        }
+    }
+
+    /// The next key of the map, `Some(None)` where it is no text; `None` at the map's end.
+    fn key(&mut self) -> Result<Option<Option<Cow<'t, str>>>, Unreadable> {
+        match self.next()? {
+            Event::MappingEnd => Ok(None),
+            Event::Scalar(text, ..) => Ok(Some(Some(text))),
+            other => self.skip(&other).map(|()| Some(None)),
+        }
+    }
+
+    /// Passes over the rest of the value that starts with the event.
+    fn skip(&mut self, start: &Event<'_>) -> Result<(), Unreadable> {
+        let mut depth = change_of_depth(start);
+        while depth > 0 {
+            depth += change_of_depth(&self.next()?);
+        }
+        Ok(())
+    }
+
+    fn section(&mut self) -> Result<Vec<(String, Value)>, Unreadable> {
+        let mut section: Vec<(String, Value)> = Vec::new();
+        match self.next()? {
+            Event::MappingStart(..) => {}
+            Event::Scalar(text, style, _, None) if is_null(&text, style) => return Ok(section),
+            Event::Alias(_) => return Err(Unreadable::Alias),
+            _ => return Err(Unreadable::NotAMap),
+        }
+        while let Some(key) = self.key()? {
+            let key = key.ok_or(Unreadable::Key)?;
+            let value = self.value()?;
+            section.retain(|(k, _)| *k != key);
+            section.extend(value.map(|value| (key.into_owned(), value)));
+        }
+        Ok(section)
+    }
+
+    /// The next value; `None` where it is null.
+    fn value(&mut self) -> Result<Option<Value>, Unreadable> {
+        Ok(match self.next()? {
+            Event::Scalar(text, style, _, tag) => {
+                let is_plain = style == ScalarStyle::Plain && tag.is_none();
+                match boolean(&text).filter(|_| is_plain) {
+                    Some(value) => Some(Value::Bool(value)),
+                    None if is_plain && is_null(&text, style) => None,
+                    None if text.len() > MAX_VALUE => Some(Value::Unreadable(Unreadable::TooLong)),
+                    None => Some(Value::Text(text.into_owned())),
+                }
+            }
+            Event::Alias(_) => Some(Value::Unreadable(Unreadable::Alias)),
+            start => Some(match self.json(&start)? {
+                Ok(json) => Value::Text(json),
+                Err(problem) => Value::Unreadable(problem),
+            }),
+        })
+    }
+
+    /// The list or map that starts with the event, as JSON. After a problem in it, it is read to its end.
+    fn json(&mut self, start: &Event<'_>) -> Result<Result<String, Unreadable>, Unreadable> {
+        let mut writer = Writer { json: String::new(), open: Vec::new() };
+        let mut result = writer.write(start);
+        let mut depth = change_of_depth(start);
+        while depth > 0 {
+            let event = self.next()?;
+            depth += change_of_depth(&event);
+            result = result.and_then(|()| writer.write(&event));
+        }
+        Ok(result.map(|()| writer.json))
+    }
+}
+
+fn change_of_depth(event: &Event<'_>) -> isize {
+    match event {
+        Event::MappingStart(..) | Event::SequenceStart(..) => 1,
+        Event::MappingEnd | Event::SequenceEnd => -1,
+        _ => 0,
+    }
+}
+
+/// Writes events as JSON.
+struct Writer {
+    json: String,
+    /// The maps and lists that are not closed yet.
+    open: Vec<Open>,
+}
+
+/// What comes next in a map or a list.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Open {
+    Item { is_first: bool },
+    Key { is_first: bool },
+    Value,
+}
+
+impl Writer {
+    fn write(&mut self, event: &Event<'_>) -> Result<(), Unreadable> {
+        if let Event::MappingEnd | Event::SequenceEnd = event {
+            self.open.pop();
+            self.json.push(if matches!(event, Event::MappingEnd) { '}' } else { ']' });
+            return self.check();
+        }
+        let mut is_key = false;
+        if let Some(open) = self.open.last_mut() {
+            let (mark, next) = match *open {
+                Open::Item { is_first } => {
+                    (if is_first { "" } else { "," }, Open::Item { is_first: false })
+                }
+                Open::Key { is_first } => (if is_first { "" } else { "," }, Open::Value),
+                Open::Value => (":", Open::Key { is_first: false }),
+            };
+            is_key = matches!(open, Open::Key { .. });
+            *open = next;
+            self.json.push_str(mark);
+        }
+        match event {
+            Event::Scalar(text, style, _, tag) => {
+                let is_plain = *style == ScalarStyle::Plain && tag.is_none();
+                self.scalar(text, is_plain && !is_key)
+            }
+            Event::Alias(_) => return Err(Unreadable::Alias),
+            _ if is_key => return Err(Unreadable::Key),
+            Event::MappingStart(..) => {
+                self.json.push('{');
+                self.open.push(Open::Key { is_first: true });
+            }
+            _ => {
+                self.json.push('[');
+                self.open.push(Open::Item { is_first: true });
+            }
+        }
+        self.check()
+    }
+
+    fn scalar(&mut self, text: &str, is_plain: bool) {
+        if is_plain && is_null(text, ScalarStyle::Plain) {
+            self.json.push_str("null");
+        } else if let Some(value) = boolean(text).filter(|_| is_plain) {
+            self.json.push_str(if value { "true" } else { "false" });
+        } else if is_plain && serde_json::from_str::<Number>(text).is_ok() {
+            self.json.push_str(text);
+        } else {
+            self.json.push_str(&serde_json::to_string(text).unwrap_or_default());
+        }
+    }
+
+    fn check(&self) -> Result<(), Unreadable> {
+        if self.json.len() > MAX_VALUE { Err(Unreadable::TooLong) } else { Ok(()) }
+    }
+}
+
+fn is_null(text: &str, style: ScalarStyle) -> bool {
+    style == ScalarStyle::Plain && matches!(text, "" | "~" | "null" | "Null" | "NULL")
+}
+
+/// What cloud-init takes for a boolean: it reads YAML 1.1.
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Some(true),
+        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn read(text: &str) -> Result<Vec<(String, Value)>, Unreadable> {
+        section(text, "x")
+    }
+
+    fn one(value: &str) -> Value {
+        let mut section =
+            read(&format!("before: [1]\nx:\n  a: {value}\nafter: {{b: c}}\n")).unwrap();
+        assert_eq!(section.len(), 1, "{section:?}");
+        section.remove(0).1
+    }
+
+    #[rstest]
+    #[case::text("enabled", "enabled")]
+    #[case::quoted(r#""a\tb""#, "a\tb")]
+    #[case::quoted_boolean("'true'", "true")]
+    #[case::tagged_boolean("!!str true", "true")]
+    #[case::empty("''", "")]
+    #[case::number("1", "1")]
+    #[case::block("|\n    two\n    lines", "two\nlines\n")]
+    #[case::json(r#"'{"devices": ["0000:00:02.0"]}'"#, r#"{"devices": ["0000:00:02.0"]}"#)]
+    #[case::flow_map(
+        "{devices: [0000:00:02.0, '01:00.0']}",
+        r#"{"devices":["0000:00:02.0","01:00.0"]}"#
+    )]
+    #[case::block_map(
+        "\n    devices:\n      - 0000:00:02.0\n      - node1/01:00.0",
+        r#"{"devices":["0000:00:02.0","node1/01:00.0"]}"#
+    )]
+    #[case::types(
+        "[1, -2.5, 0x1f, 01, true, off, ~, null, 'null', \"\"]",
+        r#"[1,-2.5,"0x1f","01",true,false,null,null,"null",""]"#
+    )]
+    #[case::nested(
+        "{a: {b: [[], {}]}, 1: x, true: y}",
+        r#"{"a":{"b":[[],{}]},"1":"x","true":"y"}"#
+    )]
+    #[case::escapes(r#"["\" \\ \n é"]"#, r#"["\" \\ \n é"]"#)]
+    #[case::anchor("&here text", "text")]
+    fn values(#[case] yaml: &str, #[case] text: &str) {
+        assert_eq!(one(yaml), Value::Text(text.to_owned()));
+    }
+
+    #[rstest]
+    #[case("true", true)]
+    #[case("Yes", true)]
+    #[case("on", true)]
+    #[case("FALSE", false)]
+    #[case("no", false)]
+    #[case("off", false)]
+    fn booleans(#[case] yaml: &str, #[case] value: bool) {
+        assert_eq!(one(yaml), Value::Bool(value));
+    }
+
+    #[rstest]
+    #[case::alias("*there", Unreadable::Alias)]
+    #[case::alias_within("{devices: [*there]}", Unreadable::Alias)]
+    #[case::key("{[a]: b}", Unreadable::Key)]
+    #[case::long(&"x".repeat(1025), Unreadable::TooLong)]
+    #[case::long_list(&format!("[{}]", "x,".repeat(400)), Unreadable::TooLong)]
+    fn values_that_are_not_read(#[case] yaml: &str, #[case] problem: Unreadable) {
+        let text = format!("y: &there [z]\nx:\n  a: {yaml}\n  b: kept\n");
+        let b = ("b".to_owned(), Value::Text("kept".to_owned()));
+        assert_eq!(read(&text), Ok(vec![("a".to_owned(), Value::Unreadable(problem)), b]));
+    }
+
+    #[rstest]
+    #[case::nothing("")]
+    #[case::comment("#cloud-config\n")]
+    #[case::text("just a text")]
+    #[case::list("[x]")]
+    #[case::no_section("y: {x: {a: b}}\n")]
+    #[case::null_section("x:\n")]
+    #[case::empty_section("x: {}\n")]
+    #[case::null_value("x:\n  a:\n  b: ~\n")]
+    #[case::complex_key("{[x]: {a: b}}")]
+    fn documents_that_name_nothing(#[case] text: &str) {
+        let section = read(text);
+        assert!(matches!(section.as_deref(), Ok([]) | Err(Unreadable::Syntax)), "{section:?}");
+        assert!(section.is_ok() || !text.contains('x'), "{section:?}");
+    }
+
+    #[rstest]
+    #[case::text("x: text\n", Unreadable::NotAMap)]
+    #[case::list("x: [a]\n", Unreadable::NotAMap)]
+    #[case::alias("y: &there {a: b}\nx: *there\n", Unreadable::Alias)]
+    #[case::key("x: {[a]: b}\n", Unreadable::Key)]
+    #[case::syntax("x: {a: b\n", Unreadable::Syntax)]
+    #[case::syntax_behind("x: {a: b}\ny: [\n", Unreadable::Syntax)]
+    #[case::unknown_alias("x: {a: *nowhere}\n", Unreadable::Syntax)]
+    #[case::tabs("x:\n\ta: b\n", Unreadable::Syntax)]
+    fn documents_that_are_not_read(#[case] text: &str, #[case] problem: Unreadable) {
+        assert_eq!(read(text), Err(problem));
+    }
+
+    #[test]
+    fn the_last_of_two_equal_keys_counts() {
+        let value = |text: &str| vec![("a".to_owned(), Value::Text(text.to_owned()))];
+        assert_eq!(read("x: {a: b}\nx: {a: c}\n"), Ok(value("c")));
+        assert_eq!(read("x: {a: b, a: d}\n"), Ok(value("d")));
+        assert_eq!(read("x: {a: b, a: ~}\n"), Ok(vec![]));
+    }
+
+    /// The text of a few kilobytes that would be gigabytes with its aliases resolved.
+    #[test]
+    fn aliases_outside_of_the_section_are_passed_over() {
+        let mut text = "l0: &l0 [lol]\n".to_owned();
+        for n in 1..60 {
+            let alias = format!("*l{}, ", n - 1);
+            text.push_str(&format!("l{n}: &l{n} [{}]\n", alias.repeat(9)));
+        }
+        text.push_str("x: {a: b}\n");
+        assert_eq!(read(&text), Ok(vec![("a".to_owned(), Value::Text("b".to_owned()))]));
+    }
+
+    #[rstest]
+    #[case::lists("[")]
+    #[case::maps("{a: ")]
+    #[case::block_lists("- ")]
+    #[case::complex_keys("? ")]
+    #[case::anchors("&a ")]
+    #[case::colons(": ")]
+    #[case::quotes("\"")]
+    #[case::tags("!")]
+    fn depth_does_no_harm(#[case] open: &str) {
+        for prefix in ["", "x:\n  a: ", "x:\n  a:\n    ", "y:\n  "] {
+            let _ = read(&format!("{prefix}{}", open.repeat(65536 / open.len())));
+        }
+    }
+}
