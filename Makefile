@@ -36,7 +36,7 @@ test: policy.wasm ## Checks the format, lints, and runs all tests, natively and 
 
 policy.wasm: $(SOURCES) ## Builds the module
 	scripts/wasm-cargo rustc --release --locked --lib --crate-type cdylib --target $(TARGET)
-	cp $(BUILT) $@
+	scripts/wasm-shrink $(BUILT) $@
 
 .PHONY: clean
 clean: ## Removes everything that is built

@@ -175,7 +175,7 @@ impl<'r, 'a> Run<'r, 'a> {
         let earlier = self.earlier(feature);
         let directive = match self.directives.get(feature.name()) {
             Asked::For(directive) => directive,
-            Asked::Not => return self.clear(feature, self.added(feature, earlier.as_ref())),
+            Asked::Not => return self.clear(feature, earlier),
             Asked::Unknown => {
                 if earlier.is_some() {
                     let why =
@@ -185,7 +185,7 @@ impl<'r, 'a> Run<'r, 'a> {
                 return Ok(());
             }
         };
-        let added = self.added(feature, earlier.as_ref());
+        let added = self.added(feature, earlier.as_ref(), Some(&directive));
         match self.plan_and_apply(feature, &directive, &added) {
             Ok(Some((plan, found))) => {
                 let value = directive.text().ok();
@@ -194,8 +194,8 @@ impl<'r, 'a> Run<'r, 'a> {
                 }
                 self.succeed(feature, plan, &found)
             }
-            Ok(None) => self.clear(feature, added),
-            Err(Failure(error)) => self.fail(feature, &directive, error, added),
+            Ok(None) => self.clear(feature, earlier),
+            Err(Failure(error)) => self.fail(feature, &directive, error, earlier),
         }
     }
 
@@ -220,15 +220,21 @@ impl<'r, 'a> Run<'r, 'a> {
     }
 
     /// What the feature had added for the earlier directive.
-    fn added(&self, feature: &dyn Feature, earlier: Option<&Earlier<'_>>) -> Added {
+    fn added(
+        &self,
+        feature: &dyn Feature,
+        earlier: Option<&Earlier<'_>>,
+        directive: Option<&Directive<'_>>,
+    ) -> Added {
         let Some(earlier) = earlier else {
             return Added::default();
         };
         let before = Before {
             earlier,
             vm: &self.vm,
-            old: self.old.as_ref().filter(|_| !earlier.is_of_request),
+            old: self.old.as_ref().filter(|_| directive.is_some() || !earlier.is_of_request),
             declared: self.declared.as_ref(),
+            directive: directive.and_then(|directive| directive.text().ok()),
         };
         feature
             .added(&before, &self.context(&self.vm, &[]))
@@ -301,14 +307,23 @@ impl<'r, 'a> Run<'r, 'a> {
     }
 
     /// Takes back what the feature had added, and leaves no annotation of it.
-    fn clear(&mut self, feature: &dyn Feature, added: Added) -> Result<(), ShapeError> {
-        self.take_back(feature, added)?;
+    fn clear(
+        &mut self,
+        feature: &dyn Feature,
+        earlier: Option<Earlier<'_>>,
+    ) -> Result<(), ShapeError> {
+        self.take_back(feature, earlier)?;
         self.vm.remove_annotation(&directives::error_key(feature.name()))
     }
 
     /// Takes back what the feature had added, and its record.
-    fn take_back(&mut self, feature: &dyn Feature, added: Added) -> Result<(), ShapeError> {
+    fn take_back(
+        &mut self,
+        feature: &dyn Feature,
+        earlier: Option<Earlier<'_>>,
+    ) -> Result<(), ShapeError> {
         let name = feature.name();
+        let added = self.added(feature, earlier.as_ref(), None);
         self.vm.take_back(&added.edits)?;
         self.vm.apply(&added.closing)?;
         self.warn(feature, added.doubts);
@@ -330,7 +345,7 @@ impl<'r, 'a> Run<'r, 'a> {
         feature: &dyn Feature,
         directive: &Directive<'_>,
         error: String,
-        added: Added,
+        earlier: Option<Earlier<'_>>,
     ) -> Result<(), ShapeError> {
         let name = feature.name();
         self.verdict.failed.push(name);
@@ -342,7 +357,7 @@ impl<'r, 'a> Run<'r, 'a> {
             ErrorHandling::AllowAndLog => {
                 warn!(self.log, "feature not applied"; self.request, "feature" => name, "error" => &error);
                 self.verdict.warnings.push(format!("{name} is not applied: {error}"));
-                self.take_back(feature, added)?;
+                self.take_back(feature, earlier)?;
                 let error_key = directives::error_key(name);
                 if self.settings.add_tracking_annotations {
                     self.vm.set_annotation(error_key, error)?;
@@ -352,7 +367,7 @@ impl<'r, 'a> Run<'r, 'a> {
             }
             ErrorHandling::StripLabel => {
                 info!(self.log, "directive removed"; self.request, "feature" => name, "error" => &error);
-                self.clear(feature, added)?;
+                self.clear(feature, earlier)?;
                 let key = directives::directive_key(name);
                 match directive.source {
                     Source::Annotation => self.vm.remove_annotation(&key)?,

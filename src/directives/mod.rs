@@ -19,7 +19,7 @@ const APPLIED: &str = "-applied";
 const ERROR: &str = "-error";
 const KEPT: &str = "-kept";
 
-/// The options: annotations that go with a directive. They stay annotations whatever the source of the directives is.
+/// The options that go with a directive. They are annotations, also where directives are labels, or stand in user data.
 pub(crate) const OPTIONS: [&str; 3] = ["sidecar-image", "vbios-device", "cpu-vendor"];
 
 /// The key under which a user asks for a feature: `vm-feature-manager.io/<feature>`.
@@ -154,15 +154,19 @@ impl<'o, 'a> Directives<'o, 'a> {
         serde_json::from_str(lookup(self.annotations, &key)?.as_str()?).ok()
     }
 
-    /// The value of an option, trimmed; empty is not set.
+    /// The value of an option, trimmed; empty is not set. Annotations win over user data.
     ///
     /// # Errors
     /// [`NotText`] where the annotation's value is no string.
     pub(crate) fn option(&self, name: &'static str) -> Result<Option<&'o str>, NotText<'o>> {
-        let Some(value) = lookup(self.annotations, name) else {
-            return Ok(None);
+        let (value, source) = match lookup(self.annotations, name) {
+            Some(value) => (value, Source::Annotation),
+            None => match self.user_data.get(name) {
+                Asked::For(option) => (option.value, option.source),
+                Asked::Not | Asked::Unknown => return Ok(None),
+            },
         };
-        as_text(value, Source::Annotation, name).map(|text| Some(text).filter(|t| !t.is_empty()))
+        as_text(value, source, name).map(|text| Some(text).filter(|t| !t.is_empty()))
     }
 
     /// What the user should know of keys of ours that have no effect.
@@ -182,12 +186,6 @@ impl<'o, 'a> Directives<'o, 'a> {
         let unknown = self.unknown(features);
         if !unknown.is_empty() {
             warnings.push(format!("no such directive: {}", unknown.join(", ")));
-        }
-        let options = text::list(self.user_data.names().filter(|name| OPTIONS.contains(name)));
-        if !options.is_empty() {
-            warnings.push(format!(
-                "options are annotations, and these in user data are ignored: {options}"
-            ));
         }
         warnings
     }

@@ -83,7 +83,7 @@ impl UserData {
         user_data
     }
 
-    /// What user data says of a feature.
+    /// What user data says of a feature, or an option.
     pub(super) fn get(&self, feature: &'static str) -> Asked<'_> {
         match self.found.iter().find(|found| found.name == feature) {
             Some(Found { value: Some(value), volume, .. }) => {

@@ -90,7 +90,9 @@ impl Feature for GpuDevicePlugin {
                         ));
                     }
                 }
-                plan.edits.push(limit);
+                if !plan.edits.contains(&limit) {
+                    plan.edits.push(limit);
+                }
             }
         }
         Ok(Some(plan))

@@ -119,14 +119,17 @@ pub(crate) struct Before<'b> {
     pub(crate) old: Option<&'b VirtualMachine<'b>>,
     /// What `kubectl apply` was given.
     pub(crate) declared: Option<&'b VirtualMachine<'b>>,
+    /// The directive that is there now.
+    pub(crate) directive: Option<&'b str>,
 }
 
 impl Before<'_> {
     /// Whether the VirtualMachine has what the edit writes, and nobody else can have written it: it is not new, the user
-    /// does not declare it, and it was not there before the directive.
+    /// does not declare it, and it was not there before the directive. With a directive, what is new may be of an earlier
+    /// call for the same request.
     pub(crate) fn is_ours(&self, edit: &Edit) -> bool {
         self.vm.has(edit)
-            && self.old.is_none_or(|old| old.has(edit))
+            && (self.directive.is_some() || self.old.is_none_or(|old| old.has(edit)))
             && !self.declared.is_some_and(|declared| declared.has(edit))
             && !self.earlier.kept.contains(&edit.to_string())
     }

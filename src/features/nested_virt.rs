@@ -87,7 +87,7 @@ enum NestedVirtError {
     #[error("neither on nor off; write enabled or disabled")]
     Value,
     #[error(
-        "the annotation vm-feature-manager.io/cpu-vendor is {}; write amd, intel or auto",
+        "the option vm-feature-manager.io/cpu-vendor is {}; write amd, intel or auto",
         Quoted(.0)
     )]
     Option(String),
@@ -99,11 +99,11 @@ enum NestedVirtError {
     #[error(
         "{0} both AMD and Intel, so neither svm nor vmx would be right; pin the VirtualMachine to nodes of one \
          vendor with the node selector cpu-vendor.node.kubevirt.io/AMD or cpu-vendor.node.kubevirt.io/Intel, or name \
-         the vendor in the annotation vm-feature-manager.io/cpu-vendor"
+         the vendor in the option vm-feature-manager.io/cpu-vendor"
     )]
     BothVendors(&'static str),
     #[error(
-        "whether the CPUs are of AMD or Intel cannot be told: {0}; set the annotation vm-feature-manager.io/cpu-vendor \
+        "whether the CPUs are of AMD or Intel cannot be told: {0}; set the option vm-feature-manager.io/cpu-vendor \
          or the policy's setting nestedVirtualization.cpuVendor to amd or intel, or {1}"
     )]
     UnknownVendor(&'static str, &'static str),

@@ -9,4 +9,6 @@ mod pci_passthrough;
 mod pipeline;
 mod properties;
 mod settings;
+mod taking_back;
+mod user_data;
 mod vbios_injection;

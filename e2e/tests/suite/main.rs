@@ -6,3 +6,4 @@ mod harness;
 mod hook;
 mod lookups;
 mod module;
+mod taking_back;

@@ -141,25 +141,29 @@ impl Feature for PciPassthrough {
         if !renamed.is_empty() && !entries.is_empty() {
             claim_renamed(&renamed, &entries, before, context, &mut added);
         }
-        let pin = match node {
-            Some(hostname) => Some(Edit::SelectNode { hostname }),
+        let pin = |hostname: String| Edit::SelectNode { hostname };
+        let pins = [node.map(pin), before.new_node().map(pin)];
+        added.edits.extend(pins.into_iter().flatten().filter(|pin| before.is_ours(pin)));
+        if before.earlier.directive.is_none() {
             // The record has no node.
-            None if before.earlier.directive.is_none() => {
-                let pin = context.vm.placement()?.selected_hostname().map(str::to_owned);
-                pin.map(|hostname| Edit::SelectNode { hostname })
-            }
-            None => None,
-        };
-        if let Some(pin) = pin.filter(|pin| before.is_ours(pin)) {
-            if before.earlier.directive.is_some() {
-                added.edits.push(pin);
-            } else {
+            let selected = context.vm.placement()?.selected_hostname().map(str::to_owned).map(pin);
+            if let Some(pin) = selected.filter(|pin| before.is_ours(pin)) {
                 added.doubts.push(format!(
                     "the {pin} stays, as it cannot be told whether the directive had added it"
                 ));
             }
         }
         Ok(added)
+    }
+}
+
+impl Before<'_> {
+    /// The node that the directive names by now, unless the VirtualMachine had selected it before: an earlier call for the
+    /// same request may have added it.
+    fn new_node(&self) -> Option<String> {
+        let hostname = Devices::parse(self.directive?, usize::MAX).ok()?.node?;
+        let pin = Edit::SelectNode { hostname: hostname.clone() };
+        (!self.old.is_some_and(|old| old.has(&pin))).then_some(hostname)
     }
 }
 
@@ -191,7 +195,7 @@ fn claim_renamed(
         Err(error) => {
             let names = text::list(entries.iter().map(|entry| entry.name));
             added.doubts.push(format!(
-                "the host devices {names} stay, as it cannot be told which of them are those of the directive: PCI                  devices cannot be looked up, {error}"
+                "the host devices {names} stay, as it cannot be told which of them are those of the directive: PCI devices cannot be looked up, {error}"
             ));
             return;
         }

@@ -71,23 +71,23 @@ enum VbiosError {
          Sidecar to spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
     )]
     GateOff,
-    #[error("the annotation vm-feature-manager.io/sidecar-image {} is no image reference: {error}; write one such as quay.io/kubevirt/sidecar-shim:v1.4.0", Quoted(.value))]
+    #[error("the option vm-feature-manager.io/sidecar-image {} is no image reference: {error}; write one such as quay.io/kubevirt/sidecar-shim:v1.4.0", Quoted(.value))]
     Image { value: String, error: ImageReferenceError },
     #[error(
-        "the image {image} is not one that the policy allows ({allowed}); name one of these in the annotation \
+        "the image {image} is not one that the policy allows ({allowed}); name one of these in the option \
          vm-feature-manager.io/sidecar-image, or have the administrator add it to the setting \
          vbiosInjection.allowedSidecarImages"
     )]
     ImageNotAllowed { image: ImageReference, allowed: String },
     #[error(
-        "the VirtualMachine has several host devices and GPUs ({devices}), and the ROM is for one; name it in the annotation \
+        "the VirtualMachine has several host devices and GPUs ({devices}), and the ROM is for one; name it in the option \
          vm-feature-manager.io/vbios-device, by its name or PCI address"
     )]
     SeveralDevices { devices: String },
     #[error("the host device {} has a name with spaces, * or ? in it, or none, and the hook could not find it; rename it", Quoted(.name))]
     DeviceName { name: String },
     #[error(
-        "the annotation vm-feature-manager.io/vbios-device {} is none of the VirtualMachine's host devices and GPUs \
+        "the option vm-feature-manager.io/vbios-device {} is none of the VirtualMachine's host devices and GPUs \
          ({devices}); name one of them, or its PCI address", Quoted(.value)
     )]
     NoSuchDevice { value: String, devices: String },

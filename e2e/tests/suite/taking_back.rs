@@ -1,0 +1,190 @@
+//! A virtual machine's life through the module: directives come, change and go, from each source.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rstest::rstest;
+use serde_json::{Value, json};
+use vm_feature_manager_e2e::cluster::{Cluster, Faults, granted_by_metadata};
+use vm_feature_manager_e2e::yaml;
+
+use crate::harness::{HOST, request, root, vm};
+
+const PREFIX: &str = "vm-feature-manager.io/";
+
+/// Every feature, by a directive that comes, and one that it changes to; where the source can hold it.
+const FEATURES: [(&str, &str, &str); 4] = [
+    ("nested-virt", "enabled", "yes"),
+    (
+        "pci-passthrough",
+        r#"{"devices":["node2/0000:05:00.0"]}"#,
+        r#"{"devices":["node2/05:00.0"]}"#,
+    ),
+    ("gpu-device-plugin", "nvidia.com/gpu", "nvidia.com/gpu=2"),
+    ("vbios-injection", "igpu-rom", "igpu-rom"),
+];
+
+fn settings(source: &str, tracking: bool) -> Value {
+    json!({
+        "addTrackingAnnotations": tracking,
+        "configSource": if source == "labels" { "labels" } else { "annotations" },
+        "userData": {"enabled": true, "readSecrets": source == "secret"},
+        "nestedVirtualization": {"cpuVendor": "amd"},
+    })
+}
+
+fn cluster(user_data: Option<&str>) -> Cluster {
+    let mut cluster = Cluster::from_folder(&root().join("examples/vbios/cluster")).unwrap();
+    if let Some(text) = user_data {
+        cluster.add(json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "seed", "namespace": "default"},
+            "data": {"userdata": STANDARD.encode(text)},
+        }));
+    }
+    cluster
+}
+
+fn user_data(directives: &[(&str, &str)]) -> String {
+    let lines =
+        directives.iter().map(|(name, value)| format!("  {}: '{value}'\n", name.replace('-', "_")));
+    format!("#cloud-config\nx_kubevirt_features:\n{}", lines.collect::<String>())
+}
+
+/// The VM with the directives in the source, and the user data that its Secret has.
+fn with_directives(
+    vm: &Value,
+    source: &str,
+    directives: &[(&str, &str)],
+) -> (Value, Option<String>) {
+    let mut vm = vm.clone();
+    let volumes = &mut vm["spec"]["template"]["spec"]["volumes"];
+    let text = user_data(directives);
+    let cloud_init = match source {
+        "userData" => json!({"cloudInitNoCloud": {"userData": text}}),
+        "userDataBase64" => {
+            json!({"cloudInitConfigDrive": {"userDataBase64": STANDARD.encode(text)}})
+        }
+        "secret" => {
+            // Something of the VM changes, too: its Secret alone would bring no request.
+            vm["spec"]["template"]["metadata"]["labels"]["user-data"] =
+                json!(text.len().to_string());
+            let volume =
+                json!({"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": "seed"}}});
+            vm["spec"]["template"]["spec"]["volumes"] = json!([volume]);
+            return (vm, Some(text));
+        }
+        _ => {
+            let own = vm["metadata"][source].as_object_mut().unwrap();
+            own.retain(|key, _| !key.starts_with(PREFIX) || key.ends_with("-applied"));
+            own.extend(directives.iter().map(|(k, v)| (format!("{PREFIX}{k}"), json!(v))));
+            return (vm, None);
+        }
+    };
+    *volumes = json!([{"name": "seed"}]);
+    volumes[0].as_object_mut().unwrap().extend(cloud_init.as_object().unwrap().clone());
+    (vm, None)
+}
+
+/// What the VM is after the request; evaluated twice, the second time nothing changes.
+fn evaluate(
+    source: &str,
+    tracking: bool,
+    (vm, text): (Value, Option<String>),
+    old: Option<Value>,
+) -> Value {
+    let settings = settings(source, tracking);
+    let faults = granted_by_metadata(&root().join("metadata.yml")).unwrap();
+    let host = HOST.with_cluster(cluster(text.as_deref()).with_faults(faults));
+    let request_of = |vm: &Value| request(vm.clone(), old.clone());
+    let first = host.validate(&settings, &request_of(&vm)).response;
+    assert!(first.allowed, "{:?}", first.status);
+    let after = first.patched(&vm).unwrap();
+    let again = host.validate(&settings, &request_of(&after)).response;
+    assert_eq!(again.patched(&after).unwrap(), after, "the second time");
+    after
+}
+
+/// What of a VM matters here: the part that features change.
+fn features(vm: &Value) -> Value {
+    let spec = &vm["spec"]["template"]["spec"];
+    json!({
+        "cpu": spec["domain"]["cpu"]["features"],
+        "hostDevices": spec["domain"]["devices"]["hostDevices"],
+        "limits": spec["domain"]["resources"]["limits"],
+        "nodeSelector": spec["nodeSelector"],
+        "sidecars": vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"],
+        "applied": vm["metadata"]["annotations"].as_object().unwrap().keys().filter(|k| k.ends_with("-applied")).count(),
+    })
+}
+
+#[rstest]
+fn directives_come_change_and_go(
+    #[values("annotations", "labels", "userData", "userDataBase64", "secret")] source: &str,
+    #[values(true, false)] tracking: bool,
+    #[values(true, false)] comes_with_the_vm: bool,
+) {
+    // From a Secret of before nothing is known but the record.
+    if source == "secret" && !tracking {
+        return;
+    }
+    let first: Vec<(&str, &str)> =
+        FEATURES.iter().map(|(name, value, _)| (*name, *value)).collect();
+    let second: Vec<(&str, &str)> =
+        FEATURES.iter().map(|(name, _, value)| (*name, *value)).collect();
+    let mut plain = vm(&[]);
+    plain["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = json!(null);
+    let old = (!comes_with_the_vm).then(|| with_directives(&plain, source, &[]).0);
+    let mut before = features(&plain);
+    if source == "secret" {
+        // That the directive named the node stood in the Secret, and the record does not have it.
+        before["nodeSelector"] = json!({"kubernetes.io/hostname": "node2"});
+    }
+
+    let stored = evaluate(source, tracking, with_directives(&plain, source, &first), old);
+    let applied = features(&stored);
+    assert_eq!(applied["cpu"], json!([{"name": "svm", "policy": "require"}]));
+    assert_eq!(applied["hostDevices"].as_array().unwrap().len(), 1);
+    assert_eq!(applied["limits"]["nvidia.com/gpu"], "1");
+    assert_eq!(applied["nodeSelector"], json!({"kubernetes.io/hostname": "node2"}));
+    assert!(applied["sidecars"].is_string());
+    assert_eq!(applied["applied"], json!(if tracking { 4 } else { 0 }));
+
+    let changed =
+        evaluate(source, tracking, with_directives(&stored, source, &second), Some(stored.clone()));
+    let mut expected = applied.clone();
+    expected["limits"]["nvidia.com/gpu"] = json!("2");
+    assert_eq!(features(&changed), expected);
+
+    let gone =
+        evaluate(source, tracking, with_directives(&changed, source, &[]), Some(changed.clone()));
+    assert_eq!(features(&gone), before);
+}
+
+#[test]
+fn the_example_of_a_node_driver_is_mutated_by_its_user_data() {
+    let folder = root().join("examples/user-data");
+    let vm = yaml::read(&folder.join("vm.yaml")).unwrap().remove(0);
+    let settings = yaml::read(&folder.join("settings.yaml")).unwrap().remove(0);
+    let host = HOST.with_cluster(Cluster::from_folder(&folder.join("cluster")).unwrap());
+    let evaluation = host.validate(&settings, &request(vm.clone(), None));
+    assert_eq!(evaluation.response.audit_annotations["applied"], "nested-virt,pci-passthrough");
+    let after = features(&evaluation.response.patched(&vm).unwrap());
+    assert_eq!(after["cpu"][0]["name"], "vmx");
+    assert_eq!(after["hostDevices"][0]["name"], "node1-000000020");
+    // Without the setting it is a VM that asks for nothing.
+    let evaluation = host.validate(&json!({}), &request(vm, None));
+    assert_eq!(evaluation.response.patch, None);
+}
+
+#[test]
+fn a_secret_that_may_not_be_read_is_a_warning() {
+    let (vm, _) = with_directives(&vm(&[]), "secret", &[]);
+    let faults = Faults { denied: vec!["Secret".to_owned()], ..Faults::default() };
+    let host = HOST.with_cluster(cluster(Some("#cloud-config\n")).with_faults(faults));
+    let response = host.validate(&settings("secret", true), &request(vm, None)).response;
+    assert!(response.allowed && response.patch.is_none());
+    assert!(
+        response.warnings[0].contains("grant policy-server get on it"),
+        "{:?}",
+        response.warnings
+    );
+}

@@ -1,0 +1,724 @@
+//! Taking back: what a feature had added goes with its directive, and what the user wrote stays.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+use vm_feature_manager_policy::cluster::Kind;
+
+use super::harness::{Answer, FakeCluster, PREFIX, Request, annotate, bare_vm, fixtures};
+
+const NESTED: (&str, &str) = ("nested-virt", "enabled");
+const PCI: (&str, &str) = ("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#);
+const PCI_OF_NODE: (&str, &str) = ("pci-passthrough", r#"{"devices": ["node1/0000:00:02.0"]}"#);
+const GPU: (&str, &str) = ("gpu-device-plugin", "nvidia.com/gpu");
+const ROM: (&str, &str) = ("vbios-injection", "igpu-rom");
+
+const HOST_DEVICES: &str = "/domain/devices/hostDevices";
+const GPUS: &str = "/domain/devices/gpus";
+const CPU_FEATURES: &str = "/domain/cpu/features";
+const LIMITS: &str = "/domain/resources/limits";
+
+fn settings() -> Value {
+    json!({
+        "nestedVirtualization": {"cpuVendor": "amd"},
+        "pciPassthrough": {"deviceNames": "address"},
+    })
+}
+
+fn on_harvester() -> Value {
+    json!({"nestedVirtualization": {"cpuVendor": "amd"}, "pciPassthrough": {"deviceNames": "harvester"}})
+}
+
+/// Harvester with an iGPU on node1 and a ROM.
+fn cluster() -> FakeCluster {
+    let mut objects = fixtures("../../examples/vbios/cluster/cluster.yaml");
+    objects.extend(fixtures("../../examples/harvester/cluster/cluster.yaml"));
+    FakeCluster::of(objects)
+}
+
+/// A cluster whose KubeVirt serves the resource as a device.
+fn serving(resource: &str) -> FakeCluster {
+    let mut cluster = cluster();
+    cluster.object("KubeVirt", "kubevirt")["spec"]["configuration"]["permittedHostDevices"] =
+        json!({"pciHostDevices": [{"pciVendorSelector": "10de:1", "resourceName": resource}]});
+    cluster
+}
+
+/// How a virtual machine comes to be, and what happens to it then.
+struct Story {
+    settings: Value,
+    cluster: fn() -> FakeCluster,
+    vm: Value,
+}
+
+impl Story {
+    /// A virtual machine that has these entries, put there by the user.
+    fn of(entries: &[(&str, Value)]) -> Self {
+        Self {
+            settings: settings(),
+            cluster: FakeCluster::default,
+            vm: with(bare_vm(&[]), entries),
+        }
+    }
+
+    fn on_harvester(mut self) -> Self {
+        self.settings = on_harvester();
+        self.cluster = cluster;
+        self
+    }
+
+    fn without_tracking(mut self) -> Self {
+        self.settings["addTrackingAnnotations"] = json!(false);
+        self
+    }
+
+    fn allowing_failures(mut self) -> Self {
+        for section in
+            ["nestedVirtualization", "pciPassthrough", "gpuDevicePlugin", "vbiosInjection"]
+        {
+            self.settings[section]["errorHandling"] = json!("allow-and-log");
+        }
+        self
+    }
+
+    /// Directives come, with the VM or to a VM that was there before.
+    fn ask(mut self, directives: &[(&str, &str)]) -> Self {
+        let mut new = self.vm.clone();
+        annotate(&mut new, directives);
+        let created = self.answer(Request::create(new.clone()));
+        let updated = self.answer(Request::update(self.vm.clone(), new));
+        assert!(created.is_accepted(), "{}", created.message());
+        assert_eq!(created.after(), updated.after(), "whether the VM was there or not");
+        self.vm = created.after();
+        self
+    }
+
+    /// Somebody edits the stored VM, and the policy has nothing to say.
+    fn edit(mut self, change: impl Fn(&mut Value)) -> Self {
+        change(&mut self.vm);
+        self
+    }
+
+    /// An update; evaluated twice, as a reinvocation would.
+    fn update(&self, change: impl Fn(&mut Value)) -> Answer {
+        let mut new = self.vm.clone();
+        change(&mut new);
+        let answer = self.answer(Request::update(self.vm.clone(), new));
+        if answer.is_accepted() {
+            let again = self.answer(Request::update(self.vm.clone(), answer.after()));
+            assert!(!again.is_mutated(), "the second time: {}", again.patch());
+        }
+        answer
+    }
+
+    /// The directive goes.
+    fn drop(&self, directive: (&str, &str)) -> Answer {
+        self.update(|vm| remove(vm, directive.0))
+    }
+
+    fn answer(&self, request: Request) -> Answer {
+        request.settings(self.settings.clone()).cluster((self.cluster)()).evaluate()
+    }
+}
+
+/// Sets entries under the template's `spec`, by their pointers.
+fn with(mut vm: Value, entries: &[(&str, Value)]) -> Value {
+    for (pointer, value) in entries {
+        let keys = pointer.trim_start_matches('/').split('/');
+        let place = keys.fold(&mut vm["spec"]["template"]["spec"], |place, key| &mut place[key]);
+        *place = value.clone();
+    }
+    vm
+}
+
+fn remove(vm: &mut Value, key: &str) {
+    let annotations = vm["metadata"]["annotations"].as_object_mut().unwrap();
+    annotations.remove(&format!("{PREFIX}{key}")).expect("the annotation is there");
+}
+
+fn set(key: &'static str, value: &'static str) -> impl Fn(&mut Value) {
+    move |vm| annotate(vm, &[(key, value)])
+}
+
+fn spec<'a>(vm: &'a Value, pointer: &str) -> &'a Value {
+    vm["spec"]["template"]["spec"].pointer(pointer).unwrap_or(&Value::Null)
+}
+
+fn svm() -> Value {
+    json!({"name": "svm", "policy": "require"})
+}
+
+fn igpu() -> Value {
+    json!({"name": "node1-000000020", "deviceName": "intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630"})
+}
+
+fn by_address(n: usize, address: &str) -> Value {
+    json!({"name": format!("pci-device-{n}"), "deviceName": address})
+}
+
+/// What a VM has left when the directive goes: of each feature what it added goes, and what the user has beside it stays.
+#[rstest]
+#[case::nested_virt(NESTED, CPU_FEATURES, json!([{"name": "aes", "policy": "require"}]))]
+#[case::nested_virt_alone(NESTED, CPU_FEATURES, Value::Null)]
+#[case::pci(PCI, HOST_DEVICES, json!([by_address(0, "pci_0000_03_00_0")]))]
+#[case::pci_alone(PCI, HOST_DEVICES, Value::Null)]
+#[case::gpu(GPU, LIMITS, json!({"memory": "8Gi"}))]
+#[case::gpu_alone(GPU, LIMITS, Value::Null)]
+fn what_was_added_goes(
+    #[case] directive: (&str, &str),
+    #[case] pointer: &str,
+    #[case] before: Value,
+    #[values(true, false)] tracking: bool,
+) {
+    let story = Story::of(&[(pointer, before.clone())]);
+    let story = if tracking { story } else { story.without_tracking() };
+    let plain = story.vm.clone();
+    let story = story.ask(&[directive]);
+    assert_ne!(spec(&story.vm, pointer), &before);
+    let answer = story.drop(directive);
+    assert_eq!(spec(&answer.after(), pointer), &before, "{:?}", answer.warnings());
+    assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+    assert_eq!(answer.audit("applied"), "");
+    assert!(answer.logs[0].starts_with("INFO feature taken back"), "{:?}", answer.logs);
+    // Without the annotations of the policy's, too: as `kubectl replace` or an editor may leave it.
+    let replaced = story.update(|vm| vm["metadata"]["annotations"] = json!({}));
+    assert_eq!(replaced.after()["spec"], answer.after()["spec"]);
+    assert_eq!(spec(&plain, pointer), &before);
+}
+
+/// The record does not tell the vendor; what was there before does. Without tracking nothing tells.
+#[rstest]
+#[case::with_tracking(true, json!([{"name": "vmx", "policy": "require"}]))]
+#[case::without_tracking(false, json!([{"name": "vmx", "policy": "require"}, svm()]))]
+fn the_users_extension_of_the_other_vendor_stays(#[case] tracking: bool, #[case] after: Value) {
+    let story = Story::of(&[(CPU_FEATURES, json!([{"name": "vmx", "policy": "require"}]))]);
+    let story = if tracking { story } else { story.without_tracking() };
+    let answer = story.ask(&[NESTED]).drop(NESTED);
+    assert_eq!(spec(&answer.after(), CPU_FEATURES), &after);
+    assert_eq!(answer.warnings().len(), usize::from(!tracking));
+}
+
+/// What the user had in the very form that the policy gives it, before the directive came.
+#[rstest]
+#[case::nested_virt(NESTED, CPU_FEATURES, json!([svm()]), "cpu feature svm")]
+#[case::pci(PCI, HOST_DEVICES, json!([by_address(0, "pci_0000_00_02_0")]), "host device pci-device-0 pci_0000_00_02_0")]
+#[case::limit(GPU, LIMITS, json!({"nvidia.com/gpu": "1"}), "limit nvidia.com/gpu 1")]
+#[case::gpu(GPU, GPUS, json!([{"name": "gpu-0", "deviceName": "nvidia.com/gpu"}]), "gpu gpu-0 nvidia.com/gpu")]
+fn what_the_user_had_before_stays(
+    #[case] directive: (&str, &str),
+    #[case] pointer: &str,
+    #[case] before: Value,
+    #[case] kept: &str,
+) {
+    let story = Story::of(&[(pointer, before.clone())]).ask(&[directive]);
+    let annotations = &story.vm["metadata"]["annotations"];
+    assert_eq!(annotations[format!("{PREFIX}{}-kept", directive.0)], json!([kept]).to_string());
+    assert_eq!(spec(&story.vm, pointer), &before);
+    let answer = story.drop(directive);
+    assert_eq!(spec(&answer.after(), pointer), &before);
+    assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+/// What `kubectl apply` is given is the user's, whoever wrote it first.
+#[rstest]
+#[case::declared(json!([svm()]), true)]
+#[case::declared_otherwise(json!([{"name": "svm", "policy": "optional"}]), false)]
+#[case::not_declared(json!([]), false)]
+fn what_kubectl_apply_declares_stays(
+    #[case] declared: Value,
+    #[case] stays: bool,
+    #[values(true, false)] tracking: bool,
+) {
+    let story = Story::of(&[]);
+    let story = if tracking { story } else { story.without_tracking() }.ask(&[NESTED]);
+    let manifest = with(bare_vm(&[]), &[(CPU_FEATURES, declared)]).to_string();
+    let answer = story.update(|vm| {
+        remove(vm, "nested-virt");
+        vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] =
+            json!(manifest);
+    });
+    assert_eq!(spec(&answer.after(), CPU_FEATURES).is_array(), stays);
+}
+
+#[rstest]
+#[case::text(json!("text"))]
+#[case::list(json!("[]"))]
+#[case::no_text(json!(1))]
+fn a_manifest_that_cannot_be_read_declares_nothing(#[case] manifest: Value) {
+    let answer = Story::of(&[]).ask(&[NESTED]).update(|vm| {
+        remove(vm, "nested-virt");
+        vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] =
+            manifest.clone();
+    });
+    assert_eq!(spec(&answer.after(), CPU_FEATURES), &Value::Null);
+}
+
+/// An entry that was edited since is the user's.
+#[rstest]
+#[case::cpu_feature(NESTED, CPU_FEATURES, json!([{"name": "svm", "policy": "optional"}]), None)]
+#[case::host_device(
+    PCI, HOST_DEVICES, json!([{"name": "pci-device-0", "deviceName": "pci_0000_00_02_0", "tag": "x"}]),
+    Some("the host device pci-device-0 pci_0000_00_02_0 stays, as it was changed since the directive added it"),
+)]
+#[case::limit(
+    GPU, LIMITS, json!({"nvidia.com/gpu": "2"}),
+    Some("the limit nvidia.com/gpu 1 stays, as it was changed since the directive added it"),
+)]
+fn what_the_user_edited_stays(
+    #[case] directive: (&str, &str),
+    #[case] pointer: &str,
+    #[case] edited: Value,
+    #[case] warning: Option<&str>,
+) {
+    let story = Story::of(&[])
+        .ask(&[directive])
+        .edit(|vm| *vm = with(vm.clone(), &[(pointer, edited.clone())]));
+    let answer = story.drop(directive);
+    assert_eq!(spec(&answer.after(), pointer), &edited);
+    assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
+    let warnings: Vec<String> =
+        warning.iter().map(|text| format!("{}: {text}", directive.0)).collect();
+    assert_eq!(answer.warnings(), warnings);
+}
+
+/// What comes with the update that takes the directive away was not there before, so the policy did not add it.
+#[test]
+fn what_comes_when_the_directive_goes_stays() {
+    let story = Story::of(&[])
+        .ask(&[NESTED])
+        .edit(|vm| *vm = with(vm.clone(), &[(CPU_FEATURES, json!([]))]));
+    let answer = story.update(|vm| {
+        remove(vm, "nested-virt");
+        *vm = with(vm.clone(), &[(CPU_FEATURES, json!([svm()]))]);
+    });
+    assert_eq!(spec(&answer.after(), CPU_FEATURES), &json!([svm()]));
+}
+
+#[rstest]
+#[case("disabled")]
+#[case("false")]
+#[case("")]
+fn nested_virt_that_is_switched_off_goes(#[case] value: &'static str) {
+    let answer = Story::of(&[]).ask(&[NESTED]).update(set("nested-virt", value));
+    assert_eq!(spec(&answer.after(), CPU_FEATURES), &Value::Null);
+    assert_eq!(answer.annotation("nested-virt-applied"), None);
+}
+
+#[test]
+fn a_feature_that_the_settings_switch_off_is_left_alone() {
+    let mut story = Story::of(&[]).ask(&[NESTED]);
+    story.settings["nestedVirtualization"]["enabled"] = json!(false);
+    story.drop(NESTED).assert_accepted_unchanged();
+}
+
+mod changed {
+    use super::*;
+
+    #[test]
+    fn another_vendor_replaces_the_first() {
+        let mut story = Story::of(&[]);
+        story.settings = json!({});
+        let story = story.ask(&[NESTED, ("cpu-vendor", "amd")]);
+        let answer = story.update(set("cpu-vendor", "intel"));
+        assert_eq!(
+            spec(&answer.after(), CPU_FEATURES),
+            &json!([{"name": "vmx", "policy": "require"}])
+        );
+        // The VM moves to nodes of the other vendor: what the policy added says nothing of it.
+        let mut story =
+            Story::of(&[("/nodeSelector", json!({"cpu-vendor.node.kubevirt.io/AMD": "true"}))]);
+        story.settings = json!({});
+        let intel = json!({"cpu-vendor.node.kubevirt.io/Intel": "true"});
+        let answer = story
+            .ask(&[NESTED])
+            .update(|vm| *vm = with(vm.clone(), &[("/nodeSelector", intel.clone())]));
+        assert_eq!(
+            spec(&answer.after(), CPU_FEATURES),
+            &json!([{"name": "vmx", "policy": "require"}])
+        );
+    }
+
+    #[rstest]
+    #[case::one_more(r#"{"devices": ["00:02.0", "03:00.0"]}"#, &[(0, "pci_0000_00_02_0"), (1, "pci_0000_03_00_0")])]
+    #[case::another(r#"{"devices": ["03:00.0"]}"#, &[(1, "pci_0000_03_00_0")])]
+    #[case::same(r#"{"devices": ["0000:00:02.0" ]}"#, &[(0, "pci_0000_00_02_0")])]
+    fn the_list_of_devices(#[case] value: &'static str, #[case] devices: &[(usize, &str)]) {
+        let answer = Story::of(&[]).ask(&[PCI]).update(set("pci-passthrough", value));
+        let devices: Vec<Value> = devices.iter().map(|(n, name)| by_address(*n, name)).collect();
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!(devices));
+    }
+
+    #[test]
+    fn devices_do_not_count_twice() {
+        let mut story = Story::of(&[]);
+        story.settings["pciPassthrough"]["maxDevices"] = json!(1);
+        let answer =
+            story.ask(&[PCI]).update(set("pci-passthrough", r#"{"devices": ["03:00.0"]}"#));
+        assert!(answer.is_accepted(), "{}", answer.message());
+    }
+
+    #[test]
+    fn a_node_that_is_named_no_more_is_selected_no_more() {
+        let story = Story::of(&[]).ask(&[PCI_OF_NODE]);
+        assert_eq!(spec(&story.vm, "/nodeSelector"), &json!({"kubernetes.io/hostname": "node1"}));
+        let answer = story.update(set("pci-passthrough", r#"{"devices": ["node2/00:02.0"]}"#));
+        assert_eq!(
+            spec(&answer.after(), "/nodeSelector"),
+            &json!({"kubernetes.io/hostname": "node2"})
+        );
+        let answer = story.update(set(PCI.0, PCI.1));
+        assert_eq!(spec(&answer.after(), "/nodeSelector"), &Value::Null);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), spec(&story.vm, HOST_DEVICES));
+        let answer = story.drop(PCI_OF_NODE);
+        assert_eq!(spec(&answer.after(), "/nodeSelector"), &Value::Null);
+    }
+
+    #[test]
+    fn a_node_that_the_user_selected_stays() {
+        let selector = json!({"kubernetes.io/hostname": "node1"});
+        let story = Story::of(&[("/nodeSelector", selector.clone())]).ask(&[PCI_OF_NODE]);
+        assert_eq!(spec(&story.drop(PCI_OF_NODE).after(), "/nodeSelector"), &selector);
+    }
+
+    #[rstest]
+    #[case::more("nvidia.com/gpu=2", json!({"nvidia.com/gpu": "2"}))]
+    #[case::other("amd.com/gpu", json!({"amd.com/gpu": "1"}))]
+    fn the_limit(#[case] value: &'static str, #[case] limits: Value) {
+        let answer = Story::of(&[]).ask(&[GPU]).update(set("gpu-device-plugin", value));
+        assert_eq!(spec(&answer.after(), LIMITS), &limits);
+    }
+
+    fn gpu(n: usize) -> Value {
+        json!({"name": format!("gpu-{n}"), "deviceName": "nvidia.com/gpu"})
+    }
+
+    #[rstest]
+    #[case::more("nvidia.com/gpu=3", json!([gpu(0), gpu(1), gpu(2)]))]
+    #[case::fewer("nvidia.com/gpu", json!([gpu(0)]))]
+    fn the_number_of_gpus(#[case] value: &'static str, #[case] gpus: Value) {
+        let mut story = Story::of(&[]);
+        story.cluster = || serving("nvidia.com/gpu");
+        let story = story.ask(&[("gpu-device-plugin", "nvidia.com/gpu=2")]);
+        assert_eq!(spec(&story.vm, GPUS), &json!([gpu(0), gpu(1)]));
+        let answer = story.update(set("gpu-device-plugin", value));
+        assert_eq!(spec(&answer.after(), GPUS), &gpus);
+        assert_eq!(spec(&story.drop(GPU).after(), GPUS), &Value::Null);
+    }
+
+    #[test]
+    fn a_limit_becomes_a_device_where_kubevirt_serves_it_by_now() {
+        let mut story = Story::of(&[]).ask(&[GPU]);
+        story.cluster = || serving("nvidia.com/gpu");
+        let answer = story.update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]));
+        assert_eq!(spec(&answer.after(), LIMITS), &Value::Null);
+        assert_eq!(spec(&answer.after(), GPUS), &json!([gpu(0)]));
+        // And it stays one where KubeVirt cannot be asked for the moment.
+        story.vm = answer.after();
+        story.cluster = FakeCluster::default;
+        let answer = story.update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(4))]));
+        answer.assert_accepted_unchanged();
+    }
+
+    /// Harvester makes host devices of GPUs.
+    #[test]
+    fn a_gpu_that_became_a_host_device_is_still_the_directives() {
+        let mut story = Story::of(&[]);
+        story.cluster = || serving("nvidia.com/gpu");
+        let story = story.ask(&[GPU]).edit(|vm| {
+            let entries = [(GPUS, Value::Null), (HOST_DEVICES, json!([gpu(0)]))];
+            *vm = with(vm.clone(), &entries);
+        });
+        story
+            .update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]))
+            .assert_accepted_unchanged();
+        assert_eq!(spec(&story.drop(GPU).after(), HOST_DEVICES), &Value::Null);
+    }
+}
+
+mod harvester {
+    use super::*;
+
+    #[test]
+    fn a_device_goes_with_its_directive() {
+        let story = Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]);
+        assert_eq!(spec(&story.vm, HOST_DEVICES), &json!([igpu()]));
+        let answer = story.drop(PCI_OF_NODE);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
+        assert_eq!(answer.lookups, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_device_that_the_form_added_before_stays() {
+        let story =
+            Story::of(&[(HOST_DEVICES, json!([igpu()]))]).on_harvester().ask(&[PCI_OF_NODE]);
+        assert_eq!(spec(&story.drop(PCI_OF_NODE).after(), HOST_DEVICES), &json!([igpu()]));
+    }
+
+    /// Harvester's controller names a host device after the one that the VM was really given.
+    fn renamed(story: Story) -> Story {
+        story.edit(|vm| {
+            let mut device = igpu();
+            device["name"] = json!("node1-000007000");
+            *vm = with(vm.clone(), &[(HOST_DEVICES, json!([device]))]);
+        })
+    }
+
+    #[test]
+    fn a_device_that_was_renamed_goes_too() {
+        let story = renamed(Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]));
+        let answer = story.drop(PCI_OF_NODE);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_device_that_was_renamed_stays_as_it_is_with_its_directive() {
+        let story = renamed(Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]));
+        story
+            .update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]))
+            .assert_accepted_unchanged();
+    }
+
+    #[test]
+    fn a_renamed_device_that_cannot_be_told_stays() {
+        let mut story = renamed(Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]));
+        story.cluster = || cluster().without("list", Kind::PciDevice);
+        let devices = spec(&story.vm, HOST_DEVICES).clone();
+        let answer = story.drop(PCI_OF_NODE);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &devices);
+        assert_eq!(
+            answer.warnings(),
+            [
+                "pci-passthrough: the host devices node1-000007000 stay, as it cannot be told which of them are those of the \
+              directive: PCI devices cannot be looked up, the policy has not been granted access"
+            ]
+        );
+        // Two of the resource, and the directive stood for one.
+        story.cluster = cluster;
+        let two = json!([devices[0], {"name": "mine", "deviceName": devices[0]["deviceName"]}]);
+        let story = story.edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, two.clone())]));
+        let answer = story.drop(PCI_OF_NODE);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &two);
+        assert!(
+            answer.warnings()[0].contains("node1-000007000, mine stay"),
+            "{:?}",
+            answer.warnings()
+        );
+    }
+
+    #[test]
+    fn a_users_device_that_was_renamed_stays() {
+        let story =
+            Story::of(&[(HOST_DEVICES, json!([igpu()]))]).on_harvester().ask(&[PCI_OF_NODE]);
+        let story = renamed(story);
+        let devices = spec(&story.vm, HOST_DEVICES).clone();
+        let answer = story.drop(PCI_OF_NODE);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &devices);
+        assert_eq!(answer.warnings().len(), 1);
+    }
+}
+
+mod sidecar {
+    use super::*;
+
+    fn sidecars(vm: &Value) -> &Value {
+        &vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"]
+    }
+
+    fn with_rom(others: Option<&str>, delivery: &str) -> Story {
+        let mut story = Story::of(&[]).on_harvester();
+        story.settings["vbiosInjection"] = json!({"romDelivery": delivery});
+        if let Some(others) = others {
+            story.vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"] =
+                json!(others);
+        }
+        story.ask(&[ROM])
+    }
+
+    #[rstest]
+    #[case::alone(None)]
+    #[case::beside_others(Some(r#"[{"image":"a"},{"image":"b"}]"#))]
+    fn the_entry_goes_and_the_others_stay(
+        #[case] others: Option<&str>,
+        #[values("sidecar", "volume")] delivery: &str,
+    ) {
+        let story = with_rom(others, delivery);
+        assert!(sidecars(&story.vm).to_string().contains("vbios-injection"));
+        let answer = story.drop(ROM);
+        assert_eq!(sidecars(&answer.after()), &json!(others));
+        assert_eq!(spec(&answer.after(), "/volumes"), &Value::Null);
+        assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
+    }
+
+    #[test]
+    fn an_entry_that_the_user_edited_has_the_mark_still() {
+        let story = with_rom(None, "sidecar").edit(|vm| {
+            let text = sidecars(vm).as_str().unwrap().replace("sidecar-shim", "my-shim");
+            vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"] =
+                json!(text);
+        });
+        assert_eq!(sidecars(&story.drop(ROM).after()), &Value::Null);
+    }
+
+    #[test]
+    fn the_volume_goes_when_the_rom_is_delivered_otherwise() {
+        let mut story = with_rom(None, "volume");
+        assert_eq!(spec(&story.vm, "/volumes/0/name"), "vbios-rom");
+        story.settings["vbiosInjection"] = json!({"romDelivery": "sidecar"});
+        let answer = story.update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]));
+        assert_eq!(spec(&answer.after(), "/volumes"), &Value::Null);
+        assert!(sidecars(&answer.after()).to_string().contains("configMap"));
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_read_stays() {
+        let story = with_rom(None, "sidecar").edit(|vm| {
+            vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"] =
+                json!("{");
+        });
+        let answer = story.drop(ROM);
+        assert_eq!(sidecars(&answer.after()), "{");
+        assert!(answer.warnings()[0].contains("is not a JSON list"), "{:?}", answer.warnings());
+    }
+}
+
+/// Of a VM only the record is left: the directive went while the policy did not look, or the VM is a copy.
+mod record_alone {
+    use super::*;
+
+    fn create(story: Story, directive: (&str, &str)) -> (Value, Answer) {
+        let mut copy = story.vm.clone();
+        remove(&mut copy, directive.0);
+        let answer = story.answer(Request::create(copy));
+        (story.vm, answer)
+    }
+
+    #[rstest]
+    #[case::nested_virt(NESTED, CPU_FEATURES)]
+    #[case::pci(PCI, HOST_DEVICES)]
+    #[case::gpu(GPU, LIMITS)]
+    fn it_tells_what_goes(#[case] directive: (&str, &str), #[case] pointer: &str) {
+        let (_, answer) = create(Story::of(&[]).ask(&[directive]), directive);
+        assert_eq!(spec(&answer.after(), pointer), &Value::Null);
+        assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
+    }
+
+    #[test]
+    fn of_both_vendors_it_does_not_tell() {
+        let both = json!([svm(), {"name": "vmx", "policy": "require"}]);
+        let story = Story::of(&[(CPU_FEATURES, both.clone())])
+            .edit(|vm| annotate(vm, &[NESTED, ("nested-virt-applied", "true")]));
+        let (_, answer) = create(story, NESTED);
+        assert_eq!(spec(&answer.after(), CPU_FEATURES), &both);
+        assert_eq!(
+            answer.warnings(),
+            [
+                "nested-virt: the CPU features svm and vmx stay, as it cannot be told which of them the directive had added"
+            ]
+        );
+    }
+
+    #[test]
+    fn of_a_node_it_does_not_tell() {
+        let (_, answer) = create(Story::of(&[]).ask(&[PCI_OF_NODE]), PCI_OF_NODE);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
+        assert_eq!(
+            spec(&answer.after(), "/nodeSelector"),
+            &json!({"kubernetes.io/hostname": "node1"})
+        );
+        assert_eq!(
+            answer.warnings(),
+            [
+                "pci-passthrough: the node selector node1 stays, as it cannot be told whether the directive had added it"
+            ]
+        );
+    }
+
+    #[test]
+    fn that_cannot_be_read_takes_nothing_away() {
+        let story = Story::of(&[])
+            .ask(&[PCI])
+            .edit(|vm| annotate(vm, &[("pci-passthrough-applied", "nonsense")]));
+        let (before, answer) = create(story, PCI);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), spec(&before, HOST_DEVICES));
+        assert_eq!(
+            answer.warnings(),
+            [
+                "pci-passthrough: the host devices stay, as the annotation vm-feature-manager.io/pci-passthrough-applied \
+              cannot be read"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_stale_error_goes_with_the_directive() {
+        let vm = bare_vm(&[("nested-virt-error", "because")]);
+        let answer = Request::create(vm).evaluate();
+        assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
+    }
+}
+
+mod failing {
+    use super::*;
+
+    #[rstest]
+    #[case::nested_virt(NESTED, CPU_FEATURES)]
+    #[case::pci(PCI, HOST_DEVICES)]
+    #[case::gpu(GPU, LIMITS)]
+    fn in_allow_and_log_takes_back(#[case] directive: (&'static str, &str), #[case] pointer: &str) {
+        let story = Story::of(&[]).allowing_failures().ask(&[directive]);
+        let answer = story.update(set(directive.0, "nonsense!"));
+        assert_eq!(spec(&answer.after(), pointer), &Value::Null);
+        assert_eq!(answer.annotation(&format!("{}-applied", directive.0)), None);
+        assert!(answer.annotation(&format!("{}-error", directive.0)).is_some());
+    }
+
+    #[test]
+    fn in_strip_label_takes_back_at_once() {
+        let mut story = Story::of(&[]);
+        story.settings["nestedVirtualization"]["errorHandling"] = json!("strip-label");
+        let answer = story.ask(&[NESTED]).update(set("nested-virt", "maybe"));
+        assert_eq!(spec(&answer.after(), CPU_FEATURES), &Value::Null);
+        assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
+    }
+
+    #[test]
+    fn in_reject_changes_nothing() {
+        let answer = Story::of(&[]).ask(&[NESTED]).update(set("nested-virt", "maybe"));
+        answer.assert_denied(&["nested-virt"]);
+    }
+
+    #[test]
+    fn one_feature_leaves_the_others() {
+        let story = Story::of(&[]).allowing_failures().ask(&[NESTED, PCI, GPU]);
+        let answer = story.update(set("pci-passthrough", "nonsense"));
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
+        assert_eq!(spec(&answer.after(), CPU_FEATURES), &json!([svm()]));
+        assert_eq!(spec(&answer.after(), LIMITS), &json!({"nvidia.com/gpu": "1"}));
+    }
+}
+
+#[test]
+fn where_tracking_is_switched_off_the_records_go() {
+    let mut story = Story::of(&[]).ask(&[NESTED]);
+    story.settings["addTrackingAnnotations"] = json!(false);
+    let answer = story.update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]));
+    assert_eq!(answer.annotation("nested-virt-applied"), None);
+    assert_eq!(spec(&answer.after(), CPU_FEATURES), &json!([svm()]));
+    story.vm = answer.after();
+    assert_eq!(spec(&story.drop(NESTED).after(), CPU_FEATURES), &Value::Null);
+}
+
+#[test]
+fn labels_take_back_as_annotations_do() {
+    let settings = json!({"configSource": "labels", "nestedVirtualization": {"cpuVendor": "amd"}});
+    let mut vm = bare_vm(&[]);
+    vm["metadata"]["labels"] = json!({format!("{PREFIX}nested-virt"): "enabled", "a": "b"});
+    let stored = Request::create(vm).settings(settings.clone()).evaluate().after();
+    assert_eq!(spec(&stored, CPU_FEATURES), &json!([svm()]));
+    let mut new = stored.clone();
+    new["metadata"]["labels"] = json!({"a": "b"});
+    let answer = Request::update(stored, new).settings(settings).evaluate();
+    assert_eq!(spec(&answer.after(), CPU_FEATURES), &Value::Null);
+}

@@ -1,0 +1,411 @@
+//! Directives in cloud-init user data.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rstest::rstest;
+use serde_json::{Value, json};
+use vm_feature_manager_policy::cluster::Kind;
+
+use super::harness::{Answer, FakeCluster, PREFIX, Request, annotate, bare_vm, fixture};
+
+const NESTED: &str = "#cloud-config\nx_kubevirt_features:\n  nested_virt: true\n";
+
+fn settings() -> Value {
+    json!({"userData": {"enabled": true}, "nestedVirtualization": {"cpuVendor": "amd"}})
+}
+
+fn secrets() -> Value {
+    let mut settings = settings();
+    settings["userData"]["readSecrets"] = json!(true);
+    settings
+}
+
+/// A virtual machine with these volumes.
+fn vm(volumes: Value) -> Value {
+    let mut vm = bare_vm(&[]);
+    vm["spec"]["template"]["spec"]["volumes"] = volumes;
+    vm
+}
+
+fn no_cloud(user_data: &str) -> Value {
+    vm(
+        json!([{"name": "disk-0"}, {"name": "cloudinitdisk", "cloudInitNoCloud": {"userData": user_data}}]),
+    )
+}
+
+fn of_secret() -> Value {
+    vm(json!([{"name": "cloudinitdisk", "cloudInitNoCloud": {"secretRef": {"name": "seed"}}}]))
+}
+
+fn secret(key: &str, user_data: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "seed", "namespace": "default"},
+        "data": {key: STANDARD.encode(user_data), "networkdata": "c2VjcmV0"},
+    })
+}
+
+fn create(vm: Value) -> Answer {
+    Request::create(vm).settings(settings()).evaluate()
+}
+
+#[test]
+fn a_vm_of_ranchers_node_driver_asks_for_features() {
+    let mut vm = fixture("vm-rancher-node-driver.yaml");
+    vm["spec"]["template"]["spec"]["domain"]["devices"]["gpus"] = json!([]);
+    vm["spec"]["template"]["spec"]["volumes"][1]["cloudInitNoCloud"]["userData"] = json!(
+        "#cloud-config\n\
+         ssh_authorized_keys:\n  - ssh-ed25519 AAAA...\n\
+         x_kubevirt_features:\n  \
+           nested_virt: enabled\n  \
+           pci_passthrough:\n    devices: [\"0000:00:02.0\", 0000:03:00.0]\n  \
+           gpu_device_plugin: nvidia.com/gpu\n\
+         runcmd: [[systemctl, enable, --now, qemu-guest-agent.service]]\n"
+    );
+    let before = vm.clone();
+    let answer = create(vm);
+    assert_eq!(answer.audit("applied"), "nested-virt,pci-passthrough,gpu-device-plugin");
+    assert_eq!(answer.domain()["cpu"]["features"], json!([{"name": "svm", "policy": "require"}]));
+    assert_eq!(
+        answer.annotation("pci-passthrough-applied").as_deref(),
+        Some(r#"["0000:00:02.0","0000:03:00.0"]"#)
+    );
+    assert_eq!(
+        answer.after()["spec"]["template"]["spec"]["volumes"],
+        before["spec"]["template"]["spec"]["volumes"]
+    );
+}
+
+#[rstest]
+#[case::no_cloud(json!({"cloudInitNoCloud": {"userData": NESTED}}))]
+#[case::config_drive(json!({"cloudInitConfigDrive": {"userData": NESTED}}))]
+#[case::base64(json!({"cloudInitNoCloud": {"userDataBase64": STANDARD.encode(NESTED)}}))]
+#[case::config_drive_base64(json!({"cloudInitConfigDrive": {"userDataBase64": STANDARD.encode(NESTED)}}))]
+#[case::text_before_base64(json!({"cloudInitNoCloud": {"userData": NESTED, "userDataBase64": "IQ=="}}))]
+fn user_data_stands_in_volumes(#[case] mut volume: Value) {
+    volume["name"] = json!("seed");
+    assert_eq!(create(vm(json!([volume]))).audit("applied"), "nested-virt");
+}
+
+#[rstest]
+#[case::header("#cloud-config\n", true)]
+#[case::carriage_return("#cloud-config\r\n", true)]
+#[case::header_with_comment("#cloud-config # for the pool\n", true)]
+#[case::archive("#cloud-config-archive\n", false)]
+#[case::script("#!/bin/sh\n", false)]
+#[case::template("## template: jinja\n#cloud-config\n", false)]
+#[case::none("", false)]
+#[case::later("\n#cloud-config\n", false)]
+fn only_a_cloud_config_document_is_read(#[case] header: &str, #[case] is_read: bool) {
+    let answer = create(no_cloud(&format!("{header}x_kubevirt_features: {{nested_virt: on}}\n")));
+    assert_eq!(answer.is_mutated(), is_read);
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+#[rstest]
+#[case::boolean("nested_virt: true", Some("nested-virt"))]
+#[case::word("nested_virt: enabled", Some("nested-virt"))]
+#[case::number("nested_virt: 1", Some("nested-virt"))]
+#[case::hyphen("nested-virt: 'yes'", Some("nested-virt"))]
+#[case::off("nested_virt: false", None)]
+#[case::disabled("nested_virt: disabled", None)]
+#[case::null("nested_virt:", None)]
+#[case::off_for_any_feature(
+    "pci_passthrough: false\n  vbios_injection: off\n  gpu_device_plugin: no",
+    None
+)]
+#[case::map("pci_passthrough: {devices: [00:02.0]}", Some("pci-passthrough"))]
+#[case::json(r#"pci_passthrough: '{"devices": ["00:02.0"]}'"#, Some("pci-passthrough"))]
+fn values(#[case] line: &str, #[case] applied: Option<&str>) {
+    let answer = create(no_cloud(&format!("#cloud-config\nx_kubevirt_features:\n  {line}\n")));
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(answer.audit("applied"), applied.unwrap_or_default());
+    assert_eq!(answer.is_mutated(), applied.is_some());
+}
+
+#[test]
+fn nothing_is_read_unless_it_is_switched_on() {
+    for settings in [
+        json!({}),
+        json!({"userData": {"readSecrets": true}}),
+        json!({"userData": {"enabled": false}}),
+    ] {
+        let answer = Request::create(no_cloud(NESTED)).settings(settings).evaluate();
+        assert_eq!(answer.response, json!({"accepted": true}));
+    }
+}
+
+#[test]
+fn a_failure_names_the_volume_and_the_key() {
+    let text = "#cloud-config\npassword: hunter2\nx_kubevirt_features: {nested_virt: maybe}\n";
+    let answer = create(no_cloud(text));
+    answer.assert_denied(&[
+        r#"(user data of the volume "cloudinitdisk", x_kubevirt_features.nested_virt: "maybe"): neither on nor off"#,
+    ]);
+    assert!(!answer.message().contains("hunter2") && !answer.logs.join("").contains("hunter2"));
+}
+
+#[test]
+fn strip_label_leaves_the_guests_text_alone() {
+    let mut settings = settings();
+    settings["nestedVirtualization"]["errorHandling"] = json!("strip-label");
+    let vm = no_cloud("#cloud-config\nx_kubevirt_features: {nested_virt: maybe}\n");
+    let answer = Request::create(vm).settings(settings).evaluate();
+    answer.assert_accepted_unchanged();
+    assert_eq!(answer.audit("failed"), "nested-virt");
+}
+
+mod precedence {
+    use super::*;
+
+    fn with(source: &str, value: &str) -> Answer {
+        let mut vm =
+            no_cloud("#cloud-config\nx_kubevirt_features: {gpu_device_plugin: nvidia.com/gpu}\n");
+        vm["metadata"][source][format!("{PREFIX}gpu-device-plugin")] = json!(value);
+        let mut settings = settings();
+        settings["configSource"] = json!(source);
+        Request::create(vm).settings(settings).evaluate()
+    }
+
+    #[test]
+    fn annotations_and_labels_win_over_user_data() {
+        let answer = with("annotations", "amd.com/gpu");
+        assert_eq!(answer.annotation("gpu-device-plugin-applied").as_deref(), Some("amd.com/gpu"));
+        // A label can hold no such name, but it is the one that counts.
+        with("labels", "none")
+            .assert_denied(&["(label vm-feature-manager.io/gpu-device-plugin: \"none\")"]);
+    }
+
+    #[rstest]
+    #[case::first_on("true", "false", "nested-virt")]
+    #[case::first_off("false", "true", "")]
+    #[case::first_null("~", "true", "nested-virt")]
+    fn of_several_volumes_the_first_counts(
+        #[case] first: &str,
+        #[case] second: &str,
+        #[case] applied: &str,
+    ) {
+        let text =
+            |value: &str| format!("#cloud-config\nx_kubevirt_features: {{nested_virt: {value}}}\n");
+        let answer = create(vm(json!([
+            {"name": "a", "cloudInitNoCloud": {"userData": text(first)}},
+            {"name": "b", "cloudInitConfigDrive": {"userData": text(second)}},
+        ])));
+        assert_eq!(answer.audit("applied"), applied);
+        let warnings = if first == "~" {
+            vec![]
+        } else {
+            vec![
+                r#""nested-virt" stands in the user data of the volumes "a" and "b", and that of the first counts"#,
+            ]
+        };
+        assert_eq!(answer.warnings(), warnings);
+    }
+
+    #[rstest]
+    #[case::user_data("", "vmx")]
+    #[case::annotation("amd", "svm")]
+    fn options_may_stand_there_too(#[case] annotation: &str, #[case] extension: &str) {
+        let mut vm =
+            no_cloud("#cloud-config\nx_kubevirt_features: {nested_virt: on, cpu_vendor: intel}\n");
+        if !annotation.is_empty() {
+            annotate(&mut vm, &[("cpu-vendor", annotation)]);
+        }
+        let answer = create(vm);
+        assert_eq!(answer.domain()["cpu"]["features"][0]["name"], extension);
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn an_option_alone_asks_for_nothing() {
+        let answer = create(no_cloud("#cloud-config\nx_kubevirt_features: {cpu_vendor: intel}\n"));
+        assert_eq!(answer.response, json!({"accepted": true}));
+    }
+
+    #[test]
+    fn an_unknown_name_is_a_warning() {
+        let answer = create(no_cloud("#cloud-config\nx_kubevirt_features: {pci_passtrough: x}\n"));
+        answer.assert_accepted_unchanged();
+        assert_eq!(
+            answer.warnings(),
+            [
+                r#"no such directive: "pci-passtrough" (did you mean vm-feature-manager.io/pci-passthrough?)"#
+            ]
+        );
+    }
+}
+
+#[rstest]
+#[case::syntax("x_kubevirt_features: {nested_virt: true", "is not read: it is not valid YAML")]
+#[case::not_a_map("x_kubevirt_features: [nested_virt]", "is not read: it is not a map")]
+#[case::alias("a: &b {nested_virt: true}\nx_kubevirt_features: *b", "is not read: it has an alias")]
+#[case::alias_of_value("a: &b true\nx_kubevirt_features: {nested_virt: *b}", "it has an alias")]
+#[case::long_value(&format!("x_kubevirt_features: {{nested_virt: {}}}", "x".repeat(1025)), "longer than 1024 bytes")]
+#[case::long_text(&format!("x_kubevirt_features: {{nested_virt: true}}\n#{}", "x".repeat(64 << 10)), "is longer than 64 KiB")]
+fn what_cannot_be_read_is_ignored_with_a_log_line(#[case] text: &str, #[case] reason: &str) {
+    let text = format!("#cloud-config\n{text}\n");
+    for source in [json!({"userData": text}), json!({"userDataBase64": STANDARD.encode(&text)})] {
+        let answer = create(vm(json!([{"name": "seed", "cloudInitNoCloud": source}])));
+        assert_eq!(answer.response, json!({"accepted": true}));
+        assert_eq!(answer.logs.len(), 1, "{:?}", answer.logs);
+        assert!(answer.logs[0].starts_with("INFO user data passed over"), "{:?}", answer.logs);
+        assert!(answer.logs[0].contains(reason), "{:?}", answer.logs);
+    }
+}
+
+#[rstest]
+#[case::no_base64(json!({"userDataBase64": "no base64!"}), "is not valid base64")]
+#[case::compressed(json!({"userDataBase64": STANDARD.encode(b"\x1f\x8b\x08\xff")}), "is not UTF-8")]
+#[case::long(json!({"userDataBase64": "A".repeat(88 << 10)}), "is longer than 64 KiB")]
+fn base64_that_cannot_be_read(#[case] source: Value, #[case] reason: &str) {
+    let answer = create(vm(json!([{"name": "seed", "cloudInitNoCloud": source}])));
+    assert_eq!(answer.response, json!({"accepted": true}));
+    assert!(answer.logs[0].contains(reason), "{:?}", answer.logs);
+}
+
+#[rstest]
+#[case::nothing(json!(null))]
+#[case::text(json!("text"))]
+#[case::number(json!({"userData": 1}))]
+#[case::no_name(json!({"secretRef": {}}))]
+#[case::list(json!([{"userData": NESTED}]))]
+fn sources_of_a_wrong_type_name_nothing(#[case] source: Value) {
+    let answer = Request::create(vm(json!([{"name": "seed", "cloudInitNoCloud": source}])))
+        .settings(secrets())
+        .evaluate();
+    assert_eq!(answer.response, json!({"accepted": true}));
+}
+
+mod secret {
+    use super::*;
+
+    fn answer(objects: Vec<Value>) -> Answer {
+        Request::create(of_secret())
+            .settings(secrets())
+            .cluster(FakeCluster::of(objects))
+            .evaluate()
+    }
+
+    #[rstest]
+    #[case("userdata")]
+    #[case("userData")]
+    #[case("user-data")]
+    fn is_read_under_each_key(#[case] key: &str) {
+        let answer = answer(vec![secret(key, NESTED)]);
+        assert_eq!(answer.audit("applied"), "nested-virt");
+        assert_eq!(answer.lookups, ["get Secret seed"]);
+    }
+
+    #[rstest]
+    #[case::no_key(secret("other", NESTED))]
+    #[case::nothing_in_it(secret("userdata", ""))]
+    #[case::script(secret("userdata", "#!/bin/sh\n"))]
+    fn that_names_nothing_is_nothing(#[case] secret: Value) {
+        assert_eq!(answer(vec![secret]).response, json!({"accepted": true}));
+    }
+
+    #[test]
+    fn is_not_read_unless_the_settings_say_so() {
+        let answer = Request::create(of_secret())
+            .settings(settings())
+            .cluster(FakeCluster::of(vec![secret("userdata", NESTED)]))
+            .evaluate();
+        assert_eq!(answer.response, json!({"accepted": true}));
+        assert_eq!(answer.lookups, Vec::<String>::new());
+    }
+
+    #[test]
+    fn is_not_read_for_an_update_that_changes_nothing() {
+        let mut new = of_secret();
+        new["spec"]["runStrategy"] = json!("Halted");
+        let answer = Request::update(of_secret(), new).settings(secrets()).evaluate();
+        assert_eq!(answer.response, json!({"accepted": true}));
+        assert_eq!(answer.lookups, Vec::<String>::new());
+    }
+
+    #[rstest]
+    #[case::not_there_yet(FakeCluster::of(vec![]), "is not there yet; what it asks for takes effect when the VirtualMachine is next changed")]
+    #[case::not_granted(
+        FakeCluster::default(),
+        "may not be read by the policy; grant policy-server get on it, or put the directives into annotations"
+    )]
+    #[case::unavailable(FakeCluster::of(vec![]).failing(Kind::Secret, "Host error: timeout"), "cannot be read for now; what it asks for takes effect when the VirtualMachine is next changed")]
+    fn that_cannot_be_read_is_a_warning(#[case] cluster: FakeCluster, #[case] why: &str) {
+        let answer = Request::create(of_secret()).settings(secrets()).cluster(cluster).evaluate();
+        let warning =
+            format!("the Secret \"seed\" with the user data of the volume \"cloudinitdisk\" {why}");
+        assert_eq!(answer.response, json!({"accepted": true, "warnings": [warning]}));
+    }
+
+    /// On an update, what cannot be read is no reason to take anything back.
+    #[test]
+    fn that_cannot_be_read_takes_nothing_back() {
+        let applied = answer(vec![secret("userdata", NESTED)]).after();
+        let mut new = applied.clone();
+        new["spec"]["template"]["spec"]["domain"]["cpu"]["cores"] = json!(2);
+        let answer = Request::update(applied.clone(), new.clone())
+            .settings(secrets())
+            .cluster(FakeCluster::default())
+            .evaluate();
+        answer.assert_accepted_unchanged();
+        assert_eq!(
+            answer.warnings().first(),
+            Some(
+                &"nested-virt: what it had added stays, as user data that may ask for it cannot be read"
+            )
+        );
+        // Once it can be read, and asks for nothing, it goes.
+        let answer = Request::update(applied, new)
+            .settings(secrets())
+            .cluster(FakeCluster::of(vec![secret("userdata", "#cloud-config\n")]))
+            .evaluate();
+        assert_eq!(answer.annotation("nested-virt-applied"), None);
+        assert_eq!(answer.domain()["cpu"], json!({"cores": 2}));
+    }
+}
+
+mod taking_back {
+    use super::*;
+
+    /// The VM as it is stored after the user data was read, and as the user changes it.
+    fn update(settings: &Value, user_data: &str) -> Answer {
+        let create = Request::create(no_cloud(NESTED)).settings(settings.clone()).evaluate();
+        let stored = create.after();
+        assert_eq!(
+            stored["spec"]["template"]["spec"]["domain"]["cpu"]["features"][0]["name"],
+            "svm"
+        );
+        let mut new = stored.clone();
+        new["spec"]["template"]["spec"]["volumes"][1]["cloudInitNoCloud"]["userData"] =
+            json!(user_data);
+        Request::update(stored, new).settings(settings.clone()).evaluate()
+    }
+
+    #[rstest]
+    #[case::gone("#cloud-config\n", false)]
+    #[case::off("#cloud-config\nx_kubevirt_features: {nested_virt: false}\n", false)]
+    #[case::a_script("#!/bin/sh\n", false)]
+    #[case::other_text("#cloud-config\n# x\nx_kubevirt_features: {nested_virt: 'yes'}\n", true)]
+    #[case::unreadable("#cloud-config\nx_kubevirt_features: {nested_virt: false\n", true)]
+    #[case::unreadable_value(
+        "#cloud-config\na: &b c\nx_kubevirt_features: {nested_virt: *b}\n",
+        true
+    )]
+    fn what_user_data_had_asked_for(#[case] user_data: &str, #[case] stays: bool) {
+        for tracking in [true, false] {
+            let mut settings = settings();
+            settings["addTrackingAnnotations"] = json!(tracking);
+            let answer = update(&settings, user_data);
+            assert!(answer.is_accepted());
+            assert_eq!(answer.domain()["cpu"]["features"].is_array(), stays, "{tracking}");
+        }
+    }
+
+    #[test]
+    fn user_data_that_an_annotation_follows_changes_nothing() {
+        let mut new = create(no_cloud(NESTED)).after();
+        let stored = new.clone();
+        annotate(&mut new, &[("nested-virt", "enabled")]);
+        new["spec"]["template"]["spec"]["volumes"] = json!([]);
+        Request::update(stored, new).settings(settings()).evaluate().assert_accepted_unchanged();
+    }
+}
