@@ -301,7 +301,12 @@ pub(crate) struct Lookups<'c> {
     /// The PCI devices that a feature has looked up by their names.
     named_pci_devices: RefCell<Vec<PciDevice>>,
     pci_devices: OnceCell<Result<Vec<PciDevice>, LookupError>>,
+    /// The user data of Secrets, by their names.
+    user_data: RefCell<Vec<(String, UserDataOfSecret)>>,
 }
+
+/// A Secret's user data, in base64; `None` where it has none.
+pub(crate) type UserDataOfSecret = Result<Option<String>, LookupError>;
 
 impl<'c> Lookups<'c> {
     pub(crate) fn new(cluster: &'c dyn Cluster, settings: &'c Settings) -> Self {
@@ -311,6 +316,7 @@ impl<'c> Lookups<'c> {
             kubevirt: OnceCell::new(),
             named_pci_devices: RefCell::default(),
             pci_devices: OnceCell::new(),
+            user_data: RefCell::default(),
         }
     }
 
@@ -356,13 +362,14 @@ impl<'c> Lookups<'c> {
         self.get(Kind::ConfigMap, name, Some(namespace), to_config_map)
     }
 
-    /// The user data of a Secret, in base64, under the first of the keys that KubeVirt and cloud-init know.
-    pub(crate) fn user_data(
-        &self,
-        secret: &str,
-        namespace: &str,
-    ) -> Result<Option<String>, LookupError> {
-        self.get(Kind::Secret, secret, Some(namespace), to_user_data)
+    /// The user data of a Secret, under the first of the keys that KubeVirt and cloud-init know.
+    pub(crate) fn user_data(&self, secret: &str, namespace: &str) -> UserDataOfSecret {
+        if let Some((_, known)) = self.user_data.borrow().iter().find(|(name, _)| name == secret) {
+            return known.clone();
+        }
+        let user_data = self.get(Kind::Secret, secret, Some(namespace), to_user_data);
+        self.user_data.borrow_mut().push((secret.to_owned(), user_data.clone()));
+        user_data
     }
 
     /// Whether the PCI device of the name is claimed for passthrough.

@@ -79,14 +79,13 @@ fn decide<'a>(
     if new.is_deleting() {
         return Ok(Verdict::default());
     }
-    let template = new.template().filter(|template| {
-        UserData::is_possible(template) && Settings::reads_user_data(payload.settings)
-    });
-    let is_asked = new.mentions_policy() || template.is_some();
-    let old_object = request.old_object.filter(|old| {
-        // The prefix cannot be escaped: the host writes the object anew.
-        request.is_update() && (is_asked || old.get().contains(directives::PREFIX))
-    });
+    let old_object = request.old_object.filter(|_| request.is_update());
+    let reads_user_data =
+        [Some(object), old_object].into_iter().flatten().any(UserData::is_possible)
+            && Settings::reads_user_data(payload.settings);
+    let is_asked = new.mentions_policy() || reads_user_data;
+    // The prefix cannot be escaped: the host writes the object anew.
+    let old_object = old_object.filter(|old| is_asked || old.get().contains(directives::PREFIX));
     let old = old_object.map(Outline::parse).transpose()?;
     match &old {
         None if !is_asked => return Ok(Verdict::default()),
@@ -100,12 +99,13 @@ fn decide<'a>(
     let read_secret = |name: &str| lookups.user_data(name, namespace);
     let read_secret: Option<ReadSecret<'_>> =
         if settings.user_data.read_secrets { Some(&read_secret) } else { None };
+    let template = new.template().filter(|_| reads_user_data);
     let user_data = template.map(|t| UserData::read(t, read_secret)).unwrap_or_default();
     for note in user_data.notes() {
         info!(log, "user data passed over"; request, "reason" => note);
     }
     // What a Secret said before is not known.
-    let old_template = old.as_ref().and_then(Outline::template).filter(|_| template.is_some());
+    let old_template = old.as_ref().and_then(Outline::template).filter(|_| reads_user_data);
     let old_user_data = old_template.map(|t| UserData::read(t, None)).unwrap_or_default();
 
     let directives = Directives::read(&new, settings.config_source, &user_data);
@@ -174,29 +174,36 @@ impl<'r, 'a> Run<'r, 'a> {
     fn one_feature(&mut self, feature: &dyn Feature) -> Result<(), ShapeError> {
         let earlier = self.earlier(feature);
         let directive = match self.directives.get(feature.name()) {
+            Asked::For(directive) if earlier.is_none() => directive,
+            // Without its options, what is in place might be planned otherwise.
+            Asked::For(_) if feature.options().iter().any(|o| self.directives.is_unknown(o)) => {
+                return self.leave(feature);
+            }
             Asked::For(directive) => directive,
             Asked::Not => return self.clear(feature, earlier),
-            Asked::Unknown => {
-                if earlier.is_some() {
-                    let why =
-                        "what it had added stays, as user data that may ask for it cannot be read";
-                    self.warn(feature, vec![why.to_owned()]);
-                }
-                return Ok(());
-            }
+            Asked::Unknown if earlier.is_some() => return self.leave(feature),
+            Asked::Unknown => return Ok(()),
         };
         let added = self.added(feature, earlier.as_ref(), Some(&directive));
-        match self.plan_and_apply(feature, &directive, &added) {
-            Ok(Some((plan, found))) => {
+        match self.plan_and_apply(feature, &directive, &added, earlier.as_ref()) {
+            Ok(Some((plan, kept))) => {
                 let value = directive.text().ok();
                 if earlier.is_some_and(|earlier| !earlier.is_for(value, &plan.applied)) {
                     self.warn(feature, added.doubts);
                 }
-                self.succeed(feature, plan, &found)
+                self.succeed(feature, plan, &kept)
             }
             Ok(None) => self.clear(feature, earlier),
             Err(Failure(error)) => self.fail(feature, &directive, error, earlier),
         }
+    }
+
+    /// Leaves the feature as it is, with a word about it.
+    fn leave(&mut self, feature: &dyn Feature) -> Result<(), ShapeError> {
+        let why =
+            "what it had added stays as it is, as user data that may say otherwise cannot be read";
+        self.warn(feature, vec![why.to_owned()]);
+        Ok(())
     }
 
     /// What is known of an earlier directive for the feature, if it was applied.
@@ -216,7 +223,8 @@ impl<'r, 'a> Run<'r, 'a> {
         let is_applied =
             record.is_some() || (directive.is_some() && !self.settings.add_tracking_annotations);
         let kept = self.directives.kept(name).or_else(|| old?.kept(name)).unwrap_or_default();
-        is_applied.then_some(Earlier { record, directive, kept, is_of_request })
+        let was_applied = old_record.is_some();
+        is_applied.then_some(Earlier { record, directive, kept, is_of_request, was_applied })
     }
 
     /// What the feature had added for the earlier directive.
@@ -232,19 +240,26 @@ impl<'r, 'a> Run<'r, 'a> {
         let before = Before {
             earlier,
             vm: &self.vm,
-            old: self.old.as_ref().filter(|_| directive.is_some() || !earlier.is_of_request),
+            old: self.old.as_ref(),
             declared: self.declared.as_ref(),
             directive: directive.and_then(|directive| directive.text().ok()),
         };
         feature
-            .added(&before, &self.context(&self.vm, &[]))
+            .added(&before, &self.context(&self.vm, &[], &[]))
             .unwrap_or_else(|error| Added { doubts: vec![error.to_string()], ..Added::default() })
     }
 
-    fn context<'c>(&'c self, vm: &'c VirtualMachine<'c>, ours: &'c [Edit]) -> Context<'c> {
+    fn context<'c>(
+        &'c self,
+        vm: &'c VirtualMachine<'c>,
+        ours: &'c [Edit],
+        kept: &'c [String],
+    ) -> Context<'c> {
         Context {
             vm,
             ours,
+            kept,
+            record: None,
             namespace: self.namespace,
             directives: self.directives,
             settings: self.settings,
@@ -254,12 +269,13 @@ impl<'r, 'a> Run<'r, 'a> {
     }
 
     /// Plans the feature on the VirtualMachine without what it had added before, and makes of one what the other should
-    /// be. The plan comes with what it found in place.
+    /// be. The plan comes with what it found in place and will leave there.
     fn plan_and_apply(
         &mut self,
         feature: &dyn Feature,
         directive: &Directive<'_>,
         added: &Added,
+        earlier: Option<&Earlier<'_>>,
     ) -> Result<Option<(Plan, Vec<String>)>, Failure> {
         let bare = if added.edits.is_empty() {
             None
@@ -269,29 +285,42 @@ impl<'r, 'a> Run<'r, 'a> {
             Some(vm)
         };
         let vm = bare.as_ref().unwrap_or(&self.vm);
-        let context = self.context(vm, &added.edits);
+        let known = earlier.map(|earlier| earlier.kept.as_slice()).unwrap_or_default();
+        let mut context = self.context(vm, &added.edits, known);
+        context.record = earlier.and_then(|earlier| earlier.record);
         let Some(plan) = feature.plan(directive.text()?, &context)? else {
             return Ok(None);
         };
-        let found = plan.edits.iter().filter(|edit| vm.has_entry(edit)).map(Edit::to_string);
-        let found = found.collect();
+        // After the first time, only what is new can be told to be the user's, unless it may be what was added before.
+        let is_first = earlier.is_none_or(|earlier| {
+            let is_changed = !earlier.is_for(directive.text().ok(), &plan.applied);
+            (earlier.is_of_request && !earlier.was_applied)
+                || (is_changed && !added.doubts.is_empty())
+        });
+        let is_new = |edit: &Edit| {
+            added.doubts.is_empty() && self.old.as_ref().is_some_and(|old| !old.has(edit))
+        };
+        let is_kept = |edit: &&Edit| {
+            (is_first || known.contains(&edit.to_string()) || is_new(edit)) && vm.has_entry(edit)
+        };
+        let kept = plan.edits.iter().filter(is_kept).map(Edit::to_string).collect();
         self.vm.take_back(added.edits.iter().filter(|edit| !plan.edits.contains(edit)))?;
         self.vm.apply(&plan.edits)?;
-        Ok(Some((plan, found)))
+        Ok(Some((plan, kept)))
     }
 
     fn succeed(
         &mut self,
         feature: &dyn Feature,
         plan: Plan,
-        found: &[String],
+        kept: &[String],
     ) -> Result<(), ShapeError> {
         let name = feature.name();
         self.vm.remove_annotation(&directives::error_key(name))?;
         let (applied_key, kept_key) = (directives::applied_key(name), directives::kept_key(name));
         let tracks = self.settings.add_tracking_annotations;
-        if tracks && !found.is_empty() {
-            self.vm.set_annotation(kept_key, serde_json::to_string(found).unwrap_or_default())?;
+        if tracks && !kept.is_empty() {
+            self.vm.set_annotation(kept_key, serde_json::to_string(kept).unwrap_or_default())?;
         } else {
             self.vm.remove_annotation(&kept_key)?;
         }

@@ -493,8 +493,9 @@ impl<'s, 'j> Section<'s, 'j> {
         }
     }
 
-    /// A map from patterns to lists of patterns. A namespace with an empty list may take nothing: leaving it out
-    /// instead would open what the administrator closed.
+    /// A map from patterns to lists of patterns, or texts with commas between them: the form of the Rancher UI has no lists
+    /// in maps. A namespace with an empty list may take nothing: leaving it out instead would open what the administrator
+    /// closed.
     fn patterns_by_pattern(&mut self, key: &'static str) -> Vec<(Pattern, Vec<Pattern>)> {
         let Some(json) = self.value(key) else {
             return Vec::new();
@@ -506,14 +507,24 @@ impl<'s, 'j> Section<'s, 'j> {
         let mut map = Vec::new();
         for (namespace, patterns) in json.members() {
             let namespace_pattern = Pattern::read(&Json::String(namespace.as_ref().into()));
-            let patterns_read =
-                if patterns.is_empty() { Some(Vec::new()) } else { Vec::read(patterns) };
+            let patterns_read = match patterns {
+                _ if patterns.is_empty() => Some(Vec::new()),
+                Json::String(text) => {
+                    let texts = text.split(',').map(|text| Json::String(text.trim().into()));
+                    texts.map(|text| Pattern::read(&text)).collect()
+                }
+                _ => Vec::read(patterns),
+            };
             match (namespace_pattern, patterns_read) {
                 (Some(namespace), Some(patterns)) => map.push((namespace, patterns)),
                 (None, _) => self.wrong(key, json, takes.to_owned()),
                 (_, None) => {
                     let path = format!("{}.{}", self.path_of(key), Quoted(namespace));
-                    let problem = Problem::wrong(path, patterns, Vec::<Pattern>::takes());
+                    let takes = format!(
+                        "{}; or one text with commas between them",
+                        Vec::<Pattern>::takes()
+                    );
+                    let problem = Problem::wrong(path, patterns, takes);
                     self.problems.push(problem);
                 }
             }

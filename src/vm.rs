@@ -47,11 +47,6 @@ enum Entry {
 }
 
 impl Edit {
-    /// Whether it adds a host device of the resource.
-    pub(crate) fn adds_host_device_of(&self, resource: &str) -> bool {
-        matches!(self, Edit::AddHostDevice { device_name, .. } if device_name == resource)
-    }
-
     fn entry(&self) -> Entry {
         match self {
             Edit::RequireCpuFeature { name } => {

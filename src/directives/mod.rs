@@ -169,6 +169,12 @@ impl<'o, 'a> Directives<'o, 'a> {
         as_text(value, source, name).map(|text| Some(text).filter(|t| !t.is_empty()))
     }
 
+    /// Whether user data that cannot be read may have the option.
+    pub(crate) fn is_unknown(&self, option: &'static str) -> bool {
+        lookup(self.annotations, option).is_none()
+            && matches!(self.user_data.get(option), Asked::Unknown)
+    }
+
     /// What the user should know of keys of ours that have no effect.
     pub(crate) fn warnings(&self, features: &[&'static str]) -> Vec<String> {
         let (read, elsewhere) = match self.source {

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::yaml::{self, Value};
 use super::{Asked, Directive, Source};
-use crate::cluster::LookupError;
+use crate::cluster::{LookupError, UserDataOfSecret};
 use crate::json::{Json, Shape};
 use crate::text::Quoted;
 
@@ -39,10 +39,12 @@ struct Found {
     /// `None` where it is switched off.
     value: Option<Json<'static>>,
     volume: String,
+    /// Whether another volume has it, too.
+    is_repeated: bool,
 }
 
 /// Reads a Secret's user data, in base64.
-pub(crate) type ReadSecret<'r> = &'r dyn Fn(&str) -> Result<Option<String>, LookupError>;
+pub(crate) type ReadSecret<'r> = &'r dyn Fn(&str) -> UserDataOfSecret;
 
 /// What of a template tells its user data.
 static TEMPLATE: Shape = {
@@ -181,14 +183,21 @@ impl UserData {
                 return self.unreadable.push(name);
             }
         };
-        match self.found.iter().find(|found| found.name == name) {
-            Some(first) => self.warnings.push(format!(
-                "{} stands in the user data of the volumes {} and {}, and that of the first counts",
-                Quoted(&name),
-                Quoted(&first.volume),
-                Quoted(volume)
-            )),
-            None => self.found.push(Found { name, value, volume: volume.to_owned() }),
+        match self.found.iter_mut().find(|found| found.name == name) {
+            Some(first) if first.is_repeated => {}
+            Some(first) => {
+                first.is_repeated = true;
+                self.warnings.push(format!(
+                    "{} stands in the user data of the volumes {} and {}, and that of the first counts",
+                    Quoted(&name),
+                    Quoted(&first.volume),
+                    Quoted(volume)
+                ));
+            }
+            None => {
+                let volume = volume.to_owned();
+                self.found.push(Found { name, value, volume, is_repeated: false });
+            }
         }
     }
 

@@ -9,6 +9,9 @@ use serde_json::Number;
 /// The most bytes of a value.
 const MAX_VALUE: usize = 1024;
 
+/// The most keys of the section; there are fewer features and options.
+const MAX_KEYS: usize = 64;
+
 /// The value of a key in the section.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Value {
@@ -30,6 +33,8 @@ pub(super) enum Unreadable {
     Key,
     #[error("it is longer than {MAX_VALUE} bytes")]
     TooLong,
+    #[error("it has more than {MAX_KEYS} keys")]
+    TooMany,
 }
 
 /// The keys and values of the map under a key of the document's own map; none where it has no such key.
@@ -94,6 +99,9 @@ impl<'t> Reader<'t> {
         }
         while let Some(key) = self.key()? {
             let key = key.ok_or(Unreadable::Key)?;
+            if section.len() == MAX_KEYS {
+                return Err(Unreadable::TooMany);
+            }
             let value = self.value()?;
             section.retain(|(k, _)| *k != key);
             section.extend(value.map(|value| (key.into_owned(), value)));
@@ -322,6 +330,7 @@ mod tests {
     #[case::syntax_behind("x: {a: b}\ny: [\n", Unreadable::Syntax)]
     #[case::unknown_alias("x: {a: *nowhere}\n", Unreadable::Syntax)]
     #[case::tabs("x:\n\ta: b\n", Unreadable::Syntax)]
+    #[case::many(&(0..65).fold("x:\n".to_owned(), |text, n| format!("{text}  k{n}: v\n")), Unreadable::TooMany)]
     fn documents_that_are_not_read(#[case] text: &str, #[case] problem: Unreadable) {
         assert_eq!(read(text), Err(problem));
     }

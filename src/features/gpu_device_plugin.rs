@@ -50,12 +50,14 @@ impl Feature for GpuDevicePlugin {
         }
         let applied = if count == 1 { name.to_string() } else { format!("{name}={count}") };
         let mut plan = Plan { applied, ..Plan::default() };
-        // The VirtualMachine's own devices count first, then those that the directive had added before.
-        plan.edits = devices(&name, context.vm)?;
-        let missing = count.saturating_sub(plan.edits.len());
+        // What the user had before the directive counts; what they add beside it takes nothing away.
         let limit = limit(&name, count);
+        plan.edits = devices(&name, context.vm)?;
+        let is_kept = |edit: &&Edit| context.kept.contains(&edit.to_string());
+        let is_same = context.record == Some(&plan.applied);
+        let kept = if is_same { 0 } else { plan.edits.iter().filter(is_kept).count() };
         let ours = context.ours.iter().filter(|edit| is_device(edit, &name));
-        plan.edits.extend(ours.take(missing).cloned());
+        plan.edits.extend(ours.take(count.saturating_sub(kept)).cloned());
         let attached = plan.edits.len();
         if context.vm.has(&limit) {
             plan.edits.push(limit.clone());
@@ -108,12 +110,19 @@ impl Feature for GpuDevicePlugin {
         let Ok(Request { name, count }) = parse(value, usize::MAX) else {
             return Ok(added);
         };
+        let limit = limit(&name, count);
+        let has_limit = context.vm.limit(name.as_str())?.is_some();
         let made = devices(&name, context.vm)?.into_iter().filter(|edit| is_device(edit, &name));
         made.for_each(|edit| added.claim(before, edit));
+        let is_old = |edit: &Edit| before.is_old(edit);
+        if !added.edits.iter().any(is_old) && is_old(&limit) {
+            added.edits.clear();
+        }
+        added.edits.sort_by_key(|edit| !is_old(edit));
         added.edits.truncate(count);
         // With a device, the policy sets no limit.
-        if added.edits.is_empty() && context.vm.limit(name.as_str())?.is_some() {
-            added.claim(before, limit(&name, count));
+        if added.edits.is_empty() && has_limit {
+            added.claim(before, limit);
         }
         Ok(added)
     }

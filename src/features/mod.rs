@@ -27,6 +27,11 @@ pub(crate) trait Feature: Sync {
     /// Its part of the settings that every feature has.
     fn settings(&self, settings: &Settings) -> FeatureSettings;
 
+    /// The options that go with its directive.
+    fn options(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// What the directive's value asks for; `None` where it says that the feature is off.
     ///
     /// # Errors
@@ -78,6 +83,10 @@ pub(crate) struct Context<'c> {
     pub(crate) vm: &'c VirtualMachine<'c>,
     /// What the feature had added before. What a plan has too stays as it is; the rest goes.
     pub(crate) ours: &'c [Edit],
+    /// What was there before the directive, as [`Earlier::kept`].
+    pub(crate) kept: &'c [String],
+    /// The record of what the directive asked for before.
+    pub(crate) record: Option<&'c str>,
     /// The VirtualMachine's namespace.
     pub(crate) namespace: &'c str,
     /// The options beside the directive.
@@ -97,8 +106,10 @@ pub(crate) struct Earlier<'e> {
     pub(crate) directive: Option<&'e str>,
     /// What was there before the directive, as the annotation `-kept` lists it.
     pub(crate) kept: Vec<String>,
-    /// Whether the record is not in the old object, so that what was added is not there either.
+    /// Whether the record is not in the old object: the policy is called again for a request, or for a copy.
     pub(crate) is_of_request: bool,
+    /// Whether the old object has a record, this or another.
+    pub(crate) was_applied: bool,
 }
 
 impl Earlier<'_> {
@@ -124,14 +135,24 @@ pub(crate) struct Before<'b> {
 }
 
 impl Before<'_> {
-    /// Whether the VirtualMachine has what the edit writes, and nobody else can have written it: it is not new, the user
-    /// does not declare it, and it was not there before the directive. With a directive, what is new may be of an earlier
-    /// call for the same request.
+    /// Whether the VirtualMachine has what the edit writes, and nobody else can have written it: the user does not declare
+    /// it, and it was not there before the directive, nor is it new.
     pub(crate) fn is_ours(&self, edit: &Edit) -> bool {
-        self.vm.has(edit)
-            && (self.directive.is_some() || self.old.is_none_or(|old| old.has(edit)))
+        let can_be_old = match self.old {
+            None => true,
+            Some(old) if self.earlier.is_of_request => self.earlier.was_applied || !old.has(edit),
+            // With its directive still there, it may be of an earlier call for the same request.
+            Some(old) => self.directive.is_some() || old.has(edit),
+        };
+        can_be_old
+            && self.vm.has(edit)
             && !self.declared.is_some_and(|declared| declared.has(edit))
             && !self.earlier.kept.contains(&edit.to_string())
+    }
+
+    /// Whether it is ours, and was there before this update as far as that is known.
+    fn is_old(&self, edit: &Edit) -> bool {
+        self.is_ours(edit) && self.old.is_none_or(|old| old.has(edit))
     }
 }
 
@@ -152,8 +173,9 @@ impl Added {
         if before.is_ours(&edit) {
             self.edits.push(edit);
         } else if !before.vm.has(&edit) {
-            self.doubts
-                .push(format!("the {edit} stays, as it was changed since the directive added it"));
+            self.doubts.push(format!(
+                "the VirtualMachine has something else in the place of the {edit}, which stays"
+            ));
         }
     }
 }

@@ -124,6 +124,10 @@ impl Feature for NestedVirt {
         settings.nested_virtualization.feature
     }
 
+    fn options(&self) -> &'static [&'static str] {
+        &[OPTION]
+    }
+
     fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
         if !is_on(value)? {
             return Ok(None);
@@ -165,6 +169,9 @@ impl Feature for NestedVirt {
         }
         let edits = Vendor::ALL.map(|vendor| Edit::RequireCpuFeature { name: vendor.extension() });
         added.edits.extend(edits.into_iter().filter(|edit| before.is_ours(edit)));
+        if added.edits.len() > 1 && added.edits.iter().any(|edit| before.is_old(edit)) {
+            added.edits.retain(|edit| before.is_old(edit));
+        }
         if added.edits.len() > 1 {
             added.edits.clear();
             added.doubts.push(

@@ -48,6 +48,15 @@ pub fn fixtures(name: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
+/// The objects of the example with a ROM.
+pub fn vbios_objects() -> Vec<Value> {
+    let files = ["cluster.yaml", "rom.yaml"];
+    files
+        .iter()
+        .flat_map(|name| fixtures(&format!("../../examples/vbios/cluster/{name}")))
+        .collect()
+}
+
 /// A cluster in memory; one that was not given anything grants nothing.
 #[derive(Default)]
 pub struct FakeCluster {

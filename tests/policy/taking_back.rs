@@ -4,7 +4,9 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use vm_feature_manager_policy::cluster::Kind;
 
-use super::harness::{Answer, FakeCluster, PREFIX, Request, annotate, bare_vm, fixtures};
+use super::harness::{
+    Answer, FakeCluster, PREFIX, Request, annotate, bare_vm, fixtures, vbios_objects,
+};
 
 const NESTED: (&str, &str) = ("nested-virt", "enabled");
 const PCI: (&str, &str) = ("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#);
@@ -30,7 +32,7 @@ fn on_harvester() -> Value {
 
 /// Harvester with an iGPU on node1 and a ROM.
 fn cluster() -> FakeCluster {
-    let mut objects = fixtures("../../examples/vbios/cluster/cluster.yaml");
+    let mut objects = vbios_objects();
     objects.extend(fixtures("../../examples/harvester/cluster/cluster.yaml"));
     FakeCluster::of(objects)
 }
@@ -259,11 +261,11 @@ fn a_manifest_that_cannot_be_read_declares_nothing(#[case] manifest: Value) {
 #[case::cpu_feature(NESTED, CPU_FEATURES, json!([{"name": "svm", "policy": "optional"}]), None)]
 #[case::host_device(
     PCI, HOST_DEVICES, json!([{"name": "pci-device-0", "deviceName": "pci_0000_00_02_0", "tag": "x"}]),
-    Some("the host device pci-device-0 pci_0000_00_02_0 stays, as it was changed since the directive added it"),
+    Some("the VirtualMachine has something else in the place of the host device pci-device-0 pci_0000_00_02_0, which stays"),
 )]
 #[case::limit(
     GPU, LIMITS, json!({"nvidia.com/gpu": "2"}),
-    Some("the limit nvidia.com/gpu 1 stays, as it was changed since the directive added it"),
+    Some("the VirtualMachine has something else in the place of the limit nvidia.com/gpu 1, which stays"),
 )]
 fn what_the_user_edited_stays(
     #[case] directive: (&str, &str),
@@ -620,19 +622,15 @@ mod record_alone {
     }
 
     #[test]
-    fn of_a_node_it_does_not_tell() {
+    fn of_a_node_it_tells_by_what_is_not_listed_as_the_users() {
         let (_, answer) = create(Story::of(&[]).ask(&[PCI_OF_NODE]), PCI_OF_NODE);
-        assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
-        assert_eq!(
-            spec(&answer.after(), "/nodeSelector"),
-            &json!({"kubernetes.io/hostname": "node1"})
-        );
-        assert_eq!(
-            answer.warnings(),
-            [
-                "pci-passthrough: the node selector node1 stays, as it cannot be told whether the directive had added it"
-            ]
-        );
+        assert_eq!(spec(&answer.after(), "/nodeSelector"), &Value::Null);
+        let selector = json!({"kubernetes.io/hostname": "node1"});
+        for directive in [PCI, PCI_OF_NODE] {
+            let story = Story::of(&[("/nodeSelector", selector.clone())]).ask(&[directive]);
+            let (_, answer) = create(story, directive);
+            assert_eq!(spec(&answer.after(), "/nodeSelector"), &selector);
+        }
     }
 
     #[test]
@@ -657,6 +655,156 @@ mod record_alone {
         let answer = Request::create(vm).evaluate();
         assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
     }
+}
+
+/// What the user adds while a directive is there stays, and takes nothing away.
+mod added_meanwhile {
+    use super::*;
+
+    const NIC: (&str, &str) = ("pci-passthrough", r#"{"devices": ["node1/0000:03:00.0"]}"#);
+
+    /// Two equal devices.
+    fn nic(function: usize) -> Value {
+        json!({"name": format!("node1-00000300{function}"), "deviceName": "intel.com/I350_GIGABIT_NETWORK_CONNECTION"})
+    }
+
+    fn gpu(name: &str) -> Value {
+        json!({"name": name, "deviceName": "nvidia.com/gpu"})
+    }
+
+    fn setting(pointer: &'static str, value: Value) -> impl Fn(&mut Value) {
+        move |vm| *vm = with(vm.clone(), &[(pointer, value.clone())])
+    }
+
+    #[test]
+    fn a_second_device_of_the_resource() {
+        let mut story = Story::of(&[]).on_harvester().ask(&[NIC]);
+        let both = json!([nic(0), nic(1)]);
+        let answer = story.update(setting(HOST_DEVICES, both.clone()));
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &both);
+        story.vm = answer.after();
+        assert_eq!(spec(&story.drop(NIC).after(), HOST_DEVICES), &json!([nic(1)]));
+        // Directive and device go at once.
+        let answer = story.update(|vm| {
+            remove(vm, NIC.0);
+            setting(HOST_DEVICES, json!([nic(1)]))(vm);
+        });
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([nic(1)]));
+    }
+
+    #[rstest]
+    #[case::in_front(json!([gpu("gpu-7"), gpu("gpu-0")]), json!([gpu("gpu-7")]))]
+    #[case::behind(json!([gpu("gpu-0"), gpu("gpu-1")]), json!([gpu("gpu-1")]))]
+    #[case::of_another_name(json!([gpu("gpu-0"), gpu("mine")]), json!([gpu("mine")]))]
+    fn a_second_gpu(#[case] both: Value, #[case] users: Value) {
+        let mut story = Story::of(&[]);
+        story.cluster = || serving("nvidia.com/gpu");
+        let mut story = story.ask(&[GPU]);
+        let answer = story.update(setting(GPUS, both.clone()));
+        assert_eq!(spec(&answer.after(), GPUS), &both);
+        story.vm = answer.after();
+        assert_eq!(spec(&story.drop(GPU).after(), GPUS), &users);
+    }
+
+    #[test]
+    fn a_gpu_beside_the_limit() {
+        let mut story = Story::of(&[]).ask(&[GPU]);
+        let answer = story.update(setting(GPUS, json!([gpu("gpu-0")])));
+        story.vm = answer.after();
+        let answer = story.drop(GPU);
+        assert_eq!(spec(&answer.after(), GPUS), &json!([gpu("gpu-0")]));
+        assert_eq!(spec(&answer.after(), LIMITS), &Value::Null);
+    }
+
+    #[test]
+    fn the_extension_of_the_other_vendor() {
+        let vmx = json!({"name": "vmx", "policy": "require"});
+        let mut story = Story::of(&[]).ask(&[NESTED]);
+        story.vm = story.update(setting(CPU_FEATURES, json!([svm(), vmx]))).after();
+        assert_eq!(spec(&story.drop(NESTED).after(), CPU_FEATURES), &json!([vmx]));
+    }
+
+    #[test]
+    fn a_node_selector() {
+        let selector = json!({"kubernetes.io/hostname": "node1"});
+        let mut story = Story::of(&[]).ask(&[PCI]);
+        story.vm = story.update(setting("/nodeSelector", selector.clone())).after();
+        assert_eq!(spec(&story.drop(PCI).after(), "/nodeSelector"), &selector);
+    }
+
+    /// Somebody pastes a directive with its record, to a VM that has the feature of its own.
+    #[test]
+    fn a_record() {
+        let mut story = Story::of(&[(CPU_FEATURES, json!([svm()]))]);
+        let answer = story.update(|vm| annotate(vm, &[NESTED, ("nested-virt-applied", "true")]));
+        story.vm = answer.after();
+        assert_eq!(spec(&story.drop(NESTED).after(), CPU_FEATURES), &json!([svm()]));
+    }
+}
+
+/// What cannot be looked up for the moment does not change what is in place.
+mod not_readable {
+    use super::*;
+
+    fn cores(vm: &mut Value) {
+        *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]);
+    }
+
+    #[rstest]
+    #[case::not_granted(|| cluster().without("list", Kind::PciDevice))]
+    #[case::not_served(|| cluster().failing(Kind::PciDevice, "Cannot find resource devices.harvesterhci.io/v1beta1/PCIDevice"))]
+    fn harvesters_devices(#[case] cluster: fn() -> FakeCluster) {
+        let mut story = Story::of(&[]).on_harvester();
+        story.settings["pciPassthrough"] = json!({"deviceNames": "auto"});
+        let mut story = story.ask(&[("pci-passthrough", r#"{"devices": ["0000:01:00.0"]}"#)]);
+        story.cluster = cluster;
+        story.update(cores).assert_accepted_unchanged();
+        // A device that is not there yet cannot be had by its address where there is a Harvester.
+        let answer = story
+            .update(set("pci-passthrough", r#"{"devices": ["0000:01:00.0", "0000:03:00.0"]}"#));
+        answer.assert_denied(&["pcidevices cannot be looked up"]);
+    }
+
+    #[test]
+    fn a_device_that_harvester_renames() {
+        let mut story = Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]);
+        story.cluster = || cluster().without("list", Kind::PciDevice);
+        let mut device = igpu();
+        device["name"] = json!("node1-000007000");
+        let renamed = with(story.vm.clone(), &[(HOST_DEVICES, json!([device]))]);
+        story.vm = story.update(|vm| *vm = renamed.clone()).after();
+        let answer = story.drop(PCI_OF_NODE);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([device]));
+        assert_eq!(answer.warnings().len(), 1, "it stays, with a warning");
+    }
+}
+
+#[test]
+fn a_device_that_the_user_renamed_stays_with_a_warning() {
+    let renamed = json!([{"name": "gpu0", "deviceName": "pci_0000_00_02_0"}]);
+    let story = Story::of(&[])
+        .ask(&[PCI])
+        .edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, renamed.clone())]));
+    let answer = story.drop(PCI);
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &renamed);
+    assert_eq!(
+        answer.warnings(),
+        [
+            "pci-passthrough: the host device of the resource pci_0000_00_02_0 stays, as the directive would have named it \
+          otherwise"
+        ]
+    );
+}
+
+#[test]
+fn a_node_that_changes_is_followed_where_devices_can_only_be_got() {
+    let mut story = Story::of(&[]).on_harvester();
+    story.cluster = || cluster().without("list", Kind::PciDevice);
+    let story = story.ask(&[PCI_OF_NODE]);
+    let answer = story.update(set("pci-passthrough", r#"{"devices": ["node2/0000:00:02.0"]}"#));
+    assert_eq!(spec(&answer.after(), "/nodeSelector"), &json!({"kubernetes.io/hostname": "node2"}));
+    assert_eq!(spec(&answer.after(), "/domain/devices/hostDevices/0/name"), "node2-000000020");
+    assert_eq!(answer.annotation("pci-passthrough-kept"), None);
 }
 
 mod failing {

@@ -314,6 +314,16 @@ mod secret {
     }
 
     #[test]
+    fn of_two_volumes_is_read_once() {
+        let mut vm = of_secret();
+        let volumes = vm["spec"]["template"]["spec"]["volumes"].as_array_mut().unwrap();
+        volumes.push(json!({"name": "b", "cloudInitNoCloud": {"secretRef": {"name": "seed"}}}));
+        let cluster = FakeCluster::of(vec![secret("userdata", NESTED)]);
+        let answer = Request::create(vm).settings(secrets()).cluster(cluster).evaluate();
+        assert_eq!(answer.lookups, ["get Secret seed"]);
+    }
+
+    #[test]
     fn is_not_read_for_an_update_that_changes_nothing() {
         let mut new = of_secret();
         new["spec"]["runStrategy"] = json!("Halted");
@@ -350,7 +360,7 @@ mod secret {
         assert_eq!(
             answer.warnings().first(),
             Some(
-                &"nested-virt: what it had added stays, as user data that may ask for it cannot be read"
+                &"nested-virt: what it had added stays as it is, as user data that may say otherwise cannot be read"
             )
         );
         // Once it can be read, and asks for nothing, it goes.
@@ -365,6 +375,43 @@ mod secret {
 
 mod taking_back {
     use super::*;
+
+    /// With the setting for AMD, the option in the Secret says Intel.
+    #[test]
+    fn an_option_that_cannot_be_read_changes_nothing() {
+        let mut vm = of_secret();
+        annotate(&mut vm, &[("nested-virt", "enabled")]);
+        let intel = secret("userdata", "#cloud-config\nx_kubevirt_features: {cpu_vendor: intel}\n");
+        let request = Request::create(vm).settings(secrets()).cluster(FakeCluster::of(vec![intel]));
+        let stored = request.evaluate().after();
+        assert_eq!(
+            stored["spec"]["template"]["spec"]["domain"]["cpu"]["features"][0]["name"],
+            "vmx"
+        );
+        let mut new = stored.clone();
+        new["spec"]["template"]["spec"]["domain"]["cpu"]["cores"] = json!(2);
+        let answer = Request::update(stored, new).settings(secrets()).evaluate();
+        answer.assert_accepted_unchanged();
+        assert_eq!(answer.warnings().len(), 2);
+    }
+
+    #[rstest]
+    #[case::with_tracking(true)]
+    #[case::without_tracking(false)]
+    fn what_user_data_asked_for_goes_with_its_volume(#[case] tracking: bool) {
+        let mut settings = settings();
+        settings["addTrackingAnnotations"] = json!(tracking);
+        let text = "#cloud-config\nx_kubevirt_features:\n  nested_virt: true\n  pci_passthrough: {devices: [node1/00:02.0]}\n";
+        let stored = Request::create(no_cloud(text)).settings(settings.clone()).evaluate().after();
+        let mut new = stored.clone();
+        new["spec"]["template"]["spec"]["volumes"] = json!([{"name": "disk-0"}]);
+        let after = Request::update(stored, new).settings(settings).evaluate().after();
+        let spec = &after["spec"]["template"]["spec"];
+        assert_eq!(
+            spec,
+            &json!({"domain": {"devices": {}, "cpu": {}}, "volumes": [{"name": "disk-0"}]})
+        );
+    }
 
     /// The VM as it is stored after the user data was read, and as the user changes it.
     fn update(settings: &Value, user_data: &str) -> Answer {

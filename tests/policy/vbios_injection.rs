@@ -4,13 +4,13 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use vm_feature_manager_policy::cluster::Kind;
 
-use super::harness::{Answer, FakeCluster, Request, annotate, bare_vm, fixtures};
+use super::harness::{Answer, FakeCluster, Request, annotate, bare_vm, vbios_objects};
 
 const ANNOTATION: &str = "hooks.kubevirt.io/hookSidecars";
 
 /// A node with a claimed iGPU, KubeVirt 1.7.0 with the gate on, and the ConfigMap `igpu-rom`.
 fn cluster() -> FakeCluster {
-    FakeCluster::of(fixtures("../../examples/vbios/cluster/cluster.yaml"))
+    FakeCluster::of(vbios_objects())
 }
 
 fn igpu() -> Value {

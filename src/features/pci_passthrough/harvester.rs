@@ -1,7 +1,7 @@
 //! Harvester's names for PCI devices: the host device has the name of a PCIDevice and the resource that it stands for.
 
 use super::directive::Devices;
-use super::{Context, Failure, PciPassthroughError};
+use super::{Context, Failure, PciPassthroughError, our_devices};
 use crate::cluster::{LookupError, Lookups, PciDevice};
 use crate::pci::PciAddress;
 use crate::text;
@@ -69,6 +69,26 @@ impl<'n> Inventory<'n> {
         devices: &Devices,
         context: &'i Context<'_>,
     ) -> Result<Vec<Choice<'i>>, Failure> {
+        let ours = our_devices(context);
+        let choices = self.choose_with(&ours, devices, context)?;
+        let mut nodes = choices.iter().map(|choice| match &choice.entry {
+            Some(entry) => self.place(entry).map(|(node, _)| node),
+            None => Some(choice.device.node.as_str()),
+        });
+        let first = nodes.find_map(|node| node);
+        // What was added before is no help where the rest is on another node.
+        if nodes.flatten().any(|node| Some(node) != first) && !ours.is_empty() {
+            return self.choose_with(&[], devices, context);
+        }
+        Ok(choices)
+    }
+
+    fn choose_with<'i>(
+        &'i self,
+        ours: &[Device<'i>],
+        devices: &Devices,
+        context: &'i Context<'_>,
+    ) -> Result<Vec<Choice<'i>>, Failure> {
         let host_devices = context.vm.host_devices()?;
         let mut candidates = Vec::new();
         for address in &devices.addresses {
@@ -79,7 +99,7 @@ impl<'n> Inventory<'n> {
             }
             candidates.push((*address, self.candidates(*address)?));
         }
-        let there = self.already_there(&candidates, &host_devices);
+        let there = self.already_there(&candidates, &[ours, &host_devices].concat());
         let missing: Vec<_> = candidates
             .iter()
             .zip(&there)
@@ -153,7 +173,10 @@ impl<'n> Inventory<'n> {
             })
         };
         let by_resource = |entry: &Device<'_>, (_, devices): &Candidates<'_>| {
-            devices.iter().any(|device| device.resource_name == entry.device_name)
+            let is_elsewhere =
+                |(node, _): (&str, _)| self.node.is_some_and(|wanted| wanted != node);
+            !self.place(entry).is_some_and(is_elsewhere)
+                && devices.iter().any(|device| device.resource_name == entry.device_name)
         };
         take(&mut entries, candidates, &mut there, by_address);
         take(&mut entries, candidates, &mut there, by_resource);

@@ -102,8 +102,9 @@ impl Feature for PciPassthrough {
                 return Err(PciPassthroughError::GateOff.into());
             }
         }
-        let pin = devices.node.map(|hostname| Edit::SelectNode { hostname });
-        plan.edits.extend(pin.filter(|pin| settings.pin_to_node || context.vm.has(pin)));
+        let selected = context.vm.placement()?.selected_hostname().map(str::to_owned);
+        let hostname = selected.or(devices.node.filter(|_| settings.pin_to_node));
+        plan.edits.extend(hostname.map(|hostname| Edit::SelectNode { hostname }));
         Ok(Some(plan))
     }
 
@@ -129,41 +130,50 @@ impl Feature for PciPassthrough {
             },
         };
         let mut entries = context.vm.host_devices()?;
+        let old_entries = before.old.and_then(|old| old.host_devices().ok()).unwrap_or_default();
         let mut renamed = Vec::new();
         for address in addresses {
-            let is_named = |entry: &Device<'_>| is_named_after(entry, address, node.as_deref());
-            match entries.iter().position(is_named) {
-                Some(index) => added.claim(before, host_device(&entries.remove(index))),
-                None => renamed.push(address),
+            let device_name = address.device_name();
+            if let Some(index) = entries.iter().position(|entry| is_named_after(entry, address)) {
+                added.claim(before, host_device(&entries.remove(index)));
+            } else if entries.iter().any(|entry| entry.device_name == device_name) {
+                added.doubts.push(format!(
+                    "the host device of the resource {device_name} stays, as the directive would have named it otherwise"
+                ));
+            } else if before.directive.is_some()
+                || !old_entries.iter().any(|entry| is_named_after(entry, address))
+            {
+                renamed.push(address);
             }
         }
-        entries.retain(|entry| before.is_ours(&host_device(entry)));
+        // One that was there under its name before this update can only be one that was not.
+        let was_named =
+            |address: &PciAddress| old_entries.iter().any(|entry| is_named_after(entry, *address));
+        let is_new = |entry: &Device<'_>| !old_entries.contains(entry);
+        entries.retain(|entry| {
+            before.is_ours(&host_device(entry)) && (is_new(entry) || !renamed.iter().all(was_named))
+        });
         if !renamed.is_empty() && !entries.is_empty() {
             claim_renamed(&renamed, &entries, before, context, &mut added);
         }
         let pin = |hostname: String| Edit::SelectNode { hostname };
-        let pins = [node.map(pin), before.new_node().map(pin)];
-        added.edits.extend(pins.into_iter().flatten().filter(|pin| before.is_ours(pin)));
-        if before.earlier.directive.is_none() {
-            // The record has no node.
-            let selected = context.vm.placement()?.selected_hostname().map(str::to_owned).map(pin);
-            if let Some(pin) = selected.filter(|pin| before.is_ours(pin)) {
-                added.doubts.push(format!(
-                    "the {pin} stays, as it cannot be told whether the directive had added it"
-                ));
-            }
-        }
+        let pin = match before.earlier.record {
+            // The directive that was there before names it, or nobody knows.
+            None => node.map(pin),
+            // What is not listed as the user's is the policy's.
+            Some(_) => context.vm.placement()?.selected_hostname().map(str::to_owned).map(pin),
+        };
+        added.edits.extend(pin.filter(|pin| before.is_old(pin) || before.names(pin)));
         Ok(added)
     }
 }
 
 impl Before<'_> {
-    /// The node that the directive names by now, unless the VirtualMachine had selected it before: an earlier call for the
-    /// same request may have added it.
-    fn new_node(&self) -> Option<String> {
-        let hostname = Devices::parse(self.directive?, usize::MAX).ok()?.node?;
-        let pin = Edit::SelectNode { hostname: hostname.clone() };
-        (!self.old.is_some_and(|old| old.has(&pin))).then_some(hostname)
+    /// Whether the directive names the node by now, so that an earlier call for the same request may have selected it.
+    fn names(&self, pin: &Edit) -> bool {
+        let devices = self.directive.and_then(|value| Devices::parse(value, usize::MAX).ok());
+        let hostname = devices.and_then(|devices| devices.node);
+        hostname.is_some_and(|hostname| *pin == Edit::SelectNode { hostname }) && self.is_ours(pin)
     }
 }
 
@@ -173,9 +183,9 @@ fn host_device(entry: &Device<'_>) -> Edit {
 }
 
 /// Whether an entry is named as the policy names the device at the address.
-fn is_named_after(entry: &Device<'_>, address: PciAddress, node: Option<&str>) -> bool {
+fn is_named_after(entry: &Device<'_>, address: PciAddress) -> bool {
     match PciAddress::of_pci_device(entry.name) {
-        Some((of, place)) => place == address && node.is_none_or(|node| node == of),
+        Some((_, place)) => place == address,
         None => entry.device_name == address.device_name() && is_made_name(PREFIX, entry.name),
     }
 }
@@ -258,8 +268,8 @@ fn by_address(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Resu
             continue;
         }
         count += 1;
-        match context.ours.iter().find(|edit| edit.adds_host_device_of(&device_name)) {
-            Some(edit) => plan.edits.push(edit.clone()),
+        match our_devices(context).iter().find(|entry| is_it(entry)) {
+            Some(entry) => plan.edits.push(host_device(entry)),
             None => {
                 let name = names.next().unwrap_or_default();
                 plan.edits.push(Edit::AddHostDevice { name, device_name });
@@ -278,7 +288,9 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
         Err(PciPassthroughError::Lookup {
             kind: "pcidevices",
             error: LookupError::NotGranted | LookupError::KindNotServed,
-        }) if context.settings.pci_passthrough.device_names == DeviceNames::Auto => {
+        }) if context.settings.pci_passthrough.device_names == DeviceNames::Auto
+            && !has_pci_devices(devices, context)? =>
+        {
             plan.warnings.push(
                 "PCI devices are named by their addresses, as the policy cannot look up Harvester's; such a \
                  VirtualMachine starts only where a device plugin serves these names"
@@ -289,22 +301,16 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
         Err(error) => return Err(error.into()),
     };
     let choices = inventory.choose(devices, context)?;
-    let mut missing = Vec::new();
     for Choice { address, device, entry } in &choices {
         check_allowed(*address, Some(&device.node), &device.resource_name, context)?;
         let (name, device_name) = (device.name.clone(), device.resource_name.clone());
-        match entry {
-            Some(entry) => plan.edits.push(host_device(entry)),
-            None => missing.push(Edit::AddHostDevice { name, device_name }),
-        }
+        let chosen = Edit::AddHostDevice { name, device_name };
+        plan.edits.push(entry.as_ref().map(host_device).unwrap_or(chosen));
     }
-    let count = context.vm.host_devices()?.len() + missing.len();
+    let added = plan.edits.iter().filter(|edit| !context.vm.has(edit)).count();
+    let count = context.vm.host_devices()?.len() + added;
     check_count(count, context.settings.pci_passthrough.max_devices)?;
-    if let Some(same) = same_resources(&missing, context.ours) {
-        missing = same;
-    }
-    let is_new = missing.iter().any(|edit| !context.ours.contains(edit));
-    plan.edits.append(&mut missing);
+    let is_new = choices.iter().any(|choice| choice.entry.is_none());
     if context.is_update && is_new {
         let siblings = inventory.siblings(&choices);
         if !siblings.is_empty() {
@@ -318,19 +324,23 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
     Ok(())
 }
 
-/// For each host device one that was added before and has the same resource, if there is one for each: Harvester's
-/// controller may have named it anew, and it stays as it is by now.
-fn same_resources(missing: &[Edit], ours: &[Edit]) -> Option<Vec<Edit>> {
-    let mut left: Vec<&Edit> = ours.iter().collect();
-    let same = missing.iter().map(|wanted| {
-        let Edit::AddHostDevice { device_name, .. } = wanted else {
-            return None;
-        };
-        let exact = left.iter().position(|edit| *edit == wanted);
-        let index = exact.or_else(|| left.iter().position(|e| e.adds_host_device_of(device_name)));
-        index.map(|index| left.remove(index).clone())
+/// The host devices that the directive had added before.
+fn our_devices<'c>(context: &'c Context<'_>) -> Vec<Device<'c>> {
+    let devices = context.ours.iter().filter_map(|edit| match edit {
+        Edit::AddHostDevice { name, device_name } => Some(Device { name, device_name }),
+        _ => None,
     });
-    same.collect()
+    devices.collect()
+}
+
+/// Whether the directive had added host devices as Harvester names them, and now asks for others. Then there is a Harvester,
+/// also where its devices cannot be looked up.
+fn has_pci_devices(devices: &Devices, context: &Context<'_>) -> Result<bool, ShapeError> {
+    let ours = our_devices(context);
+    let is_pci_device = |entry: &Device<'_>| PciAddress::of_pci_device(entry.name).is_some();
+    let entries = [ours.as_slice(), &context.vm.host_devices()?].concat();
+    let is_there = |address: &PciAddress| entries.iter().any(|e| is_named_after(e, *address));
+    Ok(ours.iter().any(is_pci_device) && !devices.addresses.iter().all(is_there))
 }
 
 /// Where the node is known, its devices are looked up one by one, which needs the fewest rights. An update needs the

@@ -111,6 +111,10 @@ impl Feature for VbiosInjection {
         settings.vbios_injection.feature
     }
 
+    fn options(&self) -> &'static [&'static str] {
+        &[DEVICE_OPTION, IMAGE_OPTION]
+    }
+
     fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
         let settings = &context.settings.vbios_injection;
         let annotation = context.vm.hook_sidecars()?;
