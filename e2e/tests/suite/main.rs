@@ -2,8 +2,10 @@
 
 mod cluster;
 mod command;
+mod crd;
 mod harness;
 mod hook;
 mod lookups;
 mod module;
+mod package;
 mod taking_back;

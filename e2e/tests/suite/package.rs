@@ -1,0 +1,630 @@
+//! What ships around the module: metadata, the form, the chart, the manifests. They agree with each other, with the module,
+//! and with the schemas of the cluster.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rstest::rstest;
+use serde_json::{Value, json};
+use vm_feature_manager_e2e::yaml;
+
+use crate::crd;
+use crate::harness::{HOST, request, root, vm};
+
+const CHART: &str = "charts/vm-feature-manager-policy";
+
+fn read(path: &str) -> Value {
+    yaml::read(&root().join(path)).unwrap().remove(0)
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// The documents that a program prints; its words where it fails.
+fn render(program: &str, arguments: &[&str]) -> Result<Vec<Value>, String> {
+    let output = Command::new(program).args(arguments).current_dir(root()).output();
+    let output = output.unwrap_or_else(|e| panic!("{program}: {e}; make test installs it"));
+    if !output.status.success() {
+        return Err(String::from_utf8(output.stderr).unwrap());
+    }
+    let documents = yaml::parse(&String::from_utf8(output.stdout).unwrap()).unwrap();
+    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
+}
+
+fn chart(more: &[&str]) -> Result<Vec<Value>, String> {
+    render("helm", &[&["template", "vmfm", CHART], more].concat())
+}
+
+fn of_kind<'d>(documents: &'d [Value], kind: &str) -> Vec<&'d Value> {
+    documents.iter().filter(|document| document["kind"] == kind).collect()
+}
+
+fn policy(documents: &[Value]) -> &Value {
+    let [policy] = of_kind(documents, "ClusterAdmissionPolicy")[..] else {
+        panic!("one ClusterAdmissionPolicy: {documents:?}");
+    };
+    policy
+}
+
+/// What the module says to settings; empty if it takes them.
+fn refusal(settings: &Value) -> String {
+    HOST.validate_settings(settings).unwrap().message.unwrap_or_default()
+}
+
+mod metadata {
+    use super::*;
+
+    #[test]
+    fn all_name_one_version() {
+        let manifest = text("Cargo.toml");
+        let version =
+            manifest.lines().find_map(|line| line.strip_prefix("version                = "));
+        let version = version.unwrap().trim_matches('"');
+        let tag = format!("v{version}");
+        assert_eq!(read("metadata.yml")["annotations"]["io.kubewarden.policy.version"], version);
+        let chart = read(&format!("{CHART}/Chart.yaml"));
+        assert_eq!([&chart["version"], &chart["appVersion"]], [version, version]);
+        assert_eq!(chart["annotations"]["kubewarden/tag"], tag);
+        assert_eq!(read(&format!("{CHART}/values.yaml"))["module"]["tag"], tag);
+        let module = read("deploy/base/policy.yaml")["spec"]["module"].as_str().unwrap().to_owned();
+        assert!(module.ends_with(&format!(":{tag}")), "{module}");
+        let changelog = text("CHANGELOG.md");
+        assert!(changelog.contains(&format!("\n## {version}")), "{version} is not in CHANGELOG.md");
+    }
+
+    #[test]
+    fn all_name_one_module() {
+        let image = read("metadata.yml")["annotations"]["io.kubewarden.policy.ociUrl"].clone();
+        let image = image.as_str().unwrap();
+        let values = read(&format!("{CHART}/values.yaml"));
+        let registry = values["global"]["cattle"]["systemDefaultRegistry"].as_str().unwrap();
+        assert_eq!(
+            image,
+            format!("{registry}/{}", values["module"]["repository"].as_str().unwrap())
+        );
+        let annotations = &read(&format!("{CHART}/Chart.yaml"))["annotations"];
+        assert_eq!(annotations["kubewarden/registry"], registry);
+        assert_eq!(annotations["kubewarden/repository"], values["module"]["repository"]);
+    }
+
+    #[test]
+    fn the_chart_has_the_rules_and_kinds_of_the_metadata() {
+        let metadata = read("metadata.yml");
+        let annotations = &read(&format!("{CHART}/Chart.yaml"))["annotations"];
+        for (key, expected) in [
+            ("kubewarden/rules", &metadata["rules"]),
+            ("kubewarden/contextAwareResources", &metadata["contextAwareResources"]),
+        ] {
+            let found = yaml::parse(annotations[key].as_str().unwrap()).unwrap().remove(0);
+            assert_eq!(&found, expected, "{key}");
+        }
+        assert_eq!(annotations["kubewarden/mutation"], "true");
+        assert_eq!(
+            annotations["kubewarden/displayName"],
+            metadata["annotations"]["io.artifacthub.displayName"]
+        );
+    }
+
+    /// The file as `kwctl scaffold artifacthub` writes it from the metadata and the questions.
+    #[test]
+    fn the_package_for_artifact_hub_is_up_to_date() {
+        let (package, metadata) = (read("artifacthub-pkg.yml"), read("metadata.yml"));
+        let own = |key: &str| &metadata["annotations"][key];
+        let policy = |key: &str| own(&format!("io.kubewarden.policy.{key}"));
+        assert_eq!(&package["version"], policy("version"));
+        assert_eq!(&package["name"], policy("title"));
+        assert_eq!(&package["description"], policy("description"));
+        assert_eq!(&package["license"], policy("license"));
+        assert_eq!(&package["homeURL"], policy("url"));
+        assert_eq!(&package["displayName"], own("io.artifacthub.displayName"));
+        let keywords: Vec<&str> =
+            own("io.artifacthub.keywords").as_str().unwrap().split(", ").collect();
+        assert_eq!(package["keywords"], json!(keywords));
+        let image = format!(
+            "{}:v{}",
+            policy("ociUrl").as_str().unwrap(),
+            policy("version").as_str().unwrap()
+        );
+        assert_eq!(package["containersImages"][0]["image"], image);
+        let annotations = &package["annotations"];
+        for (key, expected) in [
+            ("kubewarden/rules", metadata["rules"].clone()),
+            ("kubewarden/contextAwareResources", metadata["contextAwareResources"].clone()),
+            ("kubewarden/questions-ui", read("questions-ui.yml")),
+        ] {
+            let found = yaml::parse(annotations[key].as_str().unwrap()).unwrap().remove(0);
+            assert_eq!(found, expected, "{key}; run make artifacthub-pkg.yml");
+        }
+        assert_eq!(annotations["kubewarden/mutation"], "true");
+        assert_eq!(annotations["kubewarden/resources"], *own("io.artifacthub.resources"));
+    }
+}
+
+mod questions {
+    use super::*;
+
+    fn questions() -> Vec<Value> {
+        read("questions-ui.yml")["questions"].as_array().unwrap().clone()
+    }
+
+    fn set(settings: &mut Value, variable: &str, value: Value) {
+        *variable.split('.').fold(settings, |place, key| &mut place[key]) = value;
+    }
+
+    /// What the form saves if nobody changes anything.
+    fn defaults() -> Value {
+        let mut settings = json!({});
+        for question in questions() {
+            set(&mut settings, question["variable"].as_str().unwrap(), question["default"].clone());
+        }
+        settings
+    }
+
+    /// The settings that the module knows: it names them where a setting is unknown, and a section is what takes no number.
+    fn known_settings(path: &str) -> BTreeSet<String> {
+        let mut settings = json!({});
+        set(
+            &mut settings,
+            &format!("{path}{}no-such-setting-at-all", if path.is_empty() { "" } else { "." }),
+            json!(1),
+        );
+        let message = refusal(&settings);
+        let (_, known) = message.split_once("known here: ").unwrap_or_else(|| panic!("{message}"));
+        let mut leaves = BTreeSet::new();
+        for key in known.split(", ") {
+            let path = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+            let mut settings = json!({});
+            set(&mut settings, &path, json!(-1));
+            if refusal(&settings).contains("expected an object") {
+                leaves.extend(known_settings(&path));
+            } else {
+                leaves.insert(path);
+            }
+        }
+        leaves
+    }
+
+    #[test]
+    fn every_setting_has_its_question_and_every_question_its_setting() {
+        let variables: Vec<String> =
+            questions().iter().map(|q| q["variable"].as_str().unwrap().to_owned()).collect();
+        let unique: BTreeSet<String> = variables.iter().cloned().collect();
+        assert_eq!(variables.len(), unique.len());
+        let mut known = known_settings("");
+        // The form writes it of itself, and the policy only tolerates it.
+        known.remove("description");
+        assert_eq!(unique, known);
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_chart() {
+        assert_eq!(defaults(), read(&format!("{CHART}/values.yaml"))["settings"]);
+    }
+
+    #[test]
+    fn the_chart_has_the_questions() {
+        assert!(
+            text("questions-ui.yml") == text(&format!("{CHART}/questions.yaml")),
+            "run make {CHART}/questions.yaml"
+        );
+    }
+
+    /// Everything that can be chosen in the form.
+    #[test]
+    fn what_the_form_saves_is_valid() {
+        assert_eq!(refusal(&defaults()), "");
+        for question in questions() {
+            let variable = question["variable"].as_str().unwrap();
+            let choices = match question["type"].as_str().unwrap() {
+                "boolean" => vec![json!(true), json!(false)],
+                "enum" => question["options"].as_array().unwrap().clone(),
+                "int" => vec![question["min"].clone(), question["max"].clone()],
+                "array[" => {
+                    vec![json!([]), json!(["*"]), json!(["registry.example.com:5000/a*", "b?"])]
+                }
+                "map[" => {
+                    vec![json!({}), json!({"team-*": "0000:0?:*, nvidia.com/*", "default": ""})]
+                }
+                "string" => vec![json!(""), question["default"].clone()],
+                other => {
+                    panic!("{variable}: the type {other} is not one that works in today's form")
+                }
+            };
+            for choice in choices {
+                let mut settings = defaults();
+                set(&mut settings, variable, choice.clone());
+                assert_eq!(refusal(&settings), "", "{variable}: {choice}");
+                settings["description"] = json!(null);
+                assert_eq!(refusal(&settings), "", "with the description that the form writes");
+            }
+        }
+    }
+
+    /// That each bound is one: a form that allowed less or more than the policy would be wrong.
+    #[test]
+    fn the_forms_bounds_are_the_policys() {
+        for question in questions().iter().filter(|q| q["type"] == "int") {
+            for value in
+                [question["min"].as_i64().unwrap() - 1, question["max"].as_i64().unwrap() + 1]
+            {
+                let mut settings = defaults();
+                set(&mut settings, question["variable"].as_str().unwrap(), json!(value));
+                assert!(refusal(&settings).contains("got"), "{value}");
+            }
+        }
+        for question in questions().iter().filter(|q| q["type"] == "enum") {
+            let mut settings = defaults();
+            let variable = question["variable"].as_str().unwrap();
+            set(&mut settings, variable, json!("no-such-word"));
+            let message = refusal(&settings);
+            let options: Vec<&str> = question["options"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|o| o.as_str().unwrap())
+                .collect();
+            assert!(
+                message.ends_with(&format!("expected one of {}", options.join(", "))),
+                "{variable}: {message}"
+            );
+        }
+    }
+
+    /// The traps of today's form.
+    #[test]
+    fn the_form_works_in_the_rancher_ui() {
+        let questions = questions();
+        for question in &questions {
+            let variable = question["variable"].as_str().unwrap();
+            let keys: BTreeSet<&str> =
+                question.as_object().unwrap().keys().map(String::as_str).collect();
+            for key in ["label", "description", "default", "group", "type"] {
+                assert!(keys.contains(key), "{variable} has no {key}");
+            }
+            for key in ["required", "subquestions", "hide_input"] {
+                assert!(!keys.contains(key), "{variable} has {key}");
+            }
+            assert_eq!(question["group"], "Settings", "{variable}");
+            if let Some(condition) = question["show_if"].as_str() {
+                let (other, value) = condition.split_once('=').unwrap();
+                assert!(!value.contains('=') && !other.contains('!'), "{condition}");
+                let other = questions.iter().find(|q| q["variable"] == other).expect(condition);
+                assert_eq!(other["type"], "boolean", "{condition}");
+                assert_eq!(value, "true", "{condition}");
+            }
+        }
+    }
+}
+
+mod chart {
+    use super::*;
+
+    /// The chart with the values of each file under `ci`, and with none.
+    fn value_files() -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = fs::read_dir(root().join(CHART).join("ci"))
+            .unwrap()
+            .map(|f| f.unwrap().path())
+            .collect();
+        files.sort();
+        files
+    }
+
+    fn with_values(file: &Path) -> Vec<Value> {
+        chart(&["--values", &file.display().to_string()])
+            .unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+    }
+
+    fn file(name: &str) -> Vec<Value> {
+        with_values(&root().join(CHART).join(format!("ci/{name}-values.yaml")))
+    }
+
+    #[test]
+    fn helm_finds_nothing_wrong() {
+        let files = value_files();
+        assert!(files.len() >= 4);
+        for values in files.iter().map(Some).chain([None]) {
+            let mut lint = Command::new("helm");
+            lint.args(["lint", "--strict", CHART]).current_dir(root());
+            if let Some(values) = values {
+                lint.arg("--values").arg(values);
+            }
+            let output = lint.output().expect("helm; make test installs it");
+            assert!(
+                output.status.success(),
+                "{values:?}: {}",
+                String::from_utf8_lossy(&output.stdout)
+            );
+        }
+    }
+
+    #[test]
+    fn what_it_renders_is_valid_and_the_module_takes_its_settings() {
+        for documents in value_files().iter().map(|f| with_values(f)).chain([chart(&[]).unwrap()]) {
+            let policy = policy(&documents);
+            assert_eq!(crd::problems(policy), Vec::<String>::new());
+            assert_eq!(refusal(&policy["spec"]["settings"]), "");
+            assert_eq!(policy["spec"]["namespaceSelector"]["matchLabels"], Value::Null);
+            assert!(
+                policy["spec"]["timeoutEvalSeconds"].as_u64()
+                    < policy["spec"]["timeoutSeconds"].as_u64()
+            );
+        }
+    }
+
+    #[test]
+    fn the_manifests_are_what_the_chart_renders_by_default() {
+        let of_chart = chart(&[]).unwrap();
+        let of_deploy = render("kustomize", &["build", "deploy"]).unwrap();
+        let (mut a, mut b) = (policy(&of_chart).clone(), policy(&of_deploy).clone());
+        // The defaults of the settings are the module's, which a test of the form compares.
+        a["spec"]["settings"] = json!({});
+        for policy in [&mut a, &mut b] {
+            policy["metadata"].as_object_mut().unwrap().remove("labels");
+            let conditions = policy["spec"]["matchConditions"].as_array_mut().unwrap();
+            for condition in conditions {
+                let words = condition["expression"].as_str().unwrap().split_whitespace();
+                condition["expression"] = json!(words.collect::<Vec<_>>().concat());
+            }
+        }
+        assert_eq!(a, b);
+        for kind in ["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"] {
+            assert_eq!(of_kind(&of_chart, kind), of_kind(&of_deploy, kind));
+        }
+    }
+
+    /// The resources and verbs that a role grants.
+    fn granted(role: &Value) -> BTreeSet<String> {
+        let list = |value: &Value| -> Vec<String> {
+            value.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect()
+        };
+        let rules = role["rules"].as_array().unwrap();
+        let lines = rules.iter().flat_map(|rule| {
+            let verbs = list(&rule["verbs"]).join(",");
+            list(&rule["resources"]).into_iter().map(move |resource| format!("{resource}: {verbs}"))
+        });
+        lines.collect()
+    }
+
+    #[test]
+    fn rights_are_those_that_the_features_need() {
+        let all = chart(&[]).unwrap();
+        assert_eq!(
+            granted(of_kind(&all, "ClusterRole")[0]),
+            [
+                "configmaps: get",
+                "kubevirts: get",
+                "nodes: get,list,watch",
+                "pcideviceclaims: get,list,watch",
+                "pcidevices: get,list,watch",
+                "subjectaccessreviews: create",
+            ]
+            .map(str::to_owned)
+            .into()
+        );
+        assert!(of_kind(&all, "Role").is_empty());
+
+        let strict = file("strict");
+        let rights = granted(of_kind(&strict, "ClusterRole")[0]);
+        assert!(
+            !rights
+                .iter()
+                .any(|right| right.starts_with("nodes") || right.starts_with("configmaps")),
+            "{rights:?}"
+        );
+        assert_eq!(of_kind(&strict, "Role")[0]["metadata"]["namespace"], "roms");
+        for binding in ["ClusterRoleBinding", "RoleBinding"] {
+            assert_eq!(
+                of_kind(&strict, binding)[0]["subjects"],
+                json!([{"kind": "ServiceAccount", "name": "gpu-policy-server", "namespace": "gpu"}])
+            );
+        }
+        assert_eq!(
+            policy(&strict)["spec"]["module"].as_str().unwrap().split('/').nth(2),
+            Some("registry.example.com:5000")
+        );
+        assert!(policy(&strict)["spec"]["matchConditions"].is_null());
+
+        let user_data = file("user-data");
+        let roles = of_kind(&user_data, "Role");
+        let namespaces: Vec<&Value> =
+            roles.iter().map(|role| &role["metadata"]["namespace"]).collect();
+        assert_eq!(namespaces, ["default", "team-a"]);
+        assert!(
+            roles.iter().all(|role| granted(role) == BTreeSet::from(["secrets: get".to_owned()]))
+        );
+        assert!(
+            !granted(of_kind(&user_data, "ClusterRole")[0])
+                .iter()
+                .any(|right| right.contains("secrets"))
+        );
+        let kinds = |documents| policy(documents)["spec"]["contextAwareResources"].to_string();
+        assert!(kinds(&user_data).contains("Secret") && !kinds(&all).contains("Secret"));
+
+        assert_eq!(file("no-rbac").len(), 1);
+    }
+
+    #[rstest]
+    #[case::unknown_setting("settings.nestedVirtualisation.enabled=true", "nestedVirtualisation")]
+    #[case::unknown_word("settings.configSource=both", "configSource")]
+    #[case::out_of_range("settings.pciPassthrough.maxDevices=300", "maxDevices")]
+    #[case::unknown_value("replicas=1", "replicas")]
+    #[case::failure_policy("failurePolicy=Maybe", "failurePolicy")]
+    #[case::timeout("timeoutSeconds=60", "timeoutSeconds")]
+    #[case::match_labels("namespaceSelector.matchLabels.a=b", "matchLabels")]
+    fn values_that_it_does_not_take(#[case] value: &str, #[case] part: &str) {
+        let error = chart(&["--set", value]).expect_err("an error");
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+mod deploy {
+    use super::*;
+
+    #[test]
+    fn the_variant_for_plain_kubevirt_is_valid() {
+        let documents = render("kustomize", &["build", "deploy/kubevirt"]).unwrap();
+        let policy = policy(&documents);
+        assert_eq!(crd::problems(policy), Vec::<String>::new());
+        assert_eq!(refusal(&policy["spec"]["settings"]), "");
+        assert_eq!(policy["spec"]["settings"]["kubevirt"]["namespace"], "kubevirt");
+        assert!(!json!(documents).to_string().contains("harvester"));
+        // It is the chart with the values for it.
+        let values = format!("{CHART}/ci/kubevirt-values.yaml");
+        let of_chart = chart(&["--values", &values]).unwrap();
+        let settings = self::policy(&of_chart)["spec"]["settings"].clone();
+        for (section, key) in [("kubevirt", "namespace"), ("pciPassthrough", "deviceNames")] {
+            assert_eq!(policy["spec"]["settings"][section][key], settings[section][key]);
+        }
+    }
+}
+
+/// The conditions under which the API server calls policy-server, in a CEL interpreter.
+mod match_conditions {
+    use cel::{Context, Program};
+
+    use super::*;
+
+    fn applies(policy: &Value, object: Value, old: Value) -> bool {
+        let conditions = policy["spec"]["matchConditions"].as_array().unwrap();
+        conditions.iter().all(|condition| {
+            let program = Program::compile(condition["expression"].as_str().unwrap()).unwrap();
+            let mut context = Context::default();
+            context.add_variable("object", object.clone()).unwrap();
+            context.add_variable("oldObject", old.clone()).unwrap();
+            program.execute(&context).unwrap() == cel::Value::Bool(true)
+        })
+    }
+
+    fn deleting(mut vm: Value) -> Value {
+        vm["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        vm
+    }
+
+    fn labelled() -> Value {
+        let mut vm = vm(&[]);
+        vm["metadata"]["labels"]["vm-feature-manager.io/nested-virt"] = json!("enabled");
+        vm
+    }
+
+    #[rstest]
+    #[case::asks(vm(&[("nested-virt", "enabled")]), Value::Null, true)]
+    #[case::asks_for_nothing(vm(&[]), Value::Null, false)]
+    #[case::has_no_annotations(json!({"metadata": {"name": "a"}}), Value::Null, false)]
+    #[case::asks_no_more(vm(&[]), vm(&[("nested-virt", "enabled")]), true)]
+    #[case::has_a_record(vm(&[("nested-virt-applied", "true")]), vm(&[("nested-virt-applied", "true")]), true)]
+    #[case::never_asked(vm(&[]), vm(&[]), false)]
+    #[case::is_deleted(deleting(vm(&[("nested-virt", "enabled")])), vm(&[("nested-virt", "enabled")]), false)]
+    #[case::has_a_label(labelled(), Value::Null, false)]
+    fn by_default(#[case] object: Value, #[case] old: Value, #[case] applies: bool) {
+        let documents = render("kustomize", &["build", "deploy"]).unwrap();
+        assert_eq!(super::match_conditions::applies(policy(&documents), object, old), applies);
+    }
+
+    #[test]
+    fn with_labels_and_user_data() {
+        let documents = chart(&["--values", &format!("{CHART}/ci/user-data-values.yaml")]).unwrap();
+        let policy = policy(&documents);
+        let example = read("examples/user-data/vm.yaml");
+        let plain = read("examples/kubevirt/nested-virt/vm.yaml");
+        let mut nothing = plain.clone();
+        nothing["metadata"].as_object_mut().unwrap().remove("annotations");
+        assert!(applies(policy, labelled(), Value::Null));
+        assert!(applies(policy, example.clone(), Value::Null));
+        assert!(applies(policy, nothing.clone(), example));
+        assert!(applies(policy, plain, Value::Null));
+        assert!(!applies(policy, nothing, Value::Null));
+        assert!(!applies(policy, json!({"metadata": {}, "spec": {"template": {}}}), json!({})));
+    }
+}
+
+/// The examples: what the cluster would take, and what the policy makes of it.
+mod examples {
+    use super::*;
+    use vm_feature_manager_e2e::cluster::{Cluster, granted_by_metadata};
+
+    fn folders() -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut left = vec![root().join("examples")];
+        while let Some(folder) = left.pop() {
+            if folder.join("vm.yaml").exists() {
+                found.push(folder);
+                continue;
+            }
+            let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+            left.extend(entries.filter(|path| path.is_dir()));
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn every_feature_has_one_alone_and_one_together() {
+        let names: Vec<String> = folders()
+            .iter()
+            .map(|f| f.strip_prefix(root().join("examples")).unwrap().display().to_string())
+            .collect();
+        let expected = [
+            "all",
+            "gpu-device-plugin",
+            "harvester",
+            "kubevirt/all",
+            "kubevirt/gpu-device-plugin",
+            "kubevirt/nested-virt",
+            "kubevirt/pci-passthrough",
+            "kubevirt/vbios",
+            "nested-virt",
+            "pci-passthrough",
+            "user-data",
+            "vbios",
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn each_is_what_the_cluster_takes_before_and_after() {
+        for folder in folders() {
+            let name = folder.display();
+            let vm = yaml::read(&folder.join("vm.yaml")).unwrap().remove(0);
+            assert_eq!(crd::problems(&vm), Vec::<String>::new(), "{name}");
+
+            let settings = folder.join("settings.yaml");
+            let settings = if settings.exists() {
+                yaml::read(&settings).unwrap().remove(0)
+            } else {
+                json!({})
+            };
+            let cluster = Cluster::from_folder(&folder.join("cluster")).unwrap();
+            let faults = granted_by_metadata(&root().join("metadata.yml")).unwrap();
+            let host = HOST.with_cluster(cluster.with_faults(faults));
+            let evaluation = host.validate(&settings, &request(vm.clone(), None));
+            assert!(evaluation.response.allowed, "{name}: {:?}", evaluation.response.status);
+            assert!(!evaluation.response.audit_annotations.contains_key("failed"), "{name}");
+
+            let asked = vm["metadata"]["annotations"].as_object().unwrap().keys();
+            let options = ["cpu-vendor", "vbios-device", "sidecar-image"];
+            let asked = asked.filter_map(|key| key.strip_prefix("vm-feature-manager.io/"));
+            let asked: BTreeSet<&str> = asked.filter(|key| !options.contains(key)).collect();
+            let applied = &evaluation.response.audit_annotations["applied"];
+            if !name.to_string().ends_with("user-data") {
+                assert_eq!(applied.split(',').collect::<BTreeSet<_>>(), asked, "{name}");
+            }
+            let after = evaluation.response.patched(&vm).unwrap();
+            assert_ne!(after["spec"], vm["spec"], "{name}");
+            assert_eq!(crd::problems(&after), Vec::<String>::new(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_devices_of_the_clusters_are_harvesters() {
+        for file in ["harvester/cluster/cluster.yaml", "vbios/cluster/cluster.yaml"] {
+            let objects = yaml::read(&root().join("examples").join(file)).unwrap();
+            let ours =
+                objects.iter().filter(|o| o["kind"].as_str().unwrap().starts_with("PCIDevice"));
+            let problems: Vec<String> = ours.flat_map(crd::problems).collect();
+            assert_eq!(problems, Vec::<String>::new());
+        }
+    }
+}
