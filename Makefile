@@ -7,12 +7,15 @@ TARGET  := wasm32-wasip1
 BUILT   := target/$(TARGET)/release/vm_feature_manager_policy.wasm
 SOURCES := $(shell find src -type f) Cargo.toml Cargo.lock
 
+CHART   := charts/vm-feature-manager-policy
+KWCTL   ?= kwctl
+
 EXAMPLE ?= harvester
 OUTPUT  ?= diff
 
 .PHONY: help
 help: ## Lists the tasks
-	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: policy.wasm ## Builds the module and evaluates a virtual machine: EXAMPLE=harvester OUTPUT=diff
@@ -33,6 +36,19 @@ hook: ## Shows what the vBIOS hook does to a sample domain
 .PHONY: test
 test: policy.wasm ## Checks the format, lints, and runs all tests, natively and through the module
 	@scripts/test
+
+.PHONY: e2e-tests
+e2e-tests: annotated-policy.wasm ## Runs the annotated module in kwctl, which must be installed, as bats and jq
+	bats e2e/e2e.bats
+
+annotated-policy.wasm: policy.wasm metadata.yml docs/usage.md ## Adds the metadata to the module, with kwctl
+	$(KWCTL) annotate --metadata-path metadata.yml --usage-path docs/usage.md --output-path $@ policy.wasm
+
+artifacthub-pkg.yml: metadata.yml questions-ui.yml ## Writes the package for Artifact Hub, with kwctl
+	$(KWCTL) scaffold artifacthub --output $@
+
+$(CHART)/questions.yaml: questions-ui.yml ## Copies the form's questions into the chart
+	cp $< $@
 
 policy.wasm: $(SOURCES) ## Builds the module
 	scripts/wasm-cargo rustc --release --locked --lib --crate-type cdylib --target $(TARGET)

@@ -536,7 +536,7 @@ mod match_conditions {
         assert!(applies(policy, nothing.clone(), example));
         assert!(applies(policy, plain, Value::Null));
         assert!(!applies(policy, nothing, Value::Null));
-        assert!(!applies(policy, json!({"metadata": {}, "spec": {"template": {}}}), json!({})));
+        assert!(!applies(policy, json!({"metadata": {}, "spec": {"template": {}}}), json!({"metadata": {}})));
     }
 }
 

@@ -1,0 +1,185 @@
+#!/usr/bin/env bats
+# The annotated module in kwctl. What the cluster answers comes from sessions that kwctl recorded
+# (--record-host-capabilities-interactions); a session that does not fit makes lookups fail, and the patches tell.
+
+setup_file() {
+    bats_require_minimum_version 1.5.0
+    cd "$BATS_TEST_DIRNAME/.." || return
+    export KWCTL=${KWCTL:-kwctl} NO_COLOR=1 MODULE=$PWD/annotated-policy.wasm
+    "$KWCTL" --version >&3
+}
+
+setup() {
+    cd "$BATS_TEST_DIRNAME/.." || return
+}
+
+# The request that creates the virtual machine of an example: example, jq program that changes the object.
+create() {
+    "$KWCTL" scaffold admission-request -o CREATE --object "examples/$1/vm.yaml" 2>/dev/null |
+        jq ".object |= (${2:-.})" >"$BATS_TEST_TMPDIR/request.json"
+}
+
+# The request that updates it: example, jq program for the old object, jq program that makes the new one of the old.
+update() {
+    create "$1" "$2"
+    jq ".operation = \"UPDATE\" | .oldObject = .object | .object |= ($3)" \
+        "$BATS_TEST_TMPDIR/request.json" >"$BATS_TEST_TMPDIR/update.json"
+    mv "$BATS_TEST_TMPDIR/update.json" "$BATS_TEST_TMPDIR/request.json"
+}
+
+# Evaluates the request.
+evaluate() {
+    run --separate-stderr "$KWCTL" run --request-path "$BATS_TEST_TMPDIR/request.json" "$@" "$MODULE"
+    echo "$output"
+    echo "$stderr"
+}
+
+# Evaluates the request with the answers of a session.
+replay() {
+    evaluate --allow-context-aware --replay-host-capabilities-interactions "e2e/sessions/$1.yml" "${@:2}"
+}
+
+# A part of the answer: jq program.
+answer() {
+    jq --compact-output --raw-output "$1" <<<"$output"
+}
+
+# The operations of the patch, one a line, as `op path value`.
+patch() {
+    answer '.patch // "W10="' | base64 --decode |
+        jq --compact-output --raw-output '.[] | "\(.op) \(.path) \(.value | if type == "string" then . else tojson end)"'
+}
+
+# Compares two texts.
+same() {
+    diff <(echo "$1") <(echo "$2")
+}
+
+ours=/metadata/annotations/vm-feature-manager.io~1
+domain=/spec/template/spec/domain
+
+@test "a virtual machine without a directive is accepted as it is" {
+    create harvester '.metadata.annotations = {}'
+    evaluate
+    [ "$status" -eq 0 ]
+    same "$(answer '[.allowed, .patch, .warnings, .auditAnnotations]')" '[true,null,null,null]'
+}
+
+@test "settings that are invalid are refused" {
+    create harvester
+    evaluate --settings-json '{"nestedVirtualization": {"cpuVendor": "arm"}}'
+    [ "$status" -eq 1 ]
+    [[ "$stderr" == *'setting nestedVirtualization.cpuVendor: got "arm", expected one of auto, amd, intel'* ]]
+}
+
+@test "nested virtualization by an option" {
+    create nested-virt
+    evaluate
+    same "$(patch)" "\
+add ${ours}nested-virt-applied true
+add $domain/cpu/features [{\"name\":\"vmx\",\"policy\":\"require\"}]"
+}
+
+@test "a value that is wrong is denied" {
+    create nested-virt '.metadata.annotations["vm-feature-manager.io/nested-virt"] = "maybe"'
+    evaluate
+    same "$(answer '[.allowed, .status.code, .patch]')" '[false,400,null]'
+    same "$(answer .status.message)" 'nested-virt cannot be applied (annotation vm-feature-manager.io/nested-virt: "maybe"): neither on nor off; write enabled or disabled'
+}
+
+@test "allow-and-log tells in an annotation and a warning" {
+    create nested-virt '.metadata.annotations["vm-feature-manager.io/nested-virt"] = "maybe"'
+    evaluate --settings-json '{"nestedVirtualization": {"errorHandling": "allow-and-log"}}'
+    same "$(patch)" "add ${ours}nested-virt-error neither on nor off; write enabled or disabled"
+    same "$(answer '[.allowed, .warnings[0], .auditAnnotations.failed]')" '[true,"nested-virt is not applied: neither on nor off; write enabled or disabled","nested-virt"]'
+}
+
+@test "strip-label removes the directive" {
+    create nested-virt '.metadata.annotations["vm-feature-manager.io/nested-virt"] = "maybe"'
+    evaluate --settings-json '{"nestedVirtualization": {"errorHandling": "strip-label"}}'
+    same "$(patch)" "remove ${ours}nested-virt null"
+}
+
+@test "directives may be labels" {
+    create nested-virt '.metadata |= (.labels["vm-feature-manager.io/nested-virt"] = "on" | del(.annotations["vm-feature-manager.io/nested-virt"]))'
+    evaluate --settings-json '{"configSource": "labels", "nestedVirtualization": {"errorHandling": "strip-label"}}'
+    same "$(patch)" 'remove /metadata/labels/vm-feature-manager.io~1nested-virt null'
+}
+
+@test "three features on Harvester" {
+    create harvester
+    replay harvester
+    same "$(patch)" "\
+add ${ours}gpu-device-plugin-applied nvidia.com/gpu
+add ${ours}nested-virt-applied true
+add ${ours}pci-passthrough-applied [\"0000:00:02.0\"]
+add ${ours}pci-passthrough-kept [\"node selector node1\"]
+add $domain/cpu/features [{\"name\":\"vmx\",\"policy\":\"require\"}]
+add $domain/devices/hostDevices [{\"deviceName\":\"intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630\",\"name\":\"node1-000000020\"}]
+add $domain/resources/limits/nvidia.com~1gpu 1"
+    [[ "$(answer '.warnings[0]')" == *"KubeVirt's permittedHostDevices does not have it" ]]
+}
+
+@test "a ROM on Harvester" {
+    create vbios
+    replay vbios
+    same "$(answer .auditAnnotations.applied)" 'pci-passthrough,vbios-injection'
+    # The list of sidecars: ours, with the ROM's ConfigMap and the image of the running KubeVirt.
+    sidecars=$(answer .patch | base64 --decode | jq -c '[.[] | .value | select(type == "object" and has("hooks.kubevirt.io/hookSidecars"))[] | fromjson][0]
+        // [.[] | select(.path | endswith("hookSidecars")) | .value | fromjson][0]')
+    same "$(jq -c '[.[0].image, .[0].configMap, .[0].command[3], length]' <<<"$sidecars")" \
+        '["quay.io/kubevirt/sidecar-shim:v1.7.0",{"name":"igpu-rom","key":"rom","hookPath":"/run/vbios/rom"},"vm-feature-manager.io/vbios-injection",1]'
+}
+
+@test "user data of Rancher's node driver" {
+    create user-data
+    replay user-data --settings-path examples/user-data/settings.yaml
+    same "$(patch)" "\
+add ${ours}nested-virt-applied true
+add ${ours}pci-passthrough-applied [\"0000:00:02.0\"]
+add $domain/cpu/features [{\"name\":\"vmx\",\"policy\":\"require\"}]
+add $domain/devices/hostDevices [{\"deviceName\":\"intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630\",\"name\":\"node1-000000020\"}]
+add /spec/template/spec/nodeSelector {\"kubernetes.io/hostname\":\"node1\"}"
+}
+
+@test "all features where KubeVirt was installed by itself" {
+    create kubevirt/all
+    replay kubevirt --settings-path examples/kubevirt/settings.yaml
+    same "$(answer .auditAnnotations.applied)" 'nested-virt,pci-passthrough,gpu-device-plugin,vbios-injection'
+    same "$(patch | grep "$domain")" "\
+add $domain/cpu/features [{\"name\":\"svm\",\"policy\":\"require\"}]
+add $domain/devices/gpus [{\"deviceName\":\"nvidia.com/gpu\",\"name\":\"gpu-0\"}]
+add $domain/devices/hostDevices [{\"deviceName\":\"pci_0000_05_00_0\",\"name\":\"pci-device-0\"}]"
+}
+
+@test "what may not be read is told, and nothing is listed" {
+    create kubevirt/nested-virt
+    replay no-rights-nodes
+    same "$(answer .allowed)" false
+    [[ "$(answer .status.message)" == *"or grant policy-server get, list and watch on nodes" ]]
+    run -1 grep -q KubernetesList e2e/sessions/no-rights-nodes.yml
+}
+
+@test "without any rights devices are named by their addresses" {
+    create all
+    replay no-rights --settings-json '{"pciPassthrough": {"errorHandling": "allow-and-log"}, "vbiosInjection": {"errorHandling": "allow-and-log"}}'
+    patch | grep -qxF "add $domain/devices/hostDevices [{\"deviceName\":\"pci_0000_05_00_0\",\"name\":\"pci-device-0\"}]"
+    same "$(answer '.auditAnnotations | [.applied, .failed]')" '["nested-virt,pci-passthrough,gpu-device-plugin","vbios-injection"]'
+}
+
+@test "an update that changes nothing of ours is accepted as it is" {
+    update nested-virt '.metadata.annotations["vm-feature-manager.io/nested-virt"] = "maybe"' '.metadata.finalizers = ["x"]'
+    evaluate
+    same "$(answer '[.allowed, .patch]')" '[true,null]'
+}
+
+@test "a directive that is gone is taken back" {
+    update nested-virt \
+        '.metadata.annotations["vm-feature-manager.io/nested-virt-applied"] = "true" | .spec.template.spec.domain.cpu.features = [{name: "vmx", policy: "require"}, {name: "aes", policy: "require"}]' \
+        'del(.metadata.annotations["vm-feature-manager.io/nested-virt"])'
+    evaluate
+    same "$(patch)" "\
+remove ${ours}nested-virt-applied null
+replace $domain/cpu/features/0/name aes
+remove $domain/cpu/features/1 null"
+}
