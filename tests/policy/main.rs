@@ -4,6 +4,7 @@ mod gpu_device_plugin;
 mod harness;
 mod harvester;
 mod lookups;
+mod messages;
 mod nested_virt;
 mod pci_passthrough;
 mod pipeline;

@@ -77,8 +77,7 @@ fn what_the_api_server_would_not_take_is_a_problem() {
     };
     assert_eq!(problems(&vm(json!({"devices": {}}))), Vec::<String>::new());
     for domain in [
-        json!({}),
-        json!({"devices": {"hostDevices": [{"name": "a"}]}}),
+        json!({"devices": {"hostDevices": [{"deviceName": "b"}]}}),
         json!({"devices": {"hostDevices": [{"name": "a", "deviceName": "b", "c": "d"}]}}),
         json!({"devices": {}, "cpu": {"features": [{"name": 1}]}}),
     ] {

@@ -66,6 +66,7 @@ fn all_features_on_harvester() {
             {"op": "add", "path": format!("{annotations}gpu-device-plugin-applied"), "value": "nvidia.com/GRID_T4-1Q"},
             {"op": "add", "path": format!("{annotations}nested-virt-applied"), "value": "true"},
             {"op": "add", "path": format!("{annotations}pci-passthrough-applied"), "value": r#"["0000:01:00.0"]"#},
+            {"op": "add", "path": format!("{annotations}pci-passthrough-kept"), "value": r#"["node selector node1"]"#},
             {"op": "add", "path": format!("{domain}/cpu/features"), "value": [{"name": "vmx", "policy": "require"}]},
             {"op": "add", "path": format!("{domain}/devices/gpus"), "value": [{
                 "name": "gpu-0", "deviceName": "nvidia.com/GRID_T4-1Q",

@@ -536,7 +536,11 @@ mod match_conditions {
         assert!(applies(policy, nothing.clone(), example));
         assert!(applies(policy, plain, Value::Null));
         assert!(!applies(policy, nothing, Value::Null));
-        assert!(!applies(policy, json!({"metadata": {}, "spec": {"template": {}}}), json!({"metadata": {}})));
+        assert!(!applies(
+            policy,
+            json!({"metadata": {}, "spec": {"template": {}}}),
+            json!({"metadata": {}})
+        ));
     }
 }
 

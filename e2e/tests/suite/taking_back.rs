@@ -133,11 +133,7 @@ fn directives_come_change_and_go(
     let mut plain = vm(&[]);
     plain["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = json!(null);
     let old = (!comes_with_the_vm).then(|| with_directives(&plain, source, &[]).0);
-    let mut before = features(&plain);
-    if source == "secret" {
-        // That the directive named the node stood in the Secret, and the record does not have it.
-        before["nodeSelector"] = json!({"kubernetes.io/hostname": "node2"});
-    }
+    let before = features(&plain);
 
     let stored = evaluate(source, tracking, with_directives(&plain, source, &first), old);
     let applied = features(&stored);

@@ -1,0 +1,81 @@
+//! Every sentence that a user can read has its row in `docs/troubleshooting.md`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let mut sources: Vec<PathBuf> = folders.iter().flat_map(|folder| sources(folder)).collect();
+    sources.extend(files.into_iter().filter(|file| file.extension().is_some_and(|e| e == "rs")));
+    sources
+}
+
+/// The string literals of Rust code without its unit tests, as the program has them.
+fn literals(code: &str) -> Vec<String> {
+    let code = code.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let mut literals = Vec::new();
+    let mut rest = code;
+    while let Some(start) = rest.find(['"', '/', '\'']) {
+        let tail = &rest[start..];
+        rest = if tail.starts_with("//") {
+            tail.split_once('\n').map_or("", |(_, after)| after)
+        } else if tail.starts_with("'\"'") || tail.starts_with("'\\''") {
+            &tail[3..]
+        } else if let Some(text) = tail.strip_prefix('"') {
+            let mut end = 0;
+            while !text[end..].starts_with('"') {
+                end += if text[end..].starts_with('\\') { 2 } else { 1 };
+                while !text.is_char_boundary(end) {
+                    end += 1;
+                }
+            }
+            let mut lines = text[..end].split("\\\n");
+            let mut literal = lines.next().unwrap().to_owned();
+            lines.for_each(|line| literal.push_str(line.trim_start()));
+            literals.push(literal.replace("\\\"", "\""));
+            &text[end + 1..]
+        } else {
+            &tail[1..]
+        };
+    }
+    literals
+}
+
+/// The longest part of a format string between its placeholders.
+fn longest_part(literal: &str) -> &str {
+    let parts = literal.split('{').flat_map(|part| part.rsplit('}').take(1).chain(None));
+    parts.max_by_key(|part| part.len()).unwrap_or_default().trim_matches([' ', ';', ':', ','])
+}
+
+#[test]
+fn every_message_is_in_the_troubleshooting_guide() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let guide = fs::read_to_string(root.join("docs/troubleshooting.md")).unwrap();
+    let mut found = 0;
+    let mut missing = Vec::new();
+    for file in sources(&root.join("src")) {
+        let code = fs::read_to_string(&file).unwrap();
+        for literal in literals(&code) {
+            let words = literal.split(|c: char| !c.is_ascii_alphabetic()).filter(|w| w.len() > 1);
+            let part = longest_part(&literal);
+            // What is shorter is a name, or a part of a sentence.
+            if words.count() < 4 || !part.contains(' ') || part.len() < 12 {
+                continue;
+            }
+            found += 1;
+            if !guide.contains(part) {
+                missing.push(format!("{}: {part}", file.display()));
+            }
+        }
+    }
+    assert!(found > 120, "only {found} messages found");
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+#[test]
+fn literals_are_read_as_the_compiler_reads_them() {
+    let code = "let a = \"one \\\n    two {x}\"; // \"no\"\nlet b = '\"'; let c = \"\\\"q\\\" é\";\n#[cfg(test)]\nmod tests { \"no\" }";
+    assert_eq!(literals(code), ["one two {x}", "\"q\" é"]);
+    assert_eq!(longest_part("{a} is not {b}, ever and ever; {c}"), "ever and ever");
+}
