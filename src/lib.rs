@@ -15,6 +15,7 @@ mod directives;
 mod features;
 mod image;
 mod json;
+mod log;
 mod names;
 mod pci;
 mod policy;
@@ -25,9 +26,8 @@ pub mod settings;
 mod text;
 mod vm;
 
-use kubewarden_policy_sdk::logging::KubewardenDrain;
 use kubewarden_policy_sdk::protocol_version_guest;
-use slog::{Drain, Logger, o};
+use slog::{Logger, o};
 use wapc_guest::{CallResult, register_function};
 
 use cluster::{Cluster, HostCluster};
@@ -58,8 +58,7 @@ pub extern "C" fn wapc_init() {
 }
 
 fn guest_validate(payload: &[u8]) -> CallResult {
-    // A host that cannot take a log line is no reason to trap, as a fused drain would.
-    let log = Logger::root(KubewardenDrain::default().ignore_res(), o!());
+    let log = Logger::root(log::HostDrain, o!());
     Ok(validate(payload, &HostCluster, &log))
 }
 

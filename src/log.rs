@@ -1,0 +1,124 @@
+//! Log lines on their way to the Kubewarden host.
+//!
+//! The wire format is that of the SDK's `KubewardenDrain`, which puts each line into a JSON tree first; that alone is a
+//! tenth of the module.
+
+use std::fmt;
+
+use serde::Serializer as _;
+use serde::ser::SerializeMap;
+use slog::{Drain, Key, Level, Never, OwnedKVList, Record};
+
+/// Sends log lines to the host; one that it does not take is lost.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct HostDrain;
+
+impl Drain for HostDrain {
+    type Ok = ();
+    type Err = Never;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
+        // A line that cannot be written or sent must not stop the request.
+        if let Ok(line) = to_json(record, values) {
+            let _ = wapc_guest::host_call("kubewarden", "tracing", "log", &line);
+        }
+        Ok(())
+    }
+}
+
+/// The line as the host reads it: the level, the message, and the fields beside them.
+fn to_json(record: &Record<'_>, values: &OwnedKVList) -> Result<Vec<u8>, slog::Error> {
+    use slog::KV as _;
+
+    let mut line = Vec::new();
+    let mut json = serde_json::Serializer::new(&mut line);
+    let mut fields = Fields(json.serialize_map(None).map_err(other)?);
+    fields.text("level", level(record.level()))?;
+    fields.text("message", &record.msg().to_string())?;
+    record.kv().serialize(record, &mut fields)?;
+    values.serialize(record, &mut fields)?;
+    fields.0.end().map_err(other)?;
+    Ok(line)
+}
+
+/// The host's word for a level.
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::Critical | Level::Error => "error",
+        Level::Warning => "warning",
+        Level::Info => "info",
+        Level::Debug => "debug",
+        Level::Trace => "trace",
+    }
+}
+
+fn other(_: impl std::error::Error) -> slog::Error {
+    slog::Error::Other
+}
+
+/// The members of the line.
+struct Fields<M>(M);
+
+impl<M: SerializeMap> Fields<M> {
+    fn text(&mut self, key: &str, value: &str) -> slog::Result {
+        self.0.serialize_entry(key, value).map_err(other)
+    }
+}
+
+impl<M: SerializeMap> slog::Serializer for Fields<M> {
+    fn emit_arguments(&mut self, key: Key, value: &fmt::Arguments<'_>) -> slog::Result {
+        self.text(key.as_ref(), &value.to_string())
+    }
+
+    fn emit_str(&mut self, key: Key, value: &str) -> slog::Result {
+        self.text(key.as_ref(), value)
+    }
+
+    // Nothing is logged as a structure or a floating-point number; the code that would write one is large.
+    fn emit_serde(&mut self, _: Key, _: &dyn slog::SerdeValue) -> slog::Result {
+        Ok(())
+    }
+
+    fn emit_f32(&mut self, _: Key, _: f32) -> slog::Result {
+        Ok(())
+    }
+
+    fn emit_f64(&mut self, _: Key, _: f64) -> slog::Result {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slog::{Logger, info, o, warn};
+    use std::sync::{Arc, Mutex};
+
+    struct Lines(Arc<Mutex<Vec<String>>>);
+
+    impl Drain for Lines {
+        type Ok = ();
+        type Err = Never;
+
+        fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
+            let line = to_json(record, values).unwrap();
+            self.0.lock().unwrap().push(String::from_utf8(line).unwrap());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_is_json_as_the_host_reads_it() {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let log = Logger::root(Lines(Arc::clone(&lines)), o!("common" => "c"));
+        warn!(log, "a \"b\" {}", 1; "text" => "t\n", "shown" => %"s", "number" => 7);
+        info!(log, "c");
+        assert_eq!(
+            *lines.lock().unwrap(),
+            [
+                r#"{"level":"warning","message":"a \"b\" 1","number":"7","shown":"s","text":"t\n","common":"c"}"#,
+                r#"{"level":"info","message":"c","common":"c"}"#,
+            ]
+        );
+    }
+}
