@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 TARGET  := wasm32-wasip1
-BUILT   := target/$(TARGET)/release/vm_feature_manager_policy.wasm
+RELEASE := target/$(TARGET)/release
 SOURCES := $(shell find src -type f) Cargo.toml Cargo.lock
 
 CHART   := charts/vm-feature-manager-policy
@@ -37,6 +37,10 @@ hook: ## Shows what the vBIOS hook does to a sample domain
 test: policy.wasm ## Checks the format, lints, and runs all tests, natively and through the module
 	@scripts/test
 
+.PHONY: bench
+bench: policy.wasm target/noop.wasm ## Measures the module, and one that does nothing beside it
+	cargo bench --quiet --locked --package vm-feature-manager-e2e --bench evaluate
+
 .PHONY: e2e-tests
 e2e-tests: annotated-policy.wasm ## Runs the annotated module in kwctl, which must be installed, as bats and jq
 	bats e2e/e2e.bats
@@ -50,9 +54,13 @@ artifacthub-pkg.yml: metadata.yml questions-ui.yml ## Writes the package for Art
 $(CHART)/questions.yaml: questions-ui.yml ## Copies the form's questions into the chart
 	cp $< $@
 
-policy.wasm: $(SOURCES) ## Builds the module
+policy.wasm: $(SOURCES) scripts/wasm-cargo scripts/wasm-shrink ## Builds the module
 	scripts/wasm-cargo rustc --release --locked --lib --crate-type cdylib --target $(TARGET)
-	scripts/wasm-shrink $(BUILT) $@
+	scripts/wasm-shrink $(RELEASE)/vm_feature_manager_policy.wasm $@
+
+target/noop.wasm: $(wildcard e2e/noop/src/*) Cargo.toml Cargo.lock
+	scripts/wasm-cargo rustc --release --locked --package vm-feature-manager-noop --target $(TARGET)
+	scripts/wasm-shrink $(RELEASE)/vm_feature_manager_noop.wasm $@
 
 .PHONY: clean
 clean: ## Removes everything that is built

@@ -37,8 +37,12 @@ use settings::Settings;
 /// Answers an admission request.
 ///
 /// `payload` is JSON: `{"request": <AdmissionRequest>, "settings": <settings>}`. The answer is Kubewarden's
-/// `ValidationResponse` as JSON, whatever the payload: what cannot be read or applied is a denial or a warning in it.
+/// `ValidationResponse` as JSON, whatever the payload: what cannot be read or applied is a denial or a warning in it. A
+/// payload in which nothing of the policy's occurs is accepted without being read.
 pub fn validate(payload: &[u8], cluster: &dyn Cluster, log: &Logger) -> Vec<u8> {
+    if !request::may_concern(payload) {
+        return response::accepted();
+    }
     response::to_bytes(&policy::evaluate(payload, cluster, log))
 }
 

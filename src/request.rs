@@ -9,6 +9,41 @@ use serde_json::value::RawValue;
 use crate::directives::PREFIX;
 use crate::json::{Json, Member, Shape};
 
+/// Whether a payload may be of any concern to the policy, at a glance: most virtual machines ask for nothing.
+///
+/// The host writes the payload itself, so a key of the policy's stands in it as it is, never with escapes. A payload that
+/// does not look like the host's is to be read, so that what is wrong with it can be said.
+pub(crate) fn may_concern(payload: &[u8]) -> bool {
+    const OF_REQUEST: [&[u8]; 3] =
+        [br#""request":{"#, br#""kind":{"group":""#, br#""operation":""#];
+    let is_hosts = payload.starts_with(b"{")
+        && payload.ends_with(b"}")
+        && OF_REQUEST.iter().all(|text| behind(payload, text).is_some());
+    if !is_hosts {
+        return true;
+    }
+    // In the settings it is an object, in a virtual machine a text.
+    const USER_DATA: &[u8] = br#""userData":{"#;
+    let switches_user_data_on = || {
+        let settings = behind(payload, USER_DATA)?;
+        let end = memchr::memchr(b'}', settings)?;
+        behind(settings.get(..end)?, b"true")
+    };
+    behind(payload, PREFIX.as_bytes()).is_some() || switches_user_data_on().is_some()
+}
+
+/// What follows the first place of a text.
+fn behind<'b>(bytes: &'b [u8], text: &[u8]) -> Option<&'b [u8]> {
+    let (first, others) = text.split_first()?;
+    let mut rest = bytes;
+    loop {
+        rest = rest.get(memchr::memchr(*first, rest)? + 1..)?;
+        if let Some(behind) = rest.strip_prefix(others) {
+            return Some(behind);
+        }
+    }
+}
+
 /// The payload of the waPC function `validate`: the request and the policy's settings.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Payload<'a> {
@@ -192,5 +227,28 @@ impl slog::KV for AdmissionRequest<'_> {
         serializer.emit_str("request_uid", &self.uid)?;
         serializer.emit_str("namespace", self.namespace.as_deref().unwrap_or_default())?;
         serializer.emit_str("name", self.name.as_deref().unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::directive(r#"{"vm-feature-manager.io/nested-virt":"on"}"#, true)]
+    #[case::in_a_text(r#"["vm-vm-feature-manager.io/"]"#, true)]
+    #[case::cut_off(r#""vm-feature-manager.io""#, false)]
+    #[case::another_prefix(r#"{"vm-feature-manager.example/nested-virt":"on"}"#, false)]
+    #[case::user_data_on(r#"{"userData":{"readSecrets":false,"enabled":true}}"#, true)]
+    #[case::user_data_off(r#"{"userData":{"enabled":false},"x":true}"#, false)]
+    #[case::user_data_of_a_vm(r##"{"userData":"#cloud-config","y":{"z":true}}"##, false)]
+    #[case::nothing("null", false)]
+    fn a_glance(#[case] object: &str, #[case] concerns: bool) {
+        let request = format!(
+            r#"{{"kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},"operation":"CREATE","object":{object}}}"#
+        );
+        assert_eq!(may_concern(format!(r#"{{"request":{request}}}"#).as_bytes()), concerns);
+        assert!(may_concern(request.as_bytes()), "no payload of the host's");
     }
 }

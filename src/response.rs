@@ -39,6 +39,11 @@ impl AuditAnnotations {
     }
 }
 
+/// The answer to a request that does not concern the policy.
+pub(crate) fn accepted() -> Vec<u8> {
+    br#"{"accepted":true}"#.to_vec()
+}
+
 /// The answer to `validate`.
 pub(crate) fn to_bytes(verdict: &Verdict<'_>) -> Vec<u8> {
     let mut response = ValidationResponse {

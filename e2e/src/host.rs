@@ -97,6 +97,17 @@ impl Host {
     /// # Errors
     /// [`HostError::Call`] where the guest traps or answers with an error.
     pub fn call(&self, function: &str, payload: &[u8]) -> Result<(Vec<u8>, Activity), HostError> {
+        let instance = self.instance()?;
+        let answer = instance.call(function, payload)?;
+        let activity = instance.activity.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok((answer, activity))
+    }
+
+    /// A fresh instance of the module.
+    ///
+    /// # Errors
+    /// [`HostError::Call`] where it cannot be made.
+    pub fn instance(&self) -> Result<Instance, HostError> {
         let activity = Arc::new(Mutex::new(Activity::default()));
         let callback = {
             let activity = Arc::clone(&activity);
@@ -109,9 +120,7 @@ impl Host {
         let instance = self.module.rehydrate(None).map_err(|e| failed(&e))?;
         let guest =
             WapcHost::new(Box::new(instance), Some(Box::new(callback))).map_err(|e| failed(&e))?;
-        let answer = guest.call(function, payload).map_err(|e| failed(&e))?;
-        let activity = activity.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok((answer, activity))
+        Ok(Instance { guest, activity })
     }
 
     /// Asks the guest whether it can use the settings.
@@ -137,6 +146,22 @@ impl Host {
             }
         };
         Evaluation { response, activity, duration }
+    }
+}
+
+/// An instance of a module. policy-server makes one for each request.
+pub struct Instance {
+    guest: WapcHost,
+    activity: Arc<Mutex<Activity>>,
+}
+
+impl Instance {
+    /// Calls a function of the guest.
+    ///
+    /// # Errors
+    /// [`HostError::Call`] where the guest traps or answers with an error.
+    pub fn call(&self, function: &str, payload: &[u8]) -> Result<Vec<u8>, HostError> {
+        self.guest.call(function, payload).map_err(|e| HostError::Call(e.to_string()))
     }
 }
 

@@ -1,0 +1,177 @@
+//! How long requests take, against a module that does nothing with the same bytes: in a fresh instance each time, as
+//! policy-server evaluates them, and in a reused one. A request is what policy-server makes of it: read from an
+//! AdmissionReview's bytes, put into a payload with the settings, evaluated, and answered with a patch. At the end a table with the ratios, and what does not depend on the
+//! machine: fuel (about one unit an instruction), memory, sizes.
+
+mod meter;
+
+use std::fs;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput};
+use serde_json::{Value, json};
+use vm_feature_manager_e2e::admission::{self, AdmissionResponse, RequestOptions};
+use vm_feature_manager_e2e::cluster::Cluster;
+use vm_feature_manager_e2e::host::Host;
+use vm_feature_manager_e2e::yaml;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn vm(file: &str, annotations: &[(&str, &str)]) -> Value {
+    let mut vm = yaml::read(&root().join(file)).unwrap().remove(0);
+    for (key, value) in annotations {
+        vm["metadata"]["annotations"][format!("vm-feature-manager.io/{key}")] = json!(value);
+    }
+    vm
+}
+
+/// A request as it comes, and the policy's settings.
+struct Case {
+    review: Vec<u8>,
+    settings: Value,
+}
+
+impl Case {
+    fn payload(&self) -> Vec<u8> {
+        let request: Value = serde_json::from_slice(&self.review).unwrap();
+        json!({"request": request, "settings": self.settings}).to_string().into_bytes()
+    }
+
+    /// What policy-server does with the request around the guest's call.
+    fn evaluate(&self, call: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+        let request: Value = serde_json::from_slice(&self.review).unwrap();
+        let payload = json!({"request": request, "settings": self.settings}).to_string();
+        let response = AdmissionResponse::from_guest(&request, &call(payload.as_bytes()));
+        serde_json::to_vec(&response).unwrap()
+    }
+}
+
+fn payload(object: Value, old: Option<Value>, settings: &Value) -> Case {
+    let request = admission::request(vec![object], &RequestOptions { old }).unwrap().0;
+    Case { review: request.to_string().into_bytes(), settings: settings.clone() }
+}
+
+/// The requests that are measured.
+fn cases() -> Vec<(&'static str, Case)> {
+    let form = "tests/data/vm-ui-create.yaml";
+    let stored = "tests/data/vm-stored.yaml";
+    let none = json!({});
+    let alone = json!({
+        "nestedVirtualization": {"cpuVendor": "amd"},
+        "pciPassthrough": {"deviceNames": "address"},
+        "gpuDevicePlugin": {"attachDevice": "never"},
+    });
+    let nested = ("nested-virt", "enabled");
+    let pci = ("pci-passthrough", r#"{"devices": ["0000:03:00.0"]}"#);
+    let pci_of_node = ("pci-passthrough", r#"{"devices": ["node2/0000:05:00.0"]}"#);
+    let gpu = ("gpu-device-plugin", "nvidia.com/gpu");
+    let rom = ("vbios-injection", "igpu-rom");
+    let asked = vm(stored, &[nested, ("nested-virt-applied", "true")]);
+    let mut touched = asked.clone();
+    touched["metadata"]["resourceVersion"] = json!("2");
+    let mut plain = vm(form, &[]);
+    plain["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = json!([]);
+    let mut all = plain.clone();
+    for (key, value) in [nested, pci_of_node, gpu, rom] {
+        all["metadata"]["annotations"][format!("vm-feature-manager.io/{key}")] = json!(value);
+    }
+    let mut large = vm(form, &[]);
+    let note = "x".repeat(1 << 20);
+    large["metadata"]["annotations"]["example.com/note"] = json!(note);
+    let mut large_asking = large.clone();
+    large_asking["metadata"]["annotations"]["vm-feature-manager.io/nested-virt"] = json!("enabled");
+    vec![
+        ("no directive", payload(vm(form, &[]), None, &none)),
+        ("update, nothing of ours", payload(touched, Some(asked), &none)),
+        ("nested-virt", payload(vm(form, &[nested]), None, &alone)),
+        ("pci-passthrough", payload(vm(form, &[pci]), None, &alone)),
+        ("gpu-device-plugin", payload(vm(form, &[gpu]), None, &alone)),
+        ("vbios-injection", payload(vm(form, &[rom]), None, &alone)),
+        ("three features", payload(vm(form, &[nested, pci, gpu]), None, &alone)),
+        (
+            "all four, with lookups",
+            payload(all, None, &json!({"nestedVirtualization": {"cpuVendor": "amd"}})),
+        ),
+        ("1 MiB, no directive", payload(large, None, &none)),
+        ("1 MiB, nested-virt", payload(large_asking, None, &alone)),
+    ]
+}
+
+fn main() {
+    let cluster = Cluster::from_folder(&root().join("examples/vbios/cluster")).unwrap();
+    let (policy, noop) = (root().join("policy.wasm"), root().join("target/noop.wasm"));
+    let start = Instant::now();
+    let host = Host::load(&policy, cluster).unwrap();
+    let compile = start.elapsed();
+    let hosts = [("policy", host), ("nothing", Host::load(&noop, Cluster::default()).unwrap())];
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .configure_from_args();
+    for (case, request) in cases() {
+        let mut group = criterion.benchmark_group(case);
+        group.throughput(Throughput::Bytes(request.review.len() as u64));
+        for (module, host) in &hosts {
+            group.bench_function(format!("fresh/{module}"), |b| {
+                b.iter(|| {
+                    black_box(request.evaluate(|payload| host.call("validate", payload).unwrap().0))
+                });
+            });
+            let instance = host.instance().unwrap();
+            group.bench_function(format!("reused/{module}"), |b| {
+                b.iter(|| {
+                    black_box(
+                        request.evaluate(|payload| instance.call("validate", payload).unwrap()),
+                    )
+                });
+            });
+        }
+    }
+    criterion.final_summary();
+    report(&policy, &noop, compile);
+}
+
+/// The median that criterion has kept, in microseconds.
+fn median(case: &str, mode: &str, module: &str) -> Option<f64> {
+    let directory = case.replace(['/', ' ', ','], "_");
+    let folders = [case.to_owned(), directory];
+    let file = folders.iter().find_map(|folder| {
+        let path = format!("target/criterion/{folder}/{mode}_{module}/new/estimates.json");
+        fs::read_to_string(root().join(path)).ok()
+    })?;
+    let estimates: Value = serde_json::from_str(&file).ok()?;
+    estimates["median"]["point_estimate"].as_f64().map(|nanoseconds| nanoseconds / 1000.0)
+}
+
+fn report(policy: &Path, noop: &Path, compile: Duration) {
+    let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+    println!(
+        "\n| request | bytes | fresh, us | ratio | reused, us | ratio | fuel | ratio | memory, KiB |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    let cluster = || Cluster::from_folder(&root().join("examples/vbios/cluster")).unwrap();
+    for (case, request) in cases() {
+        let payload = request.payload();
+        let mut row = format!("| {case} | {} ", payload.len());
+        for mode in ["fresh", "reused"] {
+            match (median(case, mode, "policy"), median(case, mode, "nothing")) {
+                (Some(a), Some(b)) => row.push_str(&format!("| {a:.1} | {:.2} ", a / b)),
+                _ => row.push_str("| - | - "),
+            }
+        }
+        let ours = meter::measure(policy, cluster(), &payload);
+        let nothing = meter::measure(noop, cluster(), &payload);
+        let ratio = ours.fuel as f64 / nothing.fuel as f64;
+        println!("{row}| {} | {ratio:.1} | {} |", ours.fuel, ours.memory >> 10);
+    }
+    println!(
+        "\nThe module has {} bytes and is compiled in {} ms; the one that does nothing has {} bytes.",
+        size(policy),
+        compile.as_millis(),
+        size(noop)
+    );
+}
