@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ pub type CallbackResult = Result<Vec<u8>, Box<dyn Error + Send + Sync>>;
 pub struct Cluster {
     objects: Vec<Value>,
     faults: Faults,
+    /// How many operations were answered.
+    answered: Arc<AtomicUsize>,
 }
 
 /// What stands between the policy and the objects.
@@ -36,6 +40,8 @@ pub struct Faults {
     pub unknown_operations: Vec<String>,
     /// How long each answer takes.
     pub delay: Duration,
+    /// What one operation is answered, by its number from 0: bytes, or a text of the host's.
+    pub answer: Option<(usize, Result<Vec<u8>, String>)>,
 }
 
 /// A cluster folder that cannot be used.
@@ -154,6 +160,7 @@ impl Cluster {
     /// The same objects behind other faults.
     pub fn with_faults(mut self, faults: Faults) -> Self {
         self.faults = faults;
+        self.answered = Arc::default();
         self
     }
 
@@ -162,6 +169,10 @@ impl Cluster {
     /// A list of a kind that policy-server has no right to never returns, as Kubewarden's.
     pub fn answer(&self, operation: &str, payload: &[u8]) -> CallbackResult {
         thread::sleep(self.faults.delay);
+        let number = self.answered.fetch_add(1, Ordering::Relaxed);
+        if let Some((_, answer)) = self.faults.answer.as_ref().filter(|(n, _)| *n == number) {
+            return answer.clone().map_err(Into::into);
+        }
         let capability = format!("kubernetes/{operation}");
         if self.faults.capabilities.as_ref().is_some_and(|granted| !granted.contains(&capability)) {
             return Err(format!(

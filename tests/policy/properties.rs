@@ -2,6 +2,8 @@
 
 use std::sync::LazyLock;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -418,6 +420,46 @@ fn without_directives(vm: &Value) -> Value {
     vm
 }
 
+/// What YAML is made of.
+const YAML: [&str; 36] = [
+    ": ",
+    "\n",
+    "\n  ",
+    "\n    ",
+    "- ",
+    "? ",
+    "[",
+    "]",
+    "{",
+    "}",
+    ", ",
+    "&a ",
+    "*a",
+    "!!str ",
+    "!x ",
+    "|",
+    "|+2",
+    ">-",
+    "'",
+    "\"",
+    "\\",
+    "#",
+    "true",
+    "off",
+    "~",
+    "---\n",
+    "...\n",
+    "%YAML 1.2\n",
+    "\t",
+    "\u{e9}",
+    "\u{feff}",
+    "\r\n",
+    "0000:00:02.0",
+    "devices",
+    "<<",
+    "key",
+];
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 2000, max_global_rejects: u32::MAX, failure_persistence: None, ..ProptestConfig::default()
@@ -537,6 +579,52 @@ proptest! {
             let answer = request(Request::update(stored, new)).evaluate();
             prop_assert!(answer.is_accepted(), "{}", answer.message());
             prop_assert_eq!(without_empty(&without_ours(&vm)), without_empty(&answer.after()));
+        }
+    }
+
+    #[test]
+    fn any_user_data_gets_an_answer_without_a_word_of_it(
+        tokens in prop::collection::vec(prop::sample::select(YAML.to_vec()), 0..60),
+        text in ".{0,60}",
+        secret in any::<bool>(),
+    ) {
+        let section = tokens.concat();
+        let user_data = format!("#cloud-config\npassword: hunter2\nx_kubevirt_features:\n  nested_virt: {section}\n{text}");
+        let mut vm = json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "vm", "namespace": "default"},
+            "spec": {"template": {"spec": {"domain": {"devices": {}}}}},
+        });
+        let base64 = STANDARD.encode(&user_data);
+        let source = match secret {
+            true => json!({"secretRef": {"name": "seed"}}),
+            false => json!({"userDataBase64": base64}),
+        };
+        vm["spec"]["template"]["spec"]["volumes"] = json!([{"name": "seed", "cloudInitNoCloud": source}]);
+        let cluster = FakeCluster::of(vec![json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "seed", "namespace": "default"},
+            "data": {"userdata": base64},
+        })]);
+        let answer = Request::create(vm)
+            .settings(json!({
+                "userData": {"enabled": true, "readSecrets": true},
+                "nestedVirtualization": {"cpuVendor": "amd", "errorHandling": "allow-and-log"},
+                "pciPassthrough": {"errorHandling": "allow-and-log"},
+                "gpuDevicePlugin": {"errorHandling": "allow-and-log"},
+                "vbiosInjection": {"errorHandling": "allow-and-log"},
+            }))
+            .cluster(cluster)
+            .evaluate();
+        prop_assert!(answer.is_accepted(), "{}", answer.message());
+        prop_assert!(!answer.logs.join("").contains("hunter2"));
+        prop_assert!(!answer.response["warnings"].to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn any_settings_are_valid_or_told_why_not(settings in settings(), any in any_json()) {
+        for settings in [settings, any] {
+            let answer = vm_feature_manager_policy::validate_settings(settings.to_string().as_bytes());
+            let answer: Value = serde_json::from_slice(&answer).unwrap();
+            prop_assert_eq!(answer["valid"] == json!(true), answer["message"].is_null());
         }
     }
 

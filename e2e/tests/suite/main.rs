@@ -3,6 +3,7 @@
 mod cluster;
 mod command;
 mod crd;
+mod faults;
 mod harness;
 mod hook;
 mod lookups;

@@ -1,0 +1,158 @@
+//! Every call of the host failing in every way: the answer is what the error mode says, never a trap, never half a feature.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+use vm_feature_manager_e2e::cluster::{Cluster, Faults};
+use vm_feature_manager_e2e::host::Evaluation;
+
+use crate::harness::{HOST, request, root, vm};
+
+const FEATURES: [(&str, &str, &str); 4] = [
+    ("nested-virt", "nestedVirtualization", "enabled"),
+    ("pci-passthrough", "pciPassthrough", r#"{"devices": ["0000:05:00.0"]}"#),
+    ("gpu-device-plugin", "gpuDevicePlugin", "nvidia.com/gpu"),
+    ("vbios-injection", "vbiosInjection", "igpu-rom"),
+];
+
+/// Everything that a host may answer, and should not.
+fn faults() -> Vec<Result<Vec<u8>, String>> {
+    let error = |text: &str| Err(text.to_owned());
+    let answer = |text: &str| Ok(text.as_bytes().to_vec());
+    vec![
+        error("Callback evaluation failure: Cannot find v1/X named 'x' inside of namespace 'None'"),
+        error("Callback evaluation failure: Cannot find resource x.io/v1/X"),
+        error(
+            "Policy has not been granted access to Kubernetes v1/X resources. The violation has been reported.",
+        ),
+        error(
+            "Callback evaluation failure: ApiError: x is forbidden: Forbidden (Status { code: 403 })\n\nCaused by: y",
+        ),
+        error("Callback evaluation failure: ServiceError: client error (Connect)"),
+        error("unknown operation: get_resource"),
+        error("Error sending request over callback channel: Full(..)"),
+        error(""),
+        answer(""),
+        answer("null"),
+        answer("[]"),
+        answer("{}"),
+        answer("{\"items\": {}}"),
+        answer("{\"items\": [null, 1, \"\", [], {\"metadata\": 1, \"status\": []}]}"),
+        answer(
+            "{\"metadata\": {\"name\": 5, \"labels\": [1]}, \"status\": {\"address\": 1, \"resourceName\": null}, \"spec\": \"x\"}",
+        ),
+        answer("{\"binaryData\": {\"rom\": 5}, \"data\": \"x\"}"),
+        answer("{\"allowed\": \"yes\"}"),
+        answer("{\"allowed\": false, \"reason\": \"no\"}"),
+        answer("{\"metadata\": "),
+        answer("not JSON at all"),
+        Ok(vec![0xff, 0xfe, 0x00]),
+        Ok(format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000)).into_bytes()),
+    ]
+}
+
+/// A VM with all features that must look everything up.
+fn asking() -> Value {
+    let directives: Vec<(&str, &str)> =
+        FEATURES.iter().map(|(name, _, value)| (*name, *value)).collect();
+    let mut vm = vm(&directives);
+    vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = json!([]);
+    vm
+}
+
+fn evaluate(mode: &str, fault: Option<(usize, Result<Vec<u8>, String>)>) -> Evaluation {
+    let mut cluster = Cluster::from_folder(&root().join("examples/vbios/cluster")).unwrap();
+    cluster.add(json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": "node2", "labels": {"cpu-vendor.node.kubevirt.io/AMD": "true", "cpu-feature.node.kubevirt.io/svm": "true"}},
+    }));
+    let mut settings = json!({});
+    for (_, section, _) in FEATURES {
+        settings[section]["errorHandling"] = json!(mode);
+    }
+    let host =
+        HOST.with_cluster(cluster.with_faults(Faults { answer: fault, ..Faults::default() }));
+    host.validate(&settings, &request(asking(), None))
+}
+
+/// What of the VM a feature changes.
+fn traces(feature: &str, vm: &Value) -> Vec<Value> {
+    let spec = &vm["spec"]["template"]["spec"];
+    let domain = &spec["domain"];
+    let annotations = &vm["spec"]["template"]["metadata"]["annotations"];
+    match feature {
+        "nested-virt" => vec![domain["cpu"]["features"].clone()],
+        "pci-passthrough" => {
+            vec![domain["devices"]["hostDevices"].clone(), spec["nodeSelector"].clone()]
+        }
+        "gpu-device-plugin" => {
+            vec![
+                domain["devices"]["gpus"].clone(),
+                domain["resources"]["limits"]["nvidia.com/gpu"].clone(),
+            ]
+        }
+        _ => vec![annotations["hooks.kubevirt.io/hookSidecars"].clone(), spec["volumes"].clone()],
+    }
+}
+
+#[rstest]
+#[case::reject("reject")]
+#[case::allow_and_log("allow-and-log")]
+#[case::strip_label("strip-label")]
+fn at_every_position(#[case] mode: &str) {
+    let before = asking();
+    let clean = evaluate(mode, None);
+    assert_eq!(
+        clean.response.audit_annotations["applied"],
+        "nested-virt,pci-passthrough,gpu-device-plugin,vbios-injection"
+    );
+    let calls = clean.activity.lookups.len();
+    assert!(calls >= 9, "{:?}", clean.activity.lookups);
+    let mut failures = 0;
+    for position in 0..calls {
+        for fault in faults() {
+            let what = format!("{mode}, call {position} answers {fault:?}");
+            let response = evaluate(mode, Some((position, fault))).response;
+            let audit =
+                |key: &str| response.audit_annotations.get(key).cloned().unwrap_or_default();
+            let (applied, failed) = (audit("applied"), audit("failed"));
+            let has = |list: &str, name: &str| list.split(',').any(|item| item == name);
+            failures += usize::from(!failed.is_empty());
+            if mode == "reject" && !failed.is_empty() {
+                let status = response.status.as_ref().expect(&what);
+                assert!(!response.allowed && response.patch.is_none(), "{what}");
+                assert_eq!(status.code, Some(400), "{what}: {:?}", status.message);
+                continue;
+            }
+            assert!(response.allowed, "{what}: {:?}", response.status);
+            let after = response.patched(&before).unwrap();
+            for (name, _, _) in FEATURES {
+                let annotation = |suffix: &str| {
+                    &after["metadata"]["annotations"]
+                        [format!("vm-feature-manager.io/{name}{suffix}")]
+                };
+                assert_ne!(has(&applied, name), has(&failed, name), "{what}: {name}");
+                assert_eq!(
+                    annotation("-applied").is_string(),
+                    has(&applied, name),
+                    "{what}: {name}"
+                );
+                if has(&failed, name) {
+                    assert_eq!(traces(name, &after), traces(name, &before), "{what}: {name}");
+                    assert_eq!(
+                        annotation("-error").is_string(),
+                        mode == "allow-and-log",
+                        "{what}: {name}"
+                    );
+                    assert_eq!(
+                        annotation("").is_string(),
+                        mode == "allow-and-log",
+                        "{what}: {name}"
+                    );
+                } else {
+                    assert_ne!(traces(name, &after), traces(name, &before), "{what}: {name}");
+                }
+            }
+        }
+    }
+    assert!(failures > 50, "only {failures} of {} failed", calls * faults().len());
+}
