@@ -7,6 +7,7 @@ use crate::directives::{self, Asked, Directive, Directives, ReadSecret, Source, 
 use crate::features::{Added, Before, Context, Earlier, FEATURES, Failure, Feature, Plan};
 use crate::request::{AdmissionRequest, Outline, Payload, Unreadable};
 use crate::settings::{ErrorHandling, Settings, SettingsError};
+use crate::text;
 use crate::vm::{Edit, ShapeError, VirtualMachine};
 
 /// What the policy answers.
@@ -188,6 +189,14 @@ impl<'r, 'a> Run<'r, 'a> {
         match self.plan_and_apply(feature, &directive, &added, earlier.as_ref()) {
             Ok(Some((plan, kept))) => {
                 let value = directive.text().ok();
+                let old = self.old_directives.map(|old| old.get(feature.name()));
+                // Without a record, what an earlier directive had added looks like the user's own.
+                if earlier.is_none() && matches!(old, Some(Asked::For(_))) && !kept.is_empty() {
+                    self.warn(feature, vec![format!(
+                        "what is in place is taken for yours, and stays when the directive goes: {}",
+                        text::list(kept.iter().map(String::as_str))
+                    )]);
+                }
                 if earlier.is_some_and(|earlier| !earlier.is_for(value, &plan.applied)) {
                     self.warn(feature, added.doubts);
                 }

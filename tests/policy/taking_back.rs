@@ -859,6 +859,21 @@ fn where_tracking_is_switched_off_the_records_go() {
 }
 
 #[test]
+fn where_tracking_is_switched_on_what_is_in_place_is_taken_for_the_users_with_a_warning() {
+    let mut story = Story::of(&[]).without_tracking().ask(&[NESTED]);
+    story.settings["addTrackingAnnotations"] = json!(true);
+    let answer = story.update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]));
+    assert_eq!(
+        answer.warnings(),
+        [
+            "nested-virt: what is in place is taken for yours, and stays when the directive goes: cpu feature svm"
+        ]
+    );
+    story.vm = answer.after();
+    assert_eq!(spec(&story.drop(NESTED).after(), CPU_FEATURES), &json!([svm()]));
+}
+
+#[test]
 fn labels_take_back_as_annotations_do() {
     let settings = json!({"configSource": "labels", "nestedVirtualization": {"cpuVendor": "amd"}});
     let mut vm = bare_vm(&[]);
