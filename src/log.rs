@@ -74,8 +74,16 @@ impl<M: SerializeMap> slog::Serializer for Fields<M> {
         self.text(key.as_ref(), value)
     }
 
-    // Nothing is logged as a structure or a floating-point number; the code that would write one is large.
+    // Nothing is logged as a structure, a floating-point number or one of 128 bits; the code that would write one is large.
     fn emit_serde(&mut self, _: Key, _: &dyn slog::SerdeValue) -> slog::Result {
+        Ok(())
+    }
+
+    fn emit_u128(&mut self, _: Key, _: u128) -> slog::Result {
+        Ok(())
+    }
+
+    fn emit_i128(&mut self, _: Key, _: i128) -> slog::Result {
         Ok(())
     }
 

@@ -4,11 +4,11 @@ use slog::{Logger, info, warn};
 
 use crate::cluster::{Cluster, Lookups};
 use crate::directives::{self, Asked, Directive, Directives, ReadSecret, Source, UserData};
-use crate::features::{Added, Before, Context, Earlier, FEATURES, Failure, Feature, Plan};
+use crate::features::{Added, Before, Context, Earlier, FEATURES, Failure, Feature, Past, Plan};
 use crate::request::{AdmissionRequest, Outline, Payload, Unreadable};
 use crate::settings::{ErrorHandling, Settings, SettingsError};
 use crate::text;
-use crate::vm::{Edit, ShapeError, VirtualMachine};
+use crate::vm::{ShapeError, VirtualMachine};
 
 /// What the policy answers.
 #[derive(Debug, Default)]
@@ -118,14 +118,13 @@ fn decide<'a>(
         || !old_user_data.is_empty()
         || FEATURES.iter().any(|feature| directives.record(feature.name()).is_some());
     let last_applied = if is_known { vm.last_applied() } else { None };
-    let declared = last_applied.as_deref().and_then(|text| serde_json::from_str(text).ok());
     let run = Run {
         request,
         settings: &settings,
         directives: &directives,
         old_directives: old_directives.as_ref(),
         old: old_object.filter(|_| is_known).and_then(|old| VirtualMachine::parse(old).ok()),
-        declared: declared.and_then(|declared| VirtualMachine::parse(declared).ok()),
+        declared: last_applied.as_deref().and_then(VirtualMachine::of_manifest),
         lookups: &lookups,
         namespace,
         log,
@@ -185,20 +184,19 @@ impl<'r, 'a> Run<'r, 'a> {
             Asked::Unknown if earlier.is_some() => return self.leave(feature),
             Asked::Unknown => return Ok(()),
         };
-        let added = self.added(feature, earlier.as_ref(), Some(&directive));
-        match self.plan_and_apply(feature, &directive, &added, earlier.as_ref()) {
+        let past = self.past(feature, earlier.as_ref(), Some(&directive));
+        match self.plan_and_apply(feature, &directive, &past) {
             Ok(Some((plan, kept))) => {
-                let value = directive.text().ok();
                 let old = self.old_directives.map(|old| old.get(feature.name()));
                 // Without a record, what an earlier directive had added looks like the user's own.
                 if earlier.is_none() && matches!(old, Some(Asked::For(_))) && !kept.is_empty() {
-                    self.warn(feature, vec![format!(
-                        "what is in place is taken for yours, and stays when the directive goes: {}",
-                        text::list(kept.iter().map(String::as_str))
-                    )]);
+                    let names = text::list(kept.iter().map(String::as_str));
+                    let why =
+                        "what is in place is taken for yours, and stays when the directive goes";
+                    self.warn(feature, vec![format!("{why}: {names}")]);
                 }
-                if earlier.is_some_and(|earlier| !earlier.is_for(value, &plan.applied)) {
-                    self.warn(feature, added.doubts);
+                if past.differs(directive.text().ok(), &plan) {
+                    self.warn(feature, past.added.doubts);
                 }
                 self.succeed(feature, plan, &kept)
             }
@@ -237,14 +235,14 @@ impl<'r, 'a> Run<'r, 'a> {
     }
 
     /// What the feature had added for the earlier directive.
-    fn added(
+    fn past<'e>(
         &self,
         feature: &dyn Feature,
-        earlier: Option<&Earlier<'_>>,
+        earlier: Option<&'e Earlier<'e>>,
         directive: Option<&Directive<'_>>,
-    ) -> Added {
+    ) -> Past<'e> {
         let Some(earlier) = earlier else {
-            return Added::default();
+            return Past::default();
         };
         let before = Before {
             earlier,
@@ -253,22 +251,17 @@ impl<'r, 'a> Run<'r, 'a> {
             declared: self.declared.as_ref(),
             directive: directive.and_then(|directive| directive.text().ok()),
         };
-        feature
-            .added(&before, &self.context(&self.vm, &[], &[]))
-            .unwrap_or_else(|error| Added { doubts: vec![error.to_string()], ..Added::default() })
+        let added = feature.added(&before, &self.context(&self.vm, &Past::default()));
+        let added = added
+            .unwrap_or_else(|error| Added { doubts: vec![error.to_string()], ..Added::default() });
+        Past { earlier: Some(earlier), added }
     }
 
-    fn context<'c>(
-        &'c self,
-        vm: &'c VirtualMachine<'c>,
-        ours: &'c [Edit],
-        kept: &'c [String],
-    ) -> Context<'c> {
+    fn context<'c>(&'c self, vm: &'c VirtualMachine<'c>, past: &'c Past<'c>) -> Context<'c> {
         Context {
             vm,
-            ours,
-            kept,
-            record: None,
+            ours: &past.added.edits,
+            earlier: past.earlier,
             namespace: self.namespace,
             directives: self.directives,
             settings: self.settings,
@@ -283,37 +276,23 @@ impl<'r, 'a> Run<'r, 'a> {
         &mut self,
         feature: &dyn Feature,
         directive: &Directive<'_>,
-        added: &Added,
-        earlier: Option<&Earlier<'_>>,
+        past: &Past<'_>,
     ) -> Result<Option<(Plan, Vec<String>)>, Failure> {
-        let bare = if added.edits.is_empty() {
+        let ours = &past.added.edits;
+        let bare = if ours.is_empty() {
             None
         } else {
             let mut vm = self.vm.clone();
-            vm.take_back(&added.edits)?;
+            vm.take_back(ours)?;
             Some(vm)
         };
         let vm = bare.as_ref().unwrap_or(&self.vm);
-        let known = earlier.map(|earlier| earlier.kept.as_slice()).unwrap_or_default();
-        let mut context = self.context(vm, &added.edits, known);
-        context.record = earlier.and_then(|earlier| earlier.record);
-        let Some(plan) = feature.plan(directive.text()?, &context)? else {
+        let value = directive.text()?;
+        let Some(plan) = feature.plan(value, &self.context(vm, past))? else {
             return Ok(None);
         };
-        // After the first time, only what is new can be told to be the user's, unless it may be what was added before.
-        let is_first = earlier.is_none_or(|earlier| {
-            let is_changed = !earlier.is_for(directive.text().ok(), &plan.applied);
-            (earlier.is_of_request && !earlier.was_applied)
-                || (is_changed && !added.doubts.is_empty())
-        });
-        let is_new = |edit: &Edit| {
-            added.doubts.is_empty() && self.old.as_ref().is_some_and(|old| !old.has(edit))
-        };
-        let is_kept = |edit: &&Edit| {
-            (is_first || known.contains(&edit.to_string()) || is_new(edit)) && vm.has_entry(edit)
-        };
-        let kept = plan.edits.iter().filter(is_kept).map(Edit::to_string).collect();
-        self.vm.take_back(added.edits.iter().filter(|edit| !plan.edits.contains(edit)))?;
+        let kept = past.kept(&plan, Some(value), vm, self.old.as_ref());
+        self.vm.take_back(ours.iter().filter(|edit| !plan.edits.contains(edit)))?;
         self.vm.apply(&plan.edits)?;
         Ok(Some((plan, kept)))
     }
@@ -329,7 +308,7 @@ impl<'r, 'a> Run<'r, 'a> {
         let (applied_key, kept_key) = (directives::applied_key(name), directives::kept_key(name));
         let tracks = self.settings.add_tracking_annotations;
         if tracks && !kept.is_empty() {
-            self.vm.set_annotation(kept_key, serde_json::to_string(kept).unwrap_or_default())?;
+            self.vm.set_annotation(kept_key, directives::kept_value(kept))?;
         } else {
             self.vm.remove_annotation(&kept_key)?;
         }
@@ -361,7 +340,7 @@ impl<'r, 'a> Run<'r, 'a> {
         earlier: Option<Earlier<'_>>,
     ) -> Result<(), ShapeError> {
         let name = feature.name();
-        let added = self.added(feature, earlier.as_ref(), None);
+        let Past { added, .. } = self.past(feature, earlier.as_ref(), None);
         self.vm.take_back(&added.edits)?;
         self.vm.apply(&added.closing)?;
         self.warn(feature, added.doubts);

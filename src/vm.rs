@@ -271,6 +271,11 @@ impl<'a> VirtualMachine<'a> {
         }
     }
 
+    /// A VirtualMachine as a manifest in JSON has it; `None` where it cannot be read.
+    pub(crate) fn of_manifest(text: &'a str) -> Option<Self> {
+        Self::parse(serde_json::from_str(text).ok()?).ok()
+    }
+
     /// Whether an edit has changed anything.
     pub(crate) fn is_changed(&self) -> bool {
         self.changed

@@ -42,6 +42,11 @@ pub(crate) fn kept_key(feature: &str) -> String {
     format!("{PREFIX}{feature}{KEPT}")
 }
 
+/// The value of that annotation; [`Directives::kept`] reads it.
+pub(crate) fn kept_value(entries: &[String]) -> String {
+    serde_json::to_string(entries).unwrap_or_default()
+}
+
 /// Whether a feature is asked for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Asked<'o> {

@@ -53,9 +53,9 @@ impl Feature for GpuDevicePlugin {
         // What the user had before the directive counts; what they add beside it takes nothing away.
         let limit = limit(&name, count);
         plan.edits = devices(&name, context.vm)?;
-        let is_kept = |edit: &&Edit| context.kept.contains(&edit.to_string());
-        let is_same = context.record == Some(&plan.applied);
-        let kept = if is_same { 0 } else { plan.edits.iter().filter(is_kept).count() };
+        let earlier = context.earlier.filter(|earlier| earlier.record != Some(&plan.applied));
+        let is_kept = |edit: &&Edit| earlier.is_some_and(|earlier| earlier.keeps(edit));
+        let kept = plan.edits.iter().filter(is_kept).count();
         let ours = context.ours.iter().filter(|edit| is_device(edit, &name));
         plan.edits.extend(ours.take(count.saturating_sub(kept)).cloned());
         let attached = plan.edits.len();
@@ -118,8 +118,10 @@ impl Feature for GpuDevicePlugin {
         if !added.edits.iter().any(is_old) && is_old(&limit) {
             added.edits.clear();
         }
-        added.edits.sort_by_key(|edit| !is_old(edit));
-        added.edits.truncate(count);
+        let (mut edits, new): (Vec<_>, Vec<_>) = added.edits.into_iter().partition(is_old);
+        edits.extend(new);
+        edits.truncate(count);
+        added.edits = edits;
         // With a device, the policy sets no limit.
         if added.edits.is_empty() && has_limit {
             added.claim(before, limit);

@@ -100,18 +100,10 @@ impl<'n> Inventory<'n> {
             candidates.push((*address, self.candidates(*address)?));
         }
         let there = self.already_there(&candidates, &[ours, &host_devices].concat());
-        let missing: Vec<_> = candidates
-            .iter()
-            .zip(&there)
-            .filter(|(_, there)| there.is_none())
-            .map(|(c, _)| c)
-            .collect();
-        let present: Vec<_> = candidates
-            .iter()
-            .zip(&there)
-            .filter(|(_, there)| there.is_some())
-            .map(|(c, _)| c)
-            .collect();
+        let (present, missing): (Vec<_>, Vec<_>) =
+            candidates.iter().zip(&there).partition(|(_, there)| there.is_some());
+        let present: Vec<_> = present.into_iter().map(|(candidates, _)| candidates).collect();
+        let missing: Vec<_> = missing.into_iter().map(|(candidates, _)| candidates).collect();
         let node = self.node_for(&missing, &present, &host_devices)?;
         let choices = candidates.iter().zip(there).filter_map(|((address, candidates), entry)| {
             let is_missing = entry.is_none();
