@@ -108,6 +108,27 @@ mod metadata {
         );
     }
 
+    #[test]
+    fn the_policy_mutates_and_is_not_scanned_in_the_background() {
+        let metadata = read("metadata.yml");
+        assert_eq!([&metadata["mutating"], &metadata["backgroundAudit"]], [true, false]);
+        let policy = read("deploy/base/policy.yaml");
+        assert_eq!(
+            [&policy["spec"]["mutating"], &policy["spec"]["backgroundAudit"]],
+            [true, false]
+        );
+        assert_eq!(policy["spec"]["rules"], metadata["rules"]);
+    }
+
+    /// The catalog of the Rancher UI lists the charts that say so.
+    #[test]
+    fn the_chart_is_one_of_the_policy_catalog() {
+        let annotations = &read(&format!("{CHART}/Chart.yaml"))["annotations"];
+        assert_eq!(annotations["catalog.cattle.io/type"], "kubewarden-policy");
+        assert_eq!(annotations["catalog.cattle.io/ui-component"], "kubewarden");
+        assert_eq!(annotations["kubewarden/resources"], "VirtualMachine");
+    }
+
     /// The file as `kwctl scaffold artifacthub` writes it from the metadata and the questions.
     #[test]
     fn the_package_for_artifact_hub_is_up_to_date() {
@@ -629,6 +650,150 @@ mod examples {
                 objects.iter().filter(|o| o["kind"].as_str().unwrap().starts_with("PCIDevice"));
             let problems: Vec<String> = ours.flat_map(crd::problems).collect();
             assert_eq!(problems, Vec::<String>::new());
+        }
+    }
+}
+
+mod documents {
+    use super::*;
+
+    fn documents() -> Vec<PathBuf> {
+        let of = |folder: &str| {
+            let entries =
+                fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+            entries.filter(|path| path.extension().is_some_and(|e| e == "md")).collect::<Vec<_>>()
+        };
+        [of("."), of("docs")].concat()
+    }
+
+    #[test]
+    fn links_lead_somewhere() {
+        let mut links = 0;
+        for document in documents() {
+            let text = fs::read_to_string(&document).unwrap();
+            for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+                if target.starts_with("https://") || target.contains(' ') {
+                    continue;
+                }
+                links += 1;
+                let file = if file.is_empty() {
+                    document.clone()
+                } else {
+                    document.parent().unwrap().join(file)
+                };
+                assert!(file.exists(), "{}: {target}", document.display());
+                let text = if anchor.is_empty() {
+                    String::new()
+                } else {
+                    fs::read_to_string(&file).unwrap()
+                };
+                let mut headings = text.lines().filter(|line| line.starts_with('#')).map(|line| {
+                    let words = line.trim_start_matches('#').trim().to_lowercase();
+                    words.replace(' ', "-").replace([',', ':', '`'], "")
+                });
+                assert!(
+                    anchor.is_empty() || headings.any(|h| h == anchor),
+                    "{}: {target}",
+                    document.display()
+                );
+            }
+        }
+        assert!(links > 15, "{links}");
+    }
+
+    #[test]
+    fn five_commands_lead_to_a_virtual_machine_that_is_changed() {
+        let readme = text("README.md");
+        let (_, block) =
+            readme.split_once("## Install").unwrap().1.split_once("```console\n").unwrap();
+        let commands: Vec<&str> = block.split("```").next().unwrap().lines().collect();
+        assert_eq!(commands.len(), 5, "{commands:?}");
+        for (command, chart) in commands.iter().zip(["crds", "controller", "defaults"]) {
+            assert!(
+                command.ends_with(&format!("kubewarden-{chart} kubewarden-{chart}")),
+                "{command}"
+            );
+        }
+        let module = read("deploy/base/policy.yaml")["spec"]["module"].as_str().unwrap().to_owned();
+        let (_, tag) = module.rsplit_once(':').unwrap();
+        assert!(commands[3].contains(&format!("//deploy?ref={tag}")), "{}", commands[3]);
+        assert!(
+            commands[4].contains("vm-feature-manager.io/nested-virt=enabled"),
+            "{}",
+            commands[4]
+        );
+    }
+
+    #[test]
+    fn the_upgrade_guide_names_settings_that_there_are() {
+        let values = read(&format!("{CHART}/values.yaml"))["settings"].clone();
+        let guide = text("docs/upgrade.md");
+        let rows = guide.lines().filter(|line| line.starts_with("| `") && line.contains("_"));
+        let mut settings = 0;
+        for row in rows {
+            let setting = row.split('|').nth(2).unwrap().trim();
+            let Some(path) = setting.strip_prefix('`').and_then(|s| s.split('`').next()) else {
+                assert_eq!(setting, "none", "{row}");
+                continue;
+            };
+            settings += 1;
+            let path = path.replace("<feature>", "nestedVirtualization");
+            let found = path.split('.').try_fold(&values, |value, key| value.get(key));
+            assert!(found.is_some(), "{row}");
+        }
+        assert!(settings >= 10, "{settings}");
+    }
+}
+
+mod workflows {
+    use super::*;
+
+    #[test]
+    fn every_action_is_pinned_to_a_commit() {
+        let mut actions = 0;
+        for file in fs::read_dir(root().join(".github/workflows")).unwrap() {
+            let text = fs::read_to_string(file.unwrap().path()).unwrap();
+            for line in text.lines().filter_map(|line| line.split_once("uses: ").map(|l| l.1)) {
+                if line.starts_with("./") {
+                    continue;
+                }
+                actions += 1;
+                let (_, pin) = line.split_once('@').unwrap();
+                let (commit, version) = pin.split_once(" # v").unwrap_or_else(|| panic!("{line}"));
+                assert!(
+                    commit.len() == 40 && commit.chars().all(|c| c.is_ascii_hexdigit()),
+                    "{line}"
+                );
+                assert!(version.starts_with(|c: char| c.is_ascii_digit()), "{line}");
+            }
+        }
+        assert!(actions >= 7, "{actions}");
+    }
+
+    #[test]
+    fn the_release_runs_the_tests_first() {
+        let release = read(".github/workflows/release.yml");
+        assert_eq!(release["jobs"]["test"]["uses"], "./.github/workflows/test.yml");
+        assert_eq!(release["jobs"]["release"]["needs"], "test");
+        let test = read(".github/workflows/test.yml")["jobs"]["test"]["steps"].to_string();
+        for command in ["make run", "make test", "make e2e-tests"] {
+            assert!(test.contains(command), "{command}");
+        }
+    }
+
+    #[test]
+    fn renovate_finds_the_tools_that_the_tests_install() {
+        let renovate: Value = serde_json::from_str(&text("renovate.json")).unwrap();
+        let pattern =
+            renovate["customManagers"][0]["matchStrings"][0].as_str().unwrap().replace('\\', "");
+        let tools = text("scripts/go-tools");
+        let tools: Vec<&str> =
+            tools.lines().filter_map(|line| line.trim().split_once("@v").map(|t| t.0)).collect();
+        assert_eq!(tools.len(), 3);
+        for tool in tools {
+            let module = tool.split("/cmd/").next().unwrap();
+            assert!(pattern.contains(module), "{module}");
         }
     }
 }
