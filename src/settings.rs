@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde_json::value::RawValue;
-use wildmatch::WildMatch;
+use wildcard::WildcardBuilder;
 
 use crate::directives::nearest;
 use crate::image::ImageReference;
@@ -126,32 +126,34 @@ pub struct GpuDevicePlugin {
     pub attach_device: AttachDevice,
 }
 
-/// A glob pattern: `*` stands for any characters, `?` for one.
-#[derive(Clone, PartialEq)]
-pub struct Pattern(WildMatch);
+/// A glob pattern: `*` stands for any characters, `?` for one. It is for names that are ASCII: of any other character `?`
+/// stands for a byte.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pattern(String);
 
 impl Pattern {
     /// Whether the pattern stands for the whole text.
     pub fn matches(&self, text: &str) -> bool {
-        self.0.matches(text)
+        let pattern = WildcardBuilder::new(self.0.as_bytes()).without_escape().build();
+        pattern.is_ok_and(|pattern| pattern.is_match(text.as_bytes()))
     }
 
     /// The patterns in a row, for a message.
     pub(crate) fn list(patterns: &[Pattern]) -> String {
-        let texts: Vec<String> = patterns.iter().map(Pattern::to_string).collect();
+        let texts: Vec<&str> = patterns.iter().map(|pattern| pattern.0.as_str()).collect();
         texts.join(", ")
     }
 }
 
 impl From<&str> for Pattern {
     fn from(text: &str) -> Self {
-        Pattern(WildMatch::new(text))
+        Pattern(text.to_owned())
     }
 }
 
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        f.write_str(&self.0)
     }
 }
 
