@@ -43,7 +43,7 @@ pub fn validate(payload: &[u8], cluster: &dyn Cluster, log: &Logger) -> Vec<u8> 
     if !request::may_concern(payload) {
         return response::accepted();
     }
-    response::to_bytes(&policy::evaluate(payload, cluster, log))
+    response::to_bytes(&policy::evaluate(payload, cluster, log), payload.len())
 }
 
 /// Answers whether the settings in `payload` are valid, without a look at the cluster.

@@ -3,7 +3,7 @@
 use slog::{Logger, info, warn};
 
 use crate::cluster::{Cluster, Lookups};
-use crate::directives::{self, Asked, Directive, Directives, ReadSecret, Source, UserData};
+use crate::directives::{self, Asked, Directive, Directives, Key, ReadSecret, Source, UserData};
 use crate::features::{Added, Before, Context, Earlier, FEATURES, Failure, Feature, Past, Plan};
 use crate::request::{AdmissionRequest, Outline, Payload, Unreadable};
 use crate::settings::{ErrorHandling, Settings, SettingsError};
@@ -73,25 +73,19 @@ fn decide<'a>(
     log: &Logger,
 ) -> Result<Verdict<'a>, Denial> {
     let request = &payload.request;
-    let Some(object) = request.virtual_machine() else {
+    let Some(new) = request.virtual_machine() else {
         return Ok(Verdict::default());
     };
-    let new = Outline::parse(object)?;
     if new.is_deleting() {
         return Ok(Verdict::default());
     }
-    let old_object = request.old_object.filter(|_| request.is_update());
-    let reads_user_data =
-        [Some(object), old_object].into_iter().flatten().any(UserData::is_possible)
-            && Settings::reads_user_data(payload.settings);
-    let is_asked = new.mentions_policy() || reads_user_data;
-    // The prefix cannot be escaped: the host writes the object anew.
-    let old_object = old_object.filter(|old| is_asked || old.get().contains(directives::PREFIX));
-    let old = old_object.map(Outline::parse).transpose()?;
-    match &old {
-        None if !is_asked => return Ok(Verdict::default()),
-        Some(old) if new.asks_the_same(old) => return Ok(Verdict::default()),
-        _ => {}
+    let old = request.old_virtual_machine();
+    let templates = [Some(new), old].into_iter().flatten().filter_map(Outline::template);
+    let reads_user_data = templates.into_iter().any(UserData::is_possible)
+        && Settings::reads_user_data(payload.settings);
+    let is_mentioned = new.mentions_policy() || old.is_some_and(Outline::mentions_policy);
+    if !(is_mentioned || reads_user_data) || old.is_some_and(|old| new.asks_the_same(old)) {
+        return Ok(Verdict::default());
     }
 
     let settings = Settings::parse_raw(payload.settings)?;
@@ -106,15 +100,15 @@ fn decide<'a>(
         info!(log, "user data passed over"; request, "reason" => note);
     }
     // What a Secret said before is not known.
-    let old_template = old.as_ref().and_then(Outline::template).filter(|_| reads_user_data);
+    let old_template = old.and_then(Outline::template).filter(|_| reads_user_data);
     let old_user_data = old_template.map(|t| UserData::read(t, None)).unwrap_or_default();
 
-    let directives = Directives::read(&new, settings.config_source, &user_data);
+    let directives = Directives::read(new, settings.config_source, &user_data);
     let old_directives =
-        old.as_ref().map(|old| Directives::read(old, settings.config_source, &old_user_data));
-    let vm = VirtualMachine::parse(object)?;
+        old.map(|old| Directives::read(old, settings.config_source, &old_user_data));
+    let vm = VirtualMachine::read(new.root.clone())?;
     // Who wrote what is asked only of a VirtualMachine that the policy may have changed before.
-    let is_known = old.as_ref().is_some_and(Outline::mentions_policy)
+    let is_known = old.is_some_and(Outline::mentions_policy)
         || !old_user_data.is_empty()
         || FEATURES.iter().any(|feature| directives.record(feature.name()).is_some());
     let last_applied = if is_known { vm.last_applied() } else { None };
@@ -123,7 +117,7 @@ fn decide<'a>(
         settings: &settings,
         directives: &directives,
         old_directives: old_directives.as_ref(),
-        old: old_object.filter(|_| is_known).and_then(|old| VirtualMachine::parse(old).ok()),
+        old: old.filter(|_| is_known).and_then(|old| VirtualMachine::read(old.root.clone()).ok()),
         declared: last_applied.as_deref().and_then(VirtualMachine::of_manifest),
         lookups: &lookups,
         namespace,
@@ -304,18 +298,17 @@ impl<'r, 'a> Run<'r, 'a> {
         kept: &[String],
     ) -> Result<(), ShapeError> {
         let name = feature.name();
-        self.vm.remove_annotation(&directives::error_key(name))?;
-        let (applied_key, kept_key) = (directives::applied_key(name), directives::kept_key(name));
+        self.vm.remove_annotation(Key::error(name))?;
         let tracks = self.settings.add_tracking_annotations;
         if tracks && !kept.is_empty() {
-            self.vm.set_annotation(kept_key, directives::kept_value(kept))?;
+            self.vm.set_annotation(Key::kept(name), directives::kept_value(kept))?;
         } else {
-            self.vm.remove_annotation(&kept_key)?;
+            self.vm.remove_annotation(Key::kept(name))?;
         }
         if tracks {
-            self.vm.set_annotation(applied_key, plan.applied)?;
+            self.vm.set_annotation(Key::applied(name), plan.applied)?;
         } else {
-            self.vm.remove_annotation(&applied_key)?;
+            self.vm.remove_annotation(Key::applied(name))?;
         }
         self.warn(feature, plan.warnings);
         self.verdict.applied.push(name);
@@ -330,7 +323,7 @@ impl<'r, 'a> Run<'r, 'a> {
         earlier: Option<Earlier<'_>>,
     ) -> Result<(), ShapeError> {
         self.take_back(feature, earlier)?;
-        self.vm.remove_annotation(&directives::error_key(feature.name()))
+        self.vm.remove_annotation(Key::error(feature.name()))
     }
 
     /// Takes back what the feature had added, and its record.
@@ -344,8 +337,8 @@ impl<'r, 'a> Run<'r, 'a> {
         self.vm.take_back(&added.edits)?;
         self.vm.apply(&added.closing)?;
         self.warn(feature, added.doubts);
-        self.vm.remove_annotation(&directives::applied_key(name))?;
-        self.vm.remove_annotation(&directives::kept_key(name))?;
+        self.vm.remove_annotation(Key::applied(name))?;
+        self.vm.remove_annotation(Key::kept(name))?;
         if !added.edits.is_empty() || !added.closing.is_empty() {
             info!(self.log, "feature taken back"; self.request, "feature" => name);
         }
@@ -375,20 +368,19 @@ impl<'r, 'a> Run<'r, 'a> {
                 warn!(self.log, "feature not applied"; self.request, "feature" => name, "error" => &error);
                 self.verdict.warnings.push(format!("{name} is not applied: {error}"));
                 self.take_back(feature, earlier)?;
-                let error_key = directives::error_key(name);
                 if self.settings.add_tracking_annotations {
-                    self.vm.set_annotation(error_key, error)?;
+                    self.vm.set_annotation(Key::error(name), error)?;
                 } else {
-                    self.vm.remove_annotation(&error_key)?;
+                    self.vm.remove_annotation(Key::error(name))?;
                 }
             }
             ErrorHandling::StripLabel => {
                 info!(self.log, "directive removed"; self.request, "feature" => name, "error" => &error);
                 self.clear(feature, earlier)?;
-                let key = directives::directive_key(name);
+                let key = Key::directive(name);
                 match directive.source {
-                    Source::Annotation => self.vm.remove_annotation(&key)?,
-                    Source::Label => self.vm.remove_label(&key)?,
+                    Source::Annotation => self.vm.remove_annotation(key)?,
+                    Source::Label => self.vm.remove_label(key)?,
                     // The guest's own text is not the policy's to change.
                     Source::UserData(_) => {}
                 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
@@ -34,14 +35,27 @@ pub(crate) fn may_concern(payload: &[u8]) -> bool {
 
 /// What follows the first place of a text.
 fn behind<'b>(bytes: &'b [u8], text: &[u8]) -> Option<&'b [u8]> {
-    let (first, others) = text.split_first()?;
-    let mut rest = bytes;
-    loop {
-        rest = rest.get(memchr::memchr(*first, rest)? + 1..)?;
-        if let Some(behind) = rest.strip_prefix(others) {
-            return Some(behind);
-        }
+    bytes.get(position(bytes, text)? + text.len()..)
+}
+
+/// The first place of a text of at least two bytes.
+#[cfg(target_feature = "simd128")]
+fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
+    use memchr::arch::all::packedpair::Pair;
+    use memchr::arch::wasm32::simd128::packedpair::Finder;
+    // Where two bytes some way apart are right, the rest is mostly, too.
+    let middle = u8::try_from(text.len() / 2).ok()?;
+    let finder = Finder::with_pair(text, Pair::with_indices(text, 0, middle)?)?;
+    if bytes.len() < finder.min_haystack_len() {
+        return bytes.windows(text.len()).position(|window| window == text);
     }
+    finder.find(bytes, text)
+}
+
+/// The first place of a text.
+#[cfg(not(target_feature = "simd128"))]
+fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
+    memchr::memmem::find(bytes, text)
 }
 
 /// The payload of the waPC function `validate`: the request and the policy's settings.
@@ -70,9 +84,9 @@ pub(crate) struct AdmissionRequest<'a> {
     #[serde(borrow)]
     pub(crate) operation: Cow<'a, str>,
     #[serde(borrow, default)]
-    pub(crate) object: Option<&'a RawValue>,
+    object: Option<Outline<'a>>,
     #[serde(borrow, default)]
-    pub(crate) old_object: Option<&'a RawValue>,
+    old_object: Option<Outline<'a>>,
 }
 
 /// The kind of the object; the version does not matter to the policy.
@@ -126,12 +140,17 @@ impl<'a> Payload<'a> {
 
 impl<'a> AdmissionRequest<'a> {
     /// The object, if the request creates or changes a KubeVirt `VirtualMachine` itself (not its status).
-    pub(crate) fn virtual_machine(&self) -> Option<&'a RawValue> {
+    pub(crate) fn virtual_machine(&self) -> Option<&Outline<'a>> {
         let concerned = self.kind.group == "kubevirt.io"
             && self.kind.kind == "VirtualMachine"
             && matches!(self.operation.as_ref(), "CREATE" | "UPDATE")
             && self.sub_resource.as_deref().unwrap_or_default().is_empty();
-        if concerned { self.object } else { None }
+        self.object.as_ref().filter(|_| concerned)
+    }
+
+    /// The object as it was before an update.
+    pub(crate) fn old_virtual_machine(&self) -> Option<&Outline<'a>> {
+        self.old_object.as_ref().filter(|_| self.is_update())
     }
 
     /// Whether the object was there before.
@@ -140,56 +159,54 @@ impl<'a> AdmissionRequest<'a> {
     }
 }
 
-/// What of a VirtualMachine tells whether there is anything to do, in one pass over its text.
+/// What of a VirtualMachine tells whether there is anything to do; the rest of it stays text, and is read when it matters.
+/// Read in one pass together with the request.
 #[derive(Debug)]
 pub(crate) struct Outline<'a> {
-    root: Json<'a>,
+    pub(crate) root: Json<'a>,
 }
 
-static OUTLINE: Shape = Shape::Only(&[
+static OUTLINE: Shape = Shape::Object(&[
     (
         "metadata",
-        Shape::Only(&[
-            ("annotations", Shape::OnlyPrefixed(PREFIX)),
-            ("deletionTimestamp", Shape::Tree),
-            ("labels", Shape::OnlyPrefixed(PREFIX)),
+        Shape::Object(&[
+            ("annotations", Shape::Prefixed(PREFIX)),
+            ("labels", Shape::Prefixed(PREFIX)),
         ]),
     ),
-    ("spec", Shape::Only(&[("template", Shape::Text)])),
+    ("spec", Shape::Object(&[])),
 ]);
 
-impl<'a> Outline<'a> {
-    /// Reads the outline of a VirtualMachine.
-    ///
-    /// # Errors
-    /// [`Unreadable`] where one of the policy's own annotations or labels is nested too deeply to read.
-    pub(crate) fn parse(object: &'a RawValue) -> Result<Self, Unreadable> {
-        match Json::parse(object, &OUTLINE) {
-            Ok(root) => Ok(Self { root }),
-            Err(e) => Err(Unreadable::new("the VirtualMachine", &e)),
-        }
+impl<'de: 'a, 'a> Deserialize<'de> for Outline<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { root: OUTLINE.deserialize(deserializer)? })
     }
+}
 
+impl<'a> Outline<'a> {
     fn metadata(&self, key: &str) -> Option<&Json<'a>> {
         self.root.get("metadata").and_then(|metadata| metadata.get(key))
     }
 
     /// Whether the object is on its way out; then only its finalizers matter.
     pub(crate) fn is_deleting(&self) -> bool {
-        self.metadata("deletionTimestamp").is_some_and(|time| !time.is_empty())
+        match self.metadata("deletionTimestamp") {
+            Some(Json::Text(time)) => !matches!(time.get(), "null" | r#""""#),
+            _ => false,
+        }
     }
 
     /// Whether there is any annotation or label of the policy's.
     pub(crate) fn mentions_policy(&self) -> bool {
-        !self.annotations().is_empty() || !self.labels().is_empty()
+        ours(self.annotations()).chain(ours(self.labels())).next().is_some()
     }
 
-    /// The annotations whose keys are the policy's, in their order.
+    /// The annotations, those of the policy's read.
     pub(crate) fn annotations(&self) -> &[Member<'a>] {
         self.metadata("annotations").map(Json::members).unwrap_or_default()
     }
 
-    /// The labels whose keys are the policy's, in their order.
+    /// The labels, those of the policy's read.
     pub(crate) fn labels(&self) -> &[Member<'a>] {
         self.metadata("labels").map(Json::members).unwrap_or_default()
     }
@@ -211,10 +228,13 @@ impl<'a> Outline<'a> {
     }
 }
 
+/// The members whose keys are the policy's, in their order.
+fn ours<'o, 'a>(members: &'o [Member<'a>]) -> impl Iterator<Item = &'o Member<'a>> {
+    members.iter().filter(|(key, _)| key.starts_with(PREFIX))
+}
+
 fn same_members(a: &[Member<'_>], b: &[Member<'_>]) -> bool {
-    let same =
-        |((ka, va), (kb, vb)): (&Member<'_>, &Member<'_>)| ka == kb && va.to_text() == vb.to_text();
-    a.len() == b.len() && a.iter().zip(b).all(same)
+    ours(a).map(|(k, v)| (k, v.to_text())).eq(ours(b).map(|(k, v)| (k, v.to_text())))
 }
 
 /// Which request a log line is about.

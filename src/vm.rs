@@ -5,12 +5,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::{Serialize, Serializer};
-use serde_json::value::RawValue;
-
-use crate::directives::PREFIX;
+use crate::directives::Key;
 use crate::json::{Json, Member, Members, Shape};
-use crate::request::Unreadable;
+use crate::request::{Outline, Unreadable};
 
 /// A VirtualMachine (`kubevirt.io`), read as far as the policy needs it; the rest stays text.
 #[derive(Debug, Clone)]
@@ -223,8 +220,8 @@ const HOST_DEVICES: Path = Path(&["spec", "template", "spec", "domain", "devices
 const GPUS: Path = Path(&["spec", "template", "spec", "domain", "devices", "gpus"]);
 const LIMITS: Path = Path(&["spec", "template", "spec", "domain", "resources", "limits"]);
 
-/// The parts that the paths lead to.
-static SHAPE: Shape = {
+/// The parts of the template that the paths lead to.
+static TEMPLATE: Shape = {
     const DEVICES: Shape =
         Shape::Items(&Shape::Object(&[("name", Shape::Tree), ("deviceName", Shape::Tree)]));
     const FEATURES: Shape =
@@ -239,8 +236,7 @@ static SHAPE: Shape = {
         ("configMap", Shape::Object(&[("name", Shape::Tree)])),
     ]));
     const HOOK_SIDECARS: Shape = Shape::Object(&[(HOOK_SIDECARS_KEY, Shape::Tree)]);
-    const TEMPLATE_METADATA: Shape = Shape::Object(&[("annotations", HOOK_SIDECARS)]);
-    const TEMPLATE: Shape = Shape::Object(&[("metadata", TEMPLATE_METADATA), ("spec", SPEC)]);
+    const METADATA: Shape = Shape::Object(&[("annotations", HOOK_SIDECARS)]);
     const SPEC: Shape = Shape::Object(&[
         ("volumes", VOLUMES),
         ("affinity", Shape::Object(&[("nodeAffinity", Shape::Tree)])),
@@ -248,32 +244,35 @@ static SHAPE: Shape = {
         ("nodeSelector", Shape::Tree),
         ("domain", DOMAIN),
     ]);
-    const METADATA: Shape =
-        Shape::Object(&[("annotations", Shape::Prefixed(PREFIX)), ("labels", Shape::Object(&[]))]);
-    Shape::Object(&[("metadata", METADATA), ("spec", Shape::Object(&[("template", TEMPLATE)]))])
+    Shape::Object(&[("metadata", METADATA), ("spec", SPEC)])
 };
 
-impl Serialize for VirtualMachine<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.root.serialize(serializer)
-    }
-}
-
 impl<'a> VirtualMachine<'a> {
-    /// Reads a VirtualMachine. A member of a wrong type is an error when it is asked for, not before.
+    /// Reads the template of an outline. A member of a wrong type is an error when it is asked for, not before.
     ///
     /// # Errors
     /// [`Unreadable`] where a part that the policy reads is nested too deeply or has a number out of range.
-    pub(crate) fn parse(object: &'a RawValue) -> Result<Self, Unreadable> {
-        match Json::parse(object, &SHAPE) {
-            Ok(root) => Ok(Self { root, changed: false }),
-            Err(e) => Err(Unreadable::new("the VirtualMachine", &e)),
+    pub(crate) fn read(mut root: Json<'a>) -> Result<Self, Unreadable> {
+        let template = root.get_mut("spec").and_then(|spec| spec.get_mut("template"));
+        if let Some(template) = template {
+            if let Json::Text(text) = *template {
+                let read = Json::parse(text, &TEMPLATE);
+                *template =
+                    read.map_err(|e| Unreadable::new("the VirtualMachine's template", &e))?;
+            }
         }
+        Ok(Self { root, changed: false })
     }
 
     /// A VirtualMachine as a manifest in JSON has it; `None` where it cannot be read.
     pub(crate) fn of_manifest(text: &'a str) -> Option<Self> {
-        Self::parse(serde_json::from_str(text).ok()?).ok()
+        let outline: Outline<'a> = serde_json::from_str(text).ok()?;
+        Self::read(outline.root).ok()
+    }
+
+    /// Appends the VirtualMachine as JSON.
+    pub(crate) fn write(&self, out: &mut String) {
+        self.root.write(out);
     }
 
     /// Whether an edit has changed anything.
@@ -398,12 +397,12 @@ impl<'a> VirtualMachine<'a> {
     ///
     /// # Errors
     /// [`ShapeError`] where `metadata.annotations` is no object.
-    pub(crate) fn set_annotation(&mut self, key: String, value: String) -> Result<(), ShapeError> {
+    pub(crate) fn set_annotation(&mut self, key: Key, value: String) -> Result<(), ShapeError> {
         let annotations = self.members_mut(ANNOTATIONS)?;
-        match annotations.iter_mut().rev().find(|(k, _)| *k == key) {
+        match annotations.iter_mut().rev().find(|(k, _)| key.is(k)) {
             Some((_, old)) if old.as_str() == Some(&value) => return Ok(()),
             Some((_, old)) => *old = value.into(),
-            None => annotations.push((key.into(), value.into())),
+            None => annotations.push((key.to_string().into(), value.into())),
         }
         self.changed = true;
         Ok(())
@@ -413,21 +412,21 @@ impl<'a> VirtualMachine<'a> {
     ///
     /// # Errors
     /// [`ShapeError`] where `metadata.annotations` is no object.
-    pub(crate) fn remove_annotation(&mut self, key: &str) -> Result<(), ShapeError> {
-        self.remove(ANNOTATIONS, key)
+    pub(crate) fn remove_annotation(&mut self, key: Key) -> Result<(), ShapeError> {
+        self.remove(ANNOTATIONS, |k| key.is(k))
     }
 
     /// Removes a label of the VirtualMachine itself, if it is there.
     ///
     /// # Errors
     /// [`ShapeError`] where `metadata.labels` is no object.
-    pub(crate) fn remove_label(&mut self, key: &str) -> Result<(), ShapeError> {
-        self.remove(LABELS, key)
+    pub(crate) fn remove_label(&mut self, key: Key) -> Result<(), ShapeError> {
+        self.remove(LABELS, |k| key.is(k))
     }
 
-    fn remove(&mut self, path: Path, key: &str) -> Result<(), ShapeError> {
-        if self.members(path)?.iter().any(|(k, _)| k == key) {
-            self.members_mut(path)?.retain(|(k, _)| k != key);
+    fn remove(&mut self, path: Path, is_key: impl Fn(&str) -> bool) -> Result<(), ShapeError> {
+        if self.members(path)?.iter().any(|(k, _)| is_key(k)) {
+            self.members_mut(path)?.retain(|(k, _)| !is_key(k));
             self.changed = true;
         }
         Ok(())
@@ -493,7 +492,7 @@ impl<'a> VirtualMachine<'a> {
     }
 
     fn remove_member(&mut self, path: Path, key: &str) -> Result<(), ShapeError> {
-        self.remove(path, key)?;
+        self.remove(path, |k| k == key)?;
         if self.find(path)?.is_some() && self.members(path)?.is_empty() {
             return self.drop_empty(path);
         }
@@ -503,7 +502,7 @@ impl<'a> VirtualMachine<'a> {
     /// Removes the list or object at the path from what it stands in.
     fn drop_empty(&mut self, path: Path) -> Result<(), ShapeError> {
         match path.0.split_last() {
-            Some((key, parent)) => self.remove(Path(parent), key),
+            Some((key, parent)) => self.remove(Path(parent), |k| k == *key),
             None => Ok(()),
         }
     }

@@ -22,24 +22,47 @@ const KEPT: &str = "-kept";
 /// The options that go with a directive. They are annotations, also where directives are labels, or stand in user data.
 pub(crate) const OPTIONS: [&str; 3] = ["sidecar-image", "vbios-device", "cpu-vendor"];
 
-/// The key under which a user asks for a feature: `vm-feature-manager.io/<feature>`.
-pub(crate) fn directive_key(feature: &str) -> String {
-    format!("{PREFIX}{feature}")
+/// A key of the policy's about a feature.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Key {
+    feature: &'static str,
+    suffix: &'static str,
 }
 
-/// The annotation that records a feature's success.
-pub(crate) fn applied_key(feature: &str) -> String {
-    format!("{PREFIX}{feature}{APPLIED}")
+impl Key {
+    /// The key under which a user asks for a feature: `vm-feature-manager.io/<feature>`.
+    pub(crate) const fn directive(feature: &'static str) -> Self {
+        Self { feature, suffix: "" }
+    }
+
+    /// The annotation that records a feature's success.
+    pub(crate) const fn applied(feature: &'static str) -> Self {
+        Self { feature, suffix: APPLIED }
+    }
+
+    /// The annotation that records a feature's failure under `allow-and-log`.
+    pub(crate) const fn error(feature: &'static str) -> Self {
+        Self { feature, suffix: ERROR }
+    }
+
+    /// The annotation that lists what a feature's directive found in place, and will leave there.
+    pub(crate) const fn kept(feature: &'static str) -> Self {
+        Self { feature, suffix: KEPT }
+    }
+
+    /// Whether a text is the key.
+    pub(crate) fn is(&self, key: &str) -> bool {
+        // The length tells most keys apart.
+        key.len() == PREFIX.len() + self.feature.len() + self.suffix.len()
+            && key.strip_prefix(PREFIX).and_then(|name| name.strip_prefix(self.feature))
+                == Some(self.suffix)
+    }
 }
 
-/// The annotation that records a feature's failure under `allow-and-log`.
-pub(crate) fn error_key(feature: &str) -> String {
-    format!("{PREFIX}{feature}{ERROR}")
-}
-
-/// The annotation that lists what a feature's directive found in place, and will leave there.
-pub(crate) fn kept_key(feature: &str) -> String {
-    format!("{PREFIX}{feature}{KEPT}")
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREFIX}{}{}", self.feature, self.suffix)
+    }
 }
 
 /// The value of that annotation; [`Directives::kept`] reads it.
@@ -141,22 +164,20 @@ impl<'o, 'a> Directives<'o, 'a> {
 
     /// The directive for a feature. Annotations (or labels) win over user data.
     pub(crate) fn get(&self, feature: &'static str) -> Asked<'o> {
-        match lookup(self.directives, feature) {
+        match lookup(self.directives, Key::directive(feature)) {
             Some(value) => Asked::For(Directive { source: self.source, feature, value }),
             None => self.user_data.get(feature),
         }
     }
 
     /// What the policy recorded of a feature's success.
-    pub(crate) fn record(&self, feature: &str) -> Option<&'o str> {
-        let key = format!("{feature}{APPLIED}");
-        lookup(self.annotations, &key).and_then(Json::as_str)
+    pub(crate) fn record(&self, feature: &'static str) -> Option<&'o str> {
+        lookup(self.annotations, Key::applied(feature)).and_then(Json::as_str)
     }
 
     /// What the policy recorded of what a feature's directive had found in place.
-    pub(crate) fn kept(&self, feature: &str) -> Option<Vec<String>> {
-        let key = format!("{feature}{KEPT}");
-        serde_json::from_str(lookup(self.annotations, &key)?.as_str()?).ok()
+    pub(crate) fn kept(&self, feature: &'static str) -> Option<Vec<String>> {
+        serde_json::from_str(lookup(self.annotations, Key::kept(feature))?.as_str()?).ok()
     }
 
     /// The value of an option, trimmed; empty is not set. Annotations win over user data.
@@ -164,7 +185,7 @@ impl<'o, 'a> Directives<'o, 'a> {
     /// # Errors
     /// [`NotText`] where the annotation's value is no string.
     pub(crate) fn option(&self, name: &'static str) -> Result<Option<&'o str>, NotText<'o>> {
-        let (value, source) = match lookup(self.annotations, name) {
+        let (value, source) = match lookup(self.annotations, Key::directive(name)) {
             Some(value) => (value, Source::Annotation),
             None => match self.user_data.get(name) {
                 Asked::For(option) => (option.value, option.source),
@@ -176,7 +197,7 @@ impl<'o, 'a> Directives<'o, 'a> {
 
     /// Whether user data that cannot be read may have the option.
     pub(crate) fn is_unknown(&self, option: &'static str) -> bool {
-        lookup(self.annotations, option).is_none()
+        lookup(self.annotations, Key::directive(option)).is_none()
             && matches!(self.user_data.get(option), Asked::Unknown)
     }
 
@@ -187,8 +208,9 @@ impl<'o, 'a> Directives<'o, 'a> {
             _ => ("annotations", "labels"),
         };
         let mut warnings = self.user_data.warnings().to_vec();
-        let misplaced = features.iter().filter(|name| lookup(self.elsewhere, name).is_some());
-        let misplaced = text::list(misplaced.copied());
+        let is_misplaced =
+            |name: &&'static str| lookup(self.elsewhere, Key::directive(name)).is_some();
+        let misplaced = text::list(features.iter().copied().filter(is_misplaced));
         if !misplaced.is_empty() {
             warnings.push(format!(
                 "the policy reads directives from {read}, and these {elsewhere} are ignored: {misplaced}"
@@ -242,9 +264,8 @@ pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> O
         .map(|(_, k)| k)
 }
 
-fn lookup<'o, 'a>(members: &'o [Member<'a>], name: &str) -> Option<&'o Json<'a>> {
-    let found = members.iter().rev().find(|(key, _)| key.strip_prefix(PREFIX) == Some(name));
-    found.map(|(_, value)| value)
+fn lookup<'o, 'a>(members: &'o [Member<'a>], key: Key) -> Option<&'o Json<'a>> {
+    members.iter().rev().find(|(k, _)| key.is(k)).map(|(_, value)| value)
 }
 
 fn as_text<'o>(

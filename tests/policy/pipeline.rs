@@ -579,7 +579,8 @@ mod extremes {
         let object = r#"{"metadata": {"annotations": {"vm-feature-manager.io/gpu-device-plugin": "nvidia.com/gpu"}},
             "spec": {"template": {"spec": {"nodeSelector": DEEP}}}}"#;
         let answer = create(&object.replace("DEEP", &deep()));
-        answer.assert_denied(&["the VirtualMachine cannot be read", "nested too deeply"]);
+        answer
+            .assert_denied(&["the VirtualMachine's template cannot be read", "nested too deeply"]);
     }
 
     #[test]
@@ -587,7 +588,7 @@ mod extremes {
         let object =
             r#"{"metadata": {"annotations": {"vm-feature-manager.io/nested-virt": DEEP}}}"#;
         create(&object.replace("DEEP", &deep()))
-            .assert_denied(&["the VirtualMachine cannot be read"]);
+            .assert_denied(&["the admission request cannot be read"]);
     }
 
     #[rstest]
