@@ -13,6 +13,9 @@ KWCTL   ?= kwctl
 EXAMPLE ?= harvester
 OUTPUT  ?= diff
 
+FUZZ_SECONDS ?= 1200
+FUZZ_TARGETS ?=
+
 .PHONY: help
 help: ## Lists the tasks
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +43,10 @@ test: policy.wasm ## Checks the format, lints, and runs all tests, natively and 
 .PHONY: bench
 bench: policy.wasm target/noop.wasm ## Measures the module, and one that does nothing beside it
 	cargo bench --quiet --locked --package vm-feature-manager-e2e --bench evaluate
+
+.PHONY: fuzz
+fuzz: ## Fuzzes the policy, each target for FUZZ_SECONDS; needs Rust's nightly toolchain
+	scripts/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 .PHONY: e2e-tests
 e2e-tests: annotated-policy.wasm ## Runs the annotated module in kwctl, which must be installed, as bats and jq

@@ -126,8 +126,7 @@ pub struct GpuDevicePlugin {
     pub attach_device: AttachDevice,
 }
 
-/// A glob pattern: `*` stands for any characters, `?` for one. It is for names that are ASCII: of any other character `?`
-/// stands for a byte.
+/// A glob pattern of printable ASCII: `*` stands for any characters, `?` for one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pattern(String);
 
@@ -416,19 +415,21 @@ impl Setting for ImageReference {
 
 impl Setting for Pattern {
     fn takes() -> String {
-        "a glob pattern: text without spaces, * for any characters, ? for one".to_owned()
+        "a glob pattern: ASCII text without spaces, * for any characters, ? for one".to_owned()
     }
 
     fn read(json: &Json<'_>) -> Option<Self> {
         let text = json.as_str()?;
-        let usable = !text.is_empty() && text.len() <= 512 && !text.contains(char::is_whitespace);
+        // What it is to match is ASCII, and a message lists it.
+        let usable = (1..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
         usable.then(|| Pattern::from(text))
     }
 }
 
 impl Setting for Vec<Pattern> {
     fn takes() -> String {
-        "a list of glob patterns: text without spaces, * for any characters, ? for one".to_owned()
+        "a list of glob patterns: ASCII text without spaces, * for any characters, ? for one"
+            .to_owned()
     }
 
     fn read(json: &Json<'_>) -> Option<Self> {

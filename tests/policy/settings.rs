@@ -144,10 +144,12 @@ fn the_forms_empty_description_is_tolerated() {
     letter or digit at the ends of each part")]
 #[case::image(json!({"vbiosInjection": {"defaultSidecarImage": "a b"}}), "setting vbiosInjection.defaultSidecarImage: got \"a b\", expected an image reference such as \
     registry.example.com:5000/kubevirt/sidecar-shim:v1.4.0")]
-#[case::pattern(json!({"gpuDevicePlugin": {"allowedPlugins": ["a", "b c"]}}), r#"setting gpuDevicePlugin.allowedPlugins: got a list "["a","b c"]", expected a list of glob patterns: text without spaces, * for any characters, ? for one"#)]
-#[case::patterns_text(json!({"gpuDevicePlugin": {"allowedPlugins": "a"}}), r#"setting gpuDevicePlugin.allowedPlugins: got "a", expected a list of glob patterns: text without spaces, * for any characters, ? for one"#)]
+#[case::pattern(json!({"gpuDevicePlugin": {"allowedPlugins": ["a", "b c"]}}), r#"setting gpuDevicePlugin.allowedPlugins: got a list "["a","b c"]", expected a list of glob patterns: ASCII text without spaces, * for any characters, ? for one"#)]
+#[case::pattern_with_control_character(json!({"gpuDevicePlugin": {"allowedPlugins": ["a\u{7f}b"]}}), r#"setting gpuDevicePlugin.allowedPlugins: got a list "["a\u{7f}b"]", expected a list of glob patterns: ASCII text without spaces, * for any characters, ? for one"#)]
+#[case::pattern_not_ascii(json!({"gpuDevicePlugin": {"allowedPlugins": ["g\u{fc}"]}}), r#"setting gpuDevicePlugin.allowedPlugins: got a list "["g\u{fc}"]", expected a list of glob patterns: ASCII text without spaces, * for any characters, ? for one"#)]
+#[case::patterns_text(json!({"gpuDevicePlugin": {"allowedPlugins": "a"}}), r#"setting gpuDevicePlugin.allowedPlugins: got "a", expected a list of glob patterns: ASCII text without spaces, * for any characters, ? for one"#)]
 #[case::allowed_devices(json!({"pciPassthrough": {"allowedDevices": ["*"]}}), r#"setting pciPassthrough.allowedDevices: got a list "["*"]", expected a map from namespace patterns to lists of device patterns"#)]
-#[case::allowed_devices_inside(json!({"pciPassthrough": {"allowedDevices": {"team-*": "a, b c"}}}), r#"setting pciPassthrough.allowedDevices."team-*": got "a, b c", expected a list of glob patterns: text without spaces, * for any characters, ? for one; or one text with commas between them"#)]
+#[case::allowed_devices_inside(json!({"pciPassthrough": {"allowedDevices": {"team-*": "a, b c"}}}), r#"setting pciPassthrough.allowedDevices."team-*": got "a, b c", expected a list of glob patterns: ASCII text without spaces, * for any characters, ? for one; or one text with commas between them"#)]
 #[case::allowed_devices_key(json!({"pciPassthrough": {"allowedDevices": {"": ["*"]}}}), r#"setting pciPassthrough.allowedDevices: got an object "{"":["*"]}", expected a map from namespace patterns to lists of device patterns"#)]
 fn a_problem_says_which_setting_what_it_got_and_what_it_takes(
     #[case] settings: Value,

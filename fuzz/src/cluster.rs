@@ -1,0 +1,64 @@
+//! The cluster that the targets ask: that of two examples, and a Secret.
+
+use std::sync::LazyLock;
+
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Value, json};
+use vm_feature_manager_policy::cluster::{Cluster, Kind};
+use vm_feature_manager_policy::settings::PolicyServer;
+
+/// Answers every lookup from objects that never change.
+pub(crate) struct FixedCluster;
+
+static OBJECTS: LazyLock<Vec<Value>> = LazyLock::new(|| {
+    let files = [
+        include_str!("../../examples/harvester/cluster/cluster.yaml"),
+        include_str!("../../examples/vbios/cluster/cluster.yaml"),
+        include_str!("../../examples/vbios/cluster/rom.yaml"),
+    ];
+    files
+        .iter()
+        .flat_map(|file| serde_saphyr::from_multiple::<Value>(file).expect("YAML"))
+        .collect()
+});
+
+impl FixedCluster {
+    fn of_kind(kind: Kind) -> impl Iterator<Item = &'static Value> {
+        let (_, name) = kind.api_version_and_kind();
+        OBJECTS.iter().filter(move |object| object["kind"] == name)
+    }
+}
+
+fn raw(value: &Value) -> Box<RawValue> {
+    to_raw_value(value).expect("JSON")
+}
+
+impl Cluster for FixedCluster {
+    fn get(
+        &self,
+        kind: Kind,
+        name: &str,
+        namespace: Option<&str>,
+    ) -> Result<Box<RawValue>, String> {
+        let is_it = |object: &&Value| {
+            let metadata = &object["metadata"];
+            metadata["name"] == name && metadata["namespace"].as_str() == namespace
+        };
+        let object = Self::of_kind(kind).find(is_it);
+        object.map(raw).ok_or_else(|| format!("Cannot find {kind:?} named '{name}'"))
+    }
+
+    fn list(&self, kind: Kind) -> Result<Box<RawValue>, String> {
+        Ok(raw(&json!({"items": Self::of_kind(kind).collect::<Vec<_>>()})))
+    }
+
+    fn can_i(&self, _: &PolicyServer, _: &str, _: Kind) -> Result<Box<RawValue>, String> {
+        Ok(raw(&json!({"allowed": true})))
+    }
+}
+
+/// Standard base64, with padding.
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}

@@ -1,0 +1,278 @@
+//! What must hold whatever the input. The fuzz targets and the short run among the tests call the same functions; each
+//! takes the bytes of one input, and panics where something does not hold.
+
+mod cluster;
+mod log;
+pub mod seeds;
+
+use std::sync::LazyLock;
+
+use serde_json::{Map, Value, json};
+use slog::{Logger, o};
+
+use cluster::FixedCluster;
+use log::Lines;
+
+const PREFIX: &str = "vm-feature-manager.io/";
+
+/// Looks at what comes of one input.
+pub type Check = fn(&[u8]);
+
+/// The targets, by their names.
+pub const TARGETS: [(&str, Check); 4] = [
+    ("validate", validate),
+    ("validate_settings", validate_settings),
+    ("directives", directives),
+    ("user_data", user_data),
+];
+
+/// What came of a request: the answer, and all that a person may read of it.
+struct Answer {
+    response: Value,
+    /// Message, warnings, audit annotations and log lines.
+    words: String,
+}
+
+impl Answer {
+    /// Evaluates a payload, and looks at the answer's form.
+    fn to(payload: &[u8]) -> Self {
+        let lines = Lines::default();
+        let log = Logger::root(lines.clone(), o!());
+        let bytes = vm_feature_manager_policy::validate(payload, &FixedCluster, &log);
+        let response: Value = serde_json::from_slice(&bytes).expect("the answer is JSON");
+        let mut without_object = response.clone();
+        without_object.as_object_mut().expect("the answer is an object").remove("mutated_object");
+        let answer = Self { words: format!("{without_object}\n{}", lines.text()), response };
+        answer.check();
+        answer
+    }
+
+    fn is_accepted(&self) -> bool {
+        self.response["accepted"] == true
+    }
+
+    fn message(&self) -> &str {
+        self.response["message"].as_str().unwrap_or_default()
+    }
+
+    fn mutated(&self) -> Option<&Value> {
+        self.response.get("mutated_object")
+    }
+
+    fn check(&self) {
+        if self.is_accepted() {
+            assert_eq!(self.response.get("message"), None);
+        } else {
+            assert_eq!(self.response["accepted"], false);
+            assert!(!self.message().is_empty(), "a denial without a reason");
+            assert!([400, 500].contains(&self.response["code"].as_u64().unwrap_or_default()));
+            assert_eq!(self.mutated(), None, "denied, and mutated");
+        }
+        let is_of_text = |c: char| c == '\n' || !c.is_control();
+        assert!(self.message().chars().all(is_of_text), "{}", self.message());
+        assert!(self.message().len() < 64 << 10);
+        for warning in self.response["warnings"].as_array().into_iter().flatten() {
+            let warning = warning.as_str().expect("warnings are text");
+            let is_short = warning.len() <= 256;
+            assert!(is_short && warning.chars().all(|c| (' '..='~').contains(&c)), "{warning}");
+        }
+    }
+}
+
+/// Any payload of `validate`.
+pub fn validate(data: &[u8]) {
+    let answer = Answer::to(data);
+    let Ok(payload) = serde_json::from_slice::<Value>(data) else {
+        // Nothing of a payload that cannot be read is shown.
+        let message = answer.message().to_owned();
+        let shown = (0..message.len().saturating_sub(24)).find(|&at| {
+            let part = message.as_bytes().get(at..at + 24).unwrap_or_default();
+            data.windows(24).any(|window| window == part)
+        });
+        let is_in_prefix = message.starts_with("the admission request cannot be read");
+        assert!(answer.is_accepted() || is_in_prefix || shown.is_none(), "{message}");
+        return;
+    };
+    let request = &payload["request"];
+    let Some(mutated) = answer.mutated() else { return };
+    let is_recorded = request["object"].to_string().contains("-applied");
+    if request["operation"] == "CREATE" && !is_recorded {
+        check_kept("", &request["object"], mutated);
+        let mut again = payload.clone();
+        again["request"]["object"] = mutated.clone();
+        check_done(&Answer::to(again.to_string().as_bytes()));
+    }
+}
+
+/// Any payload of `validate_settings`; what is taken for valid can be used.
+pub fn validate_settings(data: &[u8]) {
+    let bytes = vm_feature_manager_policy::validate_settings(data);
+    let response: Value = serde_json::from_slice(&bytes).expect("the answer is JSON");
+    let is_valid = response["valid"].as_bool().expect("valid is a boolean");
+    let message = response["message"].as_str().unwrap_or_default();
+    assert_eq!(is_valid, message.is_empty(), "{response}");
+    assert!(message.len() < 64 << 10);
+    let is_of_text = |c: char| c == '\n' || !c.is_control();
+    assert!(message.chars().all(is_of_text), "{message}");
+    if let Ok(settings) = serde_json::from_slice::<Value>(data) {
+        let vm = asking(&VM, &[("nested-virt", "enabled"), ("cpu-vendor", "amd")]);
+        let answer = Answer::to(payload("CREATE", &vm, None, &settings).as_bytes());
+        assert_eq!(answer.response["code"] == 500, !is_valid, "{settings} {}", answer.response);
+    }
+}
+
+/// The first byte says which directive or option, the second which settings; the rest is its value.
+pub fn directives(data: &[u8]) {
+    let Some((text, [key, variant])) = split(data) else { return };
+    const PCI: (&str, &str) = ("pci-passthrough", r#"{"devices": ["node2/0000:05:00.0"]}"#);
+    const ROM: (&str, &str) = ("vbios-injection", "igpu-rom");
+    let directives = match key % 7 {
+        0 => vec![("nested-virt", text)],
+        1 => vec![("pci-passthrough", text)],
+        2 => vec![("gpu-device-plugin", text)],
+        3 => vec![PCI, ("vbios-injection", text)],
+        4 => vec![PCI, ROM, ("vbios-device", text)],
+        5 => vec![PCI, ROM, ("sidecar-image", text)],
+        _ => vec![("nested-virt", "enabled"), ("cpu-vendor", text)],
+    };
+    let mode = ["reject", "allow-and-log", "strip-label"][usize::from(variant) % 3];
+    let settings = json!({
+        "nestedVirtualization": {"errorHandling": mode},
+        "pciPassthrough": {
+            "errorHandling": mode,
+            "deviceNames": if variant & 4 == 0 { "auto" } else { "address" },
+        },
+        "gpuDevicePlugin": {"errorHandling": mode},
+        "vbiosInjection": {
+            "errorHandling": mode,
+            "romDelivery": if variant & 8 == 0 { "sidecar" } else { "volume" },
+        },
+    });
+    let vm = asking(&VM, &directives);
+    check_features(&vm, &settings);
+}
+
+/// Text that nothing may repeat.
+const SECRET: &str = "correct-horse-battery";
+
+/// The first byte says where the user data stands, the second which settings; the rest is a part of it.
+pub fn user_data(data: &[u8]) {
+    let Some((text, [place, variant])) = split(data) else { return };
+    let document = format!("#cloud-config\npassword: {SECRET}\n{text}");
+    let source = match place % 4 {
+        0 => json!({"userData": document}),
+        1 => json!({"userDataBase64": cluster::base64(document.as_bytes())}),
+        2 => json!({"userData": text}),
+        _ => json!({"userDataBase64": text}),
+    };
+    let mut vm = VM.clone();
+    let volumes = vm["spec"]["template"]["spec"]["volumes"].as_array_mut().expect("a list");
+    volumes.push(json!({"name": "user-data", "cloudInitNoCloud": source}));
+    let mode = ["reject", "allow-and-log", "strip-label"][usize::from(variant) % 3];
+    let settings = json!({
+        "userData": {"enabled": true, "readSecrets": variant & 4 != 0},
+        "nestedVirtualization": {"errorHandling": mode},
+        "pciPassthrough": {"errorHandling": mode},
+        "gpuDevicePlugin": {"errorHandling": mode},
+        "vbiosInjection": {"errorHandling": mode},
+    });
+    check_features(&vm, &settings);
+}
+
+/// A VirtualMachine is created, written again as it is, and written without what asks the policy.
+fn check_features(vm: &Value, settings: &Value) {
+    let create = Answer::to(payload("CREATE", vm, None, settings).as_bytes());
+    assert!(!create.words.contains(SECRET), "{}", create.words);
+    assert_ne!(create.response["code"], 500, "{}", create.response);
+    let Some(mutated) = create.mutated() else { return };
+    assert_ne!(mutated, vm, "a mutation that changes nothing");
+    check_kept("", vm, mutated);
+    check_done(&Answer::to(payload("CREATE", mutated, None, settings).as_bytes()));
+    check_done(&Answer::to(payload("UPDATE", mutated, Some(mutated), settings).as_bytes()));
+
+    // Without the directive, the user's own VirtualMachine is left.
+    let mut without = mutated.clone();
+    let asks = |key: &str| key.starts_with(PREFIX) && !is_record(key);
+    let ours = |object: &mut Value, key: &str, is: &dyn Fn(&str) -> bool| {
+        if let Some(members) = object["metadata"][key].as_object_mut() {
+            members.retain(|key, _| !is(key));
+        }
+    };
+    ours(&mut without, "annotations", &asks);
+    let volumes = without["spec"]["template"]["spec"]["volumes"].as_array_mut();
+    volumes.expect("a list").retain(|volume| volume["name"] != "user-data");
+    let update = Answer::to(payload("UPDATE", &without, Some(mutated), settings).as_bytes());
+    assert!(update.is_accepted(), "{}", update.response);
+    assert!(!update.words.contains(SECRET), "{}", update.words);
+    let mut left = update.mutated().unwrap_or(&without).clone();
+    ours(&mut left, "annotations", &|key| key.starts_with(PREFIX));
+    assert_eq!(left, *VM, "what is left when the directive goes");
+}
+
+fn is_record(key: &str) -> bool {
+    ["-applied", "-error", "-kept"].iter().any(|suffix| key.ends_with(suffix))
+}
+
+/// The policy has nothing to do any more.
+fn check_done(answer: &Answer) {
+    assert!(answer.is_accepted(), "the second time: {}", answer.response);
+    assert_eq!(answer.mutated(), None, "the second time: {}", answer.response);
+}
+
+/// All that the user wrote is still there, in its order.
+fn check_kept(path: &str, before: &Value, after: &Value) {
+    match (before, after) {
+        (Value::Null, _) => {}
+        (Value::Object(before), Value::Object(after)) => {
+            for (key, value) in before.iter().filter(|(key, _)| !key.starts_with(PREFIX)) {
+                let after = after.get(key).unwrap_or(&Value::Null);
+                check_kept(&format!("{path}/{key}"), value, after);
+            }
+        }
+        (Value::Array(before), Value::Array(after)) => {
+            assert!(before.len() <= after.len(), "{path} is shorter");
+            for (before, after) in before.iter().zip(after) {
+                check_kept(path, before, after);
+            }
+        }
+        (Value::String(_), Value::String(_))
+            if path.ends_with("/hooks.kubevirt.io/hookSidecars") => {}
+        _ => assert_eq!(before, after, "{path}"),
+    }
+}
+
+fn split(data: &[u8]) -> Option<(&str, [u8; 2])> {
+    let (head, text) = data.split_first_chunk()?;
+    Some((std::str::from_utf8(text).ok()?, *head))
+}
+
+/// The VirtualMachine of Harvester's form.
+static VM: LazyLock<Value> = LazyLock::new(|| {
+    serde_saphyr::from_str(include_str!("../../tests/data/vm-ui-create.yaml")).expect("YAML")
+});
+
+fn asking(vm: &Value, directives: &[(&str, &str)]) -> Value {
+    let mut vm = vm.clone();
+    let mut annotations =
+        vm["metadata"]["annotations"].as_object().cloned().unwrap_or_else(Map::new);
+    for (key, value) in directives {
+        annotations.insert(format!("{PREFIX}{key}"), json!(value));
+    }
+    vm["metadata"]["annotations"] = Value::Object(annotations);
+    vm
+}
+
+/// A payload of `validate`, as the host writes it.
+fn payload(operation: &str, object: &Value, old: Option<&Value>, settings: &Value) -> String {
+    let kind = json!({"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachine"});
+    let request = json!({
+        "uid": "1299d386-525b-4032-98ae-1949f69f9cfc",
+        "kind": kind,
+        "operation": operation,
+        "name": "vm",
+        "namespace": "default",
+        "object": object,
+        "oldObject": old,
+    });
+    json!({"request": request, "settings": settings}).to_string()
+}

@@ -1,0 +1,105 @@
+//! A short run of every fuzz target, the same each time: the seeds, what longer runs have found, and both changed a little.
+
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::{Config, TestRunner};
+use rstest::rstest;
+use vm_feature_manager_fuzz::{TARGETS, seeds};
+
+const CASES: u32 = 5000;
+
+/// Inputs that had failed once.
+fn regressions(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions").join(target);
+    let Ok(files) = fs::read_dir(folder) else { return Vec::new() };
+    let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    files.sort();
+    files.iter().map(|file| fs::read(file).unwrap()).collect()
+}
+
+/// A change of an input: what is done, where, and with what.
+fn change() -> impl Strategy<Value = (u8, Index, Index, Vec<u8>)> {
+    let token = prop::sample::select(TOKENS).prop_map(|token| token.as_bytes().to_vec());
+    let bytes = prop_oneof![3 => token, 1 => prop::collection::vec(any::<u8>(), 1..4)];
+    (0..4u8, any::<Index>(), any::<Index>(), bytes)
+}
+
+const TOKENS: &[&str] = &[
+    "\"",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "null",
+    "true",
+    "-1",
+    "1e400",
+    "0",
+    "\\u0000",
+    "\\",
+    "\n",
+    " ",
+    "\t",
+    "- ",
+    ": ",
+    "&a ",
+    "*a",
+    "|\n",
+    "#",
+    "enabled",
+    "nvidia.com/gpu",
+    "0000:01:00.0",
+    "node1/",
+    "=2",
+    "\u{e9}",
+    "vm-feature-manager.io/",
+    "x_kubevirt_features:",
+    "\"userData\":{\"enabled\":true}",
+];
+
+fn changed(mut input: Vec<u8>, changes: &[(u8, Index, Index, Vec<u8>)]) -> Vec<u8> {
+    for (what, at, length, bytes) in changes {
+        let at = at.index(input.len() + 1);
+        let end = at + length.index((input.len() - at).min(32) + 1);
+        match what {
+            0 => drop(input.splice(at..at, bytes.iter().copied())),
+            1 => drop(input.splice(at..end, bytes.iter().copied())),
+            2 => drop(input.drain(at..end)),
+            _ => {
+                let part = input[at..end].to_vec();
+                input.splice(at..at, part);
+            }
+        }
+    }
+    input
+}
+
+#[rstest]
+#[case::validate("validate")]
+#[case::validate_settings("validate_settings")]
+#[case::directives("directives")]
+#[case::user_data("user_data")]
+fn a_short_run(#[case] target: &str) {
+    let (_, check) = TARGETS.into_iter().find(|(name, _)| *name == target).unwrap();
+    let mut inputs = seeds::of(target);
+    assert!(inputs.len() > 3);
+    inputs.extend(regressions(target));
+    inputs.iter().for_each(|input| check(input));
+
+    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+    let rng = proptest::test_runner::TestRng::deterministic_rng(config.rng_algorithm);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let input = (prop::sample::select(inputs), prop::collection::vec(change(), 1..5))
+        .prop_map(|(input, changes)| changed(input, &changes));
+    runner
+        .run(&input, |input| {
+            check(&input);
+            Ok(())
+        })
+        .unwrap();
+}
