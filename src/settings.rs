@@ -1,7 +1,5 @@
 //! The policy's settings: the tree, its defaults, and what each value may be. Knows neither VM nor cluster.
 
-use std::fmt;
-
 use serde_json::value::RawValue;
 use wildcard::WildcardBuilder;
 
@@ -127,7 +125,7 @@ pub struct GpuDevicePlugin {
 }
 
 /// A glob pattern of printable ASCII: `*` stands for any characters, `?` for one.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern(String);
 
 impl Pattern {
@@ -147,18 +145,6 @@ impl Pattern {
 impl From<&str> for Pattern {
     fn from(text: &str) -> Self {
         Pattern(text.to_owned())
-    }
-}
-
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{self}\"")
     }
 }
 
@@ -413,13 +399,8 @@ impl Setting for ImageReference {
     }
 }
 
-impl Setting for Pattern {
-    fn takes() -> String {
-        "a glob pattern: ASCII text without spaces, * for any characters, ? for one".to_owned()
-    }
-
-    fn read(json: &Json<'_>) -> Option<Self> {
-        let text = json.as_str()?;
+impl Pattern {
+    fn read(text: &str) -> Option<Self> {
         // What it is to match is ASCII, and a message lists it.
         let usable = (1..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
         usable.then(|| Pattern::from(text))
@@ -436,7 +417,8 @@ impl Setting for Vec<Pattern> {
         match json {
             // A form leaves empty rows.
             Json::Array(items) => {
-                items.iter().filter(|item| !item.is_empty()).map(Pattern::read).collect()
+                let texts = items.iter().filter(|item| !item.is_empty());
+                texts.map(|item| Pattern::read(item.as_str()?)).collect()
             }
             _ => None,
         }
@@ -509,13 +491,10 @@ impl<'s, 'j> Section<'s, 'j> {
         }
         let mut map = Vec::new();
         for (namespace, patterns) in json.members() {
-            let namespace_pattern = Pattern::read(&Json::String(namespace.as_ref().into()));
+            let namespace_pattern = Pattern::read(namespace);
             let patterns_read = match patterns {
                 _ if patterns.is_empty() => Some(Vec::new()),
-                Json::String(text) => {
-                    let texts = text.split(',').map(|text| Json::String(text.trim().into()));
-                    texts.map(|text| Pattern::read(&text)).collect()
-                }
+                Json::String(text) => text.split(',').map(|p| Pattern::read(p.trim())).collect(),
                 _ => Vec::read(patterns),
             };
             match (namespace_pattern, patterns_read) {

@@ -169,7 +169,7 @@ impl Feature for NestedVirt {
         }
         let edits = Vendor::ALL.map(|vendor| Edit::RequireCpuFeature { name: vendor.extension() });
         added.edits.extend(edits.into_iter().filter(|edit| before.is_ours(edit)));
-        if added.edits.len() > 1 && added.edits.iter().any(|edit| before.is_old(edit)) {
+        if added.edits.iter().any(|edit| before.is_old(edit)) {
             added.edits.retain(|edit| before.is_old(edit));
         }
         if added.edits.len() > 1 {

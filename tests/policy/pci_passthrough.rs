@@ -165,7 +165,17 @@ fn eight_devices_are_the_default_most() {
     by_address(&devices(9)).assert_denied(&["9 host devices", "allows 8"]);
 }
 
+#[test]
+fn two_devices_may_name_one_node() {
+    let answer = by_address(r#"{"devices": ["node1/0000:00:02.0", "node1/0000:03:00.0"]}"#);
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(answer.domain()["devices"]["hostDevices"].as_array().map(Vec::len), Some(2));
+}
+
 #[rstest]
+#[case::text_with_commas(json!({"default": "0000:01:*, 0000:00:*"}), true)]
+#[case::empty_text(json!({"default": ""}), false)]
+#[case::null(json!({"default": null}), false)]
 #[case::address_of_namespace(json!({"default": ["0000:00:02.*"]}), true)]
 #[case::upper_case_pattern(json!({"default": ["0000:00:0?.0"]}), true)]
 #[case::namespace_pattern(json!({"def*": ["*"]}), true)]

@@ -509,6 +509,91 @@ mod harvester {
         );
     }
 
+    /// The user's device of the same resource is declared in the manifest, so there is no doubt about the other.
+    #[test]
+    fn a_renamed_device_goes_beside_one_that_is_declared() {
+        let mine = json!({"name": "mine", "deviceName": igpu()["deviceName"]});
+        let mut renamed = igpu();
+        renamed["name"] = json!("node1-000007000");
+        let both = json!([mine, renamed]);
+        let manifest = with(bare_vm(&[]), &[(HOST_DEVICES, json!([mine]))]).to_string();
+        let story = Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]).edit(|vm| {
+            *vm = with(vm.clone(), &[(HOST_DEVICES, both.clone())]);
+            vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] =
+                json!(manifest);
+        });
+        let answer = story.drop(PCI_OF_NODE);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([mine]));
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_renamed_device_goes_where_something_else_is_the_users() {
+        let selector = json!({"kubernetes.io/hostname": "node1"});
+        let story = Story::of(&[("/nodeSelector", selector.clone())]).on_harvester();
+        let answer = renamed(story.ask(&[PCI_OF_NODE])).drop(PCI_OF_NODE);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
+        assert_eq!(spec(&answer.after(), "/nodeSelector"), &selector);
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+
+    /// Two nodes that both have devices at 0000:03:00.0 and 0000:0a:00.0; only node2 has one at 0000:09:00.0.
+    fn of_two_nodes() -> FakeCluster {
+        let mut objects = fixtures("../../examples/harvester/cluster/cluster.yaml");
+        for (node, slot) in [("node1", "0a"), ("node2", "0a"), ("node2", "09")] {
+            let name = format!("{node}-0000{slot}000");
+            let address = format!("0000:{slot}:00.0");
+            objects.push(json!({
+                "kind": "PCIDevice", "metadata": {"name": name},
+                "status": {"address": address, "nodeName": node, "resourceName": "example.com/CARD"},
+            }));
+            objects.push(json!({
+                "kind": "PCIDeviceClaim", "metadata": {"name": name},
+                "status": {"passthroughEnabled": true},
+            }));
+        }
+        FakeCluster::of(objects)
+    }
+
+    fn names(vm: &Value) -> Vec<&str> {
+        let devices = spec(vm, HOST_DEVICES).as_array().unwrap();
+        devices.iter().map(|device| device["name"].as_str().unwrap()).collect()
+    }
+
+    const ONE: (&str, &str) = ("pci-passthrough", r#"{"devices": ["0000:03:00.0"]}"#);
+    const ON_NODE2: &str = r#"{"devices": ["0000:03:00.0", "0000:09:00.0"]}"#;
+
+    fn on_two_nodes(directive: (&str, &str)) -> Story {
+        let mut story = Story::of(&[]).on_harvester();
+        story.cluster = of_two_nodes;
+        story.ask(&[directive])
+    }
+
+    #[test]
+    fn a_device_goes_to_the_node_that_has_the_other() {
+        let story = on_two_nodes(("pci-passthrough", ON_NODE2));
+        assert_eq!(names(&story.vm), ["node2-000003000", "node2-000009000"]);
+    }
+
+    #[test]
+    fn a_device_that_was_added_follows_to_another_node() {
+        let story = on_two_nodes(ONE);
+        assert_eq!(names(&story.vm), ["node1-000003000"]);
+        let answer = story.update(set("pci-passthrough", ON_NODE2));
+        assert_eq!(names(&answer.after()), ["node2-000003000", "node2-000009000"]);
+    }
+
+    #[test]
+    fn devices_that_were_added_stay_on_their_node() {
+        let of_node2 = r#"{"devices": ["node2/0000:03:00.0", "node2/0000:0a:00.0"]}"#;
+        let story = on_two_nodes(("pci-passthrough", of_node2));
+        let there = ["node2-000003000", "node2-00000a000"];
+        assert_eq!(names(&story.vm), there);
+        let of_any = r#"{"devices": ["0000:03:00.0", "0000:0a:00.0"]}"#;
+        let answer = story.update(set("pci-passthrough", of_any));
+        assert_eq!(names(&answer.after()), there);
+    }
+
     #[test]
     fn a_users_device_that_was_renamed_stays() {
         let story =
@@ -706,6 +791,29 @@ mod added_meanwhile {
         assert_eq!(spec(&story.drop(GPU).after(), GPUS), &users);
     }
 
+    /// The device of the directive is gone, and the user's is there instead.
+    #[rstest]
+    #[case::of_another_name("mine")]
+    #[case::of_a_name_like_ours("gpu-mine")]
+    #[case::without_a_number("gpu-")]
+    fn a_gpu_in_the_place_of_ours(#[case] name: &str) {
+        let mut story = Story::of(&[]);
+        story.cluster = || serving("nvidia.com/gpu");
+        let users = json!([gpu(name)]);
+        let story = story.ask(&[GPU]).edit(setting(GPUS, users.clone()));
+        assert_eq!(spec(&story.drop(GPU).after(), GPUS), &users);
+    }
+
+    /// Of another resource, under a name that would be ours.
+    #[test]
+    fn a_gpu_of_another_resource() {
+        let mut story = Story::of(&[]);
+        story.cluster = || serving("nvidia.com/gpu");
+        let users = json!([{"name": "gpu-0", "deviceName": "amd.com/gpu"}]);
+        let story = story.ask(&[GPU]).edit(setting(GPUS, users.clone()));
+        assert_eq!(spec(&story.drop(GPU).after(), GPUS), &users);
+    }
+
     #[test]
     fn a_gpu_beside_the_limit() {
         let mut story = Story::of(&[]).ask(&[GPU]);
@@ -794,6 +902,26 @@ fn a_device_that_the_user_renamed_stays_with_a_warning() {
           otherwise"
         ]
     );
+}
+
+/// It is said where the directive changes, and not at every update.
+#[rstest]
+fn a_device_that_the_user_renamed_is_spoken_of_when_the_directive_changes(
+    #[values(true, false)] tracking: bool,
+) {
+    let renamed = json!([{"name": "gpu0", "deviceName": "pci_0000_00_02_0"}]);
+    let story = Story::of(&[]);
+    let story = if tracking { story } else { story.without_tracking() };
+    let story =
+        story.ask(&[PCI]).edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, renamed.clone())]));
+    let is_said = |answer: &Answer| {
+        let part = "pci_0000_00_02_0 stays, as the directive would have named it otherwise";
+        answer.warnings().iter().any(|warning| warning.contains(part))
+    };
+    let other = r#"{"devices": ["0000:03:00.0"]}"#;
+    assert!(is_said(&story.update(set("pci-passthrough", other))));
+    let cores = story.update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]));
+    assert!(!is_said(&cores), "{:?}", cores.warnings());
 }
 
 #[test]

@@ -395,6 +395,74 @@ mod taking_back {
         assert_eq!(answer.warnings().len(), 2);
     }
 
+    /// The directive is an annotation, its option stands in user data, and then becomes an alias.
+    #[rstest]
+    #[case::cpu_vendor(&[("nested-virt", "enabled")], "cpu_vendor: intel", "cpu_vendor: *b")]
+    #[case::image(&[("vbios-injection", "igpu-rom")], "sidecar_image: 'example.com/shim:v1'", "sidecar_image: *b")]
+    #[case::device(&[("vbios-injection", "igpu-rom")], "vbios_device: node2-000005000", "vbios_device: *b")]
+    fn a_value_that_cannot_be_read_changes_nothing(
+        #[case] directives: &[(&str, &str)],
+        #[case] option: &str,
+        #[case] unreadable: &str,
+    ) {
+        let text = |option: &str| {
+            json!(format!("#cloud-config\na: &b c\nx_kubevirt_features: {{{option}}}\n"))
+        };
+        let mut vm = no_cloud(text(option).as_str().unwrap());
+        annotate(&mut vm, directives);
+        vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = json!([
+            {"name": "node2-000005000", "deviceName": "amd.com/CEZANNE_RADEON_VEGA_SERIES"},
+            {"name": "node2-000006000", "deviceName": "example.com/OTHER"},
+        ]);
+        if directives[0].0 == "vbios-injection" && !option.starts_with("vbios_device") {
+            vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"]
+                .as_array_mut()
+                .unwrap()
+                .pop();
+        }
+        let evaluate = |request: Request| {
+            let cluster = FakeCluster::of(super::super::harness::vbios_objects());
+            request.settings(settings()).cluster(cluster).evaluate()
+        };
+        let created = evaluate(Request::create(vm));
+        assert!(created.is_mutated(), "{}", created.response);
+        let stored = created.after();
+        let mut new = stored.clone();
+        new["spec"]["template"]["spec"]["volumes"][1]["cloudInitNoCloud"]["userData"] =
+            text(unreadable);
+        let answer = evaluate(Request::update(stored, new));
+        answer.assert_accepted_unchanged();
+        let why = "stays as it is, as user data that may say otherwise cannot be read";
+        assert!(answer.warnings()[0].ends_with(why), "{:?}", answer.warnings());
+    }
+
+    /// Features without options do not wait for user data that cannot be read.
+    #[rstest]
+    #[case::pci(
+        ("pci-passthrough", r#"{"devices": ["node1/0000:00:02.0"]}"#),
+        r#"{"devices": ["node1/0000:03:00.0"]}"#
+    )]
+    #[case::gpu(("gpu-device-plugin", "nvidia.com/gpu"), "nvidia.com/gpu=2")]
+    fn a_directive_without_options_changes(#[case] directive: (&str, &str), #[case] next: &str) {
+        let mut vm = of_secret();
+        annotate(&mut vm, &[directive]);
+        let mut settings = secrets();
+        settings["pciPassthrough"] = json!({"deviceNames": "address"});
+        let stored = Request::create(vm).settings(settings.clone()).evaluate().after();
+        let mut new = stored.clone();
+        annotate(&mut new, &[(directive.0, next)]);
+        let answer = Request::update(stored, new).settings(settings).evaluate();
+        let before = format!("{}-applied", directive.0);
+        assert!(answer.is_mutated(), "{}", answer.response);
+        assert!(
+            answer.annotation(&before).unwrap().contains(if directive.0 == "pci-passthrough" {
+                "03:00.0"
+            } else {
+                "=2"
+            })
+        );
+    }
+
     #[rstest]
     #[case::with_tracking(true)]
     #[case::without_tracking(false)]

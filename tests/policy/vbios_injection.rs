@@ -137,6 +137,18 @@ fn the_volume_of_the_policys_own_is_changed_with_the_directive() {
 }
 
 #[test]
+fn by_volume_the_vms_other_volumes_do_not_matter() {
+    let mut vm = vm();
+    let others = json!([{"name": "disk-0"}, {"name": "config", "configMap": {"name": "other"}}]);
+    vm["spec"]["template"]["spec"]["volumes"] = others.clone();
+    let answer = ask(vm, json!({"romDelivery": "volume"}), cluster());
+    assert!(answer.is_accepted(), "{}", answer.message());
+    let volumes = answer.after()["spec"]["template"]["spec"]["volumes"].clone();
+    let rom = json!({"name": "vbios-rom", "configMap": {"name": "igpu-rom"}});
+    assert_eq!(volumes, json!([others[0], others[1], rom]));
+}
+
+#[test]
 fn a_volume_of_that_name_that_is_not_the_roms_is_an_error() {
     let mut vm = vm();
     vm["spec"]["template"]["spec"]["volumes"] =
