@@ -1,7 +1,7 @@
 //! How long requests take, against a module that does nothing with the same bytes: in a fresh instance each time, as
 //! policy-server evaluates them, and in a reused one. A request is what policy-server makes of it: read from an
-//! AdmissionReview's bytes, put into a payload with the settings, evaluated, and answered with a patch. At the end a table with the ratios, and what does not depend on the
-//! machine: fuel (about one unit an instruction), memory, sizes.
+//! AdmissionReview's bytes, put into a payload with the settings, evaluated, and answered with a patch. At the end stands
+//! a table with the ratios, and what does not depend on the machine: fuel (about one unit an instruction), memory, sizes.
 
 mod meter;
 
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
+use meter::Meter;
 use serde_json::{Value, json};
 use vm_feature_manager_e2e::admission::{self, AdmissionResponse, RequestOptions};
 use vm_feature_manager_e2e::cluster::Cluster;
@@ -154,6 +155,7 @@ fn report(policy: &Path, noop: &Path, compile: Duration) {
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let cluster = || Cluster::from_folder(&root().join("examples/vbios/cluster")).unwrap();
+    let meters = [policy, noop].map(Meter::load);
     for (case, request) in cases() {
         let payload = request.payload();
         let mut row = format!("| {case} | {} ", payload.len());
@@ -163,8 +165,7 @@ fn report(policy: &Path, noop: &Path, compile: Duration) {
                 _ => row.push_str("| - | - "),
             }
         }
-        let ours = meter::measure(policy, cluster(), &payload);
-        let nothing = meter::measure(noop, cluster(), &payload);
+        let [ours, nothing] = meters.each_ref().map(|meter| meter.measure(cluster(), &payload));
         let ratio = ours.fuel as f64 / nothing.fuel as f64;
         println!("{row}| {} | {ratio:.1} | {} |", ours.fuel, ours.memory >> 10);
     }

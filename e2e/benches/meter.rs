@@ -23,25 +23,38 @@ struct Guest {
 const OPERATION: &str = "validate";
 const FUEL: u64 = u64::MAX / 2;
 
-pub fn measure(path: &Path, cluster: Cluster, payload: &[u8]) -> Cost {
-    let mut config = Config::new();
-    config.consume_fuel(true);
-    let engine = Engine::new(&config).unwrap();
-    let module = Module::from_file(&engine, path).unwrap();
-    let guest = Guest { payload: payload.to_vec(), cluster, answer: Vec::new() };
-    let mut store = Store::new(&engine, guest);
-    store.set_fuel(FUEL).unwrap();
-    let instance = linker(&engine).instantiate(&mut store, &module).unwrap();
-    for init in ["_initialize", "_start", "wapc_init"] {
-        if let Ok(function) = instance.get_typed_func::<(), ()>(&mut store, init) {
-            function.call(&mut store, ()).unwrap();
-        }
+/// A module that counts what it does.
+pub struct Meter {
+    module: Module,
+}
+
+impl Meter {
+    /// Compiles a module.
+    pub fn load(path: &Path) -> Self {
+        let mut config = Config::new();
+        config.consume_fuel(true);
+        let engine = Engine::new(&config).unwrap();
+        Self { module: Module::from_file(&engine, path).unwrap() }
     }
-    let call = instance.get_typed_func::<(i32, i32), i32>(&mut store, "__guest_call").unwrap();
-    let lengths = (OPERATION.len() as i32, payload.len() as i32);
-    assert_eq!(call.call(&mut store, lengths).unwrap(), 1, "the guest failed");
-    let memory = instance.get_memory(&mut store, "memory").unwrap();
-    Cost { fuel: FUEL - store.get_fuel().unwrap(), memory: memory.data_size(&store) }
+
+    /// Calls `validate` in a fresh instance.
+    pub fn measure(&self, cluster: Cluster, payload: &[u8]) -> Cost {
+        let engine = self.module.engine();
+        let guest = Guest { payload: payload.to_vec(), cluster, answer: Vec::new() };
+        let mut store = Store::new(engine, guest);
+        store.set_fuel(FUEL).unwrap();
+        let instance = linker(engine).instantiate(&mut store, &self.module).unwrap();
+        for init in ["_initialize", "_start", "wapc_init"] {
+            if let Ok(function) = instance.get_typed_func::<(), ()>(&mut store, init) {
+                function.call(&mut store, ()).unwrap();
+            }
+        }
+        let call = instance.get_typed_func::<(i32, i32), i32>(&mut store, "__guest_call").unwrap();
+        let lengths = (OPERATION.len() as i32, payload.len() as i32);
+        assert_eq!(call.call(&mut store, lengths).unwrap(), 1, "the guest failed");
+        let memory = instance.get_memory(&mut store, "memory").unwrap();
+        Cost { fuel: FUEL - store.get_fuel().unwrap(), memory: memory.data_size(&store) }
+    }
 }
 
 fn linker(engine: &Engine) -> Linker<Guest> {

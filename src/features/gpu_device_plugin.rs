@@ -1,6 +1,6 @@
 //! GPU device plugin: the VM's pod gets an extended resource, and the guest a device where KubeVirt serves it as one.
 
-use super::{Added, Before, Context, Failure, Feature, Plan, free_names, is_made_name};
+use super::{Added, Before, Context, Failure, Feature, Plan, free_names, made_number};
 use crate::resource::{ResourceName, ResourceNameError};
 use crate::settings::{AttachDevice, FeatureSettings, Pattern, Settings};
 use crate::text::Quoted;
@@ -23,7 +23,14 @@ enum GpuDevicePluginError {
          add it to the setting gpuDevicePlugin.allowedPlugins"
     )]
     NotAllowed { name: ResourceName, allowed: String },
+    #[error(
+        "the VirtualMachine has {count} devices of {name}, and a guest can have {MAX}; remove some"
+    )]
+    TooMany { name: ResourceName, count: usize },
 }
+
+/// The most devices that a guest's PCI bus numbers allow for.
+const MAX: usize = 256;
 
 /// What a directive asks for.
 struct Request {
@@ -53,6 +60,9 @@ impl Feature for GpuDevicePlugin {
         // What the user had before the directive counts; what they add beside it takes nothing away.
         let limit = limit(&name, count);
         plan.edits = devices(&name, context.vm)?;
+        if plan.edits.len() > MAX {
+            return Err(GpuDevicePluginError::TooMany { name, count: plan.edits.len() }.into());
+        }
         let earlier = context.earlier.filter(|earlier| earlier.record != Some(&plan.applied));
         let is_kept = |edit: &&Edit| earlier.is_some_and(|earlier| earlier.keeps(edit));
         let kept = plan.edits.iter().filter(is_kept).count();
@@ -68,7 +78,7 @@ impl Feature for GpuDevicePlugin {
         match obstacle(&name, context) {
             // KubeVirt computes the limit of a device; one written beside it would override the count.
             None => {
-                let names = free_names(PREFIX, context)?.take(count - attached);
+                let names = free_names(PREFIX, count - attached, context)?;
                 let add = |n| Edit::AddGpu { name: n, device_name: name.to_string() };
                 plan.edits.extend(names.map(add));
                 if context.vm.limit(name.as_str())?.is_some() {
@@ -170,7 +180,7 @@ fn devices(name: &ResourceName, vm: &VirtualMachine<'_>) -> Result<Vec<Edit>, Sh
 fn is_device(edit: &Edit, resource: &ResourceName) -> bool {
     match edit {
         Edit::AddGpu { name, device_name } | Edit::AddHostDevice { name, device_name } => {
-            device_name == resource.as_str() && is_made_name(PREFIX, name)
+            device_name == resource.as_str() && made_number(PREFIX, name).is_some()
         }
         _ => false,
     }

@@ -55,28 +55,37 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
-/// Names for new devices of the VirtualMachine, `<prefix>-<n>`, which none of its devices has, nor any that the feature had
-/// added before. KubeVirt makes the alias of a device of the name, and Harvester turns GPUs into host devices, so the name
-/// is free among both.
-fn free_names<'v>(
+/// `count` names for new devices of the VirtualMachine, `<prefix>-<n>`, which none of its devices has, nor any that the
+/// feature had added before. KubeVirt makes the alias of a device of the name, and Harvester turns GPUs into host devices,
+/// so the name is free among both.
+fn free_names(
     prefix: &'static str,
-    context: &'v Context<'_>,
-) -> Result<impl Iterator<Item = String> + 'v, ShapeError> {
-    let mut taken: Vec<&str> = Vec::new();
-    taken.extend(context.vm.host_devices()?.iter().map(|device| device.name));
-    taken.extend(context.vm.gpus()?.iter().map(|device| device.name));
-    taken.extend(context.ours.iter().filter_map(|edit| match edit {
+    count: usize,
+    context: &Context<'_>,
+) -> Result<impl Iterator<Item = String>, ShapeError> {
+    let (host_devices, gpus) = (context.vm.host_devices()?, context.vm.gpus()?);
+    let ours = context.ours.iter().filter_map(|edit| match edit {
         Edit::AddHostDevice { name, .. } | Edit::AddGpu { name, .. } => Some(name.as_str()),
         _ => None,
-    }));
-    let names = (0..).map(move |n: usize| format!("{prefix}-{n}"));
-    Ok(names.filter(move |name| !taken.contains(&name.as_str())))
+    });
+    let names = host_devices.iter().chain(&gpus).map(|device| device.name).chain(ours);
+    // Among so many numbers, at least as many are free as are wanted.
+    let mut taken = vec![false; host_devices.len() + gpus.len() + context.ours.len() + count];
+    for number in names.filter_map(|name| made_number(prefix, name)) {
+        if let Some(is_taken) = taken.get_mut(number) {
+            *is_taken = true;
+        }
+    }
+    let free = taken.into_iter().enumerate().filter(|(_, is_taken)| !is_taken).take(count);
+    Ok(free.map(move |(number, _)| format!("{prefix}-{number}")))
 }
 
-/// Whether the name is one that [`free_names`] makes.
-fn is_made_name(prefix: &str, name: &str) -> bool {
-    let number = name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('-'));
-    number.is_some_and(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit()))
+/// The number in a name that [`free_names`] makes.
+fn made_number(prefix: &str, name: &str) -> Option<usize> {
+    let digits = name.strip_prefix(prefix)?.strip_prefix('-')?;
+    // A sign or a zero in front would be read as well.
+    let is_written_so = digits == "0" || digits.starts_with(|c: char| ('1'..='9').contains(&c));
+    digits.parse().ok().filter(|_| is_written_so)
 }
 
 /// What a feature plans with.

@@ -193,6 +193,42 @@ mod with_kubevirt {
         again.assert_accepted_unchanged();
     }
 
+    /// Numbers that are written otherwise, or far off, are no matter; host devices count too.
+    #[test]
+    fn new_devices_have_the_first_names_that_are_free() {
+        let mut vm = bare_vm(&[("gpu-device-plugin", "nvidia.com/T4=3")]);
+        let device = |name: &str| json!({"name": name, "deviceName": "example.com/other"});
+        let devices = &mut vm["spec"]["template"]["spec"]["domain"]["devices"];
+        devices["gpus"] = json!([device("gpu-2"), device("gpu-01"), device("gpu-+0")]);
+        devices["hostDevices"] = json!([device("gpu-0"), device("gpu-18446744073709551616")]);
+        let answer = ask(vm, json!({}));
+        let gpus = answer.domain()["devices"]["gpus"].clone();
+        let names: Vec<_> =
+            gpus.as_array().unwrap().iter().map(|gpu| gpu["name"].clone()).collect();
+        assert_eq!(names, ["gpu-2", "gpu-01", "gpu-+0", "gpu-1", "gpu-3", "gpu-4"]);
+    }
+
+    #[rstest]
+    #[case::as_many_as_can_be(256, true)]
+    #[case::one_more(257, false)]
+    fn more_devices_than_a_guest_can_have_are_an_error(
+        #[case] count: usize,
+        #[case] accepted: bool,
+    ) {
+        let mut vm = bare_vm(&[("gpu-device-plugin", "nvidia.com/T4")]);
+        vm["spec"]["template"]["spec"]["domain"]["devices"]["gpus"] = (0..count)
+            .map(|n| json!({"name": format!("g{n}"), "deviceName": "nvidia.com/T4"}))
+            .collect();
+        let answer = ask(vm, json!({}));
+        if accepted {
+            assert!(answer.is_accepted(), "{}", answer.message());
+        } else {
+            answer.assert_denied(&[
+                "the VirtualMachine has 257 devices of nvidia.com/T4, and a guest can have 256; remove some",
+            ]);
+        }
+    }
+
     #[test]
     fn a_limit_beside_a_device_is_a_warning() {
         let mut vm = bare_vm(&[("gpu-device-plugin", "nvidia.com/T4")]);

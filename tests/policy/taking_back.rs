@@ -638,6 +638,17 @@ mod sidecar {
         assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
     }
 
+    /// The user has taken our entry out; the others stay as they are written.
+    #[test]
+    fn without_an_entry_of_ours_the_list_is_left_alone() {
+        let others = r#"[ {"image": "a"} ]"#;
+        let story = with_rom(Some(others), "sidecar").edit(|vm| {
+            vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"] =
+                json!(others);
+        });
+        assert_eq!(sidecars(&story.drop(ROM).after()), others);
+    }
+
     #[test]
     fn an_entry_that_the_user_edited_has_the_mark_still() {
         let story = with_rom(None, "sidecar").edit(|vm| {

@@ -2,11 +2,14 @@
 
 mod cluster;
 mod command;
+mod cost;
 mod crd;
 mod faults;
 mod harness;
 mod hook;
 mod lookups;
+#[path = "../../benches/meter.rs"]
+mod meter;
 mod module;
 mod package;
 mod taking_back;

@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 
 use super::directive::Devices;
-use super::{Added, Before, Context, PREFIX, host_device, is_made_name};
+use super::{Added, Before, Context, PREFIX, host_device, made_number};
 use crate::cluster::{LookupError, PciDevice};
 use crate::json::{Json, Shape};
 use crate::pci::PciAddress;
@@ -88,7 +88,9 @@ impl Before<'_> {
 pub(super) fn is_named_after(entry: &Device<'_>, address: PciAddress) -> bool {
     match PciAddress::of_pci_device(entry.name) {
         Some((_, place)) => place == address,
-        None => entry.device_name == address.device_name() && is_made_name(PREFIX, entry.name),
+        None => {
+            entry.device_name == address.device_name() && made_number(PREFIX, entry.name).is_some()
+        }
     }
 }
 

@@ -4,7 +4,7 @@ mod directive;
 mod earlier;
 mod harvester;
 
-use super::{Added, Before, Context, Failure, Feature, Plan, free_names, is_made_name};
+use super::{Added, Before, Context, Failure, Feature, Plan, free_names, made_number};
 use crate::cluster::LookupError;
 use crate::pci::PciAddress;
 use crate::settings::{DeviceNames, FeatureSettings, Pattern, Settings};
@@ -123,7 +123,7 @@ const PREFIX: &str = "pci-device";
 fn by_address(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Result<(), Failure> {
     the_node(devices, context)?;
     let host_devices = context.vm.host_devices()?;
-    let mut names = free_names(PREFIX, context)?;
+    let mut names = free_names(PREFIX, devices.addresses.len(), context)?;
     let mut count = host_devices.len();
     for address in &devices.addresses {
         let device_name = address.device_name();

@@ -1,0 +1,93 @@
+//! What a request costs grows as the request does, and no faster. Counted in fuel, which is the same on every machine.
+
+use std::sync::LazyLock;
+
+use rstest::rstest;
+use serde_json::{Value, json};
+use vm_feature_manager_e2e::cluster::Cluster;
+
+use super::harness::{request, root, vm};
+use super::meter::{Cost, Meter};
+
+static METER: LazyLock<Meter> = LazyLock::new(|| Meter::load(&root().join("policy.wasm")));
+
+const ALL: [(&str, &str); 4] = [
+    ("nested-virt", "enabled"),
+    ("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#),
+    ("gpu-device-plugin", "nvidia.com/gpu=2"),
+    ("vbios-injection", "igpu-rom"),
+];
+
+fn settings() -> Value {
+    json!({
+        "nestedVirtualization": {"cpuVendor": "amd"},
+        "pciPassthrough": {"deviceNames": "address", "maxDevices": 256},
+        "vbiosInjection": {"errorHandling": "allow-and-log"},
+        "userData": {"enabled": true},
+    })
+}
+
+/// What serves the GPU as a device, so that one is added.
+fn cluster() -> Cluster {
+    let mut cluster = Cluster::default();
+    cluster.add(json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "KubeVirt",
+        "metadata": {"name": "kubevirt", "namespace": "harvester-system"},
+        "spec": {"configuration": {"permittedHostDevices": {
+            "pciHostDevices": [{"pciVendorSelector": "10de:1eb8", "resourceName": "nvidia.com/gpu"}],
+        }}},
+    }));
+    cluster
+}
+
+fn cost(object: Value, old: Option<Value>) -> Cost {
+    let payload = json!({"request": request(object, old), "settings": settings()});
+    METER.measure(cluster(), payload.to_string().as_bytes())
+}
+
+fn list(vm: &mut Value, pointer: &str, items: impl Iterator<Item = Value>) {
+    let (parent, key) = pointer.rsplit_once('/').unwrap();
+    let parent = vm.pointer_mut(&format!("/spec/template/spec{parent}")).unwrap();
+    parent[key] = items.collect();
+}
+
+/// A part of a VirtualMachine that can be of any size.
+type Part = fn(&mut Value, usize);
+
+#[rstest]
+#[case::a_long_annotation(|vm: &mut Value, n| vm["metadata"]["annotations"]["example.com/note"] = json!("x".repeat(n * 64)))]
+#[case::annotations(|vm: &mut Value, n| for i in 0..n { vm["metadata"]["annotations"][format!("example.com/{i}")] = json!("x"); })]
+#[case::annotations_of_ours(|vm: &mut Value, n| for i in 0..n { vm["metadata"]["annotations"][format!("vm-feature-manager.io/x{i}")] = json!("x"); })]
+#[case::labels(|vm: &mut Value, n| for i in 0..n { vm["metadata"]["labels"][format!("vm-feature-manager.io/x{i}")] = json!("x"); })]
+#[case::a_long_directive(|vm: &mut Value, n| vm["metadata"]["annotations"]["vm-feature-manager.io/vbios-injection"] = json!("x".repeat(n * 64)))]
+#[case::volumes(|vm: &mut Value, n| list(vm, "/volumes", (0..n).map(|i| json!({"name": format!("v{i}"), "configMap": {"name": "x"}}))))]
+#[case::cloud_init(|vm: &mut Value, n| list(vm, "/volumes", (0..n).map(|i| json!({"name": format!("v{i}"), "cloudInitNoCloud": {"userData": "#cloud-config\nx_kubevirt_features: {}\n"}}))))]
+#[case::gpus(|vm: &mut Value, n| list(vm, "/domain/devices/gpus", (0..n).map(|i| json!({"name": format!("gpu-{i}"), "deviceName": "amd.com/gpu"}))))]
+#[case::gpus_of_the_resource(|vm: &mut Value, n| list(vm, "/domain/devices/gpus", (0..n).map(|i| json!({"name": format!("gpu-{i}"), "deviceName": "nvidia.com/gpu"}))))]
+#[case::host_devices(|vm: &mut Value, n| list(vm, "/domain/devices/hostDevices", (0..n).map(|i| json!({"name": format!("pci-device-{i}"), "deviceName": "example.com/x"}))))]
+#[case::host_devices_at_the_address(|vm: &mut Value, n| list(vm, "/domain/devices/hostDevices", (0..n).map(|i| json!({"name": format!("x{i}"), "deviceName": "pci_0000_00_02_0"}))))]
+#[case::hook_sidecars(|vm: &mut Value, n| vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"] = json!(json!(vec![json!({"image": "x"}); n]).to_string()))]
+#[case::limits(|vm: &mut Value, n| for i in 0..n { vm["spec"]["template"]["spec"]["domain"]["resources"]["limits"][format!("example.com/{i}")] = json!("1"); })]
+#[case::kept(|vm: &mut Value, n| vm["metadata"]["annotations"]["vm-feature-manager.io/gpu-device-plugin-kept"] = json!(json!((0..n).map(|i| format!("gpu {i} x")).collect::<Vec<_>>()).to_string()))]
+#[case::last_applied(|vm: &mut Value, n| vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] = json!(json!({"spec": {"template": {"spec": {"volumes": vec![json!({"name": "x"}); n]}}}}).to_string()))]
+#[case::cpu_features(|vm: &mut Value, n| list(vm, "/domain/cpu/features", (0..n).map(|i| json!({"name": format!("f{i}")}))))]
+#[case::node_affinity(|vm: &mut Value, n| vm["spec"]["template"]["spec"]["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": vec![json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}); n]}}}))]
+#[case::parts_that_are_not_read(|vm: &mut Value, n| vm["status"] = json!({"conditions": vec![json!({"type": "Ready", "status": "True"}); n]}))]
+fn of_a_part_four_times_as_large_is_at_most_so_much_more(
+    #[case] part: Part,
+    #[values(false, true)] is_update: bool,
+) {
+    let cost = |n| {
+        let mut object = vm(&ALL);
+        part(&mut object, n);
+        let old = is_update.then(|| {
+            let mut old = vm(&[("nested-virt", "enabled"), ("nested-virt-applied", "true")]);
+            part(&mut old, n);
+            old
+        });
+        cost(object, old)
+    };
+    let (some, more) = (cost(1000), cost(4000));
+    assert!(more.fuel < some.fuel * 9 / 2, "from {} to {}", some.fuel, more.fuel);
+    assert!(more.memory < some.memory * 9 / 2, "from {} to {}", some.memory, more.memory);
+}
