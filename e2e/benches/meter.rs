@@ -11,6 +11,8 @@ pub struct Cost {
     pub fuel: u64,
     /// The linear memory at the end, in bytes.
     pub memory: usize,
+    /// How much of the stack was never written to, in bytes: it grows down to the start of the memory.
+    pub free_stack: usize,
 }
 
 struct Guest {
@@ -53,7 +55,12 @@ impl Meter {
         let lengths = (OPERATION.len() as i32, payload.len() as i32);
         assert_eq!(call.call(&mut store, lengths).unwrap(), 1, "the guest failed");
         let memory = instance.get_memory(&mut store, "memory").unwrap();
-        Cost { fuel: FUEL - store.get_fuel().unwrap(), memory: memory.data_size(&store) }
+        let bytes = memory.data(&store);
+        Cost {
+            fuel: FUEL - store.get_fuel().unwrap(),
+            memory: bytes.len(),
+            free_stack: bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len()),
+        }
     }
 }
 

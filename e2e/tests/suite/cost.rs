@@ -91,3 +91,29 @@ fn of_a_part_four_times_as_large_is_at_most_so_much_more(
     assert!(more.fuel < some.fuel * 9 / 2, "from {} to {}", some.fuel, more.fuel);
     assert!(more.memory < some.memory * 9 / 2, "from {} to {}", some.memory, more.memory);
 }
+
+/// Nested as deep as anything is read, and deeper.
+#[rstest]
+#[case::directive(|vm: &mut Value, n| vm["metadata"]["annotations"]["vm-feature-manager.io/pci-passthrough"] = json!("[".repeat(n)))]
+#[case::annotation_of_ours(|vm: &mut Value, n| vm["metadata"]["annotations"]["vm-feature-manager.io/x"] = deep(n - 8))]
+#[case::node_selector(|vm: &mut Value, n| vm["spec"]["template"]["spec"]["nodeSelector"] = deep(n - 8))]
+#[case::hook_sidecars(|vm: &mut Value, n| vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"] = json!("[".repeat(n)))]
+#[case::user_data_in_flow_style(|vm: &mut Value, n| list(vm, "/volumes", std::iter::once(user_data(&"[".repeat(n * 4)))))]
+#[case::user_data_in_block_style(|vm: &mut Value, n| list(vm, "/volumes", std::iter::once(user_data(&"- ".repeat(n * 4)))))]
+fn however_deep_there_is_stack_left(#[case] part: Part) {
+    for depth in [60, 120, 128, 1000] {
+        let mut object = vm(&ALL);
+        part(&mut object, depth);
+        let free = cost(object, None).free_stack;
+        assert!(free >= 64 << 10, "{free} bytes are left at {depth} levels");
+    }
+}
+
+fn deep(n: usize) -> Value {
+    (0..n).fold(json!("x"), |inner, _| json!([inner]))
+}
+
+fn user_data(text: &str) -> Value {
+    let document = format!("#cloud-config\nx_kubevirt_features:\n  pci_passthrough: {text}\n");
+    json!({"name": "seed", "cloudInitNoCloud": {"userData": document}})
+}
