@@ -1,4 +1,4 @@
-//! The cluster that the targets ask: that of two examples, and a Secret.
+//! The cluster that the targets ask: that of two examples, and the Secret of the VirtualMachine.
 
 use std::sync::LazyLock;
 
@@ -6,6 +6,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use vm_feature_manager_policy::cluster::{Cluster, Kind};
 use vm_feature_manager_policy::settings::PolicyServer;
+
+use crate::SECRET;
 
 /// Answers every lookup from objects that never change.
 pub(crate) struct FixedCluster;
@@ -16,10 +18,14 @@ static OBJECTS: LazyLock<Vec<Value>> = LazyLock::new(|| {
         include_str!("../../examples/vbios/cluster/cluster.yaml"),
         include_str!("../../examples/vbios/cluster/rom.yaml"),
     ];
-    files
-        .iter()
-        .flat_map(|file| serde_saphyr::from_multiple::<Value>(file).expect("YAML"))
-        .collect()
+    let of_file = |file| serde_saphyr::from_multiple::<Value>(file).expect("YAML");
+    let mut objects: Vec<Value> = files.into_iter().flat_map(of_file).collect();
+    let user_data = format!("#cloud-config\npassword: {SECRET}\n");
+    objects.push(json!({
+        "kind": "Secret", "metadata": {"name": "igpu-vm-8hq2m", "namespace": "default"},
+        "data": {"userdata": base64(user_data.as_bytes())},
+    }));
+    objects
 });
 
 impl FixedCluster {

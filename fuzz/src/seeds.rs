@@ -49,12 +49,13 @@ const VALUES: [(u8, &str); 24] = [
     (6, ""),
 ];
 
-const USER_DATA: [&str; 8] = [
+const USER_DATA: [&str; 9] = [
     "x_kubevirt_features:\n  nested_virt: true\n  cpu_vendor: amd\n",
     "x_kubevirt_features: {nested_virt: enabled, gpu_device_plugin: nvidia.com/gpu}\n",
     "x_kubevirt_features:\n  pci_passthrough:\n    devices: [\"0000:01:00.0\"]\n  vbios_injection: igpu-rom\n",
     "x_kubevirt_features:\n  nested_virt: false\n  gpu_device_plugin: |\n    nvidia.com/gpu\n",
     "a: &a {b: c}\nx_kubevirt_features: *a\n",
+    "x_kubevirt_features:\n  pci_passthrough:\n    devices: [\"0000:01:00.0\"]\n  vgh:\n_injection: igpuh\n",
     "users:\n- default\n---\nx_kubevirt_features: ~\n...\n",
     "#cloud-config\nx_kubevirt_features: {\"nested-virt\": on, pci-passthrough: [1, 0x1f, .5, ~]}\n",
     "I2Nsb3VkLWNvbmZpZwp4X2t1YmV2aXJ0X2ZlYXR1cmVzOgogIG5lc3RlZF92aXJ0OiB0cnVlCg==",
