@@ -317,6 +317,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_special_in_a_string_is_escaped() {
+        for (text, written) in
+            [("a b", r#""a b""#), ("\n", r#""\n""#), ("\"", r#""\"""#), ("\\", r#""\\""#)]
+        {
+            assert_eq!(Json::from(text.to_owned()).to_text(), written);
+        }
+    }
+
+    #[test]
+    fn unread_text_tells_its_type() {
+        let kinds = [
+            (r#"{"a":1}"#, "an object"),
+            ("[1]", "a list"),
+            (r#""a""#, "a string"),
+            ("true", "a boolean"),
+            ("false", "a boolean"),
+            ("null", "null"),
+            ("-1", "a number"),
+        ];
+        for (text, kind) in kinds {
+            let raw: &RawValue = serde_json::from_str(text).unwrap();
+            assert_eq!(Json::Text(raw).kind(), kind);
+            assert_eq!(Json::parse(raw, &Shape::Tree).unwrap().kind(), kind);
+        }
+    }
+
+    #[test]
     fn the_last_of_two_equal_keys_counts() {
         let json = parse(r#"{"only":1,"only":2}"#);
         assert_eq!(json.get("only").map(Json::to_text).as_deref(), Some("2"));

@@ -151,9 +151,9 @@ fn median(case: &str, mode: &str, module: &str) -> Option<f64> {
 fn report(policy: &Path, noop: &Path, compile: Duration) {
     let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
     println!(
-        "\n| request | bytes | fresh, us | ratio | reused, us | ratio | fuel | ratio | memory, KiB |"
+        "\n| request | bytes | fresh, us | ratio | reused, us | ratio | fuel | ratio | memory, KiB | stack left, KiB |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let cluster = || Cluster::from_folder(&root().join("examples/vbios/cluster")).unwrap();
     let meters = [policy, noop].map(Meter::load);
     for (case, request) in cases() {
@@ -167,7 +167,8 @@ fn report(policy: &Path, noop: &Path, compile: Duration) {
         }
         let [ours, nothing] = meters.each_ref().map(|meter| meter.measure(cluster(), &payload));
         let ratio = ours.fuel as f64 / nothing.fuel as f64;
-        println!("{row}| {} | {ratio:.1} | {} |", ours.fuel, ours.memory >> 10);
+        let (memory, stack) = (ours.memory >> 10, ours.free_stack >> 10);
+        println!("{row}| {} | {ratio:.1} | {memory} | {stack} |", ours.fuel);
     }
     println!(
         "\nThe module has {} bytes and is compiled in {} ms; the one that does nothing has {} bytes.",
