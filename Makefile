@@ -15,6 +15,7 @@ OUTPUT  ?= diff
 
 FUZZ_SECONDS ?= 1200
 FUZZ_TARGETS ?=
+MUTANTS      ?=
 
 .PHONY: help
 help: ## Lists the tasks
@@ -47,6 +48,10 @@ bench: policy.wasm target/noop.wasm ## Measures the module, and one that does no
 .PHONY: fuzz
 fuzz: ## Fuzzes the policy, each target for FUZZ_SECONDS; needs Rust's nightly toolchain
 	scripts/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+.PHONY: mutants
+mutants: ## Changes the policy in small ways, and lists the changes that no test notices
+	scripts/cargo-tool mutants --output target $(MUTANTS)
 
 .PHONY: e2e-tests
 e2e-tests: annotated-policy.wasm ## Runs the annotated module in kwctl, which must be installed, as bats and jq
