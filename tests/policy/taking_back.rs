@@ -915,6 +915,17 @@ fn a_device_that_the_user_renamed_stays_with_a_warning() {
     );
 }
 
+#[test]
+fn a_part_of_a_wrong_type_stays_with_a_warning() {
+    let story =
+        Story::of(&[]).ask(&[PCI]).edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, json!("x"))]));
+    let answer = story.drop(PCI);
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), "x");
+    let warning = "pci-passthrough: spec.template.spec.domain.devices.hostDevices is a string where KubeVirt expects a \
+                   list; correct the VirtualMachine";
+    assert_eq!(answer.warnings(), [warning]);
+}
+
 /// It is said where the directive changes, and not at every update.
 #[rstest]
 fn a_device_that_the_user_renamed_is_spoken_of_when_the_directive_changes(

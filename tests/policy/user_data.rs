@@ -436,6 +436,34 @@ mod taking_back {
         assert!(answer.warnings()[0].ends_with(why), "{:?}", answer.warnings());
     }
 
+    /// What was not there before is planned without it.
+    #[test]
+    fn an_option_that_cannot_be_read_does_not_stop_a_new_directive() {
+        let mut vm = no_cloud("#cloud-config\na: &b c\nx_kubevirt_features: {cpu_vendor: *b}\n");
+        annotate(&mut vm, &[("nested-virt", "enabled")]);
+        let answer = create(vm);
+        assert_eq!(answer.domain()["cpu"]["features"][0]["name"], "svm");
+    }
+
+    /// Without records, the old user data tells that the policy may have added it.
+    #[rstest]
+    #[case::declared(true)]
+    #[case::not_declared(false)]
+    fn what_kubectl_apply_declares_stays(#[case] declared: bool) {
+        let mut settings = settings();
+        settings["addTrackingAnnotations"] = json!(false);
+        let stored =
+            Request::create(no_cloud(NESTED)).settings(settings.clone()).evaluate().after();
+        let mut new = stored.clone();
+        new["spec"]["template"]["spec"]["volumes"] = json!([]);
+        if declared {
+            let key = "kubectl.kubernetes.io/last-applied-configuration";
+            new["metadata"]["annotations"] = json!({key: stored.to_string()});
+        }
+        let answer = Request::update(stored, new).settings(settings).evaluate();
+        assert_eq!(answer.domain()["cpu"]["features"].is_array(), declared);
+    }
+
     /// Features without options do not wait for user data that cannot be read.
     #[rstest]
     #[case::pci(
