@@ -92,6 +92,22 @@ fn of_a_part_four_times_as_large_is_at_most_so_much_more(
     assert!(more.memory < some.memory * 9 / 2, "from {} to {}", some.memory, more.memory);
 }
 
+/// Where nothing is asked, nothing but the bytes is looked at; and an update that changes nothing of ours is read once.
+#[rstest]
+#[case::nothing_asked(false, 6)]
+#[case::nothing_of_ours_changes(true, 60)]
+fn there_is_a_fast_path(#[case] is_update: bool, #[case] fuel_of_a_byte: u64) {
+    let asks: &[(&str, &str)] = if is_update { &ALL } else { &[] };
+    let mut object = vm(asks);
+    object["metadata"]["annotations"]["example.com/note"] = json!("x".repeat(10_000));
+    let old = is_update.then(|| object.clone());
+    let payload = json!({"request": request(object, old), "settings": {}}).to_string();
+    let fuel = METER.measure(cluster(), payload.as_bytes()).fuel;
+    let start = 10_000;
+    let most = start + payload.len() as u64 * fuel_of_a_byte;
+    assert!(fuel <= most, "{fuel}, and not {most}");
+}
+
 /// Nested as deep as anything is read, and deeper.
 #[rstest]
 #[case::directive(|vm: &mut Value, n| vm["metadata"]["annotations"]["vm-feature-manager.io/pci-passthrough"] = json!("[".repeat(n)))]

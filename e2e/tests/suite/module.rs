@@ -20,7 +20,7 @@ const THREE_FEATURES: &[(&str, &str)] = &[
 #[test]
 fn the_module_is_small() {
     let size = std::fs::metadata(root().join("policy.wasm")).unwrap().len();
-    assert!(size <= 380 << 10, "{size} bytes");
+    assert!(size <= 350 << 10, "{size} bytes");
 }
 
 #[test]
