@@ -522,6 +522,16 @@ mod unusable_payload {
         answer.assert_denied(&["it is not UTF-8"]);
     }
 
+    /// Nor does a text that speaks of the policy ask for anything.
+    #[test]
+    fn settings_that_are_invalid_do_not_matter_where_nothing_is_asked() {
+        let mut vm = bare_vm(&[]);
+        let text = "vm-feature-manager.io/nested-virt";
+        vm["metadata"]["annotations"] = json!({"description": text, text.to_uppercase(): "x"});
+        let request = Request::create(vm).settings(json!({"x": 1}));
+        request.evaluate().assert_accepted_unchanged();
+    }
+
     #[test]
     fn settings_that_are_invalid_are_the_administrators_matter() {
         let answer = Request::create(vm(&[GOOD])).settings(json!({"kubevirt": 1})).evaluate();
