@@ -915,6 +915,18 @@ fn a_device_that_the_user_renamed_stays_with_a_warning() {
     );
 }
 
+/// A directive that changes comes to stand for a device that the user had before.
+#[test]
+fn a_device_of_the_users_that_a_directive_comes_to_stays_when_it_goes() {
+    let mine = json!({"name": "mine", "deviceName": "pci_0000_00_02_0"});
+    let mut story = Story::of(&[(HOST_DEVICES, json!([mine]))])
+        .ask(&[("pci-passthrough", r#"{"devices": ["0000:03:00.0"]}"#)]);
+    let answer = story.update(set("pci-passthrough", PCI.1));
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([mine]));
+    story.vm = answer.after();
+    assert_eq!(spec(&story.drop(PCI).after(), HOST_DEVICES), &json!([mine]));
+}
+
 #[test]
 fn a_part_of_a_wrong_type_stays_with_a_warning() {
     let story =
