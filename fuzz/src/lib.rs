@@ -79,20 +79,22 @@ impl Answer {
     }
 }
 
+/// All that is said of a payload that cannot be read, but for the numbers: nothing of it is shown.
+const UNREADABLE: [&str; 4] = [
+    "it is not UTF-",
+    "it is not valid JSON, nested too deeply, or has a number out of range at line , column ",
+    "it ends too early at line , column ",
+    "a field is missing or has the wrong type at line , column ",
+];
+
 /// Any payload of `validate`.
 pub fn validate(data: &[u8]) {
     let answer = Answer::to(data);
-    let Ok(payload) = serde_json::from_slice::<Value>(data) else {
-        // Nothing of a payload that cannot be read is shown.
-        let message = answer.message().to_owned();
-        let shown = (0..message.len().saturating_sub(24)).find(|&at| {
-            let part = message.as_bytes().get(at..at + 24).unwrap_or_default();
-            data.windows(24).any(|window| window == part)
-        });
-        let is_in_prefix = message.starts_with("the admission request cannot be read");
-        assert!(answer.is_accepted() || is_in_prefix || shown.is_none(), "{message}");
-        return;
-    };
+    if let Some(why) = answer.message().strip_prefix("the admission request cannot be read: ") {
+        let why: String = why.chars().filter(|c| !c.is_ascii_digit()).collect();
+        assert!(UNREADABLE.contains(&why.as_str()), "{why}");
+    }
+    let Ok(payload) = serde_json::from_slice::<Value>(data) else { return };
     let request = &payload["request"];
     let Some(mutated) = answer.mutated() else { return };
     let is_recorded = request["object"].to_string().contains("-applied");
