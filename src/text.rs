@@ -98,5 +98,6 @@ mod tests {
         assert!(text.starts_with("? ? "), "{text}");
         assert!(text.ends_with("..."), "{text}");
         assert_eq!(warning("short"), "short");
+        assert_eq!(warning(&"x".repeat(WARNING)), "x".repeat(WARNING));
     }
 }
