@@ -1,5 +1,7 @@
 //! The policy's settings: the tree, its defaults, and what each value may be. Knows neither VM nor cluster.
 
+use std::fmt;
+
 use serde_json::value::RawValue;
 use wildcard::WildcardBuilder;
 
@@ -557,10 +559,25 @@ impl<'s, 'j> Section<'s, 'j> {
     }
 }
 
-/// Everything that is wrong with the settings.
+/// How many problems a message lists: Kubernetes takes no more than 32 KiB into a status.
+const LISTED: usize = 16;
+
+/// Everything that is wrong with the settings; a message lists the first sixteen problems.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.iter().map(Problem::to_string).collect::<Vec<_>>().join("; "))]
 pub struct SettingsError(Vec<Problem>);
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().take(LISTED).enumerate() {
+            let separator = if index > 0 { "; " } else { "" };
+            write!(f, "{separator}{problem}")?;
+        }
+        match self.0.len().saturating_sub(LISTED) {
+            0 => Ok(()),
+            others => write!(f, "; and {others} problems more"),
+        }
+    }
+}
 
 impl From<serde_json::Error> for SettingsError {
     fn from(error: serde_json::Error) -> Self {

@@ -113,7 +113,7 @@ pub fn validate_settings(data: &[u8]) {
     let is_valid = response["valid"].as_bool().expect("valid is a boolean");
     let message = response["message"].as_str().unwrap_or_default();
     assert_eq!(is_valid, message.is_empty(), "{response}");
-    assert!(message.len() < 64 << 10);
+    assert!(message.len() < 32 << 10);
     let is_of_text = |c: char| c == '\n' || !c.is_control();
     assert!(message.chars().all(is_of_text), "{message}");
     if let Ok(settings) = serde_json::from_slice::<Value>(data) {

@@ -207,3 +207,18 @@ fn the_readme_lists_every_setting_with_its_default() {
     }
     assert_eq!(listed, defaults());
 }
+
+/// Kubernetes takes no more than 32 KiB into a status.
+#[test]
+fn of_many_problems_the_first_are_listed() {
+    let unknown = |count: usize| {
+        let name = |n| format!("{n:03}{}", "x".repeat(100));
+        let settings: serde_json::Map<_, _> = (0..count).map(|n| (name(n), json!(1))).collect();
+        problem(&Value::Object(settings)).unwrap()
+    };
+    assert_eq!(unknown(16).matches("unknown setting").count(), 16);
+    assert!(!unknown(16).contains("more"), "{}", unknown(16));
+    let message = unknown(1000);
+    assert_eq!(message.matches("unknown setting").count(), 16);
+    assert!(message.ends_with("; and 984 problems more") && message.len() < 16 << 10, "{message}");
+}
