@@ -528,8 +528,10 @@ mod unusable_payload {
         let mut vm = bare_vm(&[]);
         let text = "vm-feature-manager.io/nested-virt";
         vm["metadata"]["annotations"] = json!({"description": text, text.to_uppercase(): "x"});
-        let request = Request::create(vm).settings(json!({"x": 1}));
-        request.evaluate().assert_accepted_unchanged();
+        for settings in [json!({"x": 1}), json!({"userData": {"enabled": true}, "x": 1})] {
+            let request = Request::create(vm.clone()).settings(settings);
+            request.evaluate().assert_accepted_unchanged();
+        }
     }
 
     #[test]
