@@ -23,14 +23,20 @@ pub(crate) fn may_concern(payload: &[u8]) -> bool {
     if !is_hosts {
         return true;
     }
-    // In the settings it is an object, in a virtual machine a text.
-    const USER_DATA: &[u8] = br#""userData":{"#;
-    let switches_user_data_on = || {
-        let settings = behind(payload, USER_DATA)?;
-        let end = memchr::memchr(b'}', settings)?;
-        behind(settings.get(..end)?, b"true")
-    };
-    behind(payload, PREFIX.as_bytes()).is_some() || switches_user_data_on().is_some()
+    behind(payload, PREFIX.as_bytes()).is_some() || may_read_user_data(payload)
+}
+
+/// Whether user data may be switched on: in the settings it is an object, in a virtual machine mostly a text.
+fn may_read_user_data(payload: &[u8]) -> bool {
+    let mut rest = payload;
+    while let Some(object) = behind(rest, br#""userData":{"#) {
+        let members = memchr::memchr(b'}', object).and_then(|end| object.get(..end));
+        if members.is_some_and(|members| behind(members, b"true").is_some()) {
+            return true;
+        }
+        rest = object;
+    }
+    false
 }
 
 /// What follows the first place of a text.
@@ -262,6 +268,10 @@ mod tests {
     #[case::another_prefix(r#"{"vm-feature-manager.example/nested-virt":"on"}"#, false)]
     #[case::user_data_on(r#"{"userData":{"readSecrets":false,"enabled":true}}"#, true)]
     #[case::user_data_off(r#"{"userData":{"enabled":false},"x":true}"#, false)]
+    #[case::user_data_on_behind_another(
+        r#"{"userData":{}},"x":{"userData":{"enabled":true}"#,
+        true
+    )]
     #[case::user_data_of_a_vm(r##"{"userData":"#cloud-config","y":{"z":true}}"##, false)]
     #[case::nothing("null", false)]
     fn a_glance(#[case] object: &str, #[case] concerns: bool) {

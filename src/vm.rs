@@ -131,6 +131,9 @@ const HOOK_SIDECARS_KEY: &str = "hooks.kubevirt.io/hookSidecars";
 /// The annotation in which `kubectl apply` keeps what was applied.
 const LAST_APPLIED_KEY: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
+/// The most devices that a guest's PCI bus numbers allow for.
+const MAX_DEVICES: usize = 256;
+
 /// The label that names a node.
 pub(crate) const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 
@@ -177,6 +180,8 @@ pub(crate) enum ShapeError {
     WrongType { path: Path, found: &'static str, expected: &'static str },
     #[error("{path} is missing, and a VirtualMachine needs it; correct the VirtualMachine")]
     Missing { path: Path },
+    #[error("{path} has {count} entries, and a guest can have {MAX_DEVICES} devices; remove some")]
+    TooMany { path: Path, count: usize },
 }
 
 /// Where in the VirtualMachine.
@@ -434,6 +439,9 @@ impl<'a> VirtualMachine<'a> {
 
     fn devices(&self, path: Path) -> Result<Vec<Device<'_>>, ShapeError> {
         let items = self.list(path)?;
+        if items.len() > MAX_DEVICES {
+            return Err(ShapeError::TooMany { path, count: items.len() });
+        }
         Ok(items
             .iter()
             .map(|item| Device { name: text(item, "name"), device_name: text(item, "deviceName") })

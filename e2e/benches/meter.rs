@@ -11,7 +11,7 @@ pub struct Cost {
     pub fuel: u64,
     /// The linear memory at the end, in bytes.
     pub memory: usize,
-    /// How much of the stack was never written to, in bytes: it grows down to the start of the memory.
+    /// How much of the stack is zero still, in bytes: it grows down to the start of the memory.
     pub free_stack: usize,
 }
 

@@ -20,7 +20,7 @@ static OBJECTS: LazyLock<Vec<Value>> = LazyLock::new(|| {
     ];
     let of_file = |file| serde_saphyr::from_multiple::<Value>(file).expect("YAML");
     let mut objects: Vec<Value> = files.into_iter().flat_map(of_file).collect();
-    let user_data = format!("#cloud-config\npassword: {SECRET}\n");
+    let user_data = format!("#cloud-config\npassword: {SECRET}\nx_kubevirt_features: {{}}\n");
     objects.push(json!({
         "kind": "Secret", "metadata": {"name": "igpu-vm-8hq2m", "namespace": "default"},
         "data": {"userdata": base64(user_data.as_bytes())},

@@ -73,9 +73,8 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
             seeds.collect()
         }
         "user_data" => {
-            let seeds = (0..8u8)
-                .flat_map(|head| USER_DATA.iter().map(move |text| headed([head, head / 2], text)));
-            seeds.collect()
+            let heads = (0..4u8).flat_map(|place| (0..8u8).map(move |variant| [place, variant]));
+            heads.flat_map(|head| USER_DATA.iter().map(move |text| headed(head, text))).collect()
         }
         _ => Vec::new(),
     }

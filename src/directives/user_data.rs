@@ -14,6 +14,9 @@ use crate::text::Quoted;
 /// The key of a cloud-config document under which directives stand.
 pub(super) const SECTION: &str = "x_kubevirt_features";
 
+/// How many volumes with user data are read. KubeVirt allows for one.
+const MAX_SOURCES: usize = 8;
+
 /// The most bytes of user data.
 const MAX_TEXT: usize = 64 << 10;
 
@@ -74,13 +77,17 @@ impl UserData {
             return user_data;
         };
         let volumes = template.at(&["spec", "volumes"]).map(Json::items).unwrap_or_default();
-        for volume in volumes {
+        let kinds = ["cloudInitNoCloud", "cloudInitConfigDrive"];
+        let sources = volumes.iter().flat_map(|volume| {
             let name = volume.get("name").and_then(Json::as_str).unwrap_or_default();
-            for kind in ["cloudInitNoCloud", "cloudInitConfigDrive"] {
-                if let Some(source) = volume.get(kind) {
-                    user_data.read_source(name, source, secret);
-                }
+            kinds.into_iter().filter_map(move |kind| Some((name, volume.get(kind)?)))
+        });
+        for (index, (volume, source)) in sources.enumerate() {
+            if index == MAX_SOURCES {
+                user_data.pass_over(volume, "and of those behind it is not read: a guest has one");
+                break;
             }
+            user_data.read_source(volume, source, secret);
         }
         user_data
     }

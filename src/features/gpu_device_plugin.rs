@@ -23,14 +23,7 @@ enum GpuDevicePluginError {
          add it to the setting gpuDevicePlugin.allowedPlugins"
     )]
     NotAllowed { name: ResourceName, allowed: String },
-    #[error(
-        "the VirtualMachine has {count} devices of {name}, and a guest can have {MAX}; remove some"
-    )]
-    TooMany { name: ResourceName, count: usize },
 }
-
-/// The most devices that a guest's PCI bus numbers allow for.
-const MAX: usize = 256;
 
 /// What a directive asks for.
 struct Request {
@@ -60,9 +53,6 @@ impl Feature for GpuDevicePlugin {
         // What the user had before the directive counts; what they add beside it takes nothing away.
         let limit = limit(&name, count);
         plan.edits = devices(&name, context.vm)?;
-        if plan.edits.len() > MAX {
-            return Err(GpuDevicePluginError::TooMany { name, count: plan.edits.len() }.into());
-        }
         let earlier = context.earlier.filter(|earlier| earlier.record != Some(&plan.applied));
         let is_kept = |edit: &&Edit| earlier.is_some_and(|earlier| earlier.keeps(edit));
         let kept = plan.edits.iter().filter(is_kept).count();

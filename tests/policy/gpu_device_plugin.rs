@@ -224,7 +224,7 @@ mod with_kubevirt {
             assert!(answer.is_accepted(), "{}", answer.message());
         } else {
             answer.assert_denied(&[
-                "the VirtualMachine has 257 devices of nvidia.com/T4, and a guest can have 256; remove some",
+                "spec.template.spec.domain.devices.gpus has 257 entries, and a guest can have 256 devices; remove some",
             ]);
         }
     }

@@ -436,6 +436,20 @@ mod taking_back {
         assert!(answer.warnings()[0].ends_with(why), "{:?}", answer.warnings());
     }
 
+    /// KubeVirt allows for one; the rest is not worth the time.
+    #[rstest]
+    #[case::the_eighth(7, true)]
+    #[case::the_ninth(8, false)]
+    fn of_many_volumes_the_first_are_read(#[case] before: usize, #[case] is_read: bool) {
+        let volume = |n: usize, text: &str| json!({"name": format!("v{n}"), "cloudInitNoCloud": {"userData": text}});
+        let mut volumes: Vec<Value> = (0..before).map(|n| volume(n, "#cloud-config\n")).collect();
+        volumes.push(volume(before, NESTED));
+        let answer = create(vm(json!(volumes)));
+        assert_eq!(answer.is_mutated(), is_read);
+        let note = "the user data of the volume \\\"v8\\\" and of those behind it is not read";
+        assert_eq!(answer.logs[0].contains(note), !is_read, "{}", answer.logs[0]);
+    }
+
     /// What was not there before is planned without it.
     #[test]
     fn an_option_that_cannot_be_read_does_not_stop_a_new_directive() {

@@ -62,6 +62,7 @@ type Part = fn(&mut Value, usize);
 #[case::a_long_directive(|vm: &mut Value, n| vm["metadata"]["annotations"]["vm-feature-manager.io/vbios-injection"] = json!("x".repeat(n * 64)))]
 #[case::volumes(|vm: &mut Value, n| list(vm, "/volumes", (0..n).map(|i| json!({"name": format!("v{i}"), "configMap": {"name": "x"}}))))]
 #[case::cloud_init(|vm: &mut Value, n| list(vm, "/volumes", (0..n).map(|i| json!({"name": format!("v{i}"), "cloudInitNoCloud": {"userData": "#cloud-config\nx_kubevirt_features: {}\n"}}))))]
+#[case::user_data(|vm: &mut Value, n| list(vm, "/volumes", (0..n).map(|i| json!({"name": format!("v{i}"), "cloudInitNoCloud": {"userData": format!("#cloud-config\nx_kubevirt_features: {{a{i}: x, b{i}: x, c{i}: x}}\n")}}))))]
 #[case::gpus(|vm: &mut Value, n| list(vm, "/domain/devices/gpus", (0..n).map(|i| json!({"name": format!("gpu-{i}"), "deviceName": "amd.com/gpu"}))))]
 #[case::gpus_of_the_resource(|vm: &mut Value, n| list(vm, "/domain/devices/gpus", (0..n).map(|i| json!({"name": format!("gpu-{i}"), "deviceName": "nvidia.com/gpu"}))))]
 #[case::host_devices(|vm: &mut Value, n| list(vm, "/domain/devices/hostDevices", (0..n).map(|i| json!({"name": format!("pci-device-{i}"), "deviceName": "example.com/x"}))))]
@@ -79,6 +80,10 @@ fn of_a_part_four_times_as_large_is_at_most_so_much_more(
 ) {
     let cost = |n| {
         let mut object = vm(&ALL);
+        // As a copy of a VirtualMachine has them.
+        let annotations = &mut object["metadata"]["annotations"];
+        annotations["vm-feature-manager.io/gpu-device-plugin-applied"] = json!("nvidia.com/gpu=2");
+        annotations["vm-feature-manager.io/pci-passthrough-applied"] = json!(r#"["0000:00:02.0"]"#);
         part(&mut object, n);
         let old = is_update.then(|| {
             let mut old = vm(&[("nested-virt", "enabled"), ("nested-virt-applied", "true")]);
