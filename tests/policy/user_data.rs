@@ -436,6 +436,34 @@ mod taking_back {
         assert!(answer.warnings()[0].ends_with(why), "{:?}", answer.warnings());
     }
 
+    /// 64 KiB of text, and a byte more.
+    #[rstest]
+    fn the_most_that_is_read(#[values(0, 1)] more: usize, #[values(true, false)] base64: bool) {
+        let text = format!("{NESTED}#{}", "x".repeat((64 << 10) - NESTED.len() - 1 + more));
+        let source = if base64 {
+            json!({"userDataBase64": STANDARD.encode(&text)})
+        } else {
+            json!({"userData": text})
+        };
+        let answer = create(vm(json!([{"name": "a", "cloudInitNoCloud": source}])));
+        assert_eq!(answer.is_mutated(), more == 0);
+    }
+
+    #[test]
+    fn a_second_document_that_is_no_yaml_spoils_the_first() {
+        let both = |second: &str| create(no_cloud(&format!("{NESTED}---\n{second}")));
+        assert!(both("[]").is_mutated());
+        both("[").assert_accepted_unchanged();
+    }
+
+    #[test]
+    fn of_three_volumes_one_warning_tells() {
+        let volume = |name| json!({"name": name, "cloudInitNoCloud": {"userData": NESTED}});
+        let answer = create(vm(json!([volume("a"), volume("b"), volume("c")])));
+        assert!(answer.is_mutated());
+        assert_eq!(answer.warnings().len(), 1, "{:?}", answer.warnings());
+    }
+
     /// KubeVirt allows for one; the rest is not worth the time.
     #[rstest]
     #[case::the_eighth(7, true)]
