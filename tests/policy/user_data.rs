@@ -450,6 +450,13 @@ mod taking_back {
     }
 
     #[test]
+    fn the_longest_value_is_read() {
+        let value = "x".repeat(1024);
+        let text = format!("#cloud-config\nx_kubevirt_features: {{nested_virt: {value}}}\n");
+        create(no_cloud(&text)).assert_denied(&["nested-virt cannot be applied"]);
+    }
+
+    #[test]
     fn a_second_document_that_is_no_yaml_spoils_the_first() {
         let both = |second: &str| create(no_cloud(&format!("{NESTED}---\n{second}")));
         assert!(both("[]").is_mutated());
