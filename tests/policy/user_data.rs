@@ -456,6 +456,21 @@ mod taking_back {
         create(no_cloud(&text)).assert_denied(&["nested-virt cannot be applied"]);
     }
 
+    /// A map counts as the JSON that it becomes.
+    #[rstest]
+    #[case::the_longest(1024, true)]
+    #[case::a_byte_more(1025, false)]
+    #[case::much_more(4096, false)]
+    fn the_longest_map_is_read(#[case] length: usize, #[case] is_read: bool) {
+        let name = "x".repeat(length - r#"{"devices":[""]}"#.len());
+        let text = format!(
+            "#cloud-config\nx_kubevirt_features: {{pci_passthrough: {{devices: [{name}]}}}}\n"
+        );
+        let answer = create(no_cloud(&text));
+        assert_eq!(answer.is_accepted(), !is_read, "{}", answer.response);
+        assert_eq!(answer.logs[0].contains("it is longer than 1024 bytes"), !is_read);
+    }
+
     #[test]
     fn a_second_document_that_is_no_yaml_spoils_the_first() {
         let both = |second: &str| create(no_cloud(&format!("{NESTED}---\n{second}")));
