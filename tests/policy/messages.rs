@@ -26,7 +26,7 @@ fn literals(code: &str) -> Vec<String> {
             let mut end = 0;
             while !text[end..].starts_with('"') {
                 end += if text[end..].starts_with('\\') { 2 } else { 1 };
-                while !text.is_char_boundary(end) {
+                while end < text.len() && !text.is_char_boundary(end) {
                     end += 1;
                 }
             }
