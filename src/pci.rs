@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// The most devices that a guest's PCI bus numbers allow for.
+pub(crate) const MAX_DEVICES: usize = 256;
+
 /// The address of a PCI function, `DDDD:BB:DD.F`: domain, bus, device and function, in lower-case hexadecimal digits.
 ///
 /// The text that it is parsed from may be in any case and may leave out the domain, which then is `0000`.

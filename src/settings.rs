@@ -9,6 +9,7 @@ use crate::directives::nearest;
 use crate::image::ImageReference;
 use crate::json::{Json, Shape};
 use crate::names::{self, NameRule};
+use crate::pci::MAX_DEVICES;
 use crate::text::Quoted;
 
 /// All settings, each with a valid value.
@@ -383,7 +384,7 @@ impl Setting for Count {
         match json {
             Json::Number(number) => {
                 let value = usize::try_from(number.as_u64()?).ok()?;
-                (1..=256).contains(&value).then_some(Count(value))
+                (1..=MAX_DEVICES).contains(&value).then_some(Count(value))
             }
             _ => None,
         }

@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::directives::Key;
 use crate::json::{Json, Member, Members, Shape};
+use crate::pci::MAX_DEVICES;
 use crate::request::{Outline, Unreadable};
 
 /// A VirtualMachine (`kubevirt.io`), read as far as the policy needs it; the rest stays text.
@@ -130,9 +131,6 @@ const HOOK_SIDECARS_KEY: &str = "hooks.kubevirt.io/hookSidecars";
 
 /// The annotation in which `kubectl apply` keeps what was applied.
 const LAST_APPLIED_KEY: &str = "kubectl.kubernetes.io/last-applied-configuration";
-
-/// The most devices that a guest's PCI bus numbers allow for.
-const MAX_DEVICES: usize = 256;
 
 /// The label that names a node.
 pub(crate) const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
