@@ -395,14 +395,16 @@ impl<'c> Lookups<'c> {
     ) -> Result<T, LookupError> {
         let text =
             self.cluster.get(kind, name, namespace).map_err(|text| LookupError::of_host(&text))?;
-        let json = Json::parse(&text, kind.facts().object).map_err(|_| LookupError::Unavailable)?;
+        let json =
+            Json::parse(text.get(), kind.facts().object).map_err(|_| LookupError::Unavailable)?;
         Ok(convert(&json))
     }
 
     fn list<T>(&self, kind: Kind, convert: impl Fn(&Json<'_>) -> T) -> Result<Vec<T>, LookupError> {
         self.guard(kind)?;
         let text = self.cluster.list(kind).map_err(|text| LookupError::of_host(&text))?;
-        let json = Json::parse(&text, kind.facts().list).map_err(|_| LookupError::Unavailable)?;
+        let json =
+            Json::parse(text.get(), kind.facts().list).map_err(|_| LookupError::Unavailable)?;
         match json.get("items") {
             Some(Json::Array(items)) => Ok(items.iter().map(convert).collect()),
             _ => Err(LookupError::Unavailable),
@@ -416,7 +418,8 @@ impl<'c> Lookups<'c> {
         for verb in ["list", "watch"] {
             let answer = self.cluster.can_i(&self.settings.policy_server, verb, kind);
             let answer = answer.map_err(|text| LookupError::of_host(&text))?;
-            let status = Json::parse(&answer, &STATUS).map_err(|_| LookupError::Unavailable)?;
+            let status =
+                Json::parse(answer.get(), &STATUS).map_err(|_| LookupError::Unavailable)?;
             if !matches!(status.get("allowed"), Some(Json::Bool(true))) {
                 return Err(LookupError::NotGranted);
             }

@@ -53,9 +53,16 @@ impl<'a> Json<'a> {
     ///
     /// # Errors
     /// Text that is not JSON, and in the parts that are read: more than 128 levels, a number out of range.
-    pub(crate) fn parse(text: &'a RawValue, shape: &'static Shape) -> serde_json::Result<Self> {
-        let mut deserializer = serde_json::Deserializer::from_str(text.get());
-        shape.deserialize(&mut deserializer)
+    pub(crate) fn parse(text: &'a str, shape: &'static Shape) -> serde_json::Result<Self> {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let json = shape.deserialize(&mut deserializer)?;
+        deserializer.end()?;
+        Ok(json)
+    }
+
+    /// Takes the member `key` out; `null` if there is none, or this is no object.
+    pub(crate) fn take(&mut self, key: &str) -> Json<'a> {
+        self.get_mut(key).map_or(Json::Null, |value| std::mem::replace(value, Json::Null))
     }
 
     /// The member `key` of an object; `None` if there is none, or this is no object.
@@ -300,8 +307,7 @@ mod tests {
     ]);
 
     fn parse(text: &str) -> Json<'_> {
-        let raw: &RawValue = serde_json::from_str(text).unwrap();
-        Json::parse(raw, &SHAPE).unwrap()
+        Json::parse(text, &SHAPE).unwrap()
     }
 
     #[test]
@@ -339,7 +345,7 @@ mod tests {
         for (text, kind) in kinds {
             let raw: &RawValue = serde_json::from_str(text).unwrap();
             assert_eq!(Json::Text(raw).kind(), kind);
-            assert_eq!(Json::parse(raw, &Shape::Tree).unwrap().kind(), kind);
+            assert_eq!(Json::parse(text, &Shape::Tree).unwrap().kind(), kind);
         }
     }
 

@@ -13,6 +13,7 @@
 pub mod cluster;
 mod directives;
 mod features;
+mod glance;
 mod image;
 mod json;
 mod log;
@@ -40,7 +41,7 @@ use settings::Settings;
 /// `ValidationResponse` as JSON, whatever the payload: what cannot be read or applied is a denial or a warning in it. A
 /// payload in which nothing of the policy's occurs is accepted without being read.
 pub fn validate(payload: &[u8], cluster: &dyn Cluster, log: &Logger) -> Vec<u8> {
-    if !request::may_concern(payload) {
+    if !glance::may_concern(payload) {
         return response::accepted();
     }
     response::to_bytes(&policy::evaluate(payload, cluster, log), payload.len())

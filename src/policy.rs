@@ -84,13 +84,13 @@ fn decide<'a>(
     let reads_user_data = templates.into_iter().any(UserData::is_possible)
         && Settings::reads_user_data(payload.settings);
     let is_mentioned = new.mentions_policy() || old.is_some_and(Outline::mentions_policy);
-    if !(is_mentioned || reads_user_data) || old.is_some_and(|old| new.asks_the_same(old)) {
+    if !(is_mentioned || reads_user_data) {
         return Ok(Verdict::default());
     }
 
     let settings = Settings::parse_raw(payload.settings)?;
     let lookups = Lookups::new(cluster, &settings);
-    let namespace = request.namespace.as_deref().unwrap_or_default();
+    let namespace = request.namespace.as_ref();
     let read_secret = |name: &str| lookups.user_data(name, namespace);
     let read_secret: Option<ReadSecret<'_>> =
         if settings.user_data.read_secrets { Some(&read_secret) } else { None };

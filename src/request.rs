@@ -2,107 +2,61 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use crate::directives::PREFIX;
 use crate::json::{Json, Member, Shape};
 
-/// Whether a payload may be of any concern to the policy, at a glance: most virtual machines ask for nothing.
-///
-/// The host writes the payload itself, so a key of the policy's stands in it as it is, never with escapes. A payload that
-/// does not look like the host's is to be read, so that what is wrong with it can be said.
-pub(crate) fn may_concern(payload: &[u8]) -> bool {
-    const OF_REQUEST: [&[u8]; 3] =
-        [br#""request":{"#, br#""kind":{"group":""#, br#""operation":""#];
-    let is_hosts = payload.starts_with(b"{")
-        && payload.ends_with(b"}")
-        && OF_REQUEST.iter().all(|text| behind(payload, text).is_some());
-    if !is_hosts {
-        return true;
-    }
-    behind(payload, PREFIX.as_bytes()).is_some() || may_read_user_data(payload)
-}
-
-/// Whether user data may be switched on: in the settings it is an object, in a virtual machine mostly a text.
-fn may_read_user_data(payload: &[u8]) -> bool {
-    let mut rest = payload;
-    while let Some(object) = behind(rest, br#""userData":{"#) {
-        let members = memchr::memchr(b'}', object).and_then(|end| object.get(..end));
-        if members.is_some_and(|members| behind(members, b"true").is_some()) {
-            return true;
-        }
-        rest = object;
-    }
-    false
-}
-
-/// What follows the first place of a text.
-fn behind<'b>(bytes: &'b [u8], text: &[u8]) -> Option<&'b [u8]> {
-    bytes.get(position(bytes, text)? + text.len()..)
-}
-
-/// The first place of a text of at least two bytes.
-#[cfg(target_feature = "simd128")]
-fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
-    use memchr::arch::all::packedpair::Pair;
-    use memchr::arch::wasm32::simd128::packedpair::Finder;
-    // Where two bytes some way apart are right, the rest is mostly, too.
-    let middle = u8::try_from(text.len() / 2).ok()?;
-    let finder = Finder::with_pair(text, Pair::with_indices(text, 0, middle)?)?;
-    if bytes.len() < finder.min_haystack_len() {
-        return bytes.windows(text.len()).position(|window| window == text);
-    }
-    finder.find(bytes, text)
-}
-
-/// The first place of a text.
-#[cfg(not(target_feature = "simd128"))]
-fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
-    memchr::memmem::find(bytes, text)
-}
-
 /// The payload of the waPC function `validate`: the request and the policy's settings.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct Payload<'a> {
-    #[serde(borrow, default)]
     pub(crate) settings: Option<&'a RawValue>,
-    #[serde(borrow)]
     pub(crate) request: AdmissionRequest<'a>,
 }
 
-/// The parts of a Kubernetes `AdmissionRequest` (`admission.k8s.io/v1`) that the policy reads.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// The parts of a Kubernetes `AdmissionRequest` (`admission.k8s.io/v1`) that the policy reads; what is not there is empty.
+#[derive(Debug)]
 pub(crate) struct AdmissionRequest<'a> {
-    #[serde(borrow, default)]
-    pub(crate) uid: Cow<'a, str>,
-    #[serde(borrow)]
-    pub(crate) kind: GroupVersionKind<'a>,
-    #[serde(borrow, default)]
-    pub(crate) sub_resource: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    pub(crate) name: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    pub(crate) namespace: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    pub(crate) operation: Cow<'a, str>,
-    #[serde(borrow, default)]
+    uid: Cow<'a, str>,
+    /// The group and the kind of the object; the version does not matter to the policy.
+    group: Cow<'a, str>,
+    kind: Cow<'a, str>,
+    sub_resource: Cow<'a, str>,
+    name: Cow<'a, str>,
+    pub(crate) namespace: Cow<'a, str>,
+    operation: Cow<'a, str>,
     object: Option<Outline<'a>>,
-    #[serde(borrow, default)]
     old_object: Option<Outline<'a>>,
 }
 
-/// The kind of the object; the version does not matter to the policy.
-#[derive(Debug, Deserialize)]
-pub(crate) struct GroupVersionKind<'a> {
-    #[serde(borrow, default)]
-    pub(crate) group: Cow<'a, str>,
-    #[serde(borrow)]
-    pub(crate) kind: Cow<'a, str>,
-}
+static PAYLOAD: Shape = Shape::Only(&[
+    ("settings", Shape::Text),
+    (
+        "request",
+        Shape::Only(&[
+            ("uid", Shape::Tree),
+            ("kind", Shape::Only(&[("group", Shape::Tree), ("kind", Shape::Tree)])),
+            ("subResource", Shape::Tree),
+            ("name", Shape::Tree),
+            ("namespace", Shape::Tree),
+            ("operation", Shape::Tree),
+            ("object", OUTLINE),
+            ("oldObject", OUTLINE),
+        ]),
+    ),
+]);
+
+const OUTLINE: Shape = Shape::Object(&[
+    (
+        "metadata",
+        Shape::Object(&[
+            ("annotations", Shape::Prefixed(PREFIX)),
+            ("labels", Shape::Prefixed(PREFIX)),
+        ]),
+    ),
+    ("spec", Shape::Object(&[])),
+]);
 
 /// A payload that is no admission request.
 ///
@@ -113,6 +67,8 @@ pub(crate) enum Unreadable {
     NotUtf8,
     #[error("{what} cannot be read: {problem} at line {line}, column {column}")]
     Json { what: &'static str, problem: &'static str, line: usize, column: usize },
+    #[error("the admission request cannot be read: {0} is missing, or is no text")]
+    Field(&'static str),
 }
 
 impl Unreadable {
@@ -120,12 +76,8 @@ impl Unreadable {
         Self::Json {
             what,
             problem: match error.classify() {
-                Category::Syntax => {
-                    "it is not valid JSON, nested too deeply, or has a number out of range"
-                }
                 Category::Eof => "it ends too early",
-                Category::Data => "a field is missing or has the wrong type",
-                Category::Io => "the bytes cannot be read",
+                _ => "it is not valid JSON, nested too deeply, or has a number out of range",
             },
             line: error.line(),
             column: error.column(),
@@ -137,20 +89,42 @@ impl<'a> Payload<'a> {
     /// Reads the payload of `validate`.
     ///
     /// # Errors
-    /// [`Unreadable`] where it is no JSON, or a field that the policy needs is missing or of another type.
+    /// [`Unreadable`] where it is no JSON, or does not say what is done with an object of which kind.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Unreadable> {
         let text = std::str::from_utf8(bytes).map_err(|_| Unreadable::NotUtf8)?;
-        serde_json::from_str(text).map_err(|e| Unreadable::new("the admission request", &e))
+        let mut payload = Json::parse(text, &PAYLOAD)
+            .map_err(|error| Unreadable::new("the admission request", &error))?;
+        let settings = match payload.take("settings") {
+            Json::Text(settings) => Some(settings),
+            _ => None,
+        };
+        Ok(Self { settings, request: AdmissionRequest::read(payload.take("request"))? })
     }
 }
 
 impl<'a> AdmissionRequest<'a> {
+    fn read(mut request: Json<'a>) -> Result<Self, Unreadable> {
+        let mut kind = request.take("kind");
+        Ok(Self {
+            uid: text(request.take("uid")).unwrap_or_default(),
+            group: text(kind.take("group")).unwrap_or_default(),
+            kind: text(kind.take("kind")).ok_or(Unreadable::Field("request.kind.kind"))?,
+            sub_resource: text(request.take("subResource")).unwrap_or_default(),
+            name: text(request.take("name")).unwrap_or_default(),
+            namespace: text(request.take("namespace")).unwrap_or_default(),
+            operation: text(request.take("operation"))
+                .ok_or(Unreadable::Field("request.operation"))?,
+            object: outline(request.take("object")),
+            old_object: outline(request.take("oldObject")),
+        })
+    }
+
     /// The object, if the request creates or changes a KubeVirt `VirtualMachine` itself (not its status).
     pub(crate) fn virtual_machine(&self) -> Option<&Outline<'a>> {
-        let concerned = self.kind.group == "kubevirt.io"
-            && self.kind.kind == "VirtualMachine"
+        let concerned = self.group == "kubevirt.io"
+            && self.kind == "VirtualMachine"
             && matches!(self.operation.as_ref(), "CREATE" | "UPDATE")
-            && self.sub_resource.as_deref().unwrap_or_default().is_empty();
+            && self.sub_resource.is_empty();
         self.object.as_ref().filter(|_| concerned)
     }
 
@@ -165,6 +139,22 @@ impl<'a> AdmissionRequest<'a> {
     }
 }
 
+/// The text of a string.
+fn text(json: Json<'_>) -> Option<Cow<'_, str>> {
+    match json {
+        Json::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// An object that is there.
+fn outline(json: Json<'_>) -> Option<Outline<'_>> {
+    match json {
+        Json::Null => None,
+        root => Some(Outline { root }),
+    }
+}
+
 /// What of a VirtualMachine tells whether there is anything to do; the rest of it stays text, and is read when it matters.
 /// Read in one pass together with the request.
 #[derive(Debug)]
@@ -172,24 +162,15 @@ pub(crate) struct Outline<'a> {
     pub(crate) root: Json<'a>,
 }
 
-static OUTLINE: Shape = Shape::Object(&[
-    (
-        "metadata",
-        Shape::Object(&[
-            ("annotations", Shape::Prefixed(PREFIX)),
-            ("labels", Shape::Prefixed(PREFIX)),
-        ]),
-    ),
-    ("spec", Shape::Object(&[])),
-]);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Outline<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self { root: OUTLINE.deserialize(deserializer)? })
-    }
-}
-
 impl<'a> Outline<'a> {
+    /// Reads a VirtualMachine.
+    ///
+    /// # Errors
+    /// Text that is not JSON.
+    pub(crate) fn parse(text: &'a str) -> serde_json::Result<Self> {
+        Json::parse(text, &OUTLINE).map(|root| Self { root })
+    }
+
     fn metadata(&self, key: &str) -> Option<&Json<'a>> {
         self.root.get("metadata").and_then(|metadata| metadata.get(key))
     }
@@ -217,14 +198,6 @@ impl<'a> Outline<'a> {
         self.metadata("labels").map(Json::members).unwrap_or_default()
     }
 
-    /// Whether two VirtualMachines ask the policy for the same: equal annotations and labels of ours, equal templates.
-    /// Members are compared in their order, templates as text: the API server writes both objects in one way.
-    pub(crate) fn asks_the_same(&self, other: &Outline<'_>) -> bool {
-        same_members(self.annotations(), other.annotations())
-            && same_members(self.labels(), other.labels())
-            && self.template().map(RawValue::get) == other.template().map(RawValue::get)
-    }
-
     /// The template of the VirtualMachineInstance, unread.
     pub(crate) fn template(&self) -> Option<&'a RawValue> {
         match self.root.get("spec").and_then(|spec| spec.get("template")) {
@@ -239,10 +212,6 @@ fn ours<'o, 'a>(members: &'o [Member<'a>]) -> impl Iterator<Item = &'o Member<'a
     members.iter().filter(|(key, _)| key.starts_with(PREFIX))
 }
 
-fn same_members(a: &[Member<'_>], b: &[Member<'_>]) -> bool {
-    ours(a).map(|(k, v)| (k, v.to_text())).eq(ours(b).map(|(k, v)| (k, v.to_text())))
-}
-
 /// Which request a log line is about.
 impl slog::KV for AdmissionRequest<'_> {
     fn serialize(
@@ -251,34 +220,7 @@ impl slog::KV for AdmissionRequest<'_> {
         serializer: &mut dyn slog::Serializer,
     ) -> slog::Result {
         serializer.emit_str("request_uid", &self.uid)?;
-        serializer.emit_str("namespace", self.namespace.as_deref().unwrap_or_default())?;
-        serializer.emit_str("name", self.name.as_deref().unwrap_or_default())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rstest::rstest;
-
-    #[rstest]
-    #[case::directive(r#"{"vm-feature-manager.io/nested-virt":"on"}"#, true)]
-    #[case::in_a_text(r#"["vm-vm-feature-manager.io/"]"#, true)]
-    #[case::cut_off(r#""vm-feature-manager.io""#, false)]
-    #[case::another_prefix(r#"{"vm-feature-manager.example/nested-virt":"on"}"#, false)]
-    #[case::user_data_on(r#"{"userData":{"readSecrets":false,"enabled":true}}"#, true)]
-    #[case::user_data_off(r#"{"userData":{"enabled":false},"x":true}"#, false)]
-    #[case::user_data_on_behind_another(
-        r#"{"userData":{}},"x":{"userData":{"enabled":true}"#,
-        true
-    )]
-    #[case::user_data_of_a_vm(r##"{"userData":"#cloud-config","y":{"z":true}}"##, false)]
-    #[case::nothing("null", false)]
-    fn a_glance(#[case] object: &str, #[case] concerns: bool) {
-        let request = format!(
-            r#"{{"kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},"operation":"CREATE","object":{object}}}"#
-        );
-        assert_eq!(may_concern(format!(r#"{{"request":{request}}}"#).as_bytes()), concerns);
-        assert!(may_concern(request.as_bytes()), "no payload of the host's");
+        serializer.emit_str("namespace", &self.namespace)?;
+        serializer.emit_str("name", &self.name)
     }
 }

@@ -272,13 +272,17 @@ impl Settings {
     /// Every problem of the settings: text that is no JSON, an unknown setting, a value that a setting does not take.
     pub fn parse(text: &[u8]) -> Result<Self, SettingsError> {
         let text = std::str::from_utf8(text).map_err(|_| SettingsError(vec![Problem::NotUtf8]))?;
-        Self::parse_raw(Some(serde_json::from_str(text)?))
+        Self::parse_text(Some(text))
     }
 
     /// Reads settings from a part of a JSON text; none at all is the defaults.
     pub(crate) fn parse_raw(raw: Option<&RawValue>) -> Result<Self, SettingsError> {
-        let json = match raw {
-            Some(raw) => Json::parse(raw, &Shape::Tree)?,
+        Self::parse_text(raw.map(RawValue::get))
+    }
+
+    fn parse_text(text: Option<&str>) -> Result<Self, SettingsError> {
+        let json = match text {
+            Some(text) => Json::parse(text, &Shape::Tree)?,
             None => Json::Null,
         };
         let mut problems = Vec::new();
@@ -290,7 +294,7 @@ impl Settings {
     pub(crate) fn reads_user_data(raw: Option<&RawValue>) -> bool {
         static USER_DATA: Shape =
             Shape::Only(&[("userData", Shape::Only(&[("enabled", Shape::Tree)]))]);
-        let json = raw.and_then(|raw| Json::parse(raw, &USER_DATA).ok());
+        let json = raw.and_then(|raw| Json::parse(raw.get(), &USER_DATA).ok());
         let enabled = json.as_ref().and_then(|json| json.at(&["userData", "enabled"]));
         matches!(enabled, Some(Json::Bool(true)))
     }

@@ -259,7 +259,7 @@ impl<'a> VirtualMachine<'a> {
         let template = root.get_mut("spec").and_then(|spec| spec.get_mut("template"));
         if let Some(template) = template {
             if let Json::Text(text) = *template {
-                let read = Json::parse(text, &TEMPLATE);
+                let read = Json::parse(text.get(), &TEMPLATE);
                 *template =
                     read.map_err(|e| Unreadable::new("the VirtualMachine's template", &e))?;
             }
@@ -269,8 +269,7 @@ impl<'a> VirtualMachine<'a> {
 
     /// A VirtualMachine as a manifest in JSON has it; `None` where it cannot be read.
     pub(crate) fn of_manifest(text: &'a str) -> Option<Self> {
-        let outline: Outline<'a> = serde_json::from_str(text).ok()?;
-        Self::read(outline.root).ok()
+        Self::read(Outline::parse(text).ok()?.root).ok()
     }
 
     /// Appends the VirtualMachine as JSON.

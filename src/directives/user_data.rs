@@ -73,7 +73,7 @@ impl UserData {
     /// Finds the directives in a template's user data; Secrets are read where there is a way to.
     pub(crate) fn read(template: &RawValue, secret: Option<ReadSecret<'_>>) -> Self {
         let mut user_data = Self::default();
-        let Ok(template) = Json::parse(template, &TEMPLATE) else {
+        let Ok(template) = Json::parse(template.get(), &TEMPLATE) else {
             return user_data;
         };
         let volumes = template.at(&["spec", "volumes"]).map(Json::items).unwrap_or_default();

@@ -16,12 +16,18 @@ fn literals(code: &str) -> Vec<String> {
     let code = code.split("#[cfg(test)]\nmod tests").next().unwrap();
     let mut literals = Vec::new();
     let mut rest = code;
-    while let Some(start) = rest.find(['"', '/', '\'']) {
+    while let Some(start) = rest.find(['"', '/', '\'', 'r']) {
         let tail = &rest[start..];
+        let marks = tail[1..].find(|c| c != '#').unwrap_or_default();
         rest = if tail.starts_with("//") {
             tail.split_once('\n').map_or("", |(_, after)| after)
         } else if tail.starts_with("'\"'") || tail.starts_with("'\\''") {
             &tail[3..]
+        } else if tail.starts_with('r') && marks > 0 && tail[1 + marks..].starts_with('"') {
+            let end = format!("\"{}", "#".repeat(marks));
+            let (literal, after) = tail[2 + marks..].split_once(&end).unwrap();
+            literals.push(literal.to_owned());
+            after
         } else if let Some(text) = tail.strip_prefix('"') {
             let mut end = 0;
             while !text[end..].starts_with('"') {
@@ -75,7 +81,7 @@ fn every_message_is_in_the_troubleshooting_guide() {
 
 #[test]
 fn literals_are_read_as_the_compiler_reads_them() {
-    let code = "let a = \"one \\\n    two {x}\"; // \"no\"\nlet b = '\"'; let c = \"\\\"q\\\" é\";\n#[cfg(test)]\nmod tests { \"no\" }";
-    assert_eq!(literals(code), ["one two {x}", "\"q\" é"]);
+    let code = "let a = \"one \\\n    two {x}\"; // \"no\"\nlet b = '\"'; let r = br##\"r\"# {y}\"##; let c = \"\\\"q\\\" é\";\n#[cfg(test)]\nmod tests { \"no\" }";
+    assert_eq!(literals(code), ["one two {x}", "r\"# {y}", "\"q\" é"]);
     assert_eq!(longest_part("{a} is not {b}, ever and ever; {c}"), "ever and ever");
 }

@@ -505,10 +505,18 @@ mod unusable_payload {
     #[rstest]
     #[case::empty("", "it ends too early")]
     #[case::not_json("hunter2", "it is not valid JSON")]
-    #[case::list("[]", "a field is missing or has the wrong type")]
-    #[case::no_request(r#"{"settings": {}}"#, "a field is missing")]
-    #[case::no_kind(r#"{"request": {"operation": "CREATE"}}"#, "a field is missing")]
-    #[case::wrong_type(r#"{"request": {"kind": "hunter2", "operation": "CREATE"}}"#, "wrong type")]
+    #[case::list("[]", "request.kind.kind is missing, or is no text")]
+    #[case::no_request(r#"{"settings": {}}"#, "request.kind.kind is missing")]
+    #[case::no_kind(r#"{"request": {"operation": "CREATE"}}"#, "request.kind.kind is missing")]
+    #[case::wrong_type(
+        r#"{"request": {"kind": "hunter2", "operation": "CREATE"}}"#,
+        "request.kind.kind is missing"
+    )]
+    #[case::no_operation(
+        r#"{"request": {"kind": {"kind": "hunter2"}, "operation": 1}}"#,
+        "request.operation is missing"
+    )]
+    #[case::more_behind(r#"{"request": {}} hunter2"#, "it is not valid JSON")]
     #[case::cut_off(r#"{"request": {"object": {"a": "hunter2"#, "it ends too early")]
     fn is_denied_without_a_word_of_it(#[case] payload: &str, #[case] part: &str) {
         let answer = evaluate(payload.as_bytes(), &FakeCluster::default());

@@ -1,7 +1,5 @@
 //! The directive's value: which devices, in a type that cannot hold a bad one.
 
-use serde_json::value::RawValue;
-
 use crate::json::{Json, Shape};
 use crate::names::SUBDOMAIN;
 use crate::pci::{PciAddress, PciAddressError};
@@ -53,8 +51,7 @@ const EXAMPLE: &str = r#"{"devices": ["0000:00:02.0"]}"#;
 impl Devices {
     /// Reads a directive's value; at most `max` devices.
     pub(super) fn parse(value: &str, max: usize) -> Result<Self, DirectiveError> {
-        let json = serde_json::from_str::<&RawValue>(value)
-            .and_then(|raw| Json::parse(raw, &Shape::Tree))
+        let json = Json::parse(value, &Shape::Tree)
             .map_err(|error| DirectiveError::Json { column: error.column() })?;
         let Json::Object(members) = &json else {
             return Err(DirectiveError::NotAnObject { found: json.kind() });

@@ -1,7 +1,5 @@
 //! What an earlier directive had added: its record, and the host devices and the node that are its.
 
-use serde_json::value::RawValue;
-
 use super::directive::Devices;
 use super::{Added, Before, Context, PREFIX, host_device, made_number};
 use crate::cluster::{LookupError, PciDevice};
@@ -137,8 +135,7 @@ fn claim_renamed(
 
 /// The addresses of a record.
 fn read_record(record: &str) -> Option<Vec<PciAddress>> {
-    let raw: &RawValue = serde_json::from_str(record).ok()?;
-    match Json::parse(raw, &Shape::Tree).ok()? {
+    match Json::parse(record, &Shape::Tree).ok()? {
         Json::Array(items) => items.iter().map(|item| item.as_str()?.parse().ok()).collect(),
         _ => None,
     }

@@ -1,7 +1,6 @@
 //! The hook sidecar: the entry of ours, and the annotation's list of all entries.
 
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use crate::image::ImageReference;
 use crate::json::{Json, Shape};
@@ -88,8 +87,7 @@ impl<'t> Sidecars<'t> {
         if value.trim().is_empty() {
             return Ok(Self { entries: Vec::new() });
         }
-        let raw: &RawValue = serde_json::from_str(value).map_err(|_| UnreadableAnnotation)?;
-        match Json::parse(raw, &LIST) {
+        match Json::parse(value, &LIST) {
             Ok(Json::Array(items)) => {
                 let entries = items.into_iter().map(|item| {
                     let is_ours = is_ours(&item);
@@ -169,7 +167,7 @@ fn argument(entry: &Json<'_>, index: usize) -> Option<String> {
 
 fn read<'t>(entry: &Json<'t>, shape: &'static Shape) -> Option<Json<'t>> {
     match entry {
-        Json::Text(text) => Json::parse(text, shape).ok(),
+        Json::Text(text) => Json::parse(text.get(), shape).ok(),
         _ => None,
     }
 }
