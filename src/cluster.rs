@@ -3,10 +3,7 @@
 
 use std::cell::{OnceCell, RefCell};
 
-use serde::Serialize;
-use serde_json::value::RawValue;
-
-use crate::json::{Json, Shape};
+use crate::json::{Json, Members, Shape, member};
 use crate::pci::PciAddress;
 use crate::settings::{PolicyServer, Settings};
 
@@ -154,25 +151,19 @@ pub trait Cluster {
     ///
     /// # Errors
     /// The host's text.
-    fn get(&self, kind: Kind, name: &str, namespace: Option<&str>)
-    -> Result<Box<RawValue>, String>;
+    fn get(&self, kind: Kind, name: &str, namespace: Option<&str>) -> Result<String, String>;
 
     /// A list of all objects of a kind. Without the right to list and watch it may never return.
     ///
     /// # Errors
     /// The host's text.
-    fn list(&self, kind: Kind) -> Result<Box<RawValue>, String>;
+    fn list(&self, kind: Kind) -> Result<String, String>;
 
     /// Whether a service account may use the verb on all objects of a kind, as a `SubjectAccessReviewStatus`.
     ///
     /// # Errors
     /// The host's text.
-    fn can_i(
-        &self,
-        account: &PolicyServer,
-        verb: &str,
-        kind: Kind,
-    ) -> Result<Box<RawValue>, String>;
+    fn can_i(&self, account: &PolicyServer, verb: &str, kind: Kind) -> Result<String, String>;
 }
 
 /// A Kubernetes node.
@@ -395,16 +386,14 @@ impl<'c> Lookups<'c> {
     ) -> Result<T, LookupError> {
         let text =
             self.cluster.get(kind, name, namespace).map_err(|text| LookupError::of_host(&text))?;
-        let json =
-            Json::parse(text.get(), kind.facts().object).map_err(|_| LookupError::Unavailable)?;
+        let json = Json::parse(&text, kind.facts().object).map_err(|_| LookupError::Unavailable)?;
         Ok(convert(&json))
     }
 
     fn list<T>(&self, kind: Kind, convert: impl Fn(&Json<'_>) -> T) -> Result<Vec<T>, LookupError> {
         self.guard(kind)?;
         let text = self.cluster.list(kind).map_err(|text| LookupError::of_host(&text))?;
-        let json =
-            Json::parse(text.get(), kind.facts().list).map_err(|_| LookupError::Unavailable)?;
+        let json = Json::parse(&text, kind.facts().list).map_err(|_| LookupError::Unavailable)?;
         match json.get("items") {
             Some(Json::Array(items)) => Ok(items.iter().map(convert).collect()),
             _ => Err(LookupError::Unavailable),
@@ -418,8 +407,7 @@ impl<'c> Lookups<'c> {
         for verb in ["list", "watch"] {
             let answer = self.cluster.can_i(&self.settings.policy_server, verb, kind);
             let answer = answer.map_err(|text| LookupError::of_host(&text))?;
-            let status =
-                Json::parse(answer.get(), &STATUS).map_err(|_| LookupError::Unavailable)?;
+            let status = Json::parse(&answer, &STATUS).map_err(|_| LookupError::Unavailable)?;
             if !matches!(status.get("allowed"), Some(Json::Bool(true))) {
                 return Err(LookupError::NotGranted);
             }
@@ -500,96 +488,60 @@ fn to_claim(json: &Json<'_>) -> Option<String> {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct HostCluster;
 
-#[derive(Serialize)]
-struct GetRequest<'r> {
-    api_version: &'r str,
-    kind: &'r str,
-    name: &'r str,
-    namespace: Option<&'r str>,
-    disable_cache: bool,
-    field_masks: &'r [&'r str],
-}
-
-#[derive(Serialize)]
-struct ListRequest<'r> {
-    api_version: &'r str,
-    kind: &'r str,
-    label_selector: Option<&'r str>,
-    field_selector: Option<&'r str>,
-    field_masks: &'r [&'r str],
-}
-
-#[derive(Serialize)]
-struct CanIRequest<'r> {
-    subject_access_review: SubjectAccessReview<'r>,
-    disable_cache: bool,
-}
-
-#[derive(Serialize)]
-struct SubjectAccessReview<'r> {
-    user: &'r str,
-    groups: [&'r str; 3],
-    resource_attributes: ResourceAttributes<'r>,
-}
-
-#[derive(Serialize)]
-struct ResourceAttributes<'r> {
-    group: &'r str,
-    resource: &'r str,
-    verb: &'r str,
-}
-
 impl Cluster for HostCluster {
-    fn get(
-        &self,
-        kind: Kind,
-        name: &str,
-        namespace: Option<&str>,
-    ) -> Result<Box<RawValue>, String> {
+    fn get(&self, kind: Kind, name: &str, namespace: Option<&str>) -> Result<String, String> {
         let KindFacts { api_version, kind, fields, .. } = kind.facts();
-        let field_masks = fields;
-        let disable_cache = false;
-        let request = GetRequest { api_version, kind, name, namespace, disable_cache, field_masks };
-        call("get_resource", &request)
+        let namespace = namespace.map_or(Json::Null, Json::from);
+        let request = vec![
+            member("api_version", *api_version),
+            member("kind", *kind),
+            member("name", name),
+            member("namespace", namespace),
+            member("disable_cache", Json::Bool(false)),
+            member("field_masks", *fields),
+        ];
+        call("get_resource", request)
     }
 
-    fn list(&self, kind: Kind) -> Result<Box<RawValue>, String> {
+    fn list(&self, kind: Kind) -> Result<String, String> {
         let KindFacts { api_version, kind, fields, .. } = kind.facts();
-        let (label_selector, field_selector, field_masks) = (None, None, fields);
-        let request =
-            ListRequest { api_version, kind, label_selector, field_selector, field_masks };
-        call("list_resources_all", &request)
+        let request = vec![
+            member("api_version", *api_version),
+            member("kind", *kind),
+            member("label_selector", Json::Null),
+            member("field_selector", Json::Null),
+            member("field_masks", *fields),
+        ];
+        call("list_resources_all", request)
     }
 
-    fn can_i(
-        &self,
-        account: &PolicyServer,
-        verb: &str,
-        kind: Kind,
-    ) -> Result<Box<RawValue>, String> {
+    fn can_i(&self, account: &PolicyServer, verb: &str, kind: Kind) -> Result<String, String> {
         let PolicyServer { namespace, service_account } = account;
         let KindFacts { group, resource, .. } = kind.facts();
+        // Without the groups, rights that are bound to one would not count.
         let of_namespace = format!("system:serviceaccounts:{namespace}");
-        let request = CanIRequest {
-            subject_access_review: SubjectAccessReview {
-                user: &format!("system:serviceaccount:{namespace}:{service_account}"),
-                // Without them, rights that are bound to a group would not count.
-                groups: ["system:serviceaccounts", &of_namespace, "system:authenticated"],
-                resource_attributes: ResourceAttributes { group, resource, verb },
-            },
-            disable_cache: false,
-        };
-        call("can_i", &request)
+        let groups = ["system:serviceaccounts", &of_namespace, "system:authenticated"];
+        let attributes =
+            vec![member("group", *group), member("resource", *resource), member("verb", verb)];
+        let review = vec![
+            member("user", format!("system:serviceaccount:{namespace}:{service_account}")),
+            member("groups", &groups[..]),
+            member("resource_attributes", Json::Object(attributes)),
+        ];
+        let request = vec![
+            member("subject_access_review", Json::Object(review)),
+            member("disable_cache", Json::Bool(false)),
+        ];
+        call("can_i", request)
     }
 }
 
 /// Calls the host.
-fn call(operation: &str, request: &impl Serialize) -> Result<Box<RawValue>, String> {
-    let request = serde_json::to_vec(request).map_err(|error| error.to_string())?;
-    let answer = wapc_guest::host_call("kubewarden", "kubernetes", operation, &request)
-        .map_err(|error| error.to_string())?;
-    let answer = String::from_utf8(answer).map_err(|error| error.to_string())?;
-    RawValue::from_string(answer).map_err(|error| error.to_string())
+fn call(operation: &str, request: Members<'_>) -> Result<String, String> {
+    let request = Json::Object(request).to_text();
+    let answer = wapc_guest::host_call("kubewarden", "kubernetes", operation, request.as_bytes());
+    let answer = answer.map_err(|error| error.to_string())?;
+    String::from_utf8(answer).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

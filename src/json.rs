@@ -146,7 +146,7 @@ impl<'a> Json<'a> {
 
     /// The value as compact JSON.
     pub(crate) fn to_text(&self) -> String {
-        let mut text = String::new();
+        let mut text = String::with_capacity(512);
         self.write(&mut text);
         text
     }
@@ -183,6 +183,23 @@ impl<'a> Json<'a> {
                 out.push('}');
             }
         }
+    }
+}
+
+/// A member of an object.
+pub(crate) fn member<'a>(key: &'a str, value: impl Into<Json<'a>>) -> Member<'a> {
+    (Cow::Borrowed(key), value.into())
+}
+
+impl<'a> From<&'a str> for Json<'a> {
+    fn from(text: &'a str) -> Self {
+        Json::String(Cow::Borrowed(text))
+    }
+}
+
+impl<'a> From<&'a [&'a str]> for Json<'a> {
+    fn from(texts: &'a [&'a str]) -> Self {
+        Json::Array(texts.iter().map(|text| Json::from(*text)).collect())
     }
 }
 

@@ -5,9 +5,9 @@
 
 use std::fmt;
 
-use serde::Serializer as _;
-use serde::ser::SerializeMap;
 use slog::{Drain, Key, Level, Never, OwnedKVList, Record};
+
+use crate::json::{Json, Members};
 
 /// Sends log lines to the host; one that it does not take is lost.
 #[derive(Debug, Clone, Copy, Default)]
@@ -20,25 +20,22 @@ impl Drain for HostDrain {
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
         // A line that cannot be written or sent must not stop the request.
         if let Ok(line) = to_json(record, values) {
-            let _ = wapc_guest::host_call("kubewarden", "tracing", "log", &line);
+            let _ = wapc_guest::host_call("kubewarden", "tracing", "log", line.as_bytes());
         }
         Ok(())
     }
 }
 
 /// The line as the host reads it: the level, the message, and the fields beside them.
-fn to_json(record: &Record<'_>, values: &OwnedKVList) -> Result<Vec<u8>, slog::Error> {
+fn to_json(record: &Record<'_>, values: &OwnedKVList) -> Result<String, slog::Error> {
     use slog::KV as _;
 
-    let mut line = Vec::new();
-    let mut json = serde_json::Serializer::new(&mut line);
-    let mut fields = Fields(json.serialize_map(None).map_err(other)?);
-    fields.text("level", level(record.level()))?;
-    fields.text("message", &record.msg().to_string())?;
+    let mut fields = Fields(Vec::new());
+    fields.text("level", level(record.level()).to_owned());
+    fields.text("message", record.msg().to_string());
     record.kv().serialize(record, &mut fields)?;
     values.serialize(record, &mut fields)?;
-    fields.0.end().map_err(other)?;
-    Ok(line)
+    Ok(Json::Object(fields.0).to_text())
 }
 
 /// The host's word for a level.
@@ -52,26 +49,24 @@ fn level(level: Level) -> &'static str {
     }
 }
 
-fn other(_: impl std::error::Error) -> slog::Error {
-    slog::Error::Other
-}
-
 /// The members of the line.
-struct Fields<M>(M);
+struct Fields(Members<'static>);
 
-impl<M: SerializeMap> Fields<M> {
-    fn text(&mut self, key: &str, value: &str) -> slog::Result {
-        self.0.serialize_entry(key, value).map_err(other)
+impl Fields {
+    fn text(&mut self, key: &str, value: String) {
+        self.0.push((key.to_owned().into(), value.into()));
     }
 }
 
-impl<M: SerializeMap> slog::Serializer for Fields<M> {
+impl slog::Serializer for Fields {
     fn emit_arguments(&mut self, key: Key, value: &fmt::Arguments<'_>) -> slog::Result {
-        self.text(key.as_ref(), &value.to_string())
+        self.text(key.as_ref(), value.to_string());
+        Ok(())
     }
 
     fn emit_str(&mut self, key: Key, value: &str) -> slog::Result {
-        self.text(key.as_ref(), value)
+        self.text(key.as_ref(), value.to_owned());
+        Ok(())
     }
 
     // Nothing is logged as a structure, a floating-point number or one of 128 bits; the code that would write one is large.
@@ -110,7 +105,7 @@ mod tests {
 
         fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
             let line = to_json(record, values).unwrap();
-            self.0.lock().unwrap().push(String::from_utf8(line).unwrap());
+            self.0.lock().unwrap().push(line);
             Ok(())
         }
     }

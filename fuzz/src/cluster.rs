@@ -2,7 +2,6 @@
 
 use std::sync::LazyLock;
 
-use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use vm_feature_manager_policy::cluster::{Cluster, Kind};
 use vm_feature_manager_policy::settings::PolicyServer;
@@ -35,31 +34,22 @@ impl FixedCluster {
     }
 }
 
-fn raw(value: &Value) -> Box<RawValue> {
-    to_raw_value(value).expect("JSON")
-}
-
 impl Cluster for FixedCluster {
-    fn get(
-        &self,
-        kind: Kind,
-        name: &str,
-        namespace: Option<&str>,
-    ) -> Result<Box<RawValue>, String> {
+    fn get(&self, kind: Kind, name: &str, namespace: Option<&str>) -> Result<String, String> {
         let is_it = |object: &&Value| {
             let metadata = &object["metadata"];
             metadata["name"] == name && metadata["namespace"].as_str() == namespace
         };
         let object = Self::of_kind(kind).find(is_it);
-        object.map(raw).ok_or_else(|| format!("Cannot find {kind:?} named '{name}'"))
+        object.map(Value::to_string).ok_or_else(|| format!("Cannot find {kind:?} named '{name}'"))
     }
 
-    fn list(&self, kind: Kind) -> Result<Box<RawValue>, String> {
-        Ok(raw(&json!({"items": Self::of_kind(kind).collect::<Vec<_>>()})))
+    fn list(&self, kind: Kind) -> Result<String, String> {
+        Ok(json!({"items": Self::of_kind(kind).collect::<Vec<_>>()}).to_string())
     }
 
-    fn can_i(&self, _: &PolicyServer, _: &str, _: Kind) -> Result<Box<RawValue>, String> {
-        Ok(raw(&json!({"allowed": true})))
+    fn can_i(&self, _: &PolicyServer, _: &str, _: Kind) -> Result<String, String> {
+        Ok(json!({"allowed": true}).to_string())
     }
 }
 

@@ -1,9 +1,7 @@
 //! The hook sidecar: the entry of ours, and the annotation's list of all entries.
 
-use serde::Serialize;
-
 use crate::image::ImageReference;
-use crate::json::{Json, Shape};
+use crate::json::{Json, Shape, member};
 use crate::settings::{HookVersion, OnHookFailure, RomDelivery};
 
 /// The annotation of the template in which KubeVirt reads hook sidecars.
@@ -20,21 +18,8 @@ const MARKER: &str = "vm-feature-manager.io/vbios-injection";
 const PROGRAM: &str = include_str!("hook.py");
 
 /// An entry of the list. Source: `kubevirt.io/kubevirt`, `pkg/hooks/hooks.go`.
-#[derive(Debug, Serialize)]
-pub(super) struct Sidecar {
-    image: String,
-    command: Vec<String>,
-    #[serde(rename = "configMap", skip_serializing_if = "Option::is_none")]
-    config_map: Option<ConfigMapMount>,
-}
-
-#[derive(Debug, Serialize)]
-struct ConfigMapMount {
-    name: String,
-    key: &'static str,
-    #[serde(rename = "hookPath")]
-    hook_path: &'static str,
-}
+#[derive(Debug)]
+pub(super) struct Sidecar(Json<'static>);
 
 /// An annotation that is no list of entries.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,16 +47,24 @@ impl Sidecar {
             OnHookFailure::Fail => "fail",
             OnHookFailure::Continue => "continue",
         };
-        let (delivery, config_map) = match delivery {
-            RomDelivery::Volume => ("volume", None),
-            RomDelivery::Sidecar => {
-                let name = config_map.to_owned();
-                ("sidecar", Some(ConfigMapMount { name, key: "rom", hook_path: "/run/vbios/rom" }))
-            }
+        let word = match delivery {
+            RomDelivery::Volume => "volume",
+            RomDelivery::Sidecar => "sidecar",
         };
         let command =
-            ["python3", "-c", PROGRAM, MARKER, delivery, on_failure, devices, "--version", version];
-        Self { image: image.to_string(), command: command.map(str::to_owned).to_vec(), config_map }
+            ["python3", "-c", PROGRAM, MARKER, word, on_failure, devices, "--version", version];
+        let command = command.map(|argument| argument.to_owned().into()).to_vec();
+        let mut entry =
+            vec![member("image", image.to_string()), member("command", Json::Array(command))];
+        if delivery == RomDelivery::Sidecar {
+            let rom = vec![
+                member("name", config_map.to_owned()),
+                member("key", "rom"),
+                member("hookPath", "/run/vbios/rom"),
+            ];
+            entry.push(member("configMap", Json::Object(rom)));
+        }
+        Self(Json::Object(entry))
     }
 }
 
@@ -137,7 +130,7 @@ impl<'t> Sidecars<'t> {
 
     /// The annotation's value with the entry in the place of ours, or behind the others.
     pub(super) fn with(&self, sidecar: &Sidecar) -> String {
-        let ours = serde_json::to_string(sidecar).unwrap_or_default();
+        let ours = sidecar.0.to_text();
         let place = self.entries.iter().position(|(_, is_ours)| *is_ours);
         let mut list: Vec<String> = Vec::new();
         for (index, (entry, is_ours)) in self.entries.iter().enumerate() {
