@@ -58,6 +58,10 @@ same() {
 ours=/metadata/annotations/vm-feature-manager.io~1
 domain=/spec/template/spec/domain
 
+@test "the module with its metadata has 350 KiB at most" {
+    [ "$(wc -c <"$MODULE")" -le $((350 * 1024)) ]
+}
+
 @test "a virtual machine without a directive is accepted as it is" {
     create harvester '.metadata.annotations = {}'
     evaluate

@@ -138,6 +138,13 @@ impl Pattern {
         pattern.is_ok_and(|pattern| pattern.is_match(text.as_bytes()))
     }
 
+    /// A pattern that can be used.
+    fn read(text: &str) -> Option<Self> {
+        // What it is to match is ASCII, and a message lists it.
+        let usable = (1..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        usable.then(|| Pattern::from(text))
+    }
+
     /// The patterns in a row, for a message.
     pub(crate) fn list(patterns: &[Pattern]) -> String {
         let texts: Vec<&str> = patterns.iter().map(|pattern| pattern.0.as_str()).collect();
@@ -403,14 +410,6 @@ impl Setting for ImageReference {
 
     fn read(json: &Json<'_>) -> Option<Self> {
         json.as_str()?.parse().ok()
-    }
-}
-
-impl Pattern {
-    fn read(text: &str) -> Option<Self> {
-        // What it is to match is ASCII, and a message lists it.
-        let usable = (1..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-        usable.then(|| Pattern::from(text))
     }
 }
 

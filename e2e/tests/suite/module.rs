@@ -17,10 +17,12 @@ const THREE_FEATURES: &[(&str, &str)] = &[
     ("gpu-device-plugin", "nvidia.com/gpu"),
 ];
 
+/// With the metadata it has 350 KiB at most. They, and how kwctl writes a module anew, take less than 6; e2e.bats has
+/// the module that kwctl has annotated.
 #[test]
 fn the_module_is_small() {
     let size = std::fs::metadata(root().join("policy.wasm")).unwrap().len();
-    assert!(size <= 350 << 10, "{size} bytes");
+    assert!(size <= 344 << 10, "{size} bytes");
 }
 
 #[test]
