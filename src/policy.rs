@@ -160,6 +160,11 @@ impl<'r, 'a> Run<'r, 'a> {
             self.verdict.applied.clear();
             self.verdict.decision = Decision::Denied(Denial::Failures(self.refusals));
         } else if self.vm.is_changed() {
+            if !self.verdict.applied.is_empty() {
+                // One line for all: each is a call of the host.
+                let features = self.verdict.applied.join(",");
+                info!(self.log, "features applied"; self.request, "features" => features);
+            }
             self.verdict.decision = Decision::Mutated(self.vm);
         }
         Ok(self.verdict)
@@ -312,7 +317,6 @@ impl<'r, 'a> Run<'r, 'a> {
         }
         self.warn(feature, plan.warnings);
         self.verdict.applied.push(name);
-        info!(self.log, "feature applied"; self.request, "feature" => name);
         Ok(())
     }
 

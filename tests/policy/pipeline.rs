@@ -476,7 +476,7 @@ mod log {
     use super::*;
 
     #[test]
-    fn has_one_line_for_each_decision_and_nothing_of_the_guest() {
+    fn has_one_line_for_each_refusal_and_nothing_of_the_guest() {
         let mut vm = vm(&[GOOD, BAD, ("nested-virt", "enabled"), ("cpu-vendor", "amd")]);
         vm["spec"]["template"]["spec"]["volumes"][1] = json!({
             "name": "cloudinitdisk", "cloudInitNoCloud": {"userData": "#cloud-config\npassword: hunter2"},
@@ -487,15 +487,32 @@ mod log {
                 r#""feature":"{feature}","name":"igpu-vm","namespace":"default","request_uid":"705ab4f5-6393-11e8-b7cc-42010a800002""#
             )
         };
-        assert_eq!(answer.logs.len(), 3);
-        for (line, (start, feature)) in answer.logs.iter().zip([
-            ("INFO feature applied ", "nested-virt"),
-            ("WARN feature refused ", "pci-passthrough"),
-            ("INFO feature applied ", "gpu-device-plugin"),
-        ]) {
-            assert!(line.starts_with(start) && line.contains(&fields(feature)), "{line}");
-            assert!(!line.contains("hunter2"));
-        }
+        // Nothing is applied where the request is denied.
+        assert_eq!(answer.logs.len(), 1);
+        let line = &answer.logs[0];
+        assert!(
+            line.starts_with("WARN feature refused ") && line.contains(&fields(BAD.0)),
+            "{line}"
+        );
+        assert!(!line.contains("hunter2"));
+    }
+
+    #[test]
+    fn has_one_line_for_all_features_that_are_applied() {
+        let request =
+            Request::create(vm(&[GOOD, ("nested-virt", "enabled"), ("cpu-vendor", "amd")]));
+        let answer = request.evaluate();
+        let features = r#""features":"nested-virt,gpu-device-plugin","name":"igpu-vm""#;
+        assert_eq!(answer.logs.len(), 1);
+        assert!(answer.logs[0].starts_with("INFO features applied "), "{}", answer.logs[0]);
+        assert!(answer.logs[0].contains(features), "{}", answer.logs[0]);
+    }
+
+    #[test]
+    fn has_no_line_where_all_is_in_place() {
+        let applied = Request::create(vm(&[GOOD])).evaluate();
+        let again = Request::create(applied.after()).evaluate();
+        assert_eq!(again.logs, Vec::<String>::new());
     }
 }
 

@@ -186,7 +186,7 @@ fn an_admission_review_is_taken_as_it_is() {
 #[test]
 fn verbose_prints_log_lines_and_the_time() {
     let (_, _, stderr) = run(&["--verbose", "-"], VM);
-    assert!(stderr.contains(r#""message":"feature applied""#), "{stderr}");
+    assert!(stderr.contains(r#""message":"features applied""#), "{stderr}");
     assert!(stderr.contains("evaluated in "), "{stderr}");
 }
 
