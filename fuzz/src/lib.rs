@@ -109,6 +109,7 @@ pub fn validate(data: &[u8]) {
         assert!(UNREADABLE.contains(&why.as_str()), "{why}");
     }
     let Ok(payload) = serde_json::from_slice::<Value>(data) else { return };
+    check_glance(&payload);
     let request = &payload["request"];
     let Some(mutated) = answer.mutated() else { return };
     let annotations = request["object"]["metadata"]["annotations"].as_object();
@@ -230,6 +231,47 @@ fn check_features(vm: &Value, settings: &Value) {
 
 fn is_record(key: &str) -> bool {
     key.starts_with(PREFIX) && ["-applied", "-error", "-kept"].iter().any(|s| key.ends_with(s))
+}
+
+/// What the bytes of a payload tell at a glance is what reading it tells: spaces are not the host's, and have it read.
+/// Only an update that asks for the same as before is left alone for having been told at a glance.
+fn check_glance(payload: &Value) {
+    let request = &payload["request"];
+    let texts = [&request["operation"], &request["kind"]["kind"], &request["kind"]["group"]];
+    if !texts.into_iter().all(Value::is_string) {
+        return;
+    }
+    let told = Answer::to(payload.to_string().as_bytes()).response;
+    let is_left_alone = told == json!({"accepted": true});
+    if is_left_alone
+        && request["operation"] == "UPDATE"
+        && asked(request, "object") == asked(request, "oldObject")
+    {
+        return;
+    }
+    let text = serde_json::to_string_pretty(payload).expect("JSON");
+    let read = Answer::to(text.as_bytes()).response;
+    assert_eq!(without_places(told), without_places(read));
+}
+
+/// What an object of a request asks the policy for.
+fn asked<'r>(request: &'r Value, object: &str) -> [Vec<(&'r String, &'r Value)>; 3] {
+    let metadata = &request[object]["metadata"];
+    let ours = |part: &'r Value| {
+        let members = part.as_object().into_iter().flatten();
+        members.filter(|(key, _)| key.starts_with(PREFIX)).collect()
+    };
+    let spec = request[object]["spec"].as_object().into_iter().flatten();
+    let template = spec.filter(|(key, _)| *key == "template").collect();
+    [ours(&metadata["annotations"]), ours(&metadata["labels"]), template]
+}
+
+/// An answer without the lines and columns in its message.
+fn without_places(mut answer: Value) -> Value {
+    if let Some(Value::String(message)) = answer.get_mut("message") {
+        message.retain(|c| !c.is_ascii_digit());
+    }
+    answer
 }
 
 /// The policy has nothing to do any more.
