@@ -144,6 +144,12 @@ fn payloads() -> Vec<Vec<u8>> {
         }
         seeds.push(payload("UPDATE", object, Some(&without), &json!({})));
         seeds.push(payload("UPDATE", &without, Some(object), &json!({})));
+        let mut other = object.clone();
+        for (_, value) in other["metadata"]["annotations"].as_object_mut().into_iter().flatten() {
+            *value = json!("disabled");
+        }
+        seeds.push(payload("UPDATE", object, Some(object), &json!({})));
+        seeds.push(payload("UPDATE", &other, Some(object), &json!({})));
     }
     seeds.into_iter().map(String::into_bytes).collect()
 }
