@@ -528,6 +528,17 @@ mod harvester {
     }
 
     #[test]
+    fn a_device_of_another_resource_stays_when_a_renamed_one_goes() {
+        let other = json!({"name": "other", "deviceName": "example.com/other"});
+        let story = renamed(Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]));
+        let both = json!([spec(&story.vm, HOST_DEVICES)[0], other]);
+        let story = story.edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, both.clone())]));
+        let answer = story.drop(PCI_OF_NODE);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([other]));
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+
+    #[test]
     fn a_renamed_device_goes_where_something_else_is_the_users() {
         let selector = json!({"kubernetes.io/hostname": "node1"});
         let story = Story::of(&[("/nodeSelector", selector.clone())]).on_harvester();
