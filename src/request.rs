@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::directives::PREFIX;
 use crate::json::{Json, Member, Shape};
+use crate::names;
 
 /// The payload of the waPC function `validate`: the request and the policy's settings.
 #[derive(Debug)]
@@ -67,7 +68,9 @@ pub(crate) enum Unreadable {
     NotUtf8,
     #[error("{what} cannot be read: {problem} at line {line}, column {column}")]
     Json { what: &'static str, problem: &'static str, line: usize, column: usize },
-    #[error("the admission request cannot be read: {0} is missing, or is no text")]
+    #[error(
+        "the admission request cannot be read: {0} is missing, or is not as an API server writes it"
+    )]
     Field(&'static str),
 }
 
@@ -111,7 +114,9 @@ impl<'a> AdmissionRequest<'a> {
             kind: text(kind.take("kind")).ok_or(Unreadable::Field("request.kind.kind"))?,
             sub_resource: text(request.take("subResource")).unwrap_or_default(),
             name: text(request.take("name")).unwrap_or_default(),
-            namespace: text(request.take("namespace")).unwrap_or_default(),
+            namespace: Some(text(request.take("namespace")).unwrap_or_default())
+                .filter(|name| name.is_empty() || names::LABEL.allows(name))
+                .ok_or(Unreadable::Field("request.namespace"))?,
             operation: text(request.take("operation"))
                 .ok_or(Unreadable::Field("request.operation"))?,
             object: outline(request.take("object")),

@@ -91,12 +91,13 @@ impl Answer {
 }
 
 /// All that is said of a payload that cannot be read, but for the numbers: nothing of it is shown.
-const UNREADABLE: [&str; 5] = [
+const UNREADABLE: [&str; 6] = [
     "it is not UTF-",
     "it is not valid JSON, nested too deeply, or has a number out of range at line , column ",
     "it ends too early at line , column ",
-    "request.kind.kind is missing, or is no text",
-    "request.operation is missing, or is no text",
+    "request.kind.kind is missing, or is not as an API server writes it",
+    "request.namespace is missing, or is not as an API server writes it",
+    "request.operation is missing, or is not as an API server writes it",
 ];
 
 /// Any payload of `validate`.

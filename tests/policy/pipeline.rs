@@ -522,7 +522,7 @@ mod unusable_payload {
     #[rstest]
     #[case::empty("", "it ends too early")]
     #[case::not_json("hunter2", "it is not valid JSON")]
-    #[case::list("[]", "request.kind.kind is missing, or is no text")]
+    #[case::list("[]", "request.kind.kind is missing, or is not as an API server writes it")]
     #[case::no_request(r#"{"settings": {}}"#, "request.kind.kind is missing")]
     #[case::no_kind(r#"{"request": {"operation": "CREATE"}}"#, "request.kind.kind is missing")]
     #[case::wrong_type(
@@ -532,6 +532,10 @@ mod unusable_payload {
     #[case::no_operation(
         r#"{"request": {"kind": {"kind": "hunter2"}, "operation": 1}}"#,
         "request.operation is missing"
+    )]
+    #[case::namespace(
+        r#"{"request": {"kind": {"kind": "x"}, "operation": "CREATE", "namespace": "hunter2\f"}}"#,
+        "request.namespace is"
     )]
     #[case::more_behind(r#"{"request": {}} hunter2"#, "it is not valid JSON")]
     #[case::cut_off(r#"{"request": {"object": {"a": "hunter2"#, "it ends too early")]
