@@ -238,10 +238,6 @@ fn is_record(key: &str) -> bool {
 /// Only an update that asks for the same as before is left alone for having been told at a glance.
 fn check_glance(payload: &Value) {
     let request = &payload["request"];
-    let texts = [&request["operation"], &request["kind"]["kind"], &request["kind"]["group"]];
-    if !texts.into_iter().all(Value::is_string) {
-        return;
-    }
     let told = Answer::to(payload.to_string().as_bytes()).response;
     let is_left_alone = told == json!({"accepted": true});
     if is_left_alone
@@ -251,8 +247,12 @@ fn check_glance(payload: &Value) {
         return;
     }
     let text = serde_json::to_string_pretty(payload).expect("JSON");
-    let read = Answer::to(text.as_bytes()).response;
-    assert_eq!(without_places(told), without_places(read));
+    let read = Answer::to(text.as_bytes());
+    // At a glance a request is not seen to be none of an API server's.
+    if read.message().starts_with("the admission request cannot be read: request.") {
+        return;
+    }
+    assert_eq!(without_places(told), without_places(read.response));
 }
 
 /// What an object of a request asks the policy for.
