@@ -107,7 +107,8 @@ fn there_is_a_fast_path(#[case] is_update: bool, #[case] fuel_of_a_byte: u64) {
     let mut object = vm(asks);
     object["metadata"]["annotations"]["example.com/note"] = json!("x".repeat(10_000));
     let old = is_update.then(|| object.clone());
-    let payload = json!({"request": request(object, old), "settings": {}}).to_string();
+    let settings = json!({"userData": {"enabled": false}});
+    let payload = json!({"request": request(object, old), "settings": settings}).to_string();
     let Cost { fuel, memory, .. } = METER.measure(cluster(), payload.as_bytes());
     // An instance begins with three pages of 64 KiB, and an update of 25 KB takes one more.
     assert_eq!(memory, if is_update { 256 << 10 } else { 192 << 10 });
