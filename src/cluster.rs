@@ -4,6 +4,7 @@
 use std::cell::{OnceCell, RefCell};
 
 use crate::json::{Json, Members, Shape, member};
+use crate::names::SUBDOMAIN;
 use crate::pci::PciAddress;
 use crate::settings::{PolicyServer, Settings};
 
@@ -377,6 +378,7 @@ impl<'c> Lookups<'c> {
         Ok(self.list(Kind::PciDeviceClaim, to_claim)?.into_iter().flatten().collect())
     }
 
+    /// Looks an object up. A name that no object can have is not asked for: the host makes a URL of it.
     fn get<T>(
         &self,
         kind: Kind,
@@ -384,6 +386,9 @@ impl<'c> Lookups<'c> {
         namespace: Option<&str>,
         convert: impl Fn(&Json<'_>) -> T,
     ) -> Result<T, LookupError> {
+        if !SUBDOMAIN.allows(name) {
+            return Err(LookupError::NotFound);
+        }
         let text =
             self.cluster.get(kind, name, namespace).map_err(|text| LookupError::of_host(&text))?;
         let json = Json::parse(&text, kind.facts().object).map_err(|_| LookupError::Unavailable)?;

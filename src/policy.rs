@@ -362,6 +362,7 @@ impl<'r, 'a> Run<'r, 'a> {
         earlier: Option<Earlier<'_>>,
     ) -> Result<(), ShapeError> {
         let name = feature.name();
+        let error = text::line(&error);
         self.verdict.failed.push(name);
         match feature.settings(self.settings).error_handling {
             ErrorHandling::Reject => {

@@ -5,6 +5,9 @@ use std::fmt::{self, Write};
 /// The most characters of a user's value that a message quotes.
 const QUOTED: usize = 64;
 
+/// The most characters of the message of a failure.
+const LINE: usize = 4096;
+
 /// The most characters of an admission warning that the Kubernetes API server passes on.
 /// Source: `k8s.io/api/admission/v1`, `AdmissionResponse.Warnings`.
 const WARNING: usize = 256;
@@ -40,6 +43,16 @@ pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
             break;
         }
         text.extend(name.chars().take(QUOTED));
+    }
+    text
+}
+
+/// A message on one line: a name in it may be any text that a user wrote.
+pub(crate) fn line(message: &str) -> String {
+    let mut chars = message.chars().map(|c| if c.is_control() { '?' } else { c });
+    let mut text: String = chars.by_ref().take(LINE).collect();
+    if chars.next().is_some() {
+        text.push_str("...");
     }
     text
 }
@@ -89,6 +102,13 @@ mod tests {
         assert_eq!(list(["a"; 8]), ["a"; 8].join(", "));
         assert_eq!(list(["a"; 9]), format!("{}, ...", ["a"; 8].join(", ")));
         assert_eq!(list(["x".repeat(100).as_str()]), "x".repeat(QUOTED));
+    }
+
+    #[test]
+    fn a_message_is_one_line_and_not_too_long() {
+        assert_eq!(line("the node \u{e9}\n\u{c}\u{7f}."), "the node \u{e9}???.");
+        assert_eq!(line(&"\u{e9}".repeat(LINE)), "\u{e9}".repeat(LINE));
+        assert_eq!(line(&"x".repeat(LINE + 1)), format!("{}...", "x".repeat(LINE)));
     }
 
     #[test]

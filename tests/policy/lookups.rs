@@ -101,6 +101,26 @@ fn without_that_right_nothing_is_listed(
     );
 }
 
+/// The host makes a URL of a name.
+#[rstest]
+#[case::path("../configmaps/x")]
+#[case::upper_case("Node1")]
+#[case::control_character("node1\u{c}")]
+#[case::long(&"x".repeat(1 << 16))]
+fn a_name_that_no_object_can_have_is_not_looked_up(#[case] name: &str) {
+    let mut vm = bare_vm(&[ALL[0], ("pci-passthrough", r#"{"devices": ["0000:03:00.0"]}"#)]);
+    vm["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": name});
+    vm["spec"]["template"]["spec"]["volumes"] =
+        json!([{"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": name}}}]);
+    let settings = json!({"userData": {"enabled": true, "readSecrets": true}});
+    let answer = Request::create(vm).settings(settings).cluster(harvester()).evaluate();
+    assert!(!answer.lookups.iter().any(|lookup| lookup.contains(name)), "{:?}", answer.lookups);
+    answer.assert_denied(&["there is no node of the name that the node selector", "the node "]);
+    let message = answer.message();
+    assert!(!message.replace('\n', "").contains(char::is_control), "{message}");
+    assert!(message.len() < 10_000);
+}
+
 #[rstest]
 #[case::no_object("[]")]
 #[case::no_answer("{}")]
