@@ -25,7 +25,10 @@ fn may_read_user_data(payload: &[u8]) -> bool {
     let mut rest = payload;
     while let Some(object) = behind(rest, br#""userData":{"#) {
         let members = memchr::memchr(b'}', object).and_then(|end| object.get(..end));
-        if members.is_some_and(|members| behind(members, b"true").is_some()) {
+        // An object in it is no setting.
+        let may_be_on =
+            |members: &[u8]| members.contains(&b'{') || behind(members, b"true").is_some();
+        if members.is_none_or(may_be_on) {
             return true;
         }
         rest = object;
@@ -240,6 +243,7 @@ mod tests {
         r#"{"userData":{}},"x":{"userData":{"enabled":true}"#,
         true
     )]
+    #[case::user_data_with_an_object_in_it(r#"{"userData":{"x":{"y":1},"enabled":true}}"#, true)]
     #[case::user_data_of_a_vm(r##"{"userData":"#cloud-config","y":{"z":true}}"##, false)]
     #[case::nothing("null", false)]
     fn a_glance(#[case] object: &str, #[case] concerns: bool) {
