@@ -614,6 +614,14 @@ mod tests {
     )]
     #[case::old_host("Host error: unknown operation: can_i", LookupError::NotGranted)]
     #[case::older_host("Host error: unknown namespace: kubernetes", LookupError::NotGranted)]
+    #[case::something_else_that_is_not_found(
+        "Host error: Callback evaluation failure: Cannot find the kubeconfig",
+        LookupError::Unavailable
+    )]
+    #[case::something_else_that_has_a_name(
+        "Host error: Callback evaluation failure: the worker named 'w' is gone",
+        LookupError::Unavailable
+    )]
     #[case::overload(
         "Host error: Error sending request over callback channel: Full(..)",
         LookupError::Unavailable
