@@ -70,7 +70,7 @@ policy.wasm: $(SOURCES) scripts/wasm-cargo scripts/wasm-shrink ## Builds the mod
 	scripts/wasm-cargo rustc --release --locked --lib --crate-type cdylib --target $(TARGET)
 	scripts/wasm-shrink $(RELEASE)/vm_feature_manager_policy.wasm $@
 
-target/noop.wasm: $(wildcard e2e/noop/src/*) Cargo.toml Cargo.lock
+target/noop.wasm: $(wildcard e2e/noop/src/*) Cargo.toml Cargo.lock scripts/wasm-cargo scripts/wasm-shrink
 	scripts/wasm-cargo rustc --release --locked --package vm-feature-manager-noop --target $(TARGET)
 	scripts/wasm-shrink $(RELEASE)/vm_feature_manager_noop.wasm $@
 

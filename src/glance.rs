@@ -58,21 +58,19 @@ struct Update<'b> {
 /// What of a VirtualMachine the policy acts on, as it stands in the text.
 #[derive(Default)]
 struct Gist<'b> {
-    annotations: Vec<(&'b [u8], &'b [u8])>,
-    labels: Vec<(&'b [u8], &'b [u8])>,
+    /// The annotations and labels of ours: which of the two, the key, the value.
+    ours: Vec<(Level, &'b [u8], &'b [u8])>,
     template: &'b [u8],
 }
 
 impl PartialEq for Gist<'_> {
     fn eq(&self, other: &Self) -> bool {
-        self.annotations == other.annotations
-            && self.labels == other.labels
-            && is_equal(self.template, other.template)
+        self.ours == other.ours && is_equal(self.template, other.template)
     }
 }
 
 /// The objects of a payload whose members matter.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Level {
     Payload,
     Request,
@@ -135,11 +133,10 @@ impl<'b> Update<'b> {
                     (Level::Request, b"operation", _) => {
                         self.is_update = text.value()? == br#""UPDATE""#
                     }
-                    (Level::Annotations, ..) if key.starts_with(PREFIX.as_bytes()) => {
-                        gist.annotations.push((key, text.value()?));
-                    }
-                    (Level::Labels, ..) if key.starts_with(PREFIX.as_bytes()) => {
-                        gist.labels.push((key, text.value()?));
+                    (Level::Annotations | Level::Labels, ..)
+                        if key.starts_with(PREFIX.as_bytes()) =>
+                    {
+                        gist.ours.push((level, key, text.value()?));
                     }
                     _ => text.value().map(drop)?,
                 }

@@ -88,7 +88,7 @@ fn decide<'a>(
         return Ok(Verdict::default());
     }
 
-    let settings = Settings::parse_raw(payload.settings)?;
+    let settings = Settings::parse_text(payload.settings)?;
     let lookups = Lookups::new(cluster, &settings);
     let namespace = request.namespace.as_ref();
     let read_secret = |name: &str| lookups.user_data(name, namespace);

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use serde_json::error::Category;
-use serde_json::value::RawValue;
 
 use crate::directives::PREFIX;
 use crate::json::{Json, Member, Shape};
@@ -12,7 +11,7 @@ use crate::names;
 /// The payload of the waPC function `validate`: the request and the policy's settings.
 #[derive(Debug)]
 pub(crate) struct Payload<'a> {
-    pub(crate) settings: Option<&'a RawValue>,
+    pub(crate) settings: Option<&'a str>,
     pub(crate) request: AdmissionRequest<'a>,
 }
 
@@ -98,7 +97,7 @@ impl<'a> Payload<'a> {
         let mut payload = Json::parse(text, &PAYLOAD)
             .map_err(|error| Unreadable::new("the admission request", &error))?;
         let settings = match payload.take("settings") {
-            Json::Text(settings) => Some(settings),
+            Json::Text(settings) => Some(settings.get()),
             _ => None,
         };
         Ok(Self { settings, request: AdmissionRequest::read(payload.take("request"))? })
@@ -204,9 +203,9 @@ impl<'a> Outline<'a> {
     }
 
     /// The template of the VirtualMachineInstance, unread.
-    pub(crate) fn template(&self) -> Option<&'a RawValue> {
+    pub(crate) fn template(&self) -> Option<&'a str> {
         match self.root.get("spec").and_then(|spec| spec.get("template")) {
-            Some(Json::Text(text)) => Some(text),
+            Some(Json::Text(text)) => Some(text.get()),
             _ => None,
         }
     }

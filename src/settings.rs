@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use serde_json::value::RawValue;
 use wildcard::WildcardBuilder;
 
 use crate::directives::nearest;
@@ -282,12 +281,8 @@ impl Settings {
         Self::parse_text(Some(text))
     }
 
-    /// Reads settings from a part of a JSON text; none at all is the defaults.
-    pub(crate) fn parse_raw(raw: Option<&RawValue>) -> Result<Self, SettingsError> {
-        Self::parse_text(raw.map(RawValue::get))
-    }
-
-    fn parse_text(text: Option<&str>) -> Result<Self, SettingsError> {
+    /// As [`Settings::parse`]; none at all is the defaults.
+    pub(crate) fn parse_text(text: Option<&str>) -> Result<Self, SettingsError> {
         let json = match text {
             Some(text) => Json::parse(text, &Shape::Tree)?,
             None => Json::Null,
@@ -298,10 +293,10 @@ impl Settings {
     }
 
     /// Whether settings switch user data on, without a look at the others.
-    pub(crate) fn reads_user_data(raw: Option<&RawValue>) -> bool {
+    pub(crate) fn reads_user_data(text: Option<&str>) -> bool {
         static USER_DATA: Shape =
             Shape::Only(&[("userData", Shape::Only(&[("enabled", Shape::Tree)]))]);
-        let json = raw.and_then(|raw| Json::parse(raw.get(), &USER_DATA).ok());
+        let json = text.and_then(|text| Json::parse(text, &USER_DATA).ok());
         let enabled = json.as_ref().and_then(|json| json.at(&["userData", "enabled"]));
         matches!(enabled, Some(Json::Bool(true)))
     }

@@ -3,7 +3,6 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::value::RawValue;
 
 use super::yaml::{self, Value};
 use super::{Asked, Directive, Source};
@@ -66,14 +65,14 @@ static TEMPLATE: Shape = {
 
 impl UserData {
     /// Whether a template may have any, at a glance.
-    pub(crate) fn is_possible(template: &RawValue) -> bool {
-        template.get().contains("\"cloudInit")
+    pub(crate) fn is_possible(template: &str) -> bool {
+        template.contains("\"cloudInit")
     }
 
     /// Finds the directives in a template's user data; Secrets are read where there is a way to.
-    pub(crate) fn read(template: &RawValue, secret: Option<ReadSecret<'_>>) -> Self {
+    pub(crate) fn read(template: &str, secret: Option<ReadSecret<'_>>) -> Self {
         let mut user_data = Self::default();
-        let Ok(template) = Json::parse(template.get(), &TEMPLATE) else {
+        let Ok(template) = Json::parse(template, &TEMPLATE) else {
             return user_data;
         };
         let volumes = template.at(&["spec", "volumes"]).map(Json::items).unwrap_or_default();
