@@ -80,9 +80,9 @@ fn decide<'a>(
         return Ok(Verdict::default());
     }
     let old = request.old_virtual_machine();
-    let templates = [Some(new), old].into_iter().flatten().filter_map(Outline::template);
-    let reads_user_data = templates.into_iter().any(UserData::is_possible)
-        && Settings::reads_user_data(payload.settings);
+    let mut templates = [Some(new), old].into_iter().flatten().filter_map(Outline::template);
+    let reads_user_data =
+        Settings::reads_user_data(payload.settings) && templates.any(UserData::is_possible);
     let is_mentioned = new.mentions_policy() || old.is_some_and(Outline::mentions_policy);
     if !(is_mentioned || reads_user_data) {
         return Ok(Verdict::default());

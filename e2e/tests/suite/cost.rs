@@ -116,6 +116,43 @@ fn there_is_a_fast_path(#[case] is_update: bool, #[case] fuel_of_a_byte: u64) {
     assert!(fuel <= most, "{fuel}, and not {most}");
 }
 
+/// What a byte more of an object costs that is changed: it is read once for the request, once more where it stands in the
+/// template, and written once.
+#[rstest]
+#[case::outside_the_template("/status", 40)]
+#[case::in_the_template("/spec/template/status", 80)]
+fn a_mutation_reads_and_writes_once(#[case] place: &str, #[case] fuel_of_a_byte: u64) {
+    let fuel = |conditions: usize| {
+        let mut object = vm(&[("nested-virt", "enabled")]);
+        let (parent, key) = place.rsplit_once('/').unwrap();
+        let part = json!(vec![json!({"type": "Ready", "status": "True"}); conditions]);
+        object.pointer_mut(parent).unwrap()[key] = part;
+        let length = object.to_string().len() as u64;
+        let settings = json!({"nestedVirtualization": {"cpuVendor": "amd"}});
+        let payload = json!({"request": request(object, None), "settings": settings}).to_string();
+        (METER.measure(cluster(), payload.as_bytes()).fuel, length)
+    };
+    let ((fuel, length), (more_fuel, more_length)) = (fuel(100), fuel(1000));
+    let of_a_byte = (more_fuel - fuel) / (more_length - length);
+    assert!(of_a_byte <= fuel_of_a_byte, "{of_a_byte}");
+}
+
+/// What a byte of the settings costs, checks and defaults included.
+#[test]
+fn settings_are_cheap_to_read() {
+    let fuel = |settings: &Value| {
+        let request = request(vm(&[("nested-virt", "enabled")]), None);
+        let payload = json!({"request": request, "settings": settings}).to_string();
+        METER.measure(cluster(), payload.as_bytes()).fuel
+    };
+    let some = json!({"nestedVirtualization": {"cpuVendor": "amd"}});
+    let mut all = settings();
+    all["userData"]["enabled"] = json!(false);
+    let more = (all.to_string().len() - some.to_string().len()) as u64;
+    let of_a_byte = (fuel(&all) - fuel(&some)) / more;
+    assert!(of_a_byte <= 180, "{of_a_byte}");
+}
+
 /// An instance begins with three pages of 64 KiB.
 #[test]
 fn a_common_request_needs_no_more_memory_than_there_is() {
