@@ -38,7 +38,7 @@ hook: ## Shows what the vBIOS hook does to a sample domain
 		sed -n '/<hostdev/,/<\/hostdev>/p'
 
 .PHONY: test
-test: policy.wasm ## Checks the format, lints, and runs all tests, natively and through the module
+test: policy.wasm target/noop.wasm ## Checks the format, lints, and runs all tests, natively and through the module
 	@scripts/test
 
 .PHONY: bench

@@ -11,6 +11,19 @@ use vm_feature_manager_fuzz::{TARGETS, seeds};
 
 const CASES: u32 = 5000;
 
+/// Every target has its program, and a long run takes all of them.
+#[test]
+fn a_long_run_takes_the_same_targets() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| fs::read_to_string(root.join(file)).unwrap();
+    let names = TARGETS.map(|(name, _)| name).join(" ");
+    assert!(read("../scripts/fuzz").contains(&format!("targets=({names})")), "{names}");
+    for (name, _) in TARGETS {
+        let call = format!("vm_feature_manager_fuzz::{name}(");
+        assert!(read(&format!("fuzz_targets/{name}.rs")).contains(&call), "{name}");
+    }
+}
+
 /// Inputs that had failed once.
 fn regressions(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions").join(target);

@@ -25,6 +25,48 @@ fn the_module_is_small() {
     assert!(size <= 344 << 10, "{size} bytes");
 }
 
+/// Neither a regex engine nor the Kubernetes types are used. The SDK compiles some of it, and the linker leaves it out.
+#[test]
+fn the_policy_uses_no_large_crate() {
+    let arguments = "tree --locked --offline --edges normal --prefix none --depth 1 --target wasm32-wasip1 --package vm-feature-manager-policy";
+    let mut cargo = std::process::Command::new(env!("CARGO"));
+    let output = cargo.args(arguments.split(' ')).current_dir(root()).output().unwrap();
+    let tree = String::from_utf8(output.stdout).unwrap();
+    assert!(tree.contains("\nserde_json v"), "{tree}{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["regex", "k8s-openapi", "chrono", "url"] {
+        assert!(!tree.lines().any(|line| line.starts_with(name)), "{name}");
+    }
+    let module = std::fs::read(root().join("policy.wasm")).unwrap();
+    assert!(!module.windows(14).any(|bytes| bytes == b"regex-automata"));
+}
+
+/// One run of the benchmark is kept, with every request that it measures.
+#[test]
+fn the_benchmark_is_written_down() {
+    let read = |file: &str| std::fs::read_to_string(root().join(file)).unwrap();
+    let (guide, code) = (read("docs/benchmarks.md"), read("e2e/benches/evaluate.rs"));
+    let rows: Vec<&str> = guide.lines().filter(|line| line.split('|').count() == 12).collect();
+    let header = rows[0].trim();
+    assert!(code.contains(&format!("\\n{header}")), "{header}");
+    let cases = [
+        "no directive",
+        "update, nothing of ours",
+        "nested-virt",
+        "pci-passthrough",
+        "gpu-device-plugin",
+        "vbios-injection",
+        "three features",
+        "all four, with lookups",
+        "1 MiB, no directive",
+        "1 MiB, nested-virt",
+    ];
+    assert_eq!(rows.len(), 2 + cases.len());
+    for (case, row) in cases.into_iter().zip(&rows[2..]) {
+        assert!(code.contains(&format!("\"{case}\",")), "{case} is not measured");
+        assert!(row.starts_with(&format!("| {case} | ")) && !row.contains(" - "), "{row}");
+    }
+}
+
 #[test]
 fn the_module_holds_no_path_of_the_machine_that_built_it() {
     let module = std::fs::read(root().join("policy.wasm")).unwrap();
