@@ -3,7 +3,7 @@
 use crate::json::{Json, member};
 use crate::policy::{Decision, Verdict};
 use crate::settings::SettingsError;
-use crate::text::warning;
+use crate::text;
 
 /// The answer to a request that does not concern the policy.
 pub(crate) fn accepted() -> Vec<u8> {
@@ -32,7 +32,12 @@ pub(crate) fn to_bytes(verdict: &Verdict<'_>, payload: usize) -> Vec<u8> {
         response.push(member("audit_annotations", Json::Object(audit)));
     }
     if !verdict.warnings.is_empty() {
-        let warnings = verdict.warnings.iter().map(|message| warning(message).into()).collect();
+        let warnings = verdict
+            .warnings
+            .iter()
+            .flat_map(|message| text::warnings(message))
+            .map(Json::from)
+            .collect();
         response.push(member("warnings", Json::Array(warnings)));
     }
     let mut text = Json::Object(response).to_text();

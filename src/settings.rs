@@ -61,7 +61,7 @@ pub struct KubeVirtObject {
     pub name: String,
 }
 
-/// Setting `policyServer`: who asks the API server.
+/// Setting `policyServer`: who asks the API server, where it does not say so itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyServer {
     /// The service account's name.

@@ -12,6 +12,9 @@ const LINE: usize = 4096;
 /// Source: `k8s.io/api/admission/v1`, `AdmissionResponse.Warnings`.
 const WARNING: usize = 256;
 
+/// The most warnings that a message is spread over.
+const WARNINGS: usize = 4;
+
 /// A value that a user wrote, in quotes, escaped and cut: a directive can be a megabyte of anything.
 pub(crate) struct Quoted<'a>(pub(crate) &'a str);
 
@@ -57,22 +60,41 @@ pub(crate) fn line(message: &str) -> String {
     text
 }
 
-/// The message as an admission warning: one line of printable ASCII, at most 256 characters.
-pub(crate) fn warning(message: &str) -> String {
-    let mut text: String = message
-        .chars()
-        .map(|c| match c {
-            ' '..='~' => c,
-            c if c.is_whitespace() => ' ',
-            _ => '?',
-        })
-        .take(WARNING + 1)
-        .collect();
-    if text.len() > WARNING {
-        text.truncate(WARNING - 3);
-        text.push_str("...");
+/// The message as admission warnings, each one line of printable ASCII. A message that is too long for one goes on in the
+/// next, where a clause ends or else a word, so that a command in it stays whole.
+pub(crate) fn warnings(message: &str) -> Vec<String> {
+    let to_ascii = |c: char| match c {
+        ' '..='~' => c,
+        c if c.is_whitespace() => ' ',
+        _ => '?',
+    };
+    let mut chars = message.chars().map(to_ascii);
+    let text: String = chars.by_ref().take(WARNING * WARNINGS).collect();
+    let mut is_cut = chars.next().is_some();
+    let mut warnings = Vec::new();
+    let mut rest = text.as_str();
+    while !rest.is_empty() && warnings.len() < WARNINGS {
+        let (line, after) = rest.split_at_checked(end_of_line(rest)).unwrap_or((rest, ""));
+        warnings.push(line.trim_end().to_owned());
+        rest = after.trim_start();
     }
-    text
+    is_cut |= !rest.is_empty();
+    if let Some(last) = warnings.last_mut().filter(|_| is_cut) {
+        last.truncate(WARNING - 3);
+        last.push_str("...");
+    }
+    warnings
+}
+
+/// How much of an ASCII text makes a warning.
+fn end_of_line(text: &str) -> usize {
+    let Some((line, _)) = text.split_at_checked(WARNING).filter(|_| text.len() > WARNING) else {
+        return text.len();
+    };
+    let after = |mark: &str| line.rfind(mark).map(|at| at + mark.len());
+    // A clause that is short would leave most of the line empty.
+    let clause = after("; ").max(after(": ")).filter(|end| *end > WARNING / 4);
+    clause.or_else(|| after(" ")).unwrap_or(WARNING)
 }
 
 #[cfg(test)]
@@ -113,11 +135,33 @@ mod tests {
 
     #[test]
     fn a_warning_is_ascii_and_short() {
-        let text = warning(&"\u{e9}\n".repeat(300));
-        assert_eq!(text.len(), WARNING);
-        assert!(text.starts_with("? ? "), "{text}");
-        assert!(text.ends_with("..."), "{text}");
-        assert_eq!(warning("short"), "short");
-        assert_eq!(warning(&"x".repeat(WARNING)), "x".repeat(WARNING));
+        assert_eq!(warnings("short"), ["short"]);
+        assert_eq!(warnings("the node \u{e9}\n."), ["the node ? ."]);
+        assert_eq!(warnings(&"x".repeat(WARNING)), ["x".repeat(WARNING)]);
+        assert_eq!(warnings(""), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_long_message_is_several_warnings() {
+        let (why, command) = ("word ".repeat(30), format!("kubectl {}", "create ".repeat(20)));
+        let message = format!("it is not applied: {why}; have an administrator run: {command}");
+        let first = format!("it is not applied: {why}; have an administrator run:");
+        assert_eq!(warnings(&message), [first.as_str(), command.trim_end()]);
+        let words = "word ".repeat(100);
+        let lines = warnings(&words);
+        assert_eq!(lines.join(" "), words.trim_end());
+        assert!(lines.iter().all(|line| line.len() <= WARNING && line.len() > 200), "{lines:?}");
+        let lines = warnings(&"x".repeat(WARNING * 2));
+        assert_eq!(lines, ["x".repeat(WARNING), "x".repeat(WARNING)]);
+    }
+
+    #[test]
+    fn what_is_too_long_for_warnings_is_cut() {
+        for message in ["x".repeat(1 << 16), "word ".repeat(1 << 14), "\u{e9}\n".repeat(600)] {
+            let lines = warnings(&message);
+            assert_eq!(lines.len(), WARNINGS);
+            assert!(lines.iter().all(|line| line.len() <= WARNING), "{lines:?}");
+            assert!(lines.last().unwrap().ends_with("..."), "{lines:?}");
+        }
     }
 }

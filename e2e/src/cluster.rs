@@ -16,6 +16,9 @@ use crate::yaml::{self, FileError};
 /// What a callback gives to the guest: an answer, or a text.
 pub type CallbackResult = Result<Vec<u8>, Box<dyn Error + Send + Sync>>;
 
+/// The account as which policy-server runs where Kubewarden's own charts install it.
+pub const POLICY_SERVER: &str = "system:serviceaccount:kubewarden:policy-server";
+
 /// The objects of a cluster, and how it fails to give them.
 #[derive(Debug, Clone, Default)]
 pub struct Cluster {
@@ -32,8 +35,10 @@ pub struct Faults {
     pub granted: Option<Vec<(String, String)>>,
     /// The operations that the policy may call, as in its metadata's `hostCapabilities`; none is all.
     pub capabilities: Option<Vec<String>>,
-    /// The kinds that policy-server's service account has no right to.
+    /// The kinds that policy-server's account has no right to.
     pub denied: Vec<String>,
+    /// Another account as which policy-server runs. It has no right to anything.
+    pub account: Option<String>,
     /// The API server does not answer.
     pub offline: bool,
     /// Operations that the host does not know, as an old one.
@@ -90,8 +95,7 @@ struct CanI {
 
 #[derive(Debug, Deserialize)]
 struct SubjectAccessReview {
-    #[serde(rename = "user")]
-    _user: String,
+    user: String,
     resource_attributes: ResourceAttributes,
 }
 
@@ -195,9 +199,9 @@ impl Cluster {
 
     fn can_i(&self, request: &CanI) -> CallbackResult {
         self.online()?;
-        let resource = &request.subject_access_review.resource_attributes.resource;
-        let is_it = |kind: &String| format!("{}s", kind.to_ascii_lowercase()) == *resource;
-        let allowed = !self.faults.denied.iter().any(is_it);
+        let SubjectAccessReview { user, resource_attributes } = &request.subject_access_review;
+        let is_it = |kind: &String| plural(kind) == resource_attributes.resource;
+        let allowed = user == POLICY_SERVER && !self.faults.denied.iter().any(is_it);
         Ok(json!({"allowed": allowed}).to_string().into_bytes())
     }
 
@@ -224,7 +228,14 @@ impl Cluster {
     }
 
     fn is_denied(&self, kind: &str) -> bool {
-        self.faults.denied.iter().any(|denied| denied == kind)
+        // Reviews can only be created; to read one is a right that only administrators have.
+        kind == "SubjectAccessReview"
+            || self.faults.account.is_some()
+            || self.faults.denied.iter().any(|denied| denied == kind)
+    }
+
+    fn account(&self) -> &str {
+        self.faults.account.as_deref().unwrap_or(POLICY_SERVER)
     }
 
     fn get(&self, get: &Get) -> CallbackResult {
@@ -232,12 +243,13 @@ impl Cluster {
         self.online()?;
         self.served(&get.api_version, &get.kind)?;
         if self.is_denied(&get.kind) {
-            let resource = format!("{}s", get.kind.to_ascii_lowercase());
+            let resource = plural(&get.kind);
             return Err(format!(
-                "Callback evaluation failure: ApiError: {resource} \"{name}\" is forbidden: User \
-                 \"system:serviceaccount:kubewarden:policy-server\" cannot get resource \"{resource}\": Forbidden \
-                 (Status {{ status: Some(Failure), code: 403 }})\n\nCaused by:\n    {resource} \"{name}\" is forbidden",
+                "Callback evaluation failure: ApiError: {resource} \"{name}\" is forbidden: User \"{account}\" cannot \
+                 get resource \"{resource}\": Forbidden (Status {{ status: Some(Failure), code: 403 }})\n\nCaused by:\n    \
+                 {resource} \"{name}\" is forbidden",
                 name = get.name,
+                account = self.account(),
             )
             .into());
         }
@@ -286,7 +298,7 @@ impl Cluster {
 
     /// Kinds of Kubernetes itself are always there, others where the folder has an object of their API version.
     fn served(&self, api_version: &str, kind: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let served = api_version == "v1"
+        let served = ["v1", "authorization.k8s.io/v1"].contains(&api_version)
             || self.objects.iter().any(|object| object["apiVersion"] == api_version);
         if served {
             return Ok(());
@@ -349,6 +361,11 @@ fn prune(value: &Value, paths: &[&[&str]]) -> Value {
         }
         _ => Value::Null,
     }
+}
+
+/// The name of a kind's resource.
+fn plural(kind: &str) -> String {
+    format!("{}s", kind.to_ascii_lowercase())
 }
 
 fn namespace(object: &Value) -> Option<&str> {

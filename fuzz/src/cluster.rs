@@ -3,8 +3,7 @@
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
-use vm_feature_manager_policy::cluster::{Cluster, Kind};
-use vm_feature_manager_policy::settings::PolicyServer;
+use vm_feature_manager_policy::cluster::{Account, Cluster, ClusterError, Kind};
 
 use crate::SECRET;
 
@@ -35,20 +34,24 @@ impl FixedCluster {
 }
 
 impl Cluster for FixedCluster {
-    fn get(&self, kind: Kind, name: &str, namespace: Option<&str>) -> Result<String, String> {
+    fn get(&self, kind: Kind, name: &str, namespace: Option<&str>) -> Result<String, ClusterError> {
+        if kind == Kind::SubjectAccessReview {
+            let account = Account::of_service_account("kubewarden", "policy-server");
+            return Err(ClusterError::Forbidden(Some(account)));
+        }
         let is_it = |object: &&Value| {
             let metadata = &object["metadata"];
             metadata["name"] == name && metadata["namespace"].as_str() == namespace
         };
         let object = Self::of_kind(kind).find(is_it);
-        object.map(Value::to_string).ok_or_else(|| format!("Cannot find {kind:?} named '{name}'"))
+        object.map(Value::to_string).ok_or(ClusterError::NotFound)
     }
 
-    fn list(&self, kind: Kind) -> Result<String, String> {
+    fn list(&self, kind: Kind) -> Result<String, ClusterError> {
         Ok(json!({"items": Self::of_kind(kind).collect::<Vec<_>>()}).to_string())
     }
 
-    fn can_i(&self, _: &PolicyServer, _: &str, _: Kind) -> Result<String, String> {
+    fn can_i(&self, _: &Account, _: &'static str, _: Kind) -> Result<String, ClusterError> {
         Ok(json!({"allowed": true}).to_string())
     }
 }

@@ -134,7 +134,7 @@ impl UserData {
                 Ok(base64) => self.read_base64(volume, &base64.unwrap_or_default()),
                 Err(error) => {
                     self.is_incomplete = true;
-                    self.warnings.push(describe_secret(name, volume, error));
+                    self.warnings.push(describe_secret(name, volume, &error));
                 }
             }
         } else if plain.is_empty() {
@@ -213,18 +213,17 @@ impl UserData {
     }
 }
 
-fn describe_secret(name: &str, volume: &str, error: LookupError) -> String {
-    let (name, volume) = (Quoted(name), Quoted(volume));
-    let why = match error {
-        LookupError::NotFound => {
-            "is not there yet; what it asks for takes effect when the VirtualMachine is next changed"
-        }
-        LookupError::NotGranted | LookupError::KindNotServed => {
-            "may not be read by the policy; grant policy-server get on it, or put the directives into annotations"
-        }
-        LookupError::Unavailable => {
-            "cannot be read for now; what it asks for takes effect when the VirtualMachine is next changed"
-        }
-    };
-    format!("the Secret {name} with the user data of the volume {volume} {why}")
+fn describe_secret(name: &str, volume: &str, error: &LookupError) -> String {
+    let secret =
+        format!("the Secret {} with the user data of the volume {}", Quoted(name), Quoted(volume));
+    let takes_effect = "what it asks for takes effect when the VirtualMachine is next changed";
+    match error {
+        LookupError::NotFound(_) => format!("{secret} does not exist yet; {takes_effect}"),
+        LookupError::Unavailable(_) => format!("{secret} cannot be read for now; {takes_effect}"),
+        error => format!(
+            "{secret} cannot be read: {}; put the directives into annotations, or {}",
+            error.why(),
+            error.remedy()
+        ),
+    }
 }

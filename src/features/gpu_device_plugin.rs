@@ -177,13 +177,16 @@ fn is_device(edit: &Edit, resource: &ResourceName) -> bool {
 }
 
 /// Why the guest cannot have a device of the resource, if it cannot.
-fn obstacle(name: &ResourceName, context: &Context<'_>) -> Option<&'static str> {
-    match context.settings.gpu_device_plugin.attach_device {
-        AttachDevice::Never => Some("the policy's setting gpuDevicePlugin.attachDevice is never"),
+fn obstacle(name: &ResourceName, context: &Context<'_>) -> Option<String> {
+    let why = match context.settings.gpu_device_plugin.attach_device {
+        AttachDevice::Never => {
+            "the policy's setting gpuDevicePlugin.attachDevice is never".to_owned()
+        }
         AttachDevice::Auto => match context.lookups.kubevirt() {
-            Ok(kubevirt) if kubevirt.serves_device(name.as_str()) => None,
-            Ok(_) => Some("KubeVirt's permittedHostDevices does not have it"),
-            Err(_) => Some("the policy cannot read KubeVirt's permittedHostDevices"),
+            Ok(kubevirt) if kubevirt.serves_device(name.as_str()) => return None,
+            Ok(_) => "KubeVirt's permittedHostDevices does not have it".to_owned(),
+            Err(error) => format!("KubeVirt's permittedHostDevices cannot be read: {error}"),
         },
-    }
+    };
+    Some(why)
 }

@@ -103,10 +103,10 @@ enum NestedVirtError {
     )]
     BothVendors(&'static str),
     #[error(
-        "whether the CPUs are of AMD or Intel cannot be told: {0}; set the option vm-feature-manager.io/cpu-vendor \
-         or the policy's setting nestedVirtualization.cpuVendor to amd or intel, or {1}"
+        "the policy cannot determine whether to add svm (AMD) or vmx (Intel): {why}; set the option \
+         vm-feature-manager.io/cpu-vendor or the policy's setting nestedVirtualization.cpuVendor to amd or intel, or {remedy}"
     )]
-    UnknownVendor(&'static str, &'static str),
+    UnknownVendor { why: String, remedy: String },
     #[error(
         "{who} of the architecture {}, and svm and vmx are features of amd64; remove the directive, or run the \
          VirtualMachine on amd64",
@@ -255,7 +255,7 @@ fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Fa
         return Err(NestedVirtError::Architecture { who, architecture }.into());
     }
     if nodes.is_empty() {
-        return Err(NestedVirtError::UnknownVendor(
+        return Err(NestedVirtError::unknown(
             "no node is one that the VirtualMachine's node selector and node affinity let it run on",
             "correct the node selector or the node affinity",
         )
@@ -265,7 +265,7 @@ fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Fa
     let found = Vendor::ALL.into_iter().filter(|vendor| vendor.labels().into_iter().any(has));
     let Some(vendor) = only_one(found, "the nodes that the VirtualMachine may run on are of")?
     else {
-        return Err(NestedVirtError::UnknownVendor(
+        return Err(NestedVirtError::unknown(
             "no node that the VirtualMachine may run on has a label cpu-vendor.node.kubevirt.io/AMD or /Intel",
             "see that KubeVirt's node labeller runs",
         )
@@ -291,20 +291,21 @@ fn only_one(
     }
 }
 
+impl NestedVirtError {
+    fn unknown(why: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::UnknownVendor { why: why.into(), remedy: remedy.into() }
+    }
+}
+
 fn unknown_vendor(error: LookupError) -> NestedVirtError {
-    let (why, remedy) = match error {
-        LookupError::NotFound => (
+    match error {
+        LookupError::NotFound(_) => NestedVirtError::unknown(
             "there is no node of the name that the node selector kubernetes.io/hostname gives",
             "correct the node selector",
         ),
-        LookupError::NotGranted | LookupError::KindNotServed => (
-            "the VirtualMachine does not say, and the policy may not read nodes",
-            "grant policy-server get, list and watch on nodes",
+        error => NestedVirtError::unknown(
+            format!("the VirtualMachine does not say, and {}", error.why()),
+            error.remedy(),
         ),
-        LookupError::Unavailable => (
-            "the VirtualMachine does not say, and reading the nodes failed for now",
-            "try again later",
-        ),
-    };
-    NestedVirtError::UnknownVendor(why, remedy)
+    }
 }

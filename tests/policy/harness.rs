@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Map, Value, json};
 use slog::{Drain, Logger, OwnedKVList, Record, o};
-use vm_feature_manager_policy::cluster::{Cluster, Kind};
-use vm_feature_manager_policy::settings::PolicyServer;
+use vm_feature_manager_policy::cluster::{Account, Cluster, ClusterError, Kind};
 use vm_feature_manager_policy::validate;
 
 pub const PREFIX: &str = "vm-feature-manager.io/";
@@ -56,16 +55,36 @@ pub fn vbios_objects() -> Vec<Value> {
         .collect()
 }
 
-/// A cluster in memory; one that was not given anything grants nothing.
-#[derive(Default)]
+/// The accounts as which policy-server runs where Kubewarden's own charts install it, and where Rancher does.
+pub const KUBEWARDEN: &str = "system:serviceaccount:kubewarden:policy-server";
+pub const RANCHER: &str = "system:serviceaccount:cattle-kubewarden-system:policy-server";
+
+/// A cluster in memory, whose policy-server runs as one account and which grants rights to another or the same; one that
+/// was not given anything grants nothing.
 pub struct FakeCluster {
     objects: Option<Vec<Value>>,
-    errors: Vec<(Kind, String)>,
+    errors: Vec<(Kind, ClusterError)>,
     cannot: Vec<(Kind, &'static str)>,
+    account: &'static str,
+    granted: &'static str,
     /// What was asked, as `get Node a` or `list Node`.
     pub lookups: RefCell<Vec<String>>,
     /// What was asked of `can_i`, as `account verb resource`.
     pub reviews: RefCell<Vec<String>>,
+}
+
+impl Default for FakeCluster {
+    fn default() -> Self {
+        Self {
+            objects: None,
+            errors: Vec::new(),
+            cannot: Vec::new(),
+            account: KUBEWARDEN,
+            granted: KUBEWARDEN,
+            lookups: RefCell::default(),
+            reviews: RefCell::default(),
+        }
+    }
 }
 
 impl FakeCluster {
@@ -87,9 +106,15 @@ impl FakeCluster {
         Self::of(nodes.iter().map(node).collect())
     }
 
-    /// Every lookup of the kind fails with the host's text.
-    pub fn failing(mut self, kind: Kind, error: &str) -> Self {
-        self.errors.push((kind, error.to_owned()));
+    /// Every lookup of the kind fails.
+    pub fn failing(mut self, kind: Kind, error: ClusterError) -> Self {
+        self.errors.push((kind, error));
+        self
+    }
+
+    /// policy-server runs as one account, and another or the same has the rights.
+    pub fn run_as(mut self, account: &'static str, granted: &'static str) -> Self {
+        (self.account, self.granted) = (account, granted);
         self
     }
 
@@ -105,53 +130,51 @@ impl FakeCluster {
         found.next().unwrap_or_else(|| panic!("no {kind} {name}"))
     }
 
-    fn of_kind(&self, kind: Kind) -> Result<Vec<&Value>, String> {
-        let (api_version, name) = kind.api_version_and_kind();
+    fn may(&self, account: &str, verb: &'static str, kind: Kind) -> bool {
+        account == self.granted && !self.cannot.contains(&(kind, verb))
+    }
+
+    fn of_kind(&self, kind: Kind) -> Result<Vec<&Value>, ClusterError> {
+        let (_, name) = kind.api_version_and_kind();
         if let Some((_, error)) = self.errors.iter().find(|(k, _)| *k == kind) {
             return Err(error.clone());
         }
-        let Some(objects) = &self.objects else {
-            return Err(format!(
-                "Host error: Policy has not been granted access to Kubernetes {api_version}/{name} resources. The \
-                 violation has been reported."
-            ));
-        };
+        let objects = self.objects.as_ref().ok_or(ClusterError::NotDeclared)?;
         Ok(objects.iter().filter(|object| object["kind"] == name).collect())
     }
 }
 
 impl Cluster for FakeCluster {
-    fn get(&self, kind: Kind, name: &str, namespace: Option<&str>) -> Result<String, String> {
+    fn get(&self, kind: Kind, name: &str, namespace: Option<&str>) -> Result<String, ClusterError> {
         self.lookups.borrow_mut().push(format!("get {kind:?} {name}"));
+        let objects = self.of_kind(kind)?;
+        if kind == Kind::SubjectAccessReview || !self.may(self.account, "get", kind) {
+            return Err(ClusterError::Forbidden(Account::of_user(self.account)));
+        }
         let is_it = |object: &&&Value| {
             let metadata = &object["metadata"];
             metadata["name"] == name && metadata["namespace"].as_str() == namespace
         };
-        match self.of_kind(kind)?.iter().find(is_it) {
-            Some(object) => Ok(object.to_string()),
-            None => Err(format!(
-                "Host error: Callback evaluation failure: Cannot find {kind:?} named '{name}' inside of namespace \
-                 '{namespace:?}'"
-            )),
-        }
+        objects.iter().find(is_it).map(|o| o.to_string()).ok_or(ClusterError::NotFound)
     }
 
-    fn list(&self, kind: Kind) -> Result<String, String> {
-        assert_eq!(
-            self.cannot.iter().find(|(k, _)| *k == kind),
-            None,
-            "this list would never return"
-        );
+    fn list(&self, kind: Kind) -> Result<String, ClusterError> {
+        let may = |verb| self.may(self.account, verb, kind);
+        assert!(may("list") && may("watch"), "this list would never return");
         self.lookups.borrow_mut().push(format!("list {kind:?}"));
         Ok(json!({"metadata": {}, "items": self.of_kind(kind)?}).to_string())
     }
 
-    fn can_i(&self, account: &PolicyServer, verb: &str, kind: Kind) -> Result<String, String> {
-        let PolicyServer { namespace, service_account } = account;
+    fn can_i(
+        &self,
+        account: &Account,
+        verb: &'static str,
+        kind: Kind,
+    ) -> Result<String, ClusterError> {
         let (group, resource) = kind.group_and_resource();
-        let review = format!("{namespace}/{service_account} {verb} {resource}.{group}");
+        let review = format!("{} {verb} {resource}.{group}", account.as_str());
         self.reviews.borrow_mut().push(review);
-        let granted = self.objects.is_some() && !self.cannot.contains(&(kind, verb));
+        let granted = self.objects.is_some() && self.may(account.as_str(), verb, kind);
         Ok(json!({"allowed": granted, "reason": "a test"}).to_string())
     }
 }

@@ -274,5 +274,9 @@ fn an_update_names_the_devices_that_must_go_along() {
 fn devices_without_their_claims_are_an_error_even_in_auto() {
     let cluster = harvester().without("watch", Kind::PciDeviceClaim);
     let answer = Request::create(vm(&["0000:01:00.0"])).cluster(cluster).evaluate();
-    answer.assert_denied(&["pcideviceclaims cannot be looked up", "not been granted"]);
+    answer.assert_denied(&[
+        "Harvester's PCI devices cannot be looked up: ",
+        "may not list and watch pcideviceclaims.devices.harvesterhci.io",
+        "--serviceaccount=kubewarden:policy-server",
+    ]);
 }

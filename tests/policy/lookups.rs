@@ -2,9 +2,9 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_policy::cluster::Kind;
+use vm_feature_manager_policy::cluster::{Account, Cluster, ClusterError, Kind};
 
-use super::harness::{FakeCluster, Request, bare_vm, fixtures, vm};
+use super::harness::{FakeCluster, KUBEWARDEN, RANCHER, Request, bare_vm, fixtures, vm};
 
 fn harvester() -> FakeCluster {
     FakeCluster::of(fixtures("../../examples/harvester/cluster/cluster.yaml"))
@@ -18,10 +18,13 @@ const ALL: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn a_vm_with_all_features_takes_three() {
+fn a_vm_with_all_features_takes_four() {
     let answer = Request::create(bare_vm(ALL)).cluster(harvester()).evaluate();
     assert!(answer.is_accepted(), "{}", answer.message());
-    assert_eq!(answer.lookups, ["list PciDevice", "list PciDeviceClaim", "get KubeVirt kubevirt"]);
+    assert_eq!(
+        answer.lookups,
+        [WHO_AM_I, "list PciDevice", "list PciDeviceClaim", "get KubeVirt kubevirt"]
+    );
 }
 
 #[test]
@@ -67,20 +70,83 @@ fn there_are_none_that_the_directive_does_not_need(
     assert_eq!(request.cluster(harvester()).evaluate().lookups, Vec::<String>::new());
 }
 
+const WHO_AM_I: &str = "get SubjectAccessReview who-am-i";
+
+/// The settings name another account than the one that the API server names.
 #[test]
-fn before_a_list_policy_servers_right_to_list_and_watch_is_asked_for() {
+fn before_a_list_the_rights_of_the_account_that_asks_are_reviewed() {
     let settings = json!({"policyServer": {"serviceAccount": "mine", "namespace": "guard"}});
-    let answer =
-        Request::create(bare_vm(&[ALL[2]])).settings(settings).cluster(harvester()).evaluate();
+    let cluster = harvester().run_as(RANCHER, RANCHER);
+    let answer = Request::create(bare_vm(&[ALL[2]])).settings(settings).cluster(cluster).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
     assert_eq!(
-        answer.reviews,
-        [
-            "guard/mine list pcidevices.devices.harvesterhci.io",
-            "guard/mine watch pcidevices.devices.harvesterhci.io",
-            "guard/mine list pcideviceclaims.devices.harvesterhci.io",
-            "guard/mine watch pcideviceclaims.devices.harvesterhci.io",
-        ]
+        answer.lookups,
+        [WHO_AM_I, "list PciDevice", "list PciDeviceClaim", "get KubeVirt kubevirt"]
     );
+    let reviews = [
+        "list pcidevices.devices.harvesterhci.io",
+        "watch pcidevices.devices.harvesterhci.io",
+        "list pcideviceclaims.devices.harvesterhci.io",
+        "watch pcideviceclaims.devices.harvesterhci.io",
+    ];
+    assert_eq!(answer.reviews, reviews.map(|review| format!("{RANCHER} {review}")));
+}
+
+/// An administrator may even read what can only be created, and so is not named.
+#[test]
+fn an_account_that_is_not_named_is_that_of_the_settings() {
+    let settings = json!({"policyServer": {"serviceAccount": "mine", "namespace": "guard"}});
+    let admin = "system:serviceaccount:guard:mine";
+    let cluster = || harvester().failing(Kind::SubjectAccessReview, ClusterError::Unsupported);
+    let ask = |cluster| {
+        let request = Request::create(bare_vm(&[ALL[2]])).settings(settings.clone());
+        request.cluster(cluster).evaluate()
+    };
+    let answer = ask(cluster().run_as(admin, admin));
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(answer.reviews[0], format!("{admin} list pcidevices.devices.harvesterhci.io"));
+    ask(cluster().run_as(KUBEWARDEN, KUBEWARDEN)).assert_denied(&["guard:mine"]);
+}
+
+/// With the rights given to another account, as with an installation of Kubewarden in another namespace.
+#[rstest]
+#[case::rancher(RANCHER, KUBEWARDEN, "cattle-kubewarden-system")]
+#[case::kubewarden(KUBEWARDEN, RANCHER, "kubewarden")]
+fn rights_of_another_account_do_not_count(
+    #[case] account: &'static str,
+    #[case] granted: &'static str,
+    #[case] namespace: &str,
+    #[values(("nested-virt", "enabled"), ALL[2], ("pci-passthrough", r#"{"devices": ["node1/0000:01:00.0"]}"#))]
+    directive: (&str, &str),
+) {
+    let cluster = harvester().run_as(account, granted);
+    let answer = Request::create(bare_vm(&[directive])).cluster(cluster).evaluate();
+    answer.assert_denied(&[
+        &format!("the policy reads the cluster as the service account {namespace}:policy-server, which may not "),
+        &format!(
+            "have an administrator run: kubectl create clusterrolebinding vm-feature-manager-{namespace} \
+             --clusterrole=vm-feature-manager --serviceaccount={namespace}:policy-server"
+        ),
+    ]);
+}
+
+/// Without proof that a list returns, there is none.
+#[rstest]
+#[case::no_can_i(Kind::SubjectAccessReview, ClusterError::NotOffered, "Kubewarden 1.27 or later")]
+#[case::not_declared(Kind::SubjectAccessReview, ClusterError::NotDeclared, "SubjectAccessReview")]
+#[case::unavailable(Kind::SubjectAccessReview, ClusterError::Unavailable, "failed for now")]
+#[case::nobody_named(Kind::SubjectAccessReview, ClusterError::Forbidden(None), "nodes")]
+#[case::nothing_denied(Kind::SubjectAccessReview, ClusterError::NotFound, "nodes")]
+fn without_an_account_nothing_is_listed(
+    #[case] kind: Kind,
+    #[case] error: ClusterError,
+    #[case] part: &str,
+) {
+    let cluster = harvester().failing(kind, error).run_as("alice", "alice");
+    let answer = Request::create(bare_vm(&[ALL[0]])).cluster(cluster).evaluate();
+    answer.assert_denied(&[part]);
+    assert_eq!(answer.lookups, [WHO_AM_I]);
+    assert_eq!(answer.reviews, Vec::<String>::new());
 }
 
 #[rstest]
@@ -99,6 +165,7 @@ fn without_that_right_nothing_is_listed(
         "{:?}",
         answer.lookups
     );
+    answer.assert_denied(&["which may not list and watch "]);
 }
 
 /// The host makes a URL of a name.
@@ -133,26 +200,26 @@ fn a_name_that_no_object_can_have_is_not_looked_up(#[case] name: &str) {
 fn an_answer_that_is_not_as_expected_is_no_trap(#[case] answer: &str) {
     struct Odd(String);
 
-    impl vm_feature_manager_policy::cluster::Cluster for Odd {
-        fn get(&self, _: Kind, _: &str, _: Option<&str>) -> Odds {
-            Ok(self.0.clone())
+    impl Cluster for Odd {
+        fn get(&self, kind: Kind, _: &str, _: Option<&str>) -> Odds {
+            match kind {
+                Kind::SubjectAccessReview => {
+                    Err(ClusterError::Forbidden(Account::of_user("policy-server")))
+                }
+                _ => Ok(self.0.clone()),
+            }
         }
 
         fn list(&self, _: Kind) -> Odds {
             Ok(self.0.clone())
         }
 
-        fn can_i(
-            &self,
-            _: &vm_feature_manager_policy::settings::PolicyServer,
-            _: &str,
-            _: Kind,
-        ) -> Odds {
+        fn can_i(&self, _: &Account, _: &'static str, _: Kind) -> Odds {
             Ok(json!({"allowed": true}).to_string())
         }
     }
 
-    type Odds = Result<String, String>;
+    type Odds = Result<String, ClusterError>;
 
     let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
     let cluster = Odd(answer.replace("DEEP", &deep));

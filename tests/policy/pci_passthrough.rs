@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_policy::cluster::Kind;
+use vm_feature_manager_policy::cluster::{ClusterError, Kind};
 
 use super::harness::{Answer, FakeCluster, Request, bare_vm, vm};
 
@@ -199,42 +199,64 @@ fn devices_are_allowed_by_namespace(#[case] allowed: Value, #[case] accepted: bo
     }
 }
 
-const NOT_SERVED: &str = "Host error: Callback evaluation failure: error finding resource \
-    devices.harvesterhci.io/v1beta1 / PCIDevice: ApiError: 404 page not found\n: Failed to parse error data";
-const FORBIDDEN: &str = "Host error: Callback evaluation failure: ApiError: pcidevices is forbidden: (Status { code: 403 })";
-const UNAVAILABLE: &str =
-    "Host error: Callback evaluation failure: ServiceError: client error (Connect)\n\nCaused by:";
-
 /// A cluster in which PCI devices cannot be looked up.
-fn cluster(error: &str) -> FakeCluster {
+fn cluster(error: ClusterError) -> FakeCluster {
     FakeCluster::of(vec![]).failing(Kind::PciDevice, error)
 }
 
 #[rstest]
-#[case::nothing_granted(FakeCluster::default())]
-#[case::not_listed(FakeCluster::of(vec![]).without("list", Kind::PciDevice))]
-#[case::not_watched(FakeCluster::of(vec![]).without("watch", Kind::PciDevice))]
-#[case::forbidden(cluster(FORBIDDEN))]
-#[case::not_served(cluster(NOT_SERVED))]
-fn auto_without_harvester_names_by_address_and_warns(#[case] cluster: FakeCluster) {
+#[case::not_declared(FakeCluster::default(), "does not list")]
+#[case::not_offered(cluster(ClusterError::NotOffered), "does not let the policy look up")]
+#[case::not_served(cluster(ClusterError::KindNotServed), "does not serve")]
+#[case::neither_granted_nor_served(cluster(ClusterError::KindNotServed).without("list", Kind::PciDevice), "does not serve")]
+fn auto_without_harvester_names_by_address_and_warns(
+    #[case] cluster: FakeCluster,
+    #[case] why: &str,
+) {
     let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
     let answer = Request::create(vm).cluster(cluster).evaluate();
     let device = answer.domain()["devices"]["hostDevices"][0].clone();
     assert_eq!(device, json!({"name": "pci-device-0", "deviceName": "pci_0000_00_02_0"}));
-    assert_eq!(answer.warnings().len(), 1);
-    assert!(answer.warnings()[0].contains("only where a device plugin serves these names"));
+    let warning = answer.warnings().join(" ");
+    assert!(warning.contains("only where a device plugin serves these names: "), "{warning}");
+    assert!(warning.contains(why), "{warning}");
+}
+
+/// The API server forbids only what it serves, and Harvester refuses devices that are named by their addresses.
+#[rstest]
+#[case::list("list", "0000:00:02.0", "may not list and watch pcidevices.devices.harvesterhci.io")]
+#[case::watch("watch", "0000:00:02.0", "may not list and watch pcidevices.devices.harvesterhci.io")]
+#[case::get("get", "node1/0000:00:02.0", "may not get pcidevices.devices.harvesterhci.io")]
+fn auto_does_not_name_by_address_what_harvester_forbids_to_read(
+    #[case] verb: &'static str,
+    #[case] device: &str,
+    #[case] right: &str,
+) {
+    let vm = bare_vm(&[("pci-passthrough", &json!({"devices": [device]}).to_string())]);
+    let cluster = FakeCluster::of(vec![]).without(verb, Kind::PciDevice);
+    let answer = Request::create(vm).cluster(cluster).evaluate();
+    answer.assert_denied(&[
+        right,
+        "kubectl create clusterrolebinding vm-feature-manager-kubewarden --clusterrole=vm-feature-manager \
+         --serviceaccount=kubewarden:policy-server",
+    ]);
 }
 
 #[test]
 fn auto_does_not_guess_while_the_cluster_does_not_answer() {
     let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
-    let answer = Request::create(vm).cluster(cluster(UNAVAILABLE)).evaluate();
-    answer.assert_denied(&["Harvester's pcidevices cannot be looked up", "failed for now"]);
+    let answer = Request::create(vm).cluster(cluster(ClusterError::Unavailable)).evaluate();
+    answer.assert_denied(&[
+        "looking up pcidevices.devices.harvesterhci.io failed for now; try again later",
+    ]);
 }
 
 #[rstest]
-#[case::nothing_granted(FakeCluster::default(), "not been granted")]
-#[case::not_served(cluster(NOT_SERVED), "does not serve")]
+#[case::not_declared(FakeCluster::default(), "to that list")]
+#[case::not_served(
+    cluster(ClusterError::KindNotServed),
+    "Harvester's add-on pcidevices-controller is installed and enabled"
+)]
 fn harvester_without_harvester_is_an_error_that_says_what_to_do(
     #[case] cluster: FakeCluster,
     #[case] part: &str,
@@ -242,7 +264,7 @@ fn harvester_without_harvester_is_an_error_that_says_what_to_do(
     let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
     let settings = json!({"pciPassthrough": {"deviceNames": "harvester"}});
     let answer = Request::create(vm).settings(settings).cluster(cluster).evaluate();
-    answer.assert_denied(&[part, "add-on", "policy-server may get, list and watch", "address"]);
+    answer.assert_denied(&[part, "or set pciPassthrough.deviceNames to address"]);
 }
 
 #[rstest]

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_policy::cluster::Kind;
+use vm_feature_manager_policy::cluster::{ClusterError, Kind};
 
 use super::harness::{Answer, FakeCluster, PREFIX, Request, annotate, bare_vm, fixture};
 
@@ -333,17 +333,27 @@ mod secret {
     }
 
     #[rstest]
-    #[case::not_there_yet(FakeCluster::of(vec![]), "is not there yet; what it asks for takes effect when the VirtualMachine is next changed")]
+    #[case::not_there_yet(FakeCluster::of(vec![]), "does not exist yet; what it asks for takes effect when the VirtualMachine is next changed")]
     #[case::not_granted(
         FakeCluster::default(),
-        "may not be read by the policy; grant policy-server get on it, or put the directives into annotations"
+        "cannot be read: the ClusterAdmissionPolicy does not list v1 Secret under spec.contextAwareResources; put the \
+         directives into annotations, or have an administrator add {apiVersion: v1, kind: Secret} to that list"
     )]
-    #[case::unavailable(FakeCluster::of(vec![]).failing(Kind::Secret, "Host error: timeout"), "cannot be read for now; what it asks for takes effect when the VirtualMachine is next changed")]
+    #[case::forbidden(
+        FakeCluster::of(vec![]).without("get", Kind::Secret),
+        "cannot be read: the policy reads the cluster as the service account kubewarden:policy-server, which may not get \
+         secrets in the namespace default; put the directives into annotations, or have an administrator run: kubectl create \
+         role vm-feature-manager-secrets --namespace=default --verb=get --resource=secrets && kubectl create rolebinding \
+         vm-feature-manager-secrets --namespace=default --role=vm-feature-manager-secrets \
+         --serviceaccount=kubewarden:policy-server"
+    )]
+    #[case::unavailable(FakeCluster::of(vec![]).failing(Kind::Secret, ClusterError::Unavailable), "cannot be read for now; what it asks for takes effect when the VirtualMachine is next changed")]
     fn that_cannot_be_read_is_a_warning(#[case] cluster: FakeCluster, #[case] why: &str) {
         let answer = Request::create(of_secret()).settings(secrets()).cluster(cluster).evaluate();
         let warning =
             format!("the Secret \"seed\" with the user data of the volume \"cloudinitdisk\" {why}");
-        assert_eq!(answer.response, json!({"accepted": true, "warnings": [warning]}));
+        assert_eq!(answer.warnings().join(" "), warning);
+        assert!(answer.is_accepted() && !answer.is_mutated());
     }
 
     /// On an update, what cannot be read is no reason to take anything back.
@@ -392,7 +402,9 @@ mod taking_back {
         new["spec"]["template"]["spec"]["domain"]["cpu"]["cores"] = json!(2);
         let answer = Request::update(stored, new).settings(secrets()).evaluate();
         answer.assert_accepted_unchanged();
-        assert_eq!(answer.warnings().len(), 2);
+        let warnings = answer.warnings().join(" ");
+        assert!(warnings.contains("the Secret \"seed\" "), "{warnings}");
+        assert!(warnings.contains("nested-virt: what it had added stays as it is"), "{warnings}");
     }
 
     /// The directive is an annotation, its option stands in user data, and then becomes an alias.

@@ -87,8 +87,9 @@ fn lists_are_made_where_no_node_is_known() {
     let evaluation = evaluate(vm, json!({}), with_metadata());
     assert!(evaluation.response.allowed);
     let (can_i, list) = ("can_i", "list_resources_all");
-    assert_eq!(operations(&evaluation), [can_i, can_i, list, can_i, can_i, list, "get_resource"]);
-    let review = &evaluation.activity.lookups[1].1["subject_access_review"];
+    let get = "get_resource";
+    assert_eq!(operations(&evaluation), [get, can_i, can_i, list, can_i, can_i, list, get]);
+    let review = &evaluation.activity.lookups[2].1["subject_access_review"];
     assert_eq!(review["user"], "system:serviceaccount:kubewarden:policy-server");
     assert_eq!(review["resource_attributes"]["verb"], "watch");
     assert_eq!(review["resource_attributes"]["resource"], "pcidevices");
@@ -139,24 +140,56 @@ fn the_metadata_declares_exactly_what_is_used() {
     assert_eq!(kinds, granted);
 }
 
+const LIST_OF_NODES: &str =
+    "the service account kubewarden:policy-server, which may not list and watch nodes";
+
 #[rstest]
-#[case::nodes(denying("Node"), on_node("node1"), "may not read nodes")]
-#[case::nodes_by_list(denying("Node"), vm(&ALL[..1]), "may not read nodes")]
+#[case::nodes(
+    denying("Node"),
+    on_node("node1"),
+    "the service account kubewarden:policy-server, which may not get nodes"
+)]
+#[case::nodes_by_list(denying("Node"), vm(&ALL[..1]), LIST_OF_NODES)]
 #[case::claims(
     denying("PCIDeviceClaim"),
     on_node("node1"),
-    "pcideviceclaims cannot be looked up: the policy has not been granted access"
+    "which may not get pcideviceclaims.devices.harvesterhci.io; have an administrator run: kubectl create clusterrolebinding"
 )]
-#[case::claims_by_list(denying("PCIDeviceClaim"), vm(&ALL[1..2]), "pcideviceclaims cannot be looked up: the policy has not been granted access")]
-#[case::offline(Faults { offline: true, ..with_metadata() }, on_node("node1"), "reading the nodes failed for now")]
-#[case::offline_by_list(Faults { offline: true, ..with_metadata() }, vm(&ALL[1..2]), "pcidevices cannot be looked up: the lookup failed for now; try again later")]
-#[case::not_in_the_metadata(Faults { granted: Some(vec![]), ..Faults::default() }, on_node("node1"), "may not read nodes")]
+#[case::claims_by_list(denying("PCIDeviceClaim"), vm(&ALL[1..2]), "which may not list and watch pcideviceclaims")]
+#[case::pci_devices(denying("PCIDevice"), on_node("node1"), "which may not get pcidevices.devices")]
+#[case::pci_devices_by_list(denying("PCIDevice"), vm(&ALL[1..2]), "which may not list and watch pcidevices.devices")]
+#[case::offline(Faults { offline: true, ..with_metadata() }, on_node("node1"), "looking up nodes failed for now")]
+#[case::offline_by_list(
+    Faults { offline: true, ..with_metadata() },
+    vm(&ALL[1..2]),
+    "looking up pcidevices.devices.harvesterhci.io failed for now; try again later"
+)]
+#[case::not_in_the_metadata(
+    Faults { granted: Some(vec![]), ..Faults::default() },
+    on_node("node1"),
+    "does not list v1 Node under spec.contextAwareResources"
+)]
 #[case::old_host_without_can_i(
-    Faults { unknown_operations: vec!["can_i".to_owned()], ..with_metadata() }, vm(&ALL[..1]), "may not read nodes"
+    Faults { unknown_operations: vec!["can_i".to_owned()], ..with_metadata() },
+    vm(&ALL[..1]),
+    "have an administrator install Kubewarden 1.27 or later"
 )]
-#[case::config_map(denying("ConfigMap"), vm(&[("vbios-injection", "igpu-rom")]), "the ConfigMap igpu-rom cannot be read: the policy has not been granted access; grant policy-server get on configmaps")]
-#[case::no_config_map(with_metadata(), vm(&[("vbios-injection", "igpu-rom")]), "there is no ConfigMap igpu-rom in the namespace default")]
-#[case::no_capability(Faults { capabilities: Some(vec![]), ..with_metadata() }, on_node("node1"), "may not read nodes")]
+#[case::config_map(
+    denying("ConfigMap"),
+    vm(&[("vbios-injection", "igpu-rom")]),
+    "the ConfigMap igpu-rom cannot be read: the policy reads the cluster as the service account kubewarden:policy-server, \
+     which may not get configmaps in the namespace default; have an administrator run: kubectl create role"
+)]
+#[case::no_config_map(
+    with_metadata(),
+    vm(&[("vbios-injection", "igpu-rom")]),
+    "there is no ConfigMap igpu-rom in the namespace default"
+)]
+#[case::no_capability(
+    Faults { capabilities: Some(vec![]), ..with_metadata() },
+    on_node("node1"),
+    "Kubewarden does not let the policy look up nodes"
+)]
 #[case::no_such_node(with_metadata(), on_node("node9"), "no node of the name")]
 fn a_lookup_that_fails_is_an_error_of_one_line_in_the_policys_words(
     #[case] faults: Faults,
@@ -172,19 +205,39 @@ fn a_lookup_that_fails_is_an_error_of_one_line_in_the_policys_words(
     }
 }
 
+/// Rancher installs Kubewarden into another namespace than its own charts do. If only the other account has the rights, a
+/// list would never return.
 #[rstest]
-#[case::pci_devices(denying("PCIDevice"))]
+#[case::nodes(vm(&ALL[..1]))]
+#[case::pci_devices(vm(&ALL[1..2]))]
+#[case::node_by_name(on_node("node1"))]
+fn an_account_without_rights_is_named_and_the_command_that_grants_them(#[case] vm: Value) {
+    let account = "system:serviceaccount:cattle-kubewarden-system:policy-server";
+    let faults = Faults { account: Some(account.to_owned()), ..with_metadata() };
+    let evaluation = evaluate(vm, settings(), faults);
+    let message = message(&evaluation);
+    for part in [
+        "as the service account cattle-kubewarden-system:policy-server, which may not ",
+        "run: kubectl create clusterrolebinding vm-feature-manager-cattle-kubewarden-system \
+         --clusterrole=vm-feature-manager --serviceaccount=cattle-kubewarden-system:policy-server",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[rstest]
 #[case::not_in_the_metadata(Faults {
     granted: Some(metadata().into_iter().filter(|(_, kind)| kind != "PCIDevice").collect()), ..Faults::default()
 })]
 #[case::old_host_without_can_i(Faults { unknown_operations: vec!["can_i".to_owned()], ..with_metadata() })]
-fn pci_devices_that_may_not_be_read_are_named_by_address(#[case] faults: Faults) {
+fn pci_devices_that_the_policy_cannot_ask_for_are_named_by_address(#[case] faults: Faults) {
     let evaluation = evaluate(vm(&ALL[1..2]), settings(), faults);
     assert_eq!(
         patch(&evaluation)[1]["value"],
         json!({"name": "pci-device-0", "deviceName": "pci_0000_01_00_0"})
     );
-    assert_eq!(evaluation.response.warnings.len(), 1);
+    let warnings = evaluation.response.warnings.join(" ");
+    assert!(warnings.contains("are named by their addresses"), "{warnings}");
 }
 
 #[test]
@@ -199,7 +252,8 @@ fn kubevirt_that_may_not_be_read_leaves_a_limit_and_a_warning() {
     for faults in [denying("KubeVirt"), Faults { offline: true, ..with_metadata() }] {
         let evaluation = evaluate(vm(&ALL[2..]), settings(), faults);
         assert_eq!(patch(&evaluation)[1]["value"], "1");
-        assert!(evaluation.response.warnings[0].contains("cannot read KubeVirt"));
+        let warnings = evaluation.response.warnings.join(" ");
+        assert!(warnings.contains("permittedHostDevices cannot be read: "), "{warnings}");
     }
 }
 

@@ -427,6 +427,18 @@ mod chart {
         );
         assert!(of_kind(&all, "Role").is_empty());
 
+        // Without a cluster to ask, the accounts of both usual installations of Kubewarden.
+        let account = |namespace| json!({"kind": "ServiceAccount", "name": "policy-server", "namespace": namespace});
+        let both = json!(["cattle-kubewarden-system", "kubewarden"].map(account));
+        assert_eq!(of_kind(&all, "ClusterRoleBinding")[0]["subjects"], both);
+        let rancher = chart(&["--set", "settings.policyServer.namespace=cattle-kubewarden-system"]);
+        assert_eq!(of_kind(&rancher.unwrap(), "ClusterRoleBinding")[0]["subjects"], both);
+        let third = chart(&["--set", "settings.policyServer.namespace=guard"]).unwrap();
+        assert_eq!(
+            of_kind(&third, "ClusterRoleBinding")[0]["subjects"],
+            json!([account("guard")])
+        );
+
         let strict = file("strict");
         let rights = granted(of_kind(&strict, "ClusterRole")[0]);
         assert!(

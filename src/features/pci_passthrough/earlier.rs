@@ -103,11 +103,11 @@ fn claim_renamed(
     let devices = match context.lookups.pci_devices() {
         Ok(devices) => devices,
         // Without Harvester, nobody gives host devices another name.
-        Err(LookupError::KindNotServed) => return,
+        Err(LookupError::KindNotServed(_)) => return,
         Err(error) => {
             let names = text::list(entries.iter().map(|entry| entry.name));
             added.doubts.push(format!(
-                "the host devices {names} stay, as it cannot be told which of them are those of the directive: PCI devices cannot be looked up, {error}"
+                "the host devices {names} stay, as it cannot be told which of them are those of the directive: {error}"
             ));
             return;
         }

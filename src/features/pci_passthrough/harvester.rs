@@ -33,8 +33,8 @@ impl<'n> Inventory<'n> {
         node: Option<&'n str>,
         lookups: &Lookups<'_>,
     ) -> Result<Self, PciPassthroughError> {
-        let devices = lookups.pci_devices().map_err(not_readable("pcidevices"))?.to_vec();
-        let claimed = lookups.claimed().map_err(not_readable("pcideviceclaims"))?;
+        let devices = lookups.pci_devices().map_err(PciPassthroughError::Lookup)?.to_vec();
+        let claimed = lookups.claimed().map_err(PciPassthroughError::Lookup)?;
         Ok(Self { devices, claimed, node })
     }
 
@@ -49,10 +49,10 @@ impl<'n> Inventory<'n> {
             let name = format!("{node}-{}", address.compact());
             match lookups.pci_device(&name) {
                 Ok(device) => inventory.devices.push(device),
-                Err(LookupError::NotFound) => continue,
-                Err(error) => return Err(not_readable("pcidevices")(error)),
+                Err(LookupError::NotFound(_)) => continue,
+                Err(error) => return Err(PciPassthroughError::Lookup(error)),
             }
-            if lookups.is_claimed(&name).map_err(not_readable("pcideviceclaims"))? {
+            if lookups.is_claimed(&name).map_err(PciPassthroughError::Lookup)? {
                 inventory.claimed.push(name);
             }
         }
@@ -245,10 +245,6 @@ fn take<'v>(
             *there = Some(entries.remove(index));
         }
     }
-}
-
-fn not_readable(kind: &'static str) -> impl Fn(LookupError) -> PciPassthroughError {
-    move |error| PciPassthroughError::Lookup { kind, error }
 }
 
 fn have_all(candidates: &[&Candidates<'_>], node: &str) -> bool {

@@ -10,7 +10,7 @@ use crate::pci::PciAddress;
 use crate::settings::{DeviceNames, FeatureSettings, Pattern, Settings};
 use crate::vm::{Device, Edit, ShapeError};
 use directive::{Devices, check_count};
-use earlier::{is_named_after, record};
+use earlier::record;
 use harvester::{Choice, Inventory};
 
 pub(super) struct PciPassthrough;
@@ -23,8 +23,8 @@ enum PciPassthroughError {
          to the setting pciPassthrough.allowedDevices"
     )]
     NotAllowed { device: String, namespace: String },
-    #[error("Harvester's {kind} cannot be looked up: {error}; {}", remedy(.kind, *.error))]
-    Lookup { kind: &'static str, error: LookupError },
+    #[error("Harvester's PCI devices cannot be looked up: {}; {}", .0.why(), remedy(.0))]
+    Lookup(LookupError),
     #[error(
         "no node has a PCI device at {address}; see the PCI devices in Harvester for the addresses that there are"
     )]
@@ -66,13 +66,24 @@ enum PciPassthroughError {
     GateOff,
 }
 
-fn remedy(kind: &str, error: LookupError) -> String {
+fn remedy(error: &LookupError) -> String {
+    if has_harvester(error) {
+        return error.remedy();
+    }
+    format!(
+        "{}, or set pciPassthrough.deviceNames to address where there is no Harvester",
+        error.remedy()
+    )
+}
+
+/// Whether there may be a Harvester whose devices cannot be read for now, or not with these rights. The API server forbids
+/// only what it serves, and Harvester refuses devices that are named by their addresses.
+fn has_harvester(error: &LookupError) -> bool {
     match error {
-        LookupError::Unavailable => "try again later".to_owned(),
-        LookupError::NotFound | LookupError::KindNotServed | LookupError::NotGranted => format!(
-            "see that Harvester's add-on pcidevices-controller is on and that policy-server may get, list and watch \
-             {kind}, or have the administrator set pciPassthrough.deviceNames to address"
-        ),
+        LookupError::Forbidden(_) | LookupError::Unavailable(_) | LookupError::NotFound(_) => true,
+        LookupError::KindNotServed(_)
+        | LookupError::NotDeclared(_)
+        | LookupError::NotOffered(_) => false,
     }
 }
 
@@ -153,19 +164,22 @@ fn by_address(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Resu
 /// Names the devices as Harvester does; by their addresses where that is allowed and there is no Harvester to ask.
 fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Result<(), Failure> {
     let node = the_node(devices, context)?;
+    let is_auto = context.settings.pci_passthrough.device_names == DeviceNames::Auto;
     let inventory = match look_up(devices, node, context) {
         Ok(inventory) => inventory,
-        Err(PciPassthroughError::Lookup {
-            kind: "pcidevices",
-            error: LookupError::NotGranted | LookupError::KindNotServed,
-        }) if context.settings.pci_passthrough.device_names == DeviceNames::Auto
-            && !has_pci_devices(devices, context)? =>
+        Err(PciPassthroughError::Lookup(_)) if is_auto && are_in_place(devices, context)? => {
+            return by_address(devices, context, plan);
+        }
+        Err(PciPassthroughError::Lookup(error))
+            if is_auto
+                && !has_harvester(&error)
+                && !our_devices(context).iter().any(is_pci_device) =>
         {
-            plan.warnings.push(
-                "PCI devices are named by their addresses, as the policy cannot look up Harvester's; such a \
-                 VirtualMachine starts only where a device plugin serves these names"
-                    .to_owned(),
-            );
+            plan.warnings.push(format!(
+                "PCI devices are named by their addresses, so the VirtualMachine starts only where a device plugin serves \
+                 these names: {}",
+                error.why()
+            ));
             return by_address(devices, context, plan);
         }
         Err(error) => return Err(error.into()),
@@ -203,14 +217,19 @@ fn our_devices<'c>(context: &'c Context<'_>) -> Vec<Device<'c>> {
     devices.collect()
 }
 
-/// Whether the directive had added host devices as Harvester names them, and now asks for others. Then there is a Harvester,
-/// also where its devices cannot be looked up.
-fn has_pci_devices(devices: &Devices, context: &Context<'_>) -> Result<bool, ShapeError> {
-    let ours = our_devices(context);
-    let is_pci_device = |entry: &Device<'_>| PciAddress::of_pci_device(entry.name).is_some();
-    let entries = [ours.as_slice(), &context.vm.host_devices()?].concat();
-    let is_there = |address: &PciAddress| entries.iter().any(|e| is_named_after(e, *address));
-    Ok(ours.iter().any(is_pci_device) && !devices.addresses.iter().all(is_there))
+/// Whether the VirtualMachine has all the devices under Harvester's names. Then nothing depends on a lookup.
+fn are_in_place(devices: &Devices, context: &Context<'_>) -> Result<bool, ShapeError> {
+    let entries = [our_devices(context), context.vm.host_devices()?].concat();
+    let places = || entries.iter().filter_map(|entry| PciAddress::of_pci_device(entry.name));
+    let is_on_node = |node| devices.node.as_deref().is_none_or(|wanted| wanted == node);
+    let is_in_place =
+        |address: &PciAddress| places().any(|(node, place)| place == *address && is_on_node(node));
+    Ok(devices.addresses.iter().all(is_in_place))
+}
+
+/// Whether an entry has a name that Harvester gives.
+fn is_pci_device(entry: &Device<'_>) -> bool {
+    PciAddress::of_pci_device(entry.name).is_some()
 }
 
 /// Where the node is known, its devices are looked up one by one, which needs the fewest rights. An update needs the
@@ -225,9 +244,8 @@ fn look_up<'n>(
         Some(node) if !context.is_update => one_by_one(node),
         None => Inventory::of_all(None, context.lookups),
         Some(node) => match Inventory::of_all(Some(node), context.lookups) {
-            Err(PciPassthroughError::Lookup { error: LookupError::NotGranted, .. }) => {
-                one_by_one(node)
-            }
+            // What cannot be listed may still be read by its name.
+            Err(PciPassthroughError::Lookup(error)) if !error.is_temporary() => one_by_one(node),
             result => result,
         },
     }

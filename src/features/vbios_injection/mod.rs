@@ -58,7 +58,7 @@ enum VbiosError {
         "there is no ConfigMap {name} in the namespace {namespace}; create it there, with the ROM under binaryData.rom"
     )]
     NoConfigMap { name: String, namespace: String },
-    #[error("the ConfigMap {name} cannot be read: {error}; {}", remedy(*.error))]
+    #[error("the ConfigMap {name} cannot be read: {error}")]
     Lookup { name: String, error: LookupError },
     #[error(
         "the ConfigMap {name} has no binaryData.rom{found}; make it with kubectl create configmap {name} --from-file=rom=FILE"
@@ -91,15 +91,6 @@ enum VbiosError {
          ({devices}); name one of them, or its PCI address", Quoted(.value)
     )]
     NoSuchDevice { value: String, devices: String },
-}
-
-fn remedy(error: LookupError) -> &'static str {
-    match error {
-        LookupError::Unavailable => "try again later",
-        LookupError::NotFound | LookupError::KindNotServed | LookupError::NotGranted => {
-            "grant policy-server get on configmaps in the VirtualMachine's namespace"
-        }
-    }
 }
 
 impl Feature for VbiosInjection {
@@ -275,7 +266,7 @@ fn rom(name: &str, context: &Context<'_>) -> Result<Rom, Failure> {
     let namespace = context.namespace;
     let config_map = match context.lookups.config_map(&name, namespace) {
         Ok(config_map) => config_map,
-        Err(LookupError::NotFound) => {
+        Err(LookupError::NotFound(_)) => {
             return Err(VbiosError::NoConfigMap { name, namespace: namespace.to_owned() }.into());
         }
         Err(error) => return Err(VbiosError::Lookup { name, error }.into()),

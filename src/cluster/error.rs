@@ -1,0 +1,287 @@
+//! Why a lookup fails: what the host says, and the words for the user, with who can mend it and how.
+
+use std::fmt;
+
+use super::kinds::Kind;
+
+/// Why the host gives no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClusterError {
+    /// There is no object of that name.
+    NotFound,
+    /// The API server serves no such kind.
+    KindNotServed,
+    /// The API server refuses, and mostly names who asked.
+    Forbidden(Option<Account>),
+    /// The API server lets the account do it, but serves no such operation for the kind.
+    Unsupported,
+    /// The ClusterAdmissionPolicy does not declare the kind.
+    NotDeclared,
+    /// The host does not know the operation, or does not offer it to the policy.
+    NotOffered,
+    /// Anything else, for now.
+    Unavailable,
+}
+
+/// The user name by which the API server knows a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account(String);
+
+const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
+
+/// The ClusterRole that the manifests and the chart install with the policy.
+const CLUSTER_ROLE: &str = "vm-feature-manager";
+
+impl Account {
+    /// A service account.
+    pub fn of_service_account(namespace: &str, name: &str) -> Self {
+        Self(format!("{SERVICE_ACCOUNT}{namespace}:{name}"))
+    }
+
+    /// Any user. `None` for a name that cannot stand between quotes in a message and in a command.
+    pub fn of_user(name: &str) -> Option<Self> {
+        let is_usable =
+            |c: char| (c.is_ascii_graphic() || c == ' ') && !matches!(c, '"' | '\'' | '\\');
+        let is_usable = (1..=256).contains(&name.len()) && name.chars().all(is_usable);
+        is_usable.then(|| Self(name.to_owned()))
+    }
+
+    /// The user name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The namespace and the name of a service account.
+    fn service_account(&self) -> Option<(&str, &str)> {
+        self.0.strip_prefix(SERVICE_ACCOUNT)?.split_once(':')
+    }
+
+    /// The groups that the API server gives the account. Without them, rights that are bound to a group would not count.
+    pub(super) fn groups(&self) -> Vec<String> {
+        let mut groups = vec!["system:authenticated".to_owned()];
+        if let Some((namespace, _)) = self.service_account() {
+            groups.push("system:serviceaccounts".to_owned());
+            groups.push(format!("system:serviceaccounts:{namespace}"));
+        }
+        groups
+    }
+
+    /// The option that names the account in `kubectl create rolebinding`.
+    fn as_subject(&self) -> String {
+        match self.service_account() {
+            Some((namespace, name)) => format!("--serviceaccount={namespace}:{name}"),
+            None => format!("--user='{}'", self.0),
+        }
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.service_account() {
+            Some((namespace, name)) => write!(f, "the service account {namespace}:{name}"),
+            None => write!(f, "the user {}", self.0),
+        }
+    }
+}
+
+/// What a verb lets an account do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Create,
+    Get,
+    List,
+}
+
+impl Access {
+    /// As a sentence has it.
+    fn verbs(self) -> &'static str {
+        match self {
+            Access::Create => "create",
+            Access::Get => "get",
+            Access::List => "list and watch",
+        }
+    }
+}
+
+/// A right that the policy lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MissingRight {
+    /// Who lacks it, if the API server says so.
+    pub(super) account: Option<Account>,
+    pub(super) access: Access,
+    pub(super) kind: Kind,
+    /// `None` where the right is for all namespaces, or the kind has none.
+    pub(super) namespace: Option<String>,
+}
+
+impl MissingRight {
+    /// The command that grants it: for what VMs' namespaces hold, in the one namespace; else all that the policy needs, with
+    /// the ClusterRole that is installed with it.
+    fn command(&self) -> String {
+        let Self { account, kind, namespace, .. } = self;
+        let subject = account
+            .as_ref()
+            .map_or_else(|| "--serviceaccount=NAMESPACE:NAME".to_owned(), Account::as_subject);
+        match namespace {
+            Some(namespace) if kind.is_of_users() => {
+                let (_, resource) = kind.group_and_resource();
+                let name = format!("{CLUSTER_ROLE}-{resource}");
+                format!(
+                    "kubectl create role {name} --namespace={namespace} --verb=get --resource={resource} && kubectl create \
+                     rolebinding {name} --namespace={namespace} --role={name} {subject}"
+                )
+            }
+            _ => {
+                let service_account = account.as_ref().and_then(Account::service_account);
+                let suffix = service_account.map_or("user", |(namespace, _)| namespace);
+                format!(
+                    "kubectl create clusterrolebinding {CLUSTER_ROLE}-{suffix} --clusterrole={CLUSTER_ROLE} {subject}"
+                )
+            }
+        }
+    }
+}
+
+/// Why a lookup failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LookupError {
+    NotFound(Kind),
+    KindNotServed(Kind),
+    Forbidden(Box<MissingRight>),
+    NotDeclared(Kind),
+    NotOffered(Kind),
+    Unavailable(Kind),
+}
+
+impl LookupError {
+    /// What is wrong, as a clause.
+    pub(crate) fn why(&self) -> String {
+        match self {
+            Self::NotFound(kind) => format!("there is no such {}", kind.api_version_and_kind().1),
+            Self::KindNotServed(kind) => {
+                format!("the cluster does not serve {}", kind.full_resource())
+            }
+            Self::Forbidden(right) => {
+                let MissingRight { account, access, kind, namespace } = &**right;
+                let within = namespace.as_ref().map(|n| format!(" in the namespace {n}"));
+                let account = match account {
+                    Some(account) => format!("the policy reads the cluster as {account}, which"),
+                    None => "the account that policy-server runs as".to_owned(),
+                };
+                format!(
+                    "{account} may not {} {}{}",
+                    access.verbs(),
+                    kind.full_resource(),
+                    within.unwrap_or_default()
+                )
+            }
+            Self::NotDeclared(kind) => {
+                let (api_version, name) = kind.api_version_and_kind();
+                format!(
+                    "the ClusterAdmissionPolicy does not list {api_version} {name} under spec.contextAwareResources"
+                )
+            }
+            Self::NotOffered(kind) => {
+                format!("Kubewarden does not let the policy look up {}", kind.full_resource())
+            }
+            Self::Unavailable(kind) => {
+                format!("looking up {} failed for now", kind.full_resource())
+            }
+        }
+    }
+
+    /// Whether the same lookup may succeed later.
+    pub(crate) fn is_temporary(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+
+    /// What to do about it, as a clause in the imperative.
+    pub(crate) fn remedy(&self) -> String {
+        match self {
+            Self::NotFound(_) => "correct the name".to_owned(),
+            Self::KindNotServed(kind) => format!("see that {} is installed and enabled", kind.provider()),
+            Self::Forbidden(right) => format!("have an administrator run: {}", right.command()),
+            Self::NotDeclared(kind) => {
+                let (api_version, name) = kind.api_version_and_kind();
+                format!("have an administrator add {{apiVersion: {api_version}, kind: {name}}} to that list")
+            }
+            Self::NotOffered(_) => {
+                "have an administrator install Kubewarden 1.27 or later and allow the policy its host capabilities"
+                    .to_owned()
+            }
+            Self::Unavailable(_) => "try again later".to_owned(),
+        }
+    }
+}
+
+/// What is wrong, and what to do.
+impl fmt::Display for LookupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.why(), self.remedy())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn missing(account: &str, access: Access, kind: Kind, namespace: Option<&str>) -> String {
+        let account = Account::of_user(account);
+        let namespace = namespace.map(str::to_owned);
+        let right = MissingRight { account, access, kind, namespace };
+        LookupError::Forbidden(Box::new(right)).to_string()
+    }
+
+    #[test]
+    fn a_missing_right_names_the_account_and_the_command_that_grants_it() {
+        let account = "system:serviceaccount:cattle-kubewarden-system:policy-server";
+        assert_eq!(
+            missing(account, Access::List, Kind::Node, None),
+            "the policy reads the cluster as the service account cattle-kubewarden-system:policy-server, which may not \
+             list and watch nodes; have an administrator run: kubectl create clusterrolebinding \
+             vm-feature-manager-cattle-kubewarden-system --clusterrole=vm-feature-manager \
+             --serviceaccount=cattle-kubewarden-system:policy-server"
+        );
+        assert_eq!(
+            missing(account, Access::Get, Kind::ConfigMap, Some("vms")),
+            "the policy reads the cluster as the service account cattle-kubewarden-system:policy-server, which may not \
+             get configmaps in the namespace vms; have an administrator run: kubectl create role \
+             vm-feature-manager-configmaps --namespace=vms --verb=get --resource=configmaps && kubectl create rolebinding \
+             vm-feature-manager-configmaps --namespace=vms --role=vm-feature-manager-configmaps \
+             --serviceaccount=cattle-kubewarden-system:policy-server"
+        );
+        assert_eq!(
+            missing("alice", Access::Get, Kind::KubeVirt, Some("harvester-system")),
+            "the policy reads the cluster as the user alice, which may not get kubevirts.kubevirt.io in the namespace \
+             harvester-system; have an administrator run: kubectl create clusterrolebinding vm-feature-manager-user \
+             --clusterrole=vm-feature-manager --user='alice'"
+        );
+        let nobody = missing("", Access::Get, Kind::Node, None);
+        assert!(nobody.starts_with("the account that policy-server runs as may not get nodes; "));
+        assert!(nobody.ends_with("--serviceaccount=NAMESPACE:NAME"), "{nobody}");
+    }
+
+    #[rstest]
+    #[case::service_account("system:serviceaccount:kubewarden:policy-server", true)]
+    #[case::user("jane.doe@example.com", true)]
+    #[case::empty("", false)]
+    #[case::url("https://accounts.example.com#10 7", true)]
+    #[case::single_quote("x' ; rm -r '/", false)]
+    #[case::quotes("a\"b", false)]
+    #[case::backslash("a\\b", false)]
+    #[case::control_character("a\nb", false)]
+    fn names_that_can_stand_in_a_command(#[case] name: &str, #[case] is_usable: bool) {
+        assert_eq!(Account::of_user(name).is_some(), is_usable);
+    }
+
+    #[test]
+    fn groups_are_those_that_the_api_server_gives() {
+        let policy_server = Account::of_service_account("kubewarden", "policy-server");
+        assert_eq!(
+            policy_server.groups(),
+            ["system:authenticated", "system:serviceaccounts", "system:serviceaccounts:kubewarden"]
+        );
+        assert_eq!(Account::of_user("alice").unwrap().groups(), ["system:authenticated"]);
+    }
+}
