@@ -383,12 +383,18 @@ impl<'r, 'a> Run<'r, 'a> {
                 info!(self.log, "directive removed"; self.request, "feature" => name, "error" => &error);
                 self.clear(feature, earlier)?;
                 let key = Key::directive(name);
-                match directive.source {
-                    Source::Annotation => self.vm.remove_annotation(key)?,
-                    Source::Label => self.vm.remove_label(key)?,
+                let removed = match directive.source {
+                    Source::Annotation => self.vm.remove_annotation(key).map(|()| true)?,
+                    Source::Label => self.vm.remove_label(key).map(|()| true)?,
                     // The guest's own text is not the policy's to change.
-                    Source::UserData(_) => {}
-                }
+                    Source::UserData(_) => false,
+                };
+                let removed = if removed {
+                    ", and errorHandling strip-label removes the directive"
+                } else {
+                    ""
+                };
+                self.verdict.warnings.push(format!("{name} is not applied{removed}: {error}"));
             }
         }
         Ok(())

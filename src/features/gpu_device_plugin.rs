@@ -1,8 +1,9 @@
 //! GPU device plugin: the VM's pod gets an extended resource, and the guest a device where KubeVirt serves it as one.
 
 use super::{Added, Before, Context, Failure, Feature, Plan, free_names, made_number};
+use crate::cluster::LookupError;
 use crate::resource::{ResourceName, ResourceNameError};
-use crate::settings::{AttachDevice, FeatureSettings, Pattern, Settings};
+use crate::settings::{AttachDevice, DeviceNames, FeatureSettings, Pattern, Settings};
 use crate::text::Quoted;
 use crate::vm::{Device, Edit, ShapeError, VirtualMachine};
 
@@ -69,8 +70,15 @@ impl Feature for GpuDevicePlugin {
             // KubeVirt computes the limit of a device; one written beside it would override the count.
             None => {
                 let names = free_names(PREFIX, count - attached, context)?;
-                let add = |n| Edit::AddGpu { name: n, device_name: name.to_string() };
-                plan.edits.extend(names.map(add));
+                let is_host_device = is_host_device(&name, context);
+                plan.edits.extend(names.map(|device| {
+                    let (name, device_name) = (device, name.to_string());
+                    if is_host_device {
+                        Edit::AddHostDevice { name, device_name }
+                    } else {
+                        Edit::AddGpu { name, device_name }
+                    }
+                }));
                 if context.vm.limit(name.as_str())?.is_some() {
                     plan.warnings.push(format!(
                         "the VirtualMachine's own limit on {name} overrides the number that its devices need"
@@ -173,6 +181,19 @@ fn is_device(edit: &Edit, resource: &ResourceName) -> bool {
             device_name == resource.as_str() && made_number(PREFIX, name).is_some()
         }
         _ => false,
+    }
+}
+
+/// Whether Harvester handles devices of the resource as host devices. It makes host devices of GPUs itself, but with a patch
+/// that the API server cannot apply to two or more of them. Source: `harvester/pcidevices`, `pkg/webhook/vm.go`.
+fn is_host_device(name: &ResourceName, context: &Context<'_>) -> bool {
+    if context.settings.pci_passthrough.device_names == DeviceNames::Address {
+        return false;
+    }
+    match context.lookups.pci_devices() {
+        Ok(devices) => devices.iter().any(|device| device.resource_name == name.as_str()),
+        // Harvester takes no devices but its own, so the resource must be one of them.
+        Err(error) => matches!(error, LookupError::Forbidden(_)),
     }
 }
 

@@ -154,7 +154,10 @@ mod with_kubevirt {
         assert_eq!(answer.domain()["resources"], Value::Null);
         assert_eq!(answer.annotation("gpu-device-plugin-applied").as_deref(), Some(name));
         assert_eq!(answer.warnings(), Vec::<&str>::new());
-        assert_eq!(answer.lookups, ["get KubeVirt kubevirt"]);
+        assert_eq!(
+            answer.lookups,
+            ["get KubeVirt kubevirt", "get SubjectAccessReview who-am-i", "list PciDevice"]
+        );
         ask(answer.after(), json!({})).assert_accepted_unchanged();
     }
 

@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_policy::cluster::Kind;
+use vm_feature_manager_policy::cluster::{ClusterError, Kind};
 
 use super::harness::{Answer, FakeCluster, Request, bare_vm, fixtures};
 
@@ -53,6 +53,38 @@ fn a_device_of_one_node_has_the_name_of_its_pci_device_and_its_resource() {
     assert_eq!(answer.after()["spec"]["template"]["spec"]["nodeSelector"], Value::Null);
     let applied = answer.annotation("pci-passthrough-applied");
     assert_eq!(applied.as_deref(), Some(r#"["0000:01:00.0"]"#));
+}
+
+/// Harvester makes host devices of GPUs with a patch that the API server cannot apply to two of them.
+#[rstest]
+#[case::listed(harvester(), "nvidia.com/TU104GL_TESLA_T4", "hostDevices")]
+#[case::forbidden(harvester().without("list", Kind::PciDevice), "nvidia.com/TU104GL_TESLA_T4", "hostDevices")]
+#[case::not_one_of_harvesters(harvester(), "nvidia.com/GRID_T4-1Q", "gpus")]
+#[case::no_harvester(
+    harvester().failing(Kind::PciDevice, ClusterError::KindNotServed), "nvidia.com/TU104GL_TESLA_T4", "gpus"
+)]
+fn gpus_that_harvester_handles_as_host_devices_are_written_as_such(
+    #[case] cluster: FakeCluster,
+    #[case] resource: &str,
+    #[case] list: &str,
+) {
+    let vm = bare_vm(&[("gpu-device-plugin", &format!("{resource}=2"))]);
+    let settings = json!({"gpuDevicePlugin": {"allowedPlugins": ["nvidia.com/*"]}});
+    let answer = Request::create(vm).settings(settings).cluster(cluster).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    let devices = json!({list: [device("gpu-0", resource), device("gpu-1", resource)]});
+    assert_eq!(answer.domain()["devices"], devices);
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+#[test]
+fn without_harvester_in_the_settings_pci_devices_are_not_listed_for_a_gpu() {
+    let settings = json!({
+        "gpuDevicePlugin": {"allowedPlugins": ["nvidia.com/*"]}, "pciPassthrough": {"deviceNames": "address"},
+    });
+    let vm = bare_vm(&[("gpu-device-plugin", "nvidia.com/TU104GL_TESLA_T4")]);
+    let answer = Request::create(vm).settings(settings).cluster(harvester()).evaluate();
+    assert_eq!(answer.lookups, ["get KubeVirt kubevirt"]);
 }
 
 #[rstest]
@@ -173,10 +205,10 @@ fn a_device_that_is_there_is_not_added_under_another_kind_of_name() {
 #[case::by_resource(
     json!([{"name": "mine", "deviceName": "intel.com/I350_GIGABIT_NETWORK_CONNECTION"}]), &["0000:03:00.0"], 1
 )]
-#[case::by_resource_after_a_rename(
+#[case::an_equal_card(
     json!([{"name": "node1-000003001", "deviceName": "intel.com/I350_GIGABIT_NETWORK_CONNECTION"}]),
     &["0000:03:00.0"],
-    1
+    2
 )]
 #[case::an_entry_counts_once(
     json!([{"name": "mine", "deviceName": "nvidia.com/TU104GL_TESLA_T4"}]), &["0000:01:00.0", "0000:00:02.0"], 2

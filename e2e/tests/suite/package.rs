@@ -434,10 +434,7 @@ mod chart {
         let rancher = chart(&["--set", "settings.policyServer.namespace=cattle-kubewarden-system"]);
         assert_eq!(of_kind(&rancher.unwrap(), "ClusterRoleBinding")[0]["subjects"], both);
         let third = chart(&["--set", "settings.policyServer.namespace=guard"]).unwrap();
-        assert_eq!(
-            of_kind(&third, "ClusterRoleBinding")[0]["subjects"],
-            json!([account("guard")])
-        );
+        assert_eq!(of_kind(&third, "ClusterRoleBinding")[0]["subjects"], json!([account("guard")]));
 
         let strict = file("strict");
         let rights = granted(of_kind(&strict, "ClusterRole")[0]);

@@ -1,7 +1,7 @@
 //! What an earlier directive had added: its record, and the host devices and the node that are its.
 
 use super::directive::Devices;
-use super::{Added, Before, Context, PREFIX, host_device, made_number};
+use super::{Added, Before, Context, Earlier, PREFIX, host_device, made_number};
 use crate::cluster::{LookupError, PciDevice};
 use crate::json::{Json, Shape};
 use crate::pci::PciAddress;
@@ -19,22 +19,14 @@ pub(super) fn record(devices: &Devices) -> String {
 /// directive named.
 pub(super) fn added(before: &Before<'_>, context: &Context<'_>) -> Result<Added, ShapeError> {
     let mut added = Added::default();
-    let directive =
-        before.earlier.directive.and_then(|value| Devices::parse(value, usize::MAX).ok());
-    let (of_directive, node) = directive.map(|d| (d.addresses, d.node)).unwrap_or_default();
-    let addresses = match before.earlier.record {
-        None => of_directive,
-        Some(record) => match read_record(record) {
-            Some(addresses) => addresses,
-            None => {
-                added.doubts.push(
-                    "the host devices stay, as the annotation vm-feature-manager.io/pci-passthrough-applied cannot be read"
-                        .to_owned(),
-                );
-                return Ok(added);
-            }
-        },
+    let Some(addresses) = asked_for(before.earlier) else {
+        added.doubts.push(
+            "the host devices stay, as the annotation vm-feature-manager.io/pci-passthrough-applied cannot be read"
+                .to_owned(),
+        );
+        return Ok(added);
     };
+    let node = directive(before.earlier).and_then(|directive| directive.node);
     let mut entries = context.vm.host_devices()?;
     let old_entries = before.old.and_then(|old| old.host_devices().ok()).unwrap_or_default();
     let mut renamed = Vec::new();
@@ -71,6 +63,18 @@ pub(super) fn added(before: &Before<'_>, context: &Context<'_>) -> Result<Added,
     };
     added.edits.extend(pin.filter(|pin| before.is_old(pin) || before.names(pin)));
     Ok(added)
+}
+
+/// The addresses that an earlier directive asked for; `None` where its record cannot be read.
+pub(super) fn asked_for(earlier: &Earlier<'_>) -> Option<Vec<PciAddress>> {
+    match earlier.record {
+        Some(record) => read_record(record),
+        None => Some(directive(earlier).map(|devices| devices.addresses).unwrap_or_default()),
+    }
+}
+
+fn directive(earlier: &Earlier<'_>) -> Option<Devices> {
+    Devices::parse(earlier.directive?, usize::MAX).ok()
 }
 
 impl Before<'_> {

@@ -1,6 +1,7 @@
 //! Harvester's names for PCI devices: the host device has the name of a PCIDevice and the resource that it stands for.
 
 use super::directive::Devices;
+use super::earlier::asked_for;
 use super::{Context, Failure, PciPassthroughError, our_devices};
 use crate::cluster::{LookupError, Lookups, PciDevice};
 use crate::pci::PciAddress;
@@ -99,7 +100,8 @@ impl<'n> Inventory<'n> {
             }
             candidates.push((*address, self.candidates(*address)?));
         }
-        let there = self.already_there(&candidates, &[ours, &host_devices].concat());
+        let earlier = context.earlier.and_then(asked_for).unwrap_or_default();
+        let there = self.already_there(&candidates, &[ours, &host_devices].concat(), &earlier);
         let (present, missing): (Vec<_>, Vec<_>) =
             candidates.iter().zip(&there).partition(|(_, there)| there.is_some());
         let present: Vec<_> = present.into_iter().map(|(candidates, _)| candidates).collect();
@@ -150,12 +152,14 @@ impl<'n> Inventory<'n> {
     }
 
     /// The entries that are the devices already. An entry counts for one address only: by the address of the device
-    /// that it is named after, or by its resource, as Harvester's controller names entries anew after the devices that
-    /// a VirtualMachine was really given.
+    /// that it is named after, or by its resource. An entry that is named after another PCIDevice is another device, unless
+    /// an earlier directive asked for the address: Harvester's controller names entries anew after the devices that a
+    /// VirtualMachine was really given.
     fn already_there<'v>(
         &self,
         candidates: &[Candidates<'_>],
         host_devices: &[Device<'v>],
+        earlier: &[PciAddress],
     ) -> Vec<Option<Device<'v>>> {
         let mut entries = host_devices.to_vec();
         let mut there = vec![None; candidates.len()];
@@ -164,10 +168,11 @@ impl<'n> Inventory<'n> {
                 place == *address && self.node.is_none_or(|wanted| wanted == node)
             })
         };
-        let by_resource = |entry: &Device<'_>, (_, devices): &Candidates<'_>| {
-            let is_elsewhere =
-                |(node, _): (&str, _)| self.node.is_some_and(|wanted| wanted != node);
-            !self.place(entry).is_some_and(is_elsewhere)
+        let by_resource = |entry: &Device<'_>, (address, devices): &Candidates<'_>| {
+            let is_it = |(node, _): (&str, _)| {
+                earlier.contains(address) && self.node.is_none_or(|wanted| wanted == node)
+            };
+            self.place(entry).is_none_or(is_it)
                 && devices.iter().any(|device| device.resource_name == entry.device_name)
         };
         take(&mut entries, candidates, &mut there, by_address);

@@ -4,7 +4,7 @@ mod directive;
 mod earlier;
 mod harvester;
 
-use super::{Added, Before, Context, Failure, Feature, Plan, free_names, made_number};
+use super::{Added, Before, Context, Earlier, Failure, Feature, Plan, free_names, made_number};
 use crate::cluster::LookupError;
 use crate::pci::PciAddress;
 use crate::settings::{DeviceNames, FeatureSettings, Pattern, Settings};

@@ -84,7 +84,7 @@ enum VbiosError {
          vm-feature-manager.io/vbios-device, by its name or PCI address"
     )]
     SeveralDevices { devices: String },
-    #[error("the host device {} has a name with spaces, * or ? in it, or none, and the hook could not find it; rename it", Quoted(.name))]
+    #[error("the host device {} has a name with spaces or ? in it, or none, and the hook could not find it; rename it", Quoted(.name))]
     DeviceName { name: String },
     #[error(
         "the option vm-feature-manager.io/vbios-device {} is none of the VirtualMachine's host devices and GPUs \
@@ -232,7 +232,7 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Fail
                     .to_owned(),
             ),
         }),
-        [device] => to_target(device, device.name, "*"),
+        [device] => to_target(device, device.name, ""),
         // Harvester adds the devices that share an IOMMU group with the one that was alone when the ROM was asked for.
         _ => match devices.iter().find(|device| sidecars.is_for(device.name)) {
             Some(device) => to_target(device, device.name, ""),
@@ -241,9 +241,9 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Fail
     }
 }
 
-/// The hook takes what it looks for apart at spaces, and reads `*` and `?` as wildcards.
+/// The hook takes what it looks for apart at spaces, and reads `?` as a wildcard.
 fn to_target(device: &Device<'_>, first: &str, second: &str) -> Result<Target, Failure> {
-    let is_usable = |name: &str| !name.is_empty() && !name.contains([' ', '\t', '\n', '*', '?']);
+    let is_usable = |name: &str| !name.is_empty() && !name.contains([' ', '\t', '\n', '?']);
     if !is_usable(first) {
         return Err(VbiosError::DeviceName { name: first.to_owned() }.into());
     }
