@@ -82,7 +82,7 @@ fn one_sidecar_is_added_and_nothing_else() {
             "vm-feature-manager.io/vbios-injection",
             "sidecar",
             "fail",
-            "node2-000005000",
+            "node2-000005000 *",
             "--version",
             "v1alpha3"
         ]
@@ -106,7 +106,7 @@ fn with_pci_passthrough_the_rom_is_for_the_device_that_it_added() {
     annotate(&mut vm, &[("pci-passthrough", r#"{"devices": ["node2/0000:05:00.0"]}"#)]);
     let answer = create(vm);
     assert_eq!(answer.audit("applied"), "pci-passthrough,vbios-injection");
-    assert_eq!(devices(&answer), "node2-000005000");
+    assert_eq!(devices(&answer), "node2-000005000 *");
     // The device is not looked up a second time.
     assert_eq!(answer.lookups.iter().filter(|l| l.starts_with("get PciDevice ")).count(), 1);
     create(answer.after()).assert_accepted_unchanged();
@@ -262,9 +262,9 @@ mod device {
     }
 
     #[rstest]
-    #[case::host_device(json!({"hostDevices": [igpu()]}), "node2-000005000")]
-    #[case::gpu(json!({"gpus": [{"name": "gpu-0", "deviceName": "nvidia.com/T4"}]}), "gpu-0")]
-    #[case::beside_usb(json!({"hostDevices": [{"name": "usb", "deviceName": "kubevirt.io/node1-1d6b-0002-001002"}, igpu()]}), "node2-000005000")]
+    #[case::host_device(json!({"hostDevices": [igpu()]}), "node2-000005000 *")]
+    #[case::gpu(json!({"gpus": [{"name": "gpu-0", "deviceName": "nvidia.com/T4"}]}), "gpu-0 *")]
+    #[case::beside_usb(json!({"hostDevices": [{"name": "usb", "deviceName": "kubevirt.io/node1-1d6b-0002-001002"}, igpu()]}), "node2-000005000 *")]
     fn the_only_one_is_meant(#[case] list: Value, #[case] expected: &str) {
         assert_eq!(devices(&create(vm_with(list))), expected);
     }
@@ -284,7 +284,7 @@ mod device {
         let audio = json!({"name": "node2-000005001", "deviceName": "amd.com/RENOIR_AUDIO"});
         vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = json!([igpu(), audio]);
         let answer = create(vm);
-        assert_eq!(devices(&answer), "node2-000005000");
+        assert_eq!(devices(&answer), "node2-000005000 *");
         create(answer.after()).assert_accepted_unchanged();
     }
 
@@ -295,7 +295,9 @@ mod device {
     }
 
     #[rstest]
-    fn of_a_name_that_the_hook_could_not_find_is_an_error(#[values("my gpu", "?", "")] name: &str) {
+    fn of_a_name_that_the_hook_could_not_find_is_an_error(
+        #[values("my gpu", "*", "?", "")] name: &str,
+    ) {
         let devices = json!({"hostDevices": [{"name": name, "deviceName": "nvidia.com/TU104GL"}]});
         create(vm_with(devices)).assert_denied(&["the hook could not find it", "rename it"]);
     }

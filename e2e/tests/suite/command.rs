@@ -73,12 +73,12 @@ fn example(more: &[&str]) -> (i32, String, String) {
 fn denied_kinds_and_an_offline_cluster_are_shown() {
     let (code, stdout, _) = example(&["--deny", "Node"]);
     assert_eq!(code, 1);
-    assert!(stdout.contains("may not read nodes"), "{stdout}");
+    assert!(stdout.contains("kubewarden:policy-server, which may not get nodes"), "{stdout}");
 
     let (code, stdout, _) = example(&["--deny", "PCIDevice", "--deny", "KubeVirt"]);
-    assert_eq!(code, 0);
-    assert!(stdout.contains("+          - deviceName: pci_0000_00_02_0"), "{stdout}");
-    assert!(stdout.contains("cannot read KubeVirt"), "{stdout}");
+    assert_eq!(code, 1);
+    assert!(stdout.contains("which may not get pcidevices.devices.harvesterhci.io"), "{stdout}");
+    assert!(stdout.contains("permittedHostDevices cannot be read:"), "{stdout}");
 
     let (code, stdout, _) = example(&["--offline"]);
     assert_eq!(code, 1);

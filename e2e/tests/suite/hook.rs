@@ -322,7 +322,7 @@ fn a_vm_that_had_no_device_when_it_was_planned_starts_without_one() {
 #[case::no_device(
     "domain-no-hostdev.xml",
     None,
-    "LookupError: no single PCI device for 'node1-000000020' among none"
+    "LookupError: no single PCI device for 'node1-000000020 *' among none"
 )]
 #[case::no_such_device(
     "domain-two-hostdevs.xml",

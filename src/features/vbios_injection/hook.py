@@ -65,7 +65,7 @@ def address(hostdev):
 
 def find(hostdevs, devices):
     for device in devices.split():
-        if device == "?":
+        if device in "*?":
             found = [h for h in hostdevs if not alias(h).startswith("ua-sriov-")]
         else:
             # Harvester encodes names that libvirt would not take as an alias.

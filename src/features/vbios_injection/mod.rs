@@ -84,7 +84,7 @@ enum VbiosError {
          vm-feature-manager.io/vbios-device, by its name or PCI address"
     )]
     SeveralDevices { devices: String },
-    #[error("the host device {} has a name with spaces or ? in it, or none, and the hook could not find it; rename it", Quoted(.name))]
+    #[error("the host device {} has a name with spaces, * or ? in it, or none, and the hook could not find it; rename it", Quoted(.name))]
     DeviceName { name: String },
     #[error(
         "the option vm-feature-manager.io/vbios-device {} is none of the VirtualMachine's host devices and GPUs \
@@ -198,6 +198,9 @@ struct Target {
     warning: Option<String>,
 }
 
+/// Whatever else the guest has: Harvester may give the device another name, and other devices beside it.
+const ONLY: &str = "*";
+
 /// The device that the option names, or the only one.
 fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Failure> {
     let host_devices = context.vm.host_devices()?;
@@ -232,18 +235,18 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Fail
                     .to_owned(),
             ),
         }),
-        [device] => to_target(device, device.name, ""),
+        [device] => to_target(device, device.name, ONLY),
         // Harvester adds the devices that share an IOMMU group with the one that was alone when the ROM was asked for.
         _ => match devices.iter().find(|device| sidecars.is_for(device.name)) {
-            Some(device) => to_target(device, device.name, ""),
+            Some(device) => to_target(device, device.name, ONLY),
             None => Err(VbiosError::SeveralDevices { devices: names() }.into()),
         },
     }
 }
 
-/// The hook takes what it looks for apart at spaces, and reads `?` as a wildcard.
+/// The hook takes what it looks for apart at spaces, and reads `*` and `?` as wildcards.
 fn to_target(device: &Device<'_>, first: &str, second: &str) -> Result<Target, Failure> {
-    let is_usable = |name: &str| !name.is_empty() && !name.contains([' ', '\t', '\n', '?']);
+    let is_usable = |name: &str| !name.is_empty() && !name.contains([' ', '\t', '\n', '*', '?']);
     if !is_usable(first) {
         return Err(VbiosError::DeviceName { name: first.to_owned() }.into());
     }

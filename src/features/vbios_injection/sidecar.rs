@@ -14,7 +14,7 @@ const MARKER: &str = "vm-feature-manager.io/vbios-injection";
 ///
 /// Started by `python3 -c` with `MARKER DELIVERY ON_FAILURE DEVICES SHIM-ARGUMENT...`, it installs itself as
 /// `onDefineDomain` and becomes the sidecar-shim; called as `onDefineDomain --vmi JSON --domain XML` it prints the domain.
-/// `DEVICES` are tried in turn: a name in the VM, a PCI address on the host, `?` the only one or none.
+/// `DEVICES` are tried in turn: a name in the VM, a PCI address on the host, `*` the only one, `?` the only one or none.
 const PROGRAM: &str = include_str!("hook.py");
 
 /// An entry of the list. Source: `kubevirt.io/kubevirt`, `pkg/hooks/hooks.go`.
