@@ -44,6 +44,9 @@ pub trait Cluster {
     ) -> Result<String, ClusterError>;
 }
 
+/// The name under which the policy asks for what it will be refused. policy-server logs the refusal as an error, with the name.
+const REFUSED: &str = "this-refusal-is-expected.vm-feature-manager.io";
+
 /// The lookups of one request: typed, guarded, and those that features share made only once.
 pub(crate) struct Lookups<'c> {
     cluster: &'c dyn Cluster,
@@ -205,7 +208,7 @@ impl<'c> Lookups<'c> {
     /// administrators: to read a SubjectAccessReview, which can only be created. An account that may do even that is not
     /// named, and is taken for that of the setting `policyServer`.
     fn account(&self) -> Result<&Account, ClusterError> {
-        let ask = || match self.cluster.get(Kind::SubjectAccessReview, "who-am-i", None) {
+        let ask = || match self.cluster.get(Kind::SubjectAccessReview, REFUSED, None) {
             Err(ClusterError::Forbidden(Some(account))) => Ok(account),
             Err(ClusterError::Unsupported) => Ok(self.configured_account()),
             Err(ClusterError::Forbidden(None) | ClusterError::NotFound) | Ok(_) => {

@@ -156,7 +156,7 @@ mod with_kubevirt {
         assert_eq!(answer.warnings(), Vec::<&str>::new());
         assert_eq!(
             answer.lookups,
-            ["get KubeVirt kubevirt", "get SubjectAccessReview who-am-i", "list PciDevice"]
+            ["get KubeVirt kubevirt", super::super::lookups::WHO_AM_I, "list PciDevice"]
         );
         ask(answer.after(), json!({})).assert_accepted_unchanged();
     }

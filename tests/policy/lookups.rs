@@ -70,7 +70,7 @@ fn there_are_none_that_the_directive_does_not_need(
     assert_eq!(request.cluster(harvester()).evaluate().lookups, Vec::<String>::new());
 }
 
-const WHO_AM_I: &str = "get SubjectAccessReview who-am-i";
+pub const WHO_AM_I: &str = "get SubjectAccessReview this-refusal-is-expected.vm-feature-manager.io";
 
 /// The settings name another account than the one that the API server names.
 #[test]
