@@ -160,15 +160,17 @@ add $domain/devices/hostDevices [{\"deviceName\":\"pci_0000_05_00_0\",\"name\":\
     create kubevirt/nested-virt
     replay no-rights-nodes
     same "$(answer .allowed)" false
-    [[ "$(answer .status.message)" == *"or grant policy-server get, list and watch on nodes" ]]
+    [[ "$(answer .status.message)" == *"the service account kubewarden:policy-server, which may not list and watch nodes"* ]]
+    [[ "$(answer .status.message)" == *"run: kubectl create clusterrolebinding vm-feature-manager-kubewarden --clusterrole=vm-feature-manager --serviceaccount=kubewarden:policy-server" ]]
     run -1 grep -q KubernetesList e2e/sessions/no-rights-nodes.yml
 }
 
-@test "without any rights devices are named by their addresses" {
+@test "without any rights the account and the command that grants them are told" {
     create all
     replay no-rights --settings-json '{"pciPassthrough": {"errorHandling": "allow-and-log"}, "vbiosInjection": {"errorHandling": "allow-and-log"}}'
-    patch | grep -qxF "add $domain/devices/hostDevices [{\"deviceName\":\"pci_0000_05_00_0\",\"name\":\"pci-device-0\"}]"
-    same "$(answer '.auditAnnotations | [.applied, .failed]')" '["nested-virt,pci-passthrough,gpu-device-plugin","vbios-injection"]'
+    same "$(answer '.auditAnnotations | [.applied, .failed]')" '["nested-virt,gpu-device-plugin","pci-passthrough,vbios-injection"]'
+    answer '.warnings[]' | grep -qxF "kubectl create clusterrolebinding vm-feature-manager-cattle-kubewarden-system --clusterrole=vm-feature-manager --serviceaccount=cattle-kubewarden-system:policy-server"
+    [[ "$(patch)" != *hostDevices* ]]
 }
 
 @test "an update that changes nothing of ours is accepted as it is" {

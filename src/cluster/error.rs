@@ -58,11 +58,12 @@ impl Account {
 
     /// The groups that the API server gives the account. Without them, rights that are bound to a group would not count.
     pub(super) fn groups(&self) -> Vec<String> {
-        let mut groups = vec!["system:authenticated".to_owned()];
+        let mut groups = Vec::new();
         if let Some((namespace, _)) = self.service_account() {
             groups.push("system:serviceaccounts".to_owned());
             groups.push(format!("system:serviceaccounts:{namespace}"));
         }
+        groups.push("system:authenticated".to_owned());
         groups
     }
 
@@ -280,7 +281,7 @@ mod tests {
         let policy_server = Account::of_service_account("kubewarden", "policy-server");
         assert_eq!(
             policy_server.groups(),
-            ["system:authenticated", "system:serviceaccounts", "system:serviceaccounts:kubewarden"]
+            ["system:serviceaccounts", "system:serviceaccounts:kubewarden", "system:authenticated"]
         );
         assert_eq!(Account::of_user("alice").unwrap().groups(), ["system:authenticated"]);
     }
