@@ -80,6 +80,7 @@ domain=/spec/template/spec/domain
     create nested-virt
     evaluate
     same "$(patch)" "\
+add ${ours}nested-virt-added [{\"cpuFeature\":\"vmx\"}]
 add ${ours}nested-virt-applied true
 add $domain/cpu/features [{\"name\":\"vmx\",\"policy\":\"require\"}]"
 }
@@ -114,10 +115,12 @@ add $domain/cpu/features [{\"name\":\"vmx\",\"policy\":\"require\"}]"
     create harvester
     replay harvester
     same "$(patch)" "\
+add ${ours}gpu-device-plugin-added [{\"limit\":\"nvidia.com/gpu\",\"quantity\":\"1\"}]
 add ${ours}gpu-device-plugin-applied nvidia.com/gpu
+add ${ours}nested-virt-added [{\"cpuFeature\":\"vmx\"}]
 add ${ours}nested-virt-applied true
+add ${ours}pci-passthrough-added [{\"hostDevice\":\"node1-000000020\",\"resource\":\"intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630\"}]
 add ${ours}pci-passthrough-applied [\"0000:00:02.0\"]
-add ${ours}pci-passthrough-kept [\"node selector node1\"]
 add $domain/cpu/features [{\"name\":\"vmx\",\"policy\":\"require\"}]
 add $domain/devices/hostDevices [{\"deviceName\":\"intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630\",\"name\":\"node1-000000020\"}]
 add $domain/resources/limits/nvidia.com~1gpu 1"
@@ -139,7 +142,9 @@ add $domain/resources/limits/nvidia.com~1gpu 1"
     create user-data
     replay user-data --settings-path examples/user-data/settings.yaml
     same "$(patch)" "\
+add ${ours}nested-virt-added [{\"cpuFeature\":\"vmx\"}]
 add ${ours}nested-virt-applied true
+add ${ours}pci-passthrough-added [{\"hostDevice\":\"node1-000000020\",\"resource\":\"intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630\"},{\"nodeSelector\":\"node1\"}]
 add ${ours}pci-passthrough-applied [\"0000:00:02.0\"]
 add $domain/cpu/features [{\"name\":\"vmx\",\"policy\":\"require\"}]
 add $domain/devices/hostDevices [{\"deviceName\":\"intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630\",\"name\":\"node1-000000020\"}]
@@ -181,11 +186,11 @@ add $domain/devices/hostDevices [{\"deviceName\":\"pci_0000_05_00_0\",\"name\":\
 
 @test "a directive that is gone is taken back" {
     update nested-virt \
-        '.metadata.annotations["vm-feature-manager.io/nested-virt-applied"] = "true" | .spec.template.spec.domain.cpu.features = [{name: "vmx", policy: "require"}, {name: "aes", policy: "require"}]' \
+        '.metadata.annotations["vm-feature-manager.io/nested-virt-added"] = "[{\"cpuFeature\":\"vmx\"}]" | .spec.template.spec.domain.cpu.features = [{name: "vmx", policy: "require"}, {name: "aes", policy: "require"}]' \
         'del(.metadata.annotations["vm-feature-manager.io/nested-virt"])'
     evaluate
     same "$(patch)" "\
-remove ${ours}nested-virt-applied null
+remove ${ours}nested-virt-added null
 replace $domain/cpu/features/0/name aes
 remove $domain/cpu/features/1 null"
 }

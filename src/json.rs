@@ -17,11 +17,11 @@ pub(crate) type Members<'a> = Vec<Member<'a>>;
 
 /// A JSON value, read as far as a [`Shape`] says.
 ///
-/// Unread parts are [`Json::Text`]; writing the value out copies them byte by byte, so no number is rounded, no
+/// Unread parts are [`Json::Raw`]; writing the value out copies them byte by byte, so no number is rounded, no
 /// member is reordered and no unknown field is lost.
 #[derive(Debug, Clone)]
 pub(crate) enum Json<'a> {
-    Text(&'a RawValue),
+    Raw(&'a RawValue),
     Null,
     Bool(bool),
     Number(Number),
@@ -34,17 +34,17 @@ pub(crate) enum Json<'a> {
 #[derive(Debug)]
 pub(crate) enum Shape {
     /// Not at all: the text is kept.
-    Text,
+    Raw,
     /// Everything.
-    Tree,
+    Whole,
     /// The named members as their own shapes say, the text of the others.
-    Object(&'static [(&'static str, Shape)]),
+    Members(&'static [(&'static str, Shape)]),
     /// The named members as their own shapes say; the others are dropped.
-    Only(&'static [(&'static str, Shape)]),
+    OnlyMembers(&'static [(&'static str, Shape)]),
     /// The members whose key starts with the text, whole; the text of the others.
-    Prefixed(&'static str),
+    MembersWithPrefix(&'static str),
     /// Every item of an array as the shape says.
-    Items(&'static Shape),
+    Each(&'static Shape),
 }
 
 impl<'a> Json<'a> {
@@ -120,14 +120,14 @@ impl<'a> Json<'a> {
             Json::String(text) => text.is_empty(),
             Json::Array(items) => items.iter().all(Json::is_empty),
             Json::Object(members) => members.is_empty(),
-            Json::Text(_) | Json::Bool(_) | Json::Number(_) => false,
+            Json::Raw(_) | Json::Bool(_) | Json::Number(_) => false,
         }
     }
 
     /// The type of the value, as an error names it.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
-            Json::Text(text) => match text.get().as_bytes().first() {
+            Json::Raw(text) => match text.get().as_bytes().first() {
                 Some(b'{') => "an object",
                 Some(b'[') => "a list",
                 Some(b'"') => "a string",
@@ -144,6 +144,22 @@ impl<'a> Json<'a> {
         }
     }
 
+    /// The value with texts of its own. What was not read is dropped.
+    pub(crate) fn into_owned(self) -> Json<'static> {
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        match self {
+            Json::Raw(_) | Json::Null => Json::Null,
+            Json::Bool(value) => Json::Bool(value),
+            Json::Number(value) => Json::Number(value),
+            Json::String(text) => Json::String(own(text)),
+            Json::Array(items) => Json::Array(items.into_iter().map(Json::into_owned).collect()),
+            Json::Object(members) => {
+                let member = |(key, value): (_, Json<'_>)| (own(key), value.into_owned());
+                Json::Object(members.into_iter().map(member).collect())
+            }
+        }
+    }
+
     /// The value as compact JSON.
     pub(crate) fn to_text(&self) -> String {
         let mut text = String::with_capacity(512);
@@ -155,7 +171,7 @@ impl<'a> Json<'a> {
     /// would take apart.
     pub(crate) fn write(&self, out: &mut String) {
         match self {
-            Json::Text(text) => out.push_str(text.get()),
+            Json::Raw(text) => out.push_str(text.get()),
             Json::Null => out.push_str("null"),
             Json::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
             Json::Number(value) => out.push_str(&value.to_string()),
@@ -225,7 +241,7 @@ impl<'de> DeserializeSeed<'de> for &'static Shape {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json<'de>, D::Error> {
         match self {
-            Shape::Text => <&RawValue>::deserialize(deserializer).map(Json::Text),
+            Shape::Raw => <&RawValue>::deserialize(deserializer).map(Json::Raw),
             _ => deserializer.deserialize_any(ShapeVisitor(self)),
         }
     }
@@ -270,9 +286,9 @@ impl<'de> Visitor<'de> for ShapeVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json<'de>, A::Error> {
         let shape = match self.0 {
-            Shape::Items(shape) => shape,
-            Shape::Tree => &Shape::Tree,
-            _ => &Shape::Text,
+            Shape::Each(shape) => shape,
+            Shape::Whole => &Shape::Whole,
+            _ => &Shape::Raw,
         };
         let mut items = Vec::new();
         while let Some(item) = seq.next_element_seed(shape)? {
@@ -285,11 +301,11 @@ impl<'de> Visitor<'de> for ShapeVisitor {
         let mut members = Vec::new();
         while let Some(Key(key)) = map.next_key()? {
             let shape = match self.0 {
-                Shape::Object(known) => Some(find(known, &key).unwrap_or(&Shape::Text)),
-                Shape::Only(known) => find(known, &key),
-                Shape::Prefixed(prefix) if key.starts_with(prefix) => Some(&Shape::Tree),
-                Shape::Tree => Some(&Shape::Tree),
-                Shape::Text | Shape::Items(_) | Shape::Prefixed(_) => Some(&Shape::Text),
+                Shape::Members(known) => Some(find(known, &key).unwrap_or(&Shape::Raw)),
+                Shape::OnlyMembers(known) => find(known, &key),
+                Shape::MembersWithPrefix(prefix) if key.starts_with(prefix) => Some(&Shape::Whole),
+                Shape::Whole => Some(&Shape::Whole),
+                Shape::Raw | Shape::Each(_) | Shape::MembersWithPrefix(_) => Some(&Shape::Raw),
             };
             match shape {
                 Some(shape) => members.push((key, map.next_value_seed(shape)?)),
@@ -314,13 +330,13 @@ struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 mod tests {
     use super::*;
 
-    static SHAPE: Shape = Shape::Object(&[
+    static SHAPE: Shape = Shape::Members(&[
         (
             "known",
-            Shape::Object(&[("list", Shape::Items(&Shape::Object(&[("name", Shape::Tree)])))]),
+            Shape::Members(&[("list", Shape::Each(&Shape::Members(&[("name", Shape::Whole)])))]),
         ),
-        ("only", Shape::Only(&[("a", Shape::Tree)])),
-        ("own", Shape::Prefixed("x.io/")),
+        ("only", Shape::OnlyMembers(&[("a", Shape::Whole)])),
+        ("own", Shape::MembersWithPrefix("x.io/")),
     ]);
 
     fn parse(text: &str) -> Json<'_> {
@@ -361,8 +377,8 @@ mod tests {
         ];
         for (text, kind) in kinds {
             let raw: &RawValue = serde_json::from_str(text).unwrap();
-            assert_eq!(Json::Text(raw).kind(), kind);
-            assert_eq!(Json::parse(text, &Shape::Tree).unwrap().kind(), kind);
+            assert_eq!(Json::Raw(raw).kind(), kind);
+            assert_eq!(Json::parse(text, &Shape::Whole).unwrap().kind(), kind);
         }
     }
 

@@ -12,19 +12,19 @@
 
 pub mod cluster;
 mod directives;
+mod evaluation;
 mod features;
-mod glance;
-mod image;
 mod json;
+mod keys;
+mod kinds;
 mod log;
-mod names;
-mod pci;
 mod policy;
+mod prefilter;
 mod request;
-mod resource;
 mod response;
 pub mod settings;
 mod text;
+mod verdict;
 mod vm;
 
 use kubewarden_policy_sdk::protocol_version_guest;
@@ -32,7 +32,8 @@ use slog::{Logger, o};
 use wapc_guest::{CallResult, register_function};
 
 use cluster::{Cluster, HostCluster};
-pub use image::{ImageReference, ImageReferenceError};
+pub use kinds::image::{ImageReference, ImageReferenceError};
+pub use kinds::pattern::Pattern;
 use settings::Settings;
 
 /// Answers an admission request.
@@ -41,9 +42,15 @@ use settings::Settings;
 /// `ValidationResponse` as JSON, whatever the payload: what cannot be read or applied is a denial or a warning in it. A
 /// payload in which nothing of the policy's occurs is accepted without being read.
 pub fn validate(payload: &[u8], cluster: &dyn Cluster, log: &Logger) -> Vec<u8> {
-    if !glance::may_concern(payload) {
-        return response::accepted();
+    if prefilter::may_concern(payload) {
+        evaluate(payload, cluster, log)
+    } else {
+        response::accepted()
     }
+}
+
+/// As [`validate`], but reads every payload. The answers are the same for every payload that an API server may send.
+pub fn evaluate(payload: &[u8], cluster: &dyn Cluster, log: &Logger) -> Vec<u8> {
     response::to_bytes(&policy::evaluate(payload, cluster, log), payload.len())
 }
 

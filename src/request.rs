@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use serde_json::error::Category;
 
-use crate::directives::PREFIX;
-use crate::json::{Json, Member, Shape};
-use crate::names;
+use crate::json::{Json, Shape};
+use crate::kinds::name::LABEL;
+use crate::vm::{OUTLINE, VmOutline};
 
 /// The payload of the waPC function `validate`: the request and the policy's settings.
 #[derive(Debug)]
@@ -26,36 +26,25 @@ pub(crate) struct AdmissionRequest<'a> {
     name: Cow<'a, str>,
     pub(crate) namespace: Cow<'a, str>,
     operation: Cow<'a, str>,
-    object: Option<Outline<'a>>,
-    old_object: Option<Outline<'a>>,
+    object: Option<VmOutline<'a>>,
+    old_object: Option<VmOutline<'a>>,
 }
 
-static PAYLOAD: Shape = Shape::Only(&[
-    ("settings", Shape::Text),
+static PAYLOAD: Shape = Shape::OnlyMembers(&[
+    ("settings", Shape::Raw),
     (
         "request",
-        Shape::Only(&[
-            ("uid", Shape::Tree),
-            ("kind", Shape::Only(&[("group", Shape::Tree), ("kind", Shape::Tree)])),
-            ("subResource", Shape::Tree),
-            ("name", Shape::Tree),
-            ("namespace", Shape::Tree),
-            ("operation", Shape::Tree),
+        Shape::OnlyMembers(&[
+            ("uid", Shape::Whole),
+            ("kind", Shape::OnlyMembers(&[("group", Shape::Whole), ("kind", Shape::Whole)])),
+            ("subResource", Shape::Whole),
+            ("name", Shape::Whole),
+            ("namespace", Shape::Whole),
+            ("operation", Shape::Whole),
             ("object", OUTLINE),
             ("oldObject", OUTLINE),
         ]),
     ),
-]);
-
-const OUTLINE: Shape = Shape::Object(&[
-    (
-        "metadata",
-        Shape::Object(&[
-            ("annotations", Shape::Prefixed(PREFIX)),
-            ("labels", Shape::Prefixed(PREFIX)),
-        ]),
-    ),
-    ("spec", Shape::Object(&[])),
 ]);
 
 /// A payload that is no admission request.
@@ -97,7 +86,7 @@ impl<'a> Payload<'a> {
         let mut payload = Json::parse(text, &PAYLOAD)
             .map_err(|error| Unreadable::new("the admission request", &error))?;
         let settings = match payload.take("settings") {
-            Json::Text(settings) => Some(settings.get()),
+            Json::Raw(settings) => Some(settings.get()),
             _ => None,
         };
         Ok(Self { settings, request: AdmissionRequest::read(payload.take("request"))? })
@@ -114,7 +103,7 @@ impl<'a> AdmissionRequest<'a> {
             sub_resource: text(request.take("subResource")).unwrap_or_default(),
             name: text(request.take("name")).unwrap_or_default(),
             namespace: Some(text(request.take("namespace")).unwrap_or_default())
-                .filter(|name| name.is_empty() || names::LABEL.allows(name))
+                .filter(|name| name.is_empty() || LABEL.allows(name))
                 .ok_or(Unreadable::Field("request.namespace"))?,
             operation: text(request.take("operation"))
                 .ok_or(Unreadable::Field("request.operation"))?,
@@ -124,7 +113,7 @@ impl<'a> AdmissionRequest<'a> {
     }
 
     /// The object, if the request creates or changes a KubeVirt `VirtualMachine` itself (not its status).
-    pub(crate) fn virtual_machine(&self) -> Option<&Outline<'a>> {
+    pub(crate) fn virtual_machine(&self) -> Option<&VmOutline<'a>> {
         let concerned = self.group == "kubevirt.io"
             && self.kind == "VirtualMachine"
             && matches!(self.operation.as_ref(), "CREATE" | "UPDATE")
@@ -133,7 +122,7 @@ impl<'a> AdmissionRequest<'a> {
     }
 
     /// The object as it was before an update.
-    pub(crate) fn old_virtual_machine(&self) -> Option<&Outline<'a>> {
+    pub(crate) fn old_virtual_machine(&self) -> Option<&VmOutline<'a>> {
         self.old_object.as_ref().filter(|_| self.is_update())
     }
 
@@ -152,68 +141,11 @@ fn text(json: Json<'_>) -> Option<Cow<'_, str>> {
 }
 
 /// An object that is there.
-fn outline(json: Json<'_>) -> Option<Outline<'_>> {
+fn outline(json: Json<'_>) -> Option<VmOutline<'_>> {
     match json {
         Json::Null => None,
-        root => Some(Outline { root }),
+        root => Some(VmOutline { root }),
     }
-}
-
-/// What of a VirtualMachine tells whether there is anything to do; the rest of it stays text, and is read when it matters.
-/// Read in one pass together with the request.
-#[derive(Debug)]
-pub(crate) struct Outline<'a> {
-    pub(crate) root: Json<'a>,
-}
-
-impl<'a> Outline<'a> {
-    /// Reads a VirtualMachine.
-    ///
-    /// # Errors
-    /// Text that is not JSON.
-    pub(crate) fn parse(text: &'a str) -> serde_json::Result<Self> {
-        Json::parse(text, &OUTLINE).map(|root| Self { root })
-    }
-
-    fn metadata(&self, key: &str) -> Option<&Json<'a>> {
-        self.root.get("metadata").and_then(|metadata| metadata.get(key))
-    }
-
-    /// Whether the object is on its way out; then only its finalizers matter.
-    pub(crate) fn is_deleting(&self) -> bool {
-        match self.metadata("deletionTimestamp") {
-            Some(Json::Text(time)) => !matches!(time.get(), "null" | r#""""#),
-            _ => false,
-        }
-    }
-
-    /// Whether there is any annotation or label of the policy's.
-    pub(crate) fn mentions_policy(&self) -> bool {
-        ours(self.annotations()).chain(ours(self.labels())).next().is_some()
-    }
-
-    /// The annotations, those of the policy's read.
-    pub(crate) fn annotations(&self) -> &[Member<'a>] {
-        self.metadata("annotations").map(Json::members).unwrap_or_default()
-    }
-
-    /// The labels, those of the policy's read.
-    pub(crate) fn labels(&self) -> &[Member<'a>] {
-        self.metadata("labels").map(Json::members).unwrap_or_default()
-    }
-
-    /// The template of the VirtualMachineInstance, unread.
-    pub(crate) fn template(&self) -> Option<&'a str> {
-        match self.root.get("spec").and_then(|spec| spec.get("template")) {
-            Some(Json::Text(text)) => Some(text.get()),
-            _ => None,
-        }
-    }
-}
-
-/// The members whose keys are the policy's, in their order.
-fn ours<'o, 'a>(members: &'o [Member<'a>]) -> impl Iterator<Item = &'o Member<'a>> {
-    members.iter().filter(|(key, _)| key.starts_with(PREFIX))
 }
 
 /// Which request a log line is about.

@@ -1,9 +1,9 @@
 //! From a verdict to the bytes that the Kubewarden host reads. Knows nothing of how the verdict came about.
 
 use crate::json::{Json, member};
-use crate::policy::{Decision, Verdict};
 use crate::settings::SettingsError;
 use crate::text;
+use crate::verdict::{Decision, Verdict};
 
 /// The answer to a request that does not concern the policy.
 pub(crate) fn accepted() -> Vec<u8> {

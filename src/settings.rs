@@ -2,14 +2,12 @@
 
 use std::fmt;
 
-use wildcard::WildcardBuilder;
-
-use crate::directives::nearest;
-use crate::image::ImageReference;
 use crate::json::{Json, Shape};
-use crate::names::{self, NameRule};
-use crate::pci::MAX_DEVICES;
-use crate::text::Quoted;
+use crate::kinds::image::ImageReference;
+use crate::kinds::name::{self, NameRule};
+use crate::kinds::pattern::Pattern;
+use crate::kinds::pci::MAX_DEVICES;
+use crate::text::{self, Quoted};
 
 /// All settings, each with a valid value.
 #[derive(Debug, Clone, PartialEq)]
@@ -124,37 +122,6 @@ pub struct GpuDevicePlugin {
     pub allowed_plugins: Vec<Pattern>,
     /// Whether the guest gets a device too.
     pub attach_device: AttachDevice,
-}
-
-/// A glob pattern of printable ASCII: `*` stands for any characters, `?` for one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern(String);
-
-impl Pattern {
-    /// Whether the pattern stands for the whole text.
-    pub fn matches(&self, text: &str) -> bool {
-        let pattern = WildcardBuilder::new(self.0.as_bytes()).without_escape().build();
-        pattern.is_ok_and(|pattern| pattern.is_match(text.as_bytes()))
-    }
-
-    /// A pattern that can be used.
-    fn read(text: &str) -> Option<Self> {
-        // What it is to match is ASCII, and a message lists it.
-        let usable = (1..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-        usable.then(|| Pattern::from(text))
-    }
-
-    /// The patterns in a row, for a message.
-    pub(crate) fn list(patterns: &[Pattern]) -> String {
-        let texts: Vec<&str> = patterns.iter().map(|pattern| pattern.0.as_str()).collect();
-        texts.join(", ")
-    }
-}
-
-impl From<&str> for Pattern {
-    fn from(text: &str) -> Self {
-        Pattern(text.to_owned())
-    }
 }
 
 /// An enum whose variants are words in the settings.
@@ -284,7 +251,7 @@ impl Settings {
     /// As [`Settings::parse`]; none at all is the defaults.
     pub(crate) fn parse_text(text: Option<&str>) -> Result<Self, SettingsError> {
         let json = match text {
-            Some(text) => Json::parse(text, &Shape::Tree)?,
+            Some(text) => Json::parse(text, &Shape::Whole)?,
             None => Json::Null,
         };
         let mut problems = Vec::new();
@@ -295,7 +262,7 @@ impl Settings {
     /// Whether settings switch user data on, without a look at the others.
     pub(crate) fn reads_user_data(text: Option<&str>) -> bool {
         static USER_DATA: Shape =
-            Shape::Only(&[("userData", Shape::Only(&[("enabled", Shape::Tree)]))]);
+            Shape::OnlyMembers(&[("userData", Shape::OnlyMembers(&[("enabled", Shape::Whole)]))]);
         let json = text.and_then(|text| Json::parse(text, &USER_DATA).ok());
         let enabled = json.as_ref().and_then(|json| json.at(&["userData", "enabled"]));
         matches!(enabled, Some(Json::Bool(true)))
@@ -314,12 +281,12 @@ impl Settings {
                 read_secrets: s.get("readSecrets", false),
             }),
             kubevirt: root.section("kubevirt", |s| KubeVirtObject {
-                namespace: s.name("namespace", "harvester-system", &names::LABEL),
-                name: s.name("name", "kubevirt", &names::SUBDOMAIN),
+                namespace: s.name("namespace", "harvester-system", &name::LABEL),
+                name: s.name("name", "kubevirt", &name::SUBDOMAIN),
             }),
             policy_server: root.section("policyServer", |s| PolicyServer {
-                service_account: s.name("serviceAccount", "policy-server", &names::SUBDOMAIN),
-                namespace: s.name("namespace", "kubewarden", &names::LABEL),
+                service_account: s.name("serviceAccount", "policy-server", &name::SUBDOMAIN),
+                namespace: s.name("namespace", "kubewarden", &name::LABEL),
             }),
             nested_virtualization: root.section("nestedVirtualization", |s| NestedVirtualization {
                 feature: s.feature(),
@@ -544,7 +511,7 @@ impl<'s, 'j> Section<'s, 'j> {
         let Self { path, json, known, problems } = self;
         for (key, _) in json.members() {
             if !known.contains(&key.as_ref()) {
-                let near = nearest(key, known.iter().copied());
+                let near = text::nearest(key, known.iter().copied());
                 problems.push(Problem::Unknown {
                     path: path.to_owned(),
                     key: Quoted(key).to_string(),
@@ -573,7 +540,7 @@ impl fmt::Display for SettingsError {
         }
         match self.0.len().saturating_sub(LISTED) {
             0 => Ok(()),
-            others => write!(f, "; and {others} problems more"),
+            others => write!(f, "; and {others} more problems"),
         }
     }
 }
@@ -607,7 +574,7 @@ impl Problem {
             Json::Array(_) | Json::Object(_) => {
                 format!("{} {}", json.kind(), Quoted(&json.to_text()))
             }
-            Json::Text(_) | Json::Null => json.kind().to_owned(),
+            Json::Raw(_) | Json::Null => json.kind().to_owned(),
         };
         Problem::Wrong { path, got, takes }
     }

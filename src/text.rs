@@ -97,6 +97,20 @@ fn end_of_line(text: &str) -> usize {
     clause.or_else(|| after(" ")).unwrap_or(WARNING)
 }
 
+/// The known name that a mistyped one is nearest to, if one is near: at most a third of its letters differ.
+pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    // Longer than any name of ours: not a typing mistake, and the distance takes time that grows with its length.
+    if name.len() > 64 {
+        return None;
+    }
+    let name = name.to_ascii_lowercase();
+    known
+        .map(|k| (strsim::levenshtein(&name, &k.to_ascii_lowercase()), k))
+        .filter(|(distance, k)| *distance <= k.len() / 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, k)| k)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -130,7 +130,17 @@ fn payloads() -> Vec<Vec<u8>> {
     let mut objects: Vec<Value> =
         EXAMPLES.iter().map(|file| serde_saphyr::from_str(file).expect("YAML")).collect();
     objects.push(VM.clone());
-    objects.push(asking(&VM, &[("nested-virt", "enabled"), ("nested-virt-applied", "svm")]));
+    objects.push(asking(
+        &VM,
+        &[("nested-virt", "enabled"), ("nested-virt-added", r#"[{"cpuFeature":"svm"}]"#)],
+    ));
+    objects.push(asking(
+        &VM,
+        &[(
+            "pci-passthrough-added",
+            r#"[{"hostDevice":"node2-000005000","resource":"amd.com/CEZANNE","beside":["x"]},{"nodeSelector":"node2"}]"#,
+        )],
+    ));
     let mut seeds = Vec::new();
     for settings in settings() {
         for object in &objects {

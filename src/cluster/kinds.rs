@@ -36,7 +36,7 @@ pub(super) struct KindFacts {
 }
 
 const METADATA: (&str, Shape) =
-    ("metadata", Shape::Only(&[("name", Shape::Tree), ("labels", Shape::Tree)]));
+    ("metadata", Shape::OnlyMembers(&[("name", Shape::Whole), ("labels", Shape::Whole)]));
 
 static NODE: KindFacts = KindFacts {
     api_version: "v1",
@@ -45,8 +45,8 @@ static NODE: KindFacts = KindFacts {
     resource: "nodes",
     // Labels are all that is read; a mask must name something.
     fields: &["status.phase"],
-    object: &Shape::Only(&[METADATA]),
-    list: &Shape::Only(&[("items", Shape::Items(&Shape::Only(&[METADATA])))]),
+    object: &Shape::OnlyMembers(&[METADATA]),
+    list: &Shape::OnlyMembers(&[("items", Shape::Each(&Shape::OnlyMembers(&[METADATA])))]),
 };
 
 static KUBEVIRT: KindFacts = KindFacts {
@@ -59,19 +59,19 @@ static KUBEVIRT: KindFacts = KindFacts {
         "spec.configuration.permittedHostDevices",
         "status.observedKubeVirtVersion",
     ],
-    object: &Shape::Only(&[
-        ("status", Shape::Only(&[("observedKubeVirtVersion", Shape::Tree)])),
-        ("spec", Shape::Only(&[("configuration", CONFIGURATION)])),
+    object: &Shape::OnlyMembers(&[
+        ("status", Shape::OnlyMembers(&[("observedKubeVirtVersion", Shape::Whole)])),
+        ("spec", Shape::OnlyMembers(&[("configuration", CONFIGURATION)])),
     ]),
-    list: &Shape::Text,
+    list: &Shape::Raw,
 };
 
-const CONFIGURATION: Shape = Shape::Only(&[
-    ("developerConfiguration", Shape::Only(&[("featureGates", Shape::Tree)])),
-    ("permittedHostDevices", Shape::Tree),
+const CONFIGURATION: Shape = Shape::OnlyMembers(&[
+    ("developerConfiguration", Shape::OnlyMembers(&[("featureGates", Shape::Whole)])),
+    ("permittedHostDevices", Shape::Whole),
 ]);
 
-const PCI_OBJECT: Shape = Shape::Only(&[METADATA, ("status", Shape::Tree)]);
+const PCI_OBJECT: Shape = Shape::OnlyMembers(&[METADATA, ("status", Shape::Whole)]);
 
 static PCI_DEVICE: KindFacts = KindFacts {
     api_version: "devices.harvesterhci.io/v1beta1",
@@ -80,7 +80,7 @@ static PCI_DEVICE: KindFacts = KindFacts {
     resource: "pcidevices",
     fields: &["status"],
     object: &PCI_OBJECT,
-    list: &Shape::Only(&[("items", Shape::Items(&PCI_OBJECT))]),
+    list: &Shape::OnlyMembers(&[("items", Shape::Each(&PCI_OBJECT))]),
 };
 
 static PCI_DEVICE_CLAIM: KindFacts = KindFacts {
@@ -96,11 +96,11 @@ static CONFIG_MAP: KindFacts = KindFacts {
     group: "",
     resource: "configmaps",
     fields: &["binaryData", "data"],
-    object: &Shape::Only(&[
-        ("binaryData", Shape::Object(&[("rom", Shape::Tree)])),
-        ("data", Shape::Object(&[])),
+    object: &Shape::OnlyMembers(&[
+        ("binaryData", Shape::Members(&[("rom", Shape::Whole)])),
+        ("data", Shape::Members(&[])),
     ]),
-    list: &Shape::Text,
+    list: &Shape::Raw,
 };
 
 static SECRET: KindFacts = KindFacts {
@@ -108,12 +108,12 @@ static SECRET: KindFacts = KindFacts {
     resource: "secrets",
     // The rest of the Secret stays with the host.
     fields: &["data.userdata", "data.userData", "data.user-data"],
-    object: &Shape::Only(&[(
+    object: &Shape::OnlyMembers(&[(
         "data",
-        Shape::Only(&[
-            ("userdata", Shape::Tree),
-            ("userData", Shape::Tree),
-            ("user-data", Shape::Tree),
+        Shape::OnlyMembers(&[
+            ("userdata", Shape::Whole),
+            ("userData", Shape::Whole),
+            ("user-data", Shape::Whole),
         ]),
     )]),
     ..CONFIG_MAP
@@ -125,8 +125,8 @@ static SUBJECT_ACCESS_REVIEW: KindFacts = KindFacts {
     group: "authorization.k8s.io",
     resource: "subjectaccessreviews",
     fields: &["status"],
-    object: &Shape::Only(&[]),
-    list: &Shape::Text,
+    object: &Shape::OnlyMembers(&[]),
+    list: &Shape::Raw,
 };
 
 impl Kind {

@@ -8,7 +8,7 @@ mod objects;
 use std::cell::{OnceCell, RefCell};
 
 use crate::json::{Json, Shape};
-use crate::names::SUBDOMAIN;
+use crate::kinds::name::SUBDOMAIN;
 use crate::settings::Settings;
 use error::Access;
 pub use error::{Account, ClusterError};
@@ -179,7 +179,7 @@ impl<'c> Lookups<'c> {
     /// Checks that the account that policy-server runs as may list and watch the kind. A list without that right never
     /// returns, and takes one of policy-server's workers with it (kubewarden/adm-controller, issue 1320).
     fn guard(&self, kind: Kind) -> Result<(), LookupError> {
-        static STATUS: Shape = Shape::Only(&[("allowed", Shape::Tree)]);
+        static STATUS: Shape = Shape::OnlyMembers(&[("allowed", Shape::Whole)]);
         let account = self.account().map_err(|error| match error {
             ClusterError::NotDeclared => LookupError::NotDeclared(Kind::SubjectAccessReview),
             error => self.describe(error, Access::List, kind, None),

@@ -1,7 +1,7 @@
 //! The objects that the policy looks up, as the slim types that it needs.
 
 use crate::json::Json;
-use crate::pci::PciAddress;
+use crate::kinds::pci::PciAddress;
 
 /// A Kubernetes node.
 #[derive(Debug)]

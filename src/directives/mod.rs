@@ -7,77 +7,23 @@ mod yaml;
 use std::fmt;
 
 use crate::json::{Json, Member};
-use crate::request::Outline;
+use crate::keys::{Key, PREFIX, RECORDS};
 use crate::settings::ConfigSource;
 use crate::text::{self, Quoted};
+use crate::vm::VmOutline;
 pub(crate) use user_data::{ReadSecret, UserData};
-
-/// What every key of the policy starts with.
-pub(crate) const PREFIX: &str = "vm-feature-manager.io/";
-
-const APPLIED: &str = "-applied";
-const ERROR: &str = "-error";
-const KEPT: &str = "-kept";
 
 /// The options that go with a directive. They are annotations, also where directives are labels, or stand in user data.
 pub(crate) const OPTIONS: [&str; 3] = ["sidecar-image", "vbios-device", "cpu-vendor"];
 
-/// A key of the policy's about a feature.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Key {
-    feature: &'static str,
-    suffix: &'static str,
-}
-
-impl Key {
-    /// The key under which a user asks for a feature: `vm-feature-manager.io/<feature>`.
-    pub(crate) const fn directive(feature: &'static str) -> Self {
-        Self { feature, suffix: "" }
-    }
-
-    /// The annotation that records a feature's success.
-    pub(crate) const fn applied(feature: &'static str) -> Self {
-        Self { feature, suffix: APPLIED }
-    }
-
-    /// The annotation that records a feature's failure under `allow-and-log`.
-    pub(crate) const fn error(feature: &'static str) -> Self {
-        Self { feature, suffix: ERROR }
-    }
-
-    /// The annotation that lists what a feature's directive found in place, and will leave there.
-    pub(crate) const fn kept(feature: &'static str) -> Self {
-        Self { feature, suffix: KEPT }
-    }
-
-    /// Whether a text is the key.
-    pub(crate) fn is(&self, key: &str) -> bool {
-        // The length tells most keys apart.
-        key.len() == PREFIX.len() + self.feature.len() + self.suffix.len()
-            && key.strip_prefix(PREFIX).and_then(|name| name.strip_prefix(self.feature))
-                == Some(self.suffix)
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}{}{}", self.feature, self.suffix)
-    }
-}
-
-/// The value of that annotation; [`Directives::kept`] reads it.
-pub(crate) fn kept_value(entries: &[String]) -> String {
-    serde_json::to_string(entries).unwrap_or_default()
-}
-
 /// Whether a feature is asked for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Asked<'o> {
-    For(Directive<'o>),
+    Yes(Directive<'o>),
     /// It is not, or it is switched off.
-    Not,
+    No,
     /// User data that may ask for it cannot be read.
-    Unknown,
+    Unreadable,
 }
 
 /// One request for a feature.
@@ -149,7 +95,7 @@ pub(crate) struct Directives<'o, 'a> {
 impl<'o, 'a> Directives<'o, 'a> {
     /// Finds the directives and options in the VirtualMachine's outline, and the directives in its user data.
     pub(crate) fn read(
-        outline: &'o Outline<'a>,
+        outline: &'o VmOutline<'a>,
         source: ConfigSource,
         user_data: &'o UserData,
     ) -> Self {
@@ -165,19 +111,19 @@ impl<'o, 'a> Directives<'o, 'a> {
     /// The directive for a feature. Annotations (or labels) win over user data.
     pub(crate) fn get(&self, feature: &'static str) -> Asked<'o> {
         match lookup(self.directives, Key::directive(feature)) {
-            Some(value) => Asked::For(Directive { source: self.source, feature, value }),
+            Some(value) => Asked::Yes(Directive { source: self.source, feature, value }),
             None => self.user_data.get(feature),
         }
     }
 
-    /// What the policy recorded of a feature's success.
-    pub(crate) fn record(&self, feature: &'static str) -> Option<&'o str> {
+    /// The annotation that says what a feature was made from.
+    pub(crate) fn applied(&self, feature: &'static str) -> Option<&'o str> {
         lookup(self.annotations, Key::applied(feature)).and_then(Json::as_str)
     }
 
-    /// What the policy recorded of what a feature's directive had found in place.
-    pub(crate) fn kept(&self, feature: &'static str) -> Option<Vec<String>> {
-        serde_json::from_str(lookup(self.annotations, Key::kept(feature))?.as_str()?).ok()
+    /// The annotation that lists what a feature added.
+    pub(crate) fn record(&self, feature: &'static str) -> Option<&'o str> {
+        lookup(self.annotations, Key::record(feature)).and_then(Json::as_str)
     }
 
     /// The value of an option, trimmed; empty is not set. Annotations win over user data.
@@ -188,17 +134,17 @@ impl<'o, 'a> Directives<'o, 'a> {
         let (value, source) = match lookup(self.annotations, Key::directive(name)) {
             Some(value) => (value, Source::Annotation),
             None => match self.user_data.get(name) {
-                Asked::For(option) => (option.value, option.source),
-                Asked::Not | Asked::Unknown => return Ok(None),
+                Asked::Yes(option) => (option.value, option.source),
+                Asked::No | Asked::Unreadable => return Ok(None),
             },
         };
         as_text(value, source, name).map(|text| Some(text).filter(|t| !t.is_empty()))
     }
 
     /// Whether user data that cannot be read may have the option.
-    pub(crate) fn is_unknown(&self, option: &'static str) -> bool {
+    pub(crate) fn is_unreadable(&self, option: &'static str) -> bool {
         lookup(self.annotations, Key::directive(option)).is_none()
-            && matches!(self.user_data.get(option), Asked::Unknown)
+            && matches!(self.user_data.get(option), Asked::Unreadable)
     }
 
     /// What the user should know of keys of ours that have no effect.
@@ -237,31 +183,16 @@ impl<'o, 'a> Directives<'o, 'a> {
 }
 
 fn is_known(name: &str, features: &[&str]) -> bool {
-    let records = [APPLIED, ERROR, KEPT];
-    let feature = records.into_iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
+    let feature = RECORDS.into_iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
     features.contains(&feature) || OPTIONS.contains(&name)
 }
 
 fn describe_unknown(name: &str, features: &[&'static str]) -> String {
     let known = features.iter().chain(OPTIONS.iter()).copied();
-    match nearest(name, known) {
+    match text::nearest(name, known) {
         Some(near) => format!("{} (did you mean {PREFIX}{near}?)", Quoted(name)),
         None => Quoted(name).to_string(),
     }
-}
-
-/// The known name that a mistyped one is nearest to, if one is near: at most a third of its letters differ.
-pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    // Longer than any name of ours: not a typing mistake, and the distance takes time that grows with its length.
-    if name.len() > 64 {
-        return None;
-    }
-    let name = name.to_ascii_lowercase();
-    known
-        .map(|k| (strsim::levenshtein(&name, &k.to_ascii_lowercase()), k))
-        .filter(|(distance, k)| *distance <= k.len() / 3)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, k)| k)
 }
 
 fn lookup<'o, 'a>(members: &'o [Member<'a>], key: Key) -> Option<&'o Json<'a>> {

@@ -50,17 +50,17 @@ pub(crate) type ReadSecret<'r> = &'r dyn Fn(&str) -> UserDataOfSecret;
 
 /// What of a template tells its user data.
 static TEMPLATE: Shape = {
-    const SOURCE: Shape = Shape::Only(&[
-        ("userData", Shape::Tree),
-        ("userDataBase64", Shape::Tree),
-        ("secretRef", Shape::Only(&[("name", Shape::Tree)])),
+    const SOURCE: Shape = Shape::OnlyMembers(&[
+        ("userData", Shape::Whole),
+        ("userDataBase64", Shape::Whole),
+        ("secretRef", Shape::OnlyMembers(&[("name", Shape::Whole)])),
     ]);
-    const VOLUMES: Shape = Shape::Items(&Shape::Only(&[
-        ("name", Shape::Tree),
+    const VOLUMES: Shape = Shape::Each(&Shape::OnlyMembers(&[
+        ("name", Shape::Whole),
         ("cloudInitNoCloud", SOURCE),
         ("cloudInitConfigDrive", SOURCE),
     ]));
-    Shape::Only(&[("spec", Shape::Only(&[("volumes", VOLUMES)]))])
+    Shape::OnlyMembers(&[("spec", Shape::OnlyMembers(&[("volumes", VOLUMES)]))])
 };
 
 impl UserData {
@@ -95,13 +95,13 @@ impl UserData {
     pub(super) fn get(&self, feature: &'static str) -> Asked<'_> {
         match self.found.iter().find(|found| found.name == feature) {
             Some(Found { value: Some(value), volume, .. }) => {
-                Asked::For(Directive { source: Source::UserData(volume), feature, value })
+                Asked::Yes(Directive { source: Source::UserData(volume), feature, value })
             }
-            Some(_) => Asked::Not,
+            Some(_) => Asked::No,
             None if self.is_incomplete || self.unreadable.iter().any(|name| name == feature) => {
-                Asked::Unknown
+                Asked::Unreadable
             }
-            None => Asked::Not,
+            None => Asked::No,
         }
     }
 

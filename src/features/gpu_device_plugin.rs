@@ -1,11 +1,13 @@
 //! GPU device plugin: the VM's pod gets an extended resource, and the guest a device where KubeVirt serves it as one.
 
-use super::{Added, Before, Context, Failure, Feature, Plan, free_names, made_number};
+use super::host_devices::free_names;
+use super::{Context, Failure, Feature, Plan};
 use crate::cluster::LookupError;
-use crate::resource::{ResourceName, ResourceNameError};
-use crate::settings::{AttachDevice, DeviceNames, FeatureSettings, Pattern, Settings};
+use crate::kinds::pattern::Pattern;
+use crate::kinds::resource::{ResourceName, ResourceNameError};
+use crate::settings::{AttachDevice, DeviceNames, FeatureSettings, Settings};
 use crate::text::Quoted;
-use crate::vm::{Device, Edit, ShapeError, VirtualMachine};
+use crate::vm::{Entry, ShapeError, VirtualMachine};
 
 pub(super) struct GpuDevicePlugin;
 
@@ -16,7 +18,7 @@ enum GpuDevicePluginError {
     )]
     Name(#[from] ResourceNameError),
     #[error(
-        "the number behind = is not a whole number from 1 to {max}; write one such as {name}=2, or the name alone"
+        "the count after = must be a whole number from 1 to {max}; write {name}=2, for example, or the name alone"
     )]
     Count { name: ResourceName, max: usize },
     #[error(
@@ -27,6 +29,7 @@ enum GpuDevicePluginError {
 }
 
 /// What a directive asks for.
+#[derive(PartialEq, Eq)]
 struct Request {
     name: ResourceName,
     count: usize,
@@ -41,42 +44,45 @@ impl Feature for GpuDevicePlugin {
         settings.gpu_device_plugin.feature
     }
 
+    fn adds(&self, entry: &Entry) -> bool {
+        matches!(entry, Entry::HostDevice { .. } | Entry::Gpu { .. } | Entry::Limit { .. })
+    }
+
     fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
-        let Request { name, count } = parse(value, context.settings.gpu_device_plugin.max_devices)?;
+        let request = parse(value, context.settings.gpu_device_plugin.max_devices)?;
+        let Request { name, count } = &request;
         let allowed = &context.settings.gpu_device_plugin.allowed_plugins;
         if !allowed.iter().any(|pattern| pattern.matches(name.as_str())) {
-            return Err(
-                GpuDevicePluginError::NotAllowed { name, allowed: Pattern::list(allowed) }.into()
-            );
+            let (name, allowed) = (name.clone(), Pattern::list(allowed));
+            return Err(GpuDevicePluginError::NotAllowed { name, allowed }.into());
         }
-        let applied = if count == 1 { name.to_string() } else { format!("{name}={count}") };
+        let applied = if *count == 1 { name.to_string() } else { format!("{name}={count}") };
         let mut plan = Plan { applied, ..Plan::default() };
-        // What the user had before the directive counts; what they add beside it takes nothing away.
-        let limit = limit(&name, count);
-        plan.edits = devices(&name, context.vm)?;
-        let earlier = context.earlier.filter(|earlier| earlier.record != Some(&plan.applied));
-        let is_kept = |edit: &&Edit| earlier.is_some_and(|earlier| earlier.keeps(edit));
-        let kept = plan.edits.iter().filter(is_kept).count();
-        let ours = context.ours.iter().filter(|edit| is_device(edit, &name));
-        plan.edits.extend(ours.take(count.saturating_sub(kept)).cloned());
-        let attached = plan.edits.len();
-        if context.vm.has(&limit) {
-            plan.edits.push(limit.clone());
-        }
-        if attached >= count {
+        let ours = context.ours.iter().map(|added| &added.entry);
+        let ours = ours.filter(|entry| entry.as_device().is_some_and(|(_, r)| r == name.as_str()));
+        let in_place = count_devices(name, context.vm)?;
+        let before = context.applied_before.and_then(|value| parse(value, usize::MAX).ok());
+        let reused = match before {
+            // What the user had before the directive counts; what they add beside it takes nothing away.
+            Some(before) if before == request => *count,
+            _ => count.saturating_sub(in_place),
+        };
+        plan.entries.extend(ours.take(reused).cloned());
+        let attached = in_place + plan.entries.len();
+        if attached >= *count {
             return Ok(Some(plan));
         }
-        match obstacle(&name, context) {
+        match obstacle(name, context) {
             // KubeVirt computes the limit of a device; one written beside it would override the count.
             None => {
                 let names = free_names(PREFIX, count - attached, context)?;
-                let is_host_device = is_host_device(&name, context);
-                plan.edits.extend(names.map(|device| {
-                    let (name, device_name) = (device, name.to_string());
+                let is_host_device = is_host_device(name, context);
+                plan.entries.extend(names.map(|device| {
+                    let (name, resource) = (device, name.to_string());
                     if is_host_device {
-                        Edit::AddHostDevice { name, device_name }
+                        Entry::HostDevice { name, resource }
                     } else {
-                        Edit::AddGpu { name, device_name }
+                        Entry::Gpu { name, resource }
                     }
                 }));
                 if context.vm.limit(name.as_str())?.is_some() {
@@ -93,57 +99,23 @@ impl Feature for GpuDevicePlugin {
                     "a limit on {name} gives the VirtualMachine's pod the resource, but the guest no device: {obstacle}"
                 ));
                 if let Some(found) = context.vm.limit(name.as_str())? {
-                    if found.parse() != Ok(count) {
+                    if found.parse() != Ok(*count) {
                         plan.warnings.push(format!(
-                            "the VirtualMachine has a limit of {} on {name} already, which stays, and not {count}",
+                            "the VirtualMachine's own limit of {} on {name} stays, although the directive asks for {count}",
                             Quoted(found)
                         ));
                     }
                 }
-                if !plan.edits.contains(&limit) {
-                    plan.edits.push(limit);
-                }
+                let (resource, quantity) = (name.to_string(), count.to_string());
+                plan.entries.push(Entry::Limit { resource, quantity });
             }
         }
         Ok(Some(plan))
-    }
-
-    /// Devices by the names that the policy makes, as many as were asked for, or else the limit. One device is as good as
-    /// another; those that the policy added come before those that a user added since.
-    fn added(&self, before: &Before<'_>, context: &Context<'_>) -> Result<Added, ShapeError> {
-        let mut added = Added::default();
-        let Some(value) = before.earlier.record.or(before.earlier.directive) else {
-            return Ok(added);
-        };
-        let Ok(Request { name, count }) = parse(value, usize::MAX) else {
-            return Ok(added);
-        };
-        let limit = limit(&name, count);
-        let has_limit = context.vm.limit(name.as_str())?.is_some();
-        let made = devices(&name, context.vm)?.into_iter().filter(|edit| is_device(edit, &name));
-        made.for_each(|edit| added.claim(before, edit));
-        let is_old = |edit: &Edit| before.is_old(edit);
-        if !added.edits.iter().any(is_old) && is_old(&limit) {
-            added.edits.clear();
-        }
-        let (mut edits, new): (Vec<_>, Vec<_>) = added.edits.into_iter().partition(is_old);
-        edits.extend(new);
-        edits.truncate(count);
-        added.edits = edits;
-        // With a device, the policy sets no limit.
-        if added.edits.is_empty() && has_limit {
-            added.claim(before, limit);
-        }
-        Ok(added)
     }
 }
 
 /// What the names of devices that the policy adds start with.
 const PREFIX: &str = "gpu";
-
-fn limit(name: &ResourceName, count: usize) -> Edit {
-    Edit::SetLimit { resource: name.to_string(), quantity: count.to_string() }
-}
 
 fn parse(value: &str, max: usize) -> Result<Request, GpuDevicePluginError> {
     let (name, count) = match value.split_once('=') {
@@ -162,26 +134,10 @@ fn parse(value: &str, max: usize) -> Result<Request, GpuDevicePluginError> {
     Ok(Request { name, count })
 }
 
-/// The VirtualMachine's devices of the resource. Harvester makes host devices of GPUs.
-fn devices(name: &ResourceName, vm: &VirtualMachine<'_>) -> Result<Vec<Edit>, ShapeError> {
-    let of_name = |device: &&Device<'_>| device.device_name == name.as_str();
-    let (gpus, host_devices) = (vm.gpus()?, vm.host_devices()?);
-    let texts = |device: &Device<'_>| (device.name.to_owned(), device.device_name.to_owned());
-    let gpus = gpus.iter().filter(of_name).map(texts);
-    let host_devices = host_devices.iter().filter(of_name).map(texts);
-    let gpus = gpus.map(|(name, device_name)| Edit::AddGpu { name, device_name });
-    let others = host_devices.map(|(name, device_name)| Edit::AddHostDevice { name, device_name });
-    Ok(gpus.chain(others).collect())
-}
-
-/// Whether the edit adds a device of the resource under a name that the policy makes.
-fn is_device(edit: &Edit, resource: &ResourceName) -> bool {
-    match edit {
-        Edit::AddGpu { name, device_name } | Edit::AddHostDevice { name, device_name } => {
-            device_name == resource.as_str() && made_number(PREFIX, name).is_some()
-        }
-        _ => false,
-    }
+/// How many devices of the resource the VirtualMachine has. Harvester makes host devices of GPUs.
+fn count_devices(name: &ResourceName, vm: &VirtualMachine<'_>) -> Result<usize, ShapeError> {
+    let devices = [vm.gpus()?, vm.host_devices()?].concat();
+    Ok(devices.iter().filter(|device| device.resource == name.as_str()).count())
 }
 
 /// Whether Harvester handles devices of the resource as host devices. It makes host devices of GPUs itself, but with a patch

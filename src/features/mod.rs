@@ -1,17 +1,17 @@
-//! The features: each turns its directive into a plan, or an error, and finds what an earlier directive had added.
-//! None knows another, or the response.
+//! The features: each turns its directive into a plan, or an error. None knows another, or the response.
 
-mod evidence;
 mod gpu_device_plugin;
+pub(crate) mod host_devices;
 mod nested_virt;
 mod pci_passthrough;
+pub(crate) mod record;
 mod vbios_injection;
 
 use crate::cluster::Lookups;
 use crate::directives::Directives;
 use crate::settings::{FeatureSettings, Settings};
-use crate::vm::{Edit, ShapeError, VirtualMachine};
-pub(crate) use evidence::{Added, Before, Earlier, Past};
+use crate::vm::{Entry, VirtualMachine};
+use record::Recorded;
 
 /// The features, in the order in which they are planned and applied.
 pub(crate) static FEATURES: [&dyn Feature; 4] = [
@@ -34,14 +34,14 @@ pub(crate) trait Feature: Sync {
         &[]
     }
 
-    /// What the directive's value asks for; `None` where it says that the feature is off.
+    /// Whether it adds entries of the kind.
+    fn adds(&self, entry: &Entry) -> bool;
+
+    /// What the directive's value needs; `None` where it switches the feature off.
     ///
     /// # Errors
     /// Whatever stands in the way, in words for the user: what it is, and what to do.
     fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure>;
-
-    /// What of the VirtualMachine the feature had added for an earlier directive.
-    fn added(&self, before: &Before<'_>, context: &Context<'_>) -> Result<Added, ShapeError>;
 }
 
 /// Why a feature cannot be applied, in words for the user. Each feature has an enum of its own for its reasons;
@@ -55,47 +55,14 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
-/// `count` names for new devices of the VirtualMachine, `<prefix>-<n>`, which none of its devices has, nor any that the
-/// feature had added before. KubeVirt makes the alias of a device of the name, and Harvester turns GPUs into host devices,
-/// so the name is free among both.
-fn free_names(
-    prefix: &'static str,
-    count: usize,
-    context: &Context<'_>,
-) -> Result<impl Iterator<Item = String>, ShapeError> {
-    let (host_devices, gpus) = (context.vm.host_devices()?, context.vm.gpus()?);
-    let ours = context.ours.iter().filter_map(|edit| match edit {
-        Edit::AddHostDevice { name, .. } | Edit::AddGpu { name, .. } => Some(name.as_str()),
-        _ => None,
-    });
-    let names = host_devices.iter().chain(&gpus).map(|device| device.name).chain(ours);
-    // Among so many numbers, at least as many are free as are wanted.
-    let mut taken = vec![false; host_devices.len() + gpus.len() + context.ours.len() + count];
-    for number in names.filter_map(|name| made_number(prefix, name)) {
-        if let Some(is_taken) = taken.get_mut(number) {
-            *is_taken = true;
-        }
-    }
-    let free = taken.into_iter().enumerate().filter(|(_, is_taken)| !is_taken).take(count);
-    Ok(free.map(move |(number, _)| format!("{prefix}-{number}")))
-}
-
-/// The number in a name that [`free_names`] makes.
-fn made_number(prefix: &str, name: &str) -> Option<usize> {
-    let digits = name.strip_prefix(prefix)?.strip_prefix('-')?;
-    // A sign or a zero in front would be read as well.
-    let is_written_so = digits == "0" || digits.starts_with(|c: char| ('1'..='9').contains(&c));
-    digits.parse().ok().filter(|_| is_written_so)
-}
-
 /// What a feature plans with.
 pub(crate) struct Context<'c> {
-    /// The VirtualMachine with what the features before have changed, and without what this one had added.
+    /// The VirtualMachine with what the features before have changed, and without what this one added.
     pub(crate) vm: &'c VirtualMachine<'c>,
-    /// What the feature had added before. What a plan has too stays as it is; the rest goes.
-    pub(crate) ours: &'c [Edit],
-    /// The directive that was there before.
-    pub(crate) earlier: Option<&'c Earlier<'c>>,
+    /// What the feature added before. What a plan asks for again stays as it is; the rest goes.
+    pub(crate) ours: &'c [Recorded],
+    /// What the feature was made from before this update, if it was there.
+    pub(crate) applied_before: Option<&'c str>,
     /// The VirtualMachine's namespace.
     pub(crate) namespace: &'c str,
     /// The options beside the directive.
@@ -106,12 +73,11 @@ pub(crate) struct Context<'c> {
     pub(crate) is_update: bool,
 }
 
-/// What a feature will change, checked.
+/// What a feature needs, checked.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// All that the directive stands for, in place or not; and what the VirtualMachine has that would be taken for that
-    /// later. What is in place is recorded as the user's.
-    pub(crate) edits: Vec<Edit>,
+    /// All entries that the directive stands for. What is in place is left as it is, and is not recorded.
+    pub(crate) entries: Vec<Entry>,
     /// The value of the `-applied` annotation.
     pub(crate) applied: String,
     /// What the user should know, true also where the changes are dropped.

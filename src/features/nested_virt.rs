@@ -1,10 +1,10 @@
 //! Nested virtualization: the guest's CPU gets the vendor's virtualization extension.
 
-use super::{Added, Before, Context, Failure, Feature, Plan};
+use super::{Context, Failure, Feature, Plan};
 use crate::cluster::LookupError;
 use crate::settings::{CpuVendor, FeatureSettings, Settings};
 use crate::text::Quoted;
-use crate::vm::{Edit, ShapeError, VirtualMachine};
+use crate::vm::{Entry, VirtualMachine};
 
 pub(super) struct NestedVirt;
 
@@ -128,6 +128,10 @@ impl Feature for NestedVirt {
         &[OPTION]
     }
 
+    fn adds(&self, entry: &Entry) -> bool {
+        matches!(entry, Entry::CpuFeature { .. })
+    }
+
     fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
         if !is_on(value)? {
             return Ok(None);
@@ -146,40 +150,11 @@ impl Feature for NestedVirt {
             let policy = feature.policy.to_owned();
             return Err(NestedVirtError::Contradiction { extension, policy }.into());
         }
-        // With the other vendor's, if the VirtualMachine has it: the record would not tell which one was added.
-        let extensions = Vendor::ALL.map(Vendor::extension).into_iter();
-        let edits = extensions.map(|name| Edit::RequireCpuFeature { name });
-        let is_wanted = |edit: &Edit| {
-            *edit == Edit::RequireCpuFeature { name: extension } || context.vm.has(edit)
-        };
         Ok(Some(Plan {
-            edits: edits.filter(is_wanted).collect(),
+            entries: vec![Entry::CpuFeature { name: extension.to_owned() }],
             applied: "true".to_owned(),
             warnings: warning.into_iter().collect(),
         }))
-    }
-
-    /// The record does not tell the vendor, so both extensions are looked for.
-    fn added(&self, before: &Before<'_>, _: &Context<'_>) -> Result<Added, ShapeError> {
-        let mut added = Added::default();
-        if before.earlier.record.is_none()
-            && !before.earlier.directive.is_some_and(|v| is_on(v).unwrap_or(false))
-        {
-            return Ok(added);
-        }
-        let edits = Vendor::ALL.map(|vendor| Edit::RequireCpuFeature { name: vendor.extension() });
-        added.edits.extend(edits.into_iter().filter(|edit| before.is_ours(edit)));
-        if added.edits.iter().any(|edit| before.is_old(edit)) {
-            added.edits.retain(|edit| before.is_old(edit));
-        }
-        if added.edits.len() > 1 {
-            added.edits.clear();
-            added.doubts.push(
-                "the CPU features svm and vmx stay, as it cannot be told which of them the directive had added"
-                    .to_owned(),
-            );
-        }
-        Ok(added)
     }
 }
 
@@ -234,7 +209,7 @@ fn vendor_of_vm(vm: &VirtualMachine<'_>) -> Result<Option<Vendor>, Failure> {
     };
     only_one(
         Vendor::ALL.into_iter().filter(says),
-        "the VirtualMachine's CPU and node selector speak for",
+        "the VirtualMachine's CPU settings and node selector name",
     )
 }
 

@@ -19,6 +19,11 @@ fn the_limit_is_set() {
         json!([
             {
                 "op": "add",
+                "path": "/metadata/annotations/vm-feature-manager.io~1gpu-device-plugin-added",
+                "value": r#"[{"limit":"nvidia.com/gpu","quantity":"1"}]"#,
+            },
+            {
+                "op": "add",
                 "path": "/metadata/annotations/vm-feature-manager.io~1gpu-device-plugin-applied",
                 "value": "nvidia.com/gpu",
             },
@@ -229,7 +234,7 @@ mod with_kubevirt {
             assert!(answer.is_accepted(), "{}", answer.message());
         } else {
             answer.assert_denied(&[
-                "spec.template.spec.domain.devices.gpus has 257 entries, and a guest can have 256 devices; remove some",
+                "spec.template.spec.domain.devices.gpus has 257 entries, but a guest can have at most 256 devices; remove some",
             ]);
         }
     }
@@ -269,8 +274,10 @@ fn a_bad_count_is_an_error(
     )]
     value: &str,
 ) {
-    evaluate(value, json!({}))
-        .assert_denied(&["not a whole number from 1 to 8", "such as nvidia.com/gpu=2"]);
+    evaluate(value, json!({})).assert_denied(&[
+        "the count after = must be a whole number from 1 to 8",
+        "write nvidia.com/gpu=2, for example",
+    ]);
 }
 
 #[test]
@@ -280,7 +287,7 @@ fn a_limit_of_another_number_stays_with_a_warning() {
         json!({"limits": {"nvidia.com/gpu": "1"}});
     let answer = Request::create(vm).evaluate();
     assert_eq!(answer.domain()["resources"]["limits"], json!({"nvidia.com/gpu": "1"}));
-    let warning = r#"a limit of "1" on nvidia.com/gpu already, which stays, and not 2"#;
+    let warning = r#"own limit of "1" on nvidia.com/gpu stays, although the directive asks for 2"#;
     assert!(answer.warnings().iter().any(|w| w.contains(warning)), "{:?}", answer.warnings());
 }
 

@@ -29,6 +29,7 @@ fn on(#[values("enabled", "true", "yes", "1", "Enabled", "TRUE", " yes\n")] valu
     assert_eq!(
         answer.patch(),
         json!([
+            {"op": "add", "path": "/metadata/annotations/vm-feature-manager.io~1nested-virt-added", "value": r#"[{"cpuFeature":"svm"}]"#},
             {"op": "add", "path": "/metadata/annotations/vm-feature-manager.io~1nested-virt-applied", "value": "true"},
             {"op": "add", "path": "/spec/template/spec/domain/cpu/features", "value": require("svm")},
         ])

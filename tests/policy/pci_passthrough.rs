@@ -35,6 +35,14 @@ fn devices_are_appended_to_what_the_user_selected() {
         json!([
             {
                 "op": "add",
+                "path": "/metadata/annotations/vm-feature-manager.io~1pci-passthrough-added",
+                "value": concat!(
+                    r#"[{"hostDevice":"pci-device-0","resource":"pci_0000_03_00_0"},"#,
+                    r#"{"hostDevice":"pci-device-1","resource":"pci_0000_03_00_1"}]"#
+                ),
+            },
+            {
+                "op": "add",
                 "path": "/metadata/annotations/vm-feature-manager.io~1pci-passthrough-applied",
                 "value": r#"["0000:03:00.0","0000:03:00.1"]"#,
             },
@@ -81,27 +89,27 @@ fn addresses_are_normalised(#[case] value: &str, #[case] device_name: &str, #[ca
 #[case::not_text(r#"{"devices": ["0000:00:02.0", 2]}"#, "devices[1] is a number, not a string")]
 #[case::bad_address(
     r#"{"devices": ["0000:00:02.8"]}"#,
-    r#"devices[0] "0000:00:02.8" is no PCI address: its function"#
+    r#"devices[0] "0000:00:02.8" is not a PCI address: its function"#
 )]
 #[case::bad_node(
     r#"{"devices": ["Node_1/0000:00:02.0"]}"#,
-    r#"devices[0] "Node_1/0000:00:02.0" names no node"#
+    r#"devices[0] "Node_1/0000:00:02.0" does not name a node"#
 )]
-#[case::empty_node(r#"{"devices": ["/0000:00:02.0"]}"#, "names no node")]
+#[case::empty_node(r#"{"devices": ["/0000:00:02.0"]}"#, "does not name a node")]
 #[case::duplicate(
     r#"{"devices": ["0000:00:0a.0", "00:0A.0"]}"#,
-    "0000:00:0a.0 is there more than once"
+    "0000:00:0a.0 is listed more than once"
 )]
 #[case::duplicate_with_node(
     r#"{"devices": ["a/00:0a.0", "00:0a.0"]}"#,
-    "0000:00:0a.0 is there more than once"
+    "0000:00:0a.0 is listed more than once"
 )]
 #[case::bad_pci_device_name(
     r#"{"devices": ["Node_1-000000020"]}"#,
-    r#"devices[0] "Node_1-000000020" names no node"#
+    r#"devices[0] "Node_1-000000020" does not name a node"#
 )]
-#[case::not_a_pci_device_name(r#"{"devices": ["node1-00000020"]}"#, "is no PCI address")]
-#[case::two_nodes(r#"{"devices": ["a/00:02.0", "b/00:03.0"]}"#, "of the nodes a and b")]
+#[case::not_a_pci_device_name(r#"{"devices": ["node1-00000020"]}"#, "is not a PCI address")]
+#[case::two_nodes(r#"{"devices": ["a/00:02.0", "b/00:03.0"]}"#, "on the nodes a and b")]
 fn a_bad_value_is_an_error(#[case] value: &str, #[case] part: &str) {
     by_address(value).assert_denied(&["pci-passthrough", part]);
 }

@@ -368,7 +368,7 @@ mod source {
     fn known_keys_are_no_warning() {
         let records: Vec<String> = ["nested-virt", "pci-passthrough", "gpu-device-plugin"]
             .iter()
-            .flat_map(|f| ["applied", "error", "kept"].map(|record| format!("{f}-{record}")))
+            .flat_map(|f| ["applied", "error", "added"].map(|record| format!("{f}-{record}")))
             .collect();
         let mut vm = vm(&[("sidecar-image", "a"), ("vbios-device", "b"), ("cpu-vendor", "amd")]);
         records.iter().for_each(|record| annotate(&mut vm, &[(record, "[]")]));
@@ -406,11 +406,18 @@ mod tracking {
             .evaluate();
         assert_eq!(
             answer.patch(),
-            json!([{
-                "op": "add",
-                "path": "/spec/template/spec/domain/resources/limits/nvidia.com~1gpu",
-                "value": "1",
-            }])
+            json!([
+                {
+                    "op": "add",
+                    "path": "/metadata/annotations/vm-feature-manager.io~1gpu-device-plugin-added",
+                    "value": r#"[{"limit":"nvidia.com/gpu","quantity":"1"}]"#,
+                },
+                {
+                    "op": "add",
+                    "path": "/spec/template/spec/domain/resources/limits/nvidia.com~1gpu",
+                    "value": "1",
+                },
+            ])
         );
     }
 
@@ -691,7 +698,9 @@ mod extremes {
             annotate(&mut vm, &[(&format!("key{n}"), "x")]);
         }
         let answer = Request::create(vm.clone()).evaluate();
-        answer.assert_denied(&["hostDevices has 30000 entries, and a guest can have 256 devices"]);
+        answer.assert_denied(&[
+            "hostDevices has 30000 entries, but a guest can have at most 256 devices",
+        ]);
         assert!(answer.message().len() < 1024);
         assert_eq!(answer.warnings().len(), 1);
         Request::update(vm.clone(), vm).evaluate().assert_accepted_unchanged();

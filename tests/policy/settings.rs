@@ -220,5 +220,5 @@ fn of_many_problems_the_first_are_listed() {
     assert!(!unknown(16).contains("more"), "{}", unknown(16));
     let message = unknown(1000);
     assert_eq!(message.matches("unknown setting").count(), 16);
-    assert!(message.ends_with("; and 984 problems more") && message.len() < 16 << 10, "{message}");
+    assert!(message.ends_with("; and 984 more problems") && message.len() < 16 << 10, "{message}");
 }

@@ -188,33 +188,30 @@ fn what_was_added_goes(
     assert_eq!(spec(&plain, pointer), &before);
 }
 
-/// The record does not tell the vendor; what was there before does. Without tracking nothing tells.
 #[rstest]
-#[case::with_tracking(true, json!([{"name": "vmx", "policy": "require"}]))]
-#[case::without_tracking(false, json!([{"name": "vmx", "policy": "require"}, svm()]))]
-fn the_users_extension_of_the_other_vendor_stays(#[case] tracking: bool, #[case] after: Value) {
-    let story = Story::of(&[(CPU_FEATURES, json!([{"name": "vmx", "policy": "require"}]))]);
+fn the_users_extension_of_the_other_vendor_stays(#[values(true, false)] tracking: bool) {
+    let vmx = json!([{"name": "vmx", "policy": "require"}]);
+    let story = Story::of(&[(CPU_FEATURES, vmx.clone())]);
     let story = if tracking { story } else { story.without_tracking() };
     let answer = story.ask(&[NESTED]).drop(NESTED);
-    assert_eq!(spec(&answer.after(), CPU_FEATURES), &after);
-    assert_eq!(answer.warnings().len(), usize::from(!tracking));
+    assert_eq!(spec(&answer.after(), CPU_FEATURES), &vmx);
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
 
 /// What the user had in the very form that the policy gives it, before the directive came.
 #[rstest]
-#[case::nested_virt(NESTED, CPU_FEATURES, json!([svm()]), "cpu feature svm")]
-#[case::pci(PCI, HOST_DEVICES, json!([by_address(0, "pci_0000_00_02_0")]), "host device pci-device-0 pci_0000_00_02_0")]
-#[case::limit(GPU, LIMITS, json!({"nvidia.com/gpu": "1"}), "limit nvidia.com/gpu 1")]
-#[case::gpu(GPU, GPUS, json!([{"name": "gpu-0", "deviceName": "nvidia.com/gpu"}]), "gpu gpu-0 nvidia.com/gpu")]
+#[case::nested_virt(NESTED, CPU_FEATURES, json!([svm()]))]
+#[case::pci(PCI, HOST_DEVICES, json!([by_address(0, "pci_0000_00_02_0")]))]
+#[case::limit(GPU, LIMITS, json!({"nvidia.com/gpu": "1"}))]
+#[case::gpu(GPU, GPUS, json!([{"name": "gpu-0", "deviceName": "nvidia.com/gpu"}]))]
 fn what_the_user_had_before_stays(
     #[case] directive: (&str, &str),
     #[case] pointer: &str,
     #[case] before: Value,
-    #[case] kept: &str,
 ) {
     let story = Story::of(&[(pointer, before.clone())]).ask(&[directive]);
     let annotations = &story.vm["metadata"]["annotations"];
-    assert_eq!(annotations[format!("{PREFIX}{}-kept", directive.0)], json!([kept]).to_string());
+    assert_eq!(annotations[format!("{PREFIX}{}-added", directive.0)], Value::Null);
     assert_eq!(spec(&story.vm, pointer), &before);
     let answer = story.drop(directive);
     assert_eq!(spec(&answer.after(), pointer), &before);
@@ -258,20 +255,17 @@ fn a_manifest_that_cannot_be_read_declares_nothing(#[case] manifest: Value) {
 
 /// An entry that was edited since is the user's.
 #[rstest]
-#[case::cpu_feature(NESTED, CPU_FEATURES, json!([{"name": "svm", "policy": "optional"}]), None)]
+#[case::cpu_feature(NESTED, CPU_FEATURES, json!([{"name": "svm", "policy": "optional"}]), "CPU feature svm")]
 #[case::host_device(
     PCI, HOST_DEVICES, json!([{"name": "pci-device-0", "deviceName": "pci_0000_00_02_0", "tag": "x"}]),
-    Some("the VirtualMachine has something else in the place of the host device pci-device-0 pci_0000_00_02_0, which stays"),
+    "host device pci-device-0",
 )]
-#[case::limit(
-    GPU, LIMITS, json!({"nvidia.com/gpu": "2"}),
-    Some("the VirtualMachine has something else in the place of the limit nvidia.com/gpu 1, which stays"),
-)]
+#[case::limit(GPU, LIMITS, json!({"nvidia.com/gpu": "2"}), "limit on nvidia.com/gpu")]
 fn what_the_user_edited_stays(
     #[case] directive: (&str, &str),
     #[case] pointer: &str,
     #[case] edited: Value,
-    #[case] warning: Option<&str>,
+    #[case] entry: &str,
 ) {
     let story = Story::of(&[])
         .ask(&[directive])
@@ -279,9 +273,8 @@ fn what_the_user_edited_stays(
     let answer = story.drop(directive);
     assert_eq!(spec(&answer.after(), pointer), &edited);
     assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
-    let warnings: Vec<String> =
-        warning.iter().map(|text| format!("{}: {text}", directive.0)).collect();
-    assert_eq!(answer.warnings(), warnings);
+    let warning = format!("the {entry} was changed since the policy added it, so it stays");
+    assert_eq!(answer.warnings(), [format!("{}: {warning}", directive.0)]);
 }
 
 /// What comes with the update that takes the directive away was not there before, so the policy did not add it.
@@ -431,9 +424,12 @@ mod changed {
             let entries = [(GPUS, Value::Null), (HOST_DEVICES, json!([gpu(0)]))];
             *vm = with(vm.clone(), &entries);
         });
-        story
-            .update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]))
-            .assert_accepted_unchanged();
+        let answer = story.update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]));
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([gpu(0)]));
+        assert_eq!(
+            answer.annotation("gpu-device-plugin-added").as_deref(),
+            Some(r#"[{"hostDevice":"gpu-0","resource":"nvidia.com/gpu"}]"#)
+        );
         assert_eq!(spec(&story.drop(GPU).after(), HOST_DEVICES), &Value::Null);
     }
 }
@@ -474,43 +470,61 @@ mod harvester {
         assert_eq!(answer.warnings(), Vec::<&str>::new());
     }
 
+    /// The record follows the name.
     #[test]
     fn a_device_that_was_renamed_stays_as_it_is_with_its_directive() {
-        let story = renamed(Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]));
-        story
-            .update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]))
-            .assert_accepted_unchanged();
+        let mut story = renamed(Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]));
+        let devices = spec(&story.vm, HOST_DEVICES).clone();
+        let cores =
+            |n| move |vm: &mut Value| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(n))]);
+        let answer = story.update(cores(2));
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &devices);
+        let record = answer.annotation("pci-passthrough-added").unwrap();
+        assert!(record.contains(r#"{"hostDevice":"node1-000007000","resource":"#), "{record}");
+        story.vm = answer.after();
+        story.update(cores(4)).assert_accepted_unchanged();
     }
 
+    /// The record says of which resource the device is, so that nothing is looked up.
     #[test]
-    fn a_renamed_device_that_cannot_be_told_stays() {
+    fn a_renamed_device_goes_where_pci_devices_cannot_be_listed() {
         let mut story = renamed(Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]));
         story.cluster = || cluster().without("list", Kind::PciDevice);
-        let devices = spec(&story.vm, HOST_DEVICES).clone();
         let answer = story.drop(PCI_OF_NODE);
-        assert_eq!(spec(&answer.after(), HOST_DEVICES), &devices);
-        assert_eq!(
-            answer.warnings(),
-            [
-                "pci-passthrough: the host devices node1-000007000 stay, as it cannot be told which of them are those of the \
-              directive:",
-                "the policy reads the cluster as the service account kubewarden:policy-server, which may not list and watch \
-                 pcidevices.devices.harvesterhci.io; have an administrator run:",
-                "kubectl create clusterrolebinding vm-feature-manager-kubewarden --clusterrole=vm-feature-manager \
-                 --serviceaccount=kubewarden:policy-server",
-            ]
-        );
-        // Two of the resource, and the directive stood for one.
-        story.cluster = cluster;
-        let two = json!([devices[0], {"name": "mine", "deviceName": devices[0]["deviceName"]}]);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
+        assert_eq!(answer.lookups, Vec::<String>::new());
+    }
+
+    /// Of two entries of one resource, one is the user's, whoever renames which.
+    #[rstest]
+    #[case::of_the_users_name("mine")]
+    #[case::of_harvesters_name("node1-00000a000")]
+    fn a_renamed_device_goes_beside_one_of_the_users(#[case] name: &str) {
+        let mine = json!({"name": name, "deviceName": igpu()["deviceName"]});
+        let mut ours = igpu();
+        ours["name"] = json!("node1-000007000");
+        let mut story = Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]);
+        story.vm = story
+            .update(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, json!([igpu(), mine]))]))
+            .after();
+        let both = json!([ours, mine]);
+        story.vm =
+            story.update(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, both.clone())])).after();
+        assert_eq!(spec(&story.vm, HOST_DEVICES), &both);
+        let answer = story.drop(PCI_OF_NODE);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([mine]));
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+
+    /// The policy did not see the update that renamed it: as many of the resource go as it had added.
+    #[test]
+    fn of_two_devices_that_may_be_the_renamed_one_goes() {
+        let other = json!({"name": "node1-000008000", "deviceName": igpu()["deviceName"]});
+        let story = renamed(Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]));
+        let two = json!([spec(&story.vm, HOST_DEVICES)[0], other]);
         let story = story.edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, two.clone())]));
         let answer = story.drop(PCI_OF_NODE);
-        assert_eq!(spec(&answer.after(), HOST_DEVICES), &two);
-        assert!(
-            answer.warnings()[0].contains("node1-000007000, mine stay"),
-            "{:?}",
-            answer.warnings()
-        );
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([other]));
     }
 
     /// The user's device of the same resource is declared in the manifest, so there is no doubt about the other.
@@ -617,7 +631,7 @@ mod harvester {
         let devices = spec(&story.vm, HOST_DEVICES).clone();
         let answer = story.drop(PCI_OF_NODE);
         assert_eq!(spec(&answer.after(), HOST_DEVICES), &devices);
-        assert_eq!(answer.warnings().len(), 1);
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
     }
 }
 
@@ -717,23 +731,20 @@ mod record_alone {
         assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
     }
 
+    /// The annotation for people is no record.
     #[test]
-    fn of_both_vendors_it_does_not_tell() {
+    fn what_is_not_listed_stays() {
         let both = json!([svm(), {"name": "vmx", "policy": "require"}]);
         let story = Story::of(&[(CPU_FEATURES, both.clone())])
             .edit(|vm| annotate(vm, &[NESTED, ("nested-virt-applied", "true")]));
         let (_, answer) = create(story, NESTED);
         assert_eq!(spec(&answer.after(), CPU_FEATURES), &both);
-        assert_eq!(
-            answer.warnings(),
-            [
-                "nested-virt: the CPU features svm and vmx stay, as it cannot be told which of them the directive had added"
-            ]
-        );
+        assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
     }
 
     #[test]
-    fn of_a_node_it_tells_by_what_is_not_listed_as_the_users() {
+    fn it_tells_whether_the_node_was_selected() {
         let (_, answer) = create(Story::of(&[]).ask(&[PCI_OF_NODE]), PCI_OF_NODE);
         assert_eq!(spec(&answer.after(), "/nodeSelector"), &Value::Null);
         let selector = json!({"kubernetes.io/hostname": "node1"});
@@ -744,20 +755,51 @@ mod record_alone {
         }
     }
 
-    #[test]
-    fn that_cannot_be_read_takes_nothing_away() {
-        let story = Story::of(&[])
-            .ask(&[PCI])
-            .edit(|vm| annotate(vm, &[("pci-passthrough-applied", "nonsense")]));
+    #[rstest]
+    #[case::not_json("nonsense")]
+    #[case::no_list("{}")]
+    #[case::of_another_feature(r#"[{"cpuFeature":"svm"}]"#)]
+    #[case::of_no_feature(r#"[{"disk":"x"}]"#)]
+    #[case::half_of_an_entry(r#"[{"hostDevice":"pci-device-0"}]"#)]
+    #[case::with_one_that_is_not(
+        r#"[{"hostDevice":"pci-device-0","resource":"pci_0000_00_02_0"},1]"#
+    )]
+    #[case::too_large(&format!("[{}1]", " ".repeat(1 << 17)))]
+    fn that_cannot_be_read_takes_nothing_away(#[case] record: &str) {
+        let story = Story::of(&[]).ask(&[PCI]);
+        let story = story.edit(|vm| annotate(vm, &[("pci-passthrough-added", record)]));
         let (before, answer) = create(story, PCI);
         assert_eq!(spec(&answer.after(), HOST_DEVICES), spec(&before, HOST_DEVICES));
+        assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
         assert_eq!(
             answer.warnings(),
             [
-                "pci-passthrough: the host devices stay, as the annotation vm-feature-manager.io/pci-passthrough-applied \
-              cannot be read"
+                "pci-passthrough: the annotation vm-feature-manager.io/pci-passthrough-added cannot be read, so what the \
+              policy added stays; remove it by hand"
             ]
         );
+    }
+
+    /// Where the VirtualMachine was there before, its own record counts.
+    #[test]
+    fn that_somebody_spoils_is_that_of_before() {
+        let story = Story::of(&[]).ask(&[PCI]);
+        let answer = story.update(|vm| {
+            remove(vm, PCI.0);
+            annotate(vm, &[("pci-passthrough-added", "nonsense")]);
+        });
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn with_an_entry_that_is_not_there_takes_back_the_others() {
+        let record = r#"[{"cpuFeature":"vmx"},{"cpuFeature":"svm"}]"#;
+        let story = Story::of(&[]).ask(&[NESTED]);
+        let story = story.edit(|vm| annotate(vm, &[("nested-virt-added", record)]));
+        let (_, answer) = create(story, NESTED);
+        assert_eq!(spec(&answer.after(), CPU_FEATURES), &Value::Null);
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
     }
 
     #[test]
@@ -867,12 +909,25 @@ mod added_meanwhile {
     }
 
     /// Somebody pastes a directive with its record, to a VM that has the feature of its own.
-    #[test]
-    fn a_record() {
+    #[rstest]
+    #[case::a_record_with_the_directive(&[NESTED, ("nested-virt-added", r#"[{"cpuFeature":"svm"}]"#)])]
+    #[case::and_the_annotation_for_people(&[NESTED, ("nested-virt-applied", "true"), ("nested-virt-added", r#"[{"cpuFeature":"svm"}]"#)])]
+    fn a_record(#[case] pasted: &[(&str, &str)]) {
         let mut story = Story::of(&[(CPU_FEATURES, json!([svm()]))]);
-        let answer = story.update(|vm| annotate(vm, &[NESTED, ("nested-virt-applied", "true")]));
+        let answer = story.update(|vm| annotate(vm, pasted));
+        assert_eq!(answer.annotation("nested-virt-added"), None);
         story.vm = answer.after();
         assert_eq!(spec(&story.drop(NESTED).after(), CPU_FEATURES), &json!([svm()]));
+    }
+
+    /// Somebody adds the user's own entry to the record.
+    #[test]
+    fn an_entry_of_the_record() {
+        let aes = json!({"name": "aes", "policy": "require"});
+        let mut story = Story::of(&[(CPU_FEATURES, json!([aes]))]).ask(&[NESTED]);
+        let record = r#"[{"cpuFeature":"svm"},{"cpuFeature":"aes"}]"#;
+        story.vm = story.update(set("nested-virt-added", record)).after();
+        assert_eq!(spec(&story.drop(NESTED).after(), CPU_FEATURES), &json!([aes]));
     }
 }
 
@@ -907,9 +962,10 @@ mod not_readable {
         device["name"] = json!("node1-000007000");
         let renamed = with(story.vm.clone(), &[(HOST_DEVICES, json!([device]))]);
         story.vm = story.update(|vm| *vm = renamed.clone()).after();
+        assert_eq!(spec(&story.vm, HOST_DEVICES), &json!([device]));
         let answer = story.drop(PCI_OF_NODE);
-        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([device]));
-        assert!(answer.warnings()[0].contains(" stay, "), "{:?}", answer.warnings());
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
     }
 }
 
@@ -924,8 +980,7 @@ fn a_device_that_the_user_renamed_stays_with_a_warning() {
     assert_eq!(
         answer.warnings(),
         [
-            "pci-passthrough: the host device of the resource pci_0000_00_02_0 stays, as the directive would have named it \
-          otherwise"
+            "pci-passthrough: the host device gpu0 stays, as the policy added its resource under the name pci-device-0"
         ]
     );
 }
@@ -953,24 +1008,26 @@ fn a_part_of_a_wrong_type_stays_with_a_warning() {
     assert_eq!(answer.warnings(), [warning]);
 }
 
-/// It is said where the directive changes, and not at every update.
+/// It is said once: when the record changes.
 #[rstest]
-fn a_device_that_the_user_renamed_is_spoken_of_when_the_directive_changes(
-    #[values(true, false)] tracking: bool,
-) {
+fn a_device_that_the_user_renamed_is_spoken_of_once(#[values(true, false)] tracking: bool) {
     let renamed = json!([{"name": "gpu0", "deviceName": "pci_0000_00_02_0"}]);
     let story = Story::of(&[]);
     let story = if tracking { story } else { story.without_tracking() };
-    let story =
+    let mut story =
         story.ask(&[PCI]).edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, renamed.clone())]));
     let is_said = |answer: &Answer| {
-        let part = "pci_0000_00_02_0 stays, as the directive would have named it otherwise";
+        let part = "the host device gpu0 stays, as the policy added its resource under the name pci-device-0";
         answer.warnings().iter().any(|warning| warning.contains(part))
     };
-    let other = r#"{"devices": ["0000:03:00.0"]}"#;
-    assert!(is_said(&story.update(set("pci-passthrough", other))));
-    let cores = story.update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]));
-    assert!(!is_said(&cores), "{:?}", cores.warnings());
+    let cores =
+        |n| move |vm: &mut Value| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(n))]);
+    let answer = story.update(cores(2));
+    assert!(is_said(&answer), "{:?}", answer.warnings());
+    assert_eq!(answer.annotation("pci-passthrough-added"), None);
+    story.vm = answer.after();
+    let answer = story.update(cores(4));
+    assert!(!is_said(&answer), "{:?}", answer.warnings());
 }
 
 #[test]
@@ -981,7 +1038,8 @@ fn a_node_that_changes_is_followed_where_devices_can_only_be_got() {
     let answer = story.update(set("pci-passthrough", r#"{"devices": ["node2/0000:00:02.0"]}"#));
     assert_eq!(spec(&answer.after(), "/nodeSelector"), &json!({"kubernetes.io/hostname": "node2"}));
     assert_eq!(spec(&answer.after(), "/domain/devices/hostDevices/0/name"), "node2-000000020");
-    assert_eq!(answer.annotation("pci-passthrough-kept"), None);
+    let record = answer.annotation("pci-passthrough-added").unwrap();
+    assert!(record.contains("node2-000000020") && !record.contains("node1"), "{record}");
 }
 
 mod failing {
@@ -1035,19 +1093,162 @@ fn where_tracking_is_switched_off_the_records_go() {
     assert_eq!(spec(&story.drop(NESTED).after(), CPU_FEATURES), &Value::Null);
 }
 
+/// The record is not one of the annotations that the setting is about.
 #[test]
-fn where_tracking_is_switched_on_what_is_in_place_is_taken_for_the_users_with_a_warning() {
+fn where_tracking_is_switched_on_what_was_added_is_still_known() {
     let mut story = Story::of(&[]).without_tracking().ask(&[NESTED]);
+    assert_eq!(
+        story.vm["metadata"]["annotations"],
+        json!({
+            "vm-feature-manager.io/nested-virt": "enabled",
+            "vm-feature-manager.io/nested-virt-added": r#"[{"cpuFeature":"svm"}]"#,
+        })
+    );
     story.settings["addTrackingAnnotations"] = json!(true);
     let answer = story.update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]));
-    assert_eq!(
-        answer.warnings(),
-        [
-            "nested-virt: what is in place is taken for yours, and stays when the directive goes: cpu feature svm"
-        ]
-    );
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
     story.vm = answer.after();
-    assert_eq!(spec(&story.drop(NESTED).after(), CPU_FEATURES), &json!([svm()]));
+    assert_eq!(spec(&story.drop(NESTED).after(), CPU_FEATURES), &Value::Null);
+}
+
+/// `kubectl replace` with a manifest that the user has kept, without our annotations or with the directive alone.
+#[rstest]
+#[case::without_the_directive(&[], Value::Null)]
+#[case::with_it(&[NESTED], json!([svm()]))]
+fn a_manifest_without_our_records(#[case] directives: &[(&str, &str)], #[case] features: Value) {
+    let story = Story::of(&[]).ask(&[NESTED]);
+    let answer = story.update(|vm| {
+        *vm = bare_vm(directives);
+        *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]);
+    });
+    assert_eq!(spec(&answer.after(), CPU_FEATURES), &features);
+    // And with the entries that were in what the user had got from the cluster.
+    let answer = story.update(|vm| {
+        *vm = with(bare_vm(directives), &[(CPU_FEATURES, json!([svm()]))]);
+    });
+    assert_eq!(spec(&answer.after(), CPU_FEATURES), &features);
+}
+
+/// Harvester adds the devices that share an IOMMU group with a new VirtualMachine's.
+mod iommu_siblings {
+    use super::*;
+
+    const CARD: (&str, &str) = ("pci-passthrough", r#"{"devices": ["node1/0000:01:00.0"]}"#);
+
+    fn card() -> Value {
+        json!({"name": "node1-000001000", "deviceName": "nvidia.com/TU104GL_TESLA_T4"})
+    }
+
+    fn audio() -> Value {
+        json!({"name": "node1-000001001", "deviceName": "nvidia.com/TU104_HD_AUDIO_CONTROLLER"})
+    }
+
+    fn other() -> Value {
+        json!({"name": "node1-000003000", "deviceName": "intel.com/I350_GIGABIT_NETWORK_CONNECTION"})
+    }
+
+    /// A VM that was created with the directive, to which Harvester added the sibling.
+    fn created(entries: &[Value]) -> Story {
+        let before = entries.to_vec();
+        let mut story = Story::of(&[]).on_harvester();
+        if !before.is_empty() {
+            story.vm = with(story.vm, &[(HOST_DEVICES, json!(before))]);
+        }
+        let story = story.ask(&[CARD]);
+        story.edit(|vm| {
+            let mut devices = spec(vm, HOST_DEVICES).as_array().unwrap().clone();
+            if !devices.contains(&audio()) {
+                devices.push(audio());
+            }
+            *vm = with(vm.clone(), &[(HOST_DEVICES, json!(devices))]);
+        })
+    }
+
+    #[test]
+    fn go_with_their_device() {
+        let answer = created(&[]).drop(CARD);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+        assert!(answer.lookups.contains(&"list PciDevice".to_owned()), "{:?}", answer.lookups);
+    }
+
+    #[test]
+    fn go_when_the_directive_names_another_device() {
+        let answer =
+            created(&[]).update(set("pci-passthrough", r#"{"devices": ["node1/0000:03:00.0"]}"#));
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([other()]));
+        let answer =
+            created(&[]).update(set("pci-passthrough", r#"{"devices": ["node2/0000:00:02.0"]}"#));
+        assert_eq!(spec(&answer.after(), "/domain/devices/hostDevices/0/name"), "node2-000000020");
+        assert_eq!(spec(&answer.after(), "/domain/devices/hostDevices/1"), &Value::Null);
+    }
+
+    #[test]
+    fn go_when_the_directive_fails() {
+        let story = created(&[]).allowing_failures();
+        let answer = story.update(set("pci-passthrough", "nonsense"));
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
+    }
+
+    #[test]
+    fn stay_while_their_device_stays() {
+        let answer =
+            created(&[]).update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]));
+        answer.assert_accepted_unchanged();
+        let both = r#"{"devices": ["node1/0000:01:00.0", "node1/0000:03:00.0"]}"#;
+        let answer = created(&[]).update(set("pci-passthrough", both));
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([card(), audio(), other()]));
+    }
+
+    #[test]
+    fn stay_with_a_warning_where_pci_devices_cannot_be_listed() {
+        let mut story = created(&[]);
+        story.cluster = || cluster().without("list", Kind::PciDevice);
+        let answer = story.drop(CARD);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
+        let warning = answer.warnings().join(" ");
+        let start = "pci-passthrough: node1-000001001 may be there because of a device that goes, but stays,";
+        assert!(warning.starts_with(start), "{warning}");
+        assert!(warning.contains("run: kubectl create clusterrolebinding"), "{warning}");
+    }
+
+    #[test]
+    fn stay_where_the_manifest_declares_them() {
+        let manifest = with(bare_vm(&[CARD]), &[(HOST_DEVICES, json!([audio()]))]).to_string();
+        let story = created(&[]);
+        let answer = story.update(|vm| {
+            remove(vm, CARD.0);
+            vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] =
+                json!(manifest);
+        });
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
+    }
+
+    #[test]
+    fn stay_where_the_user_had_them_before_the_directive() {
+        let answer = created(&[audio()]).drop(CARD);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+
+    /// A device that the user adds while the directive is there.
+    #[test]
+    fn stay_where_the_user_added_them_since() {
+        let mut story = Story::of(&[]).on_harvester().ask(&[CARD]);
+        let both = json!([card(), audio()]);
+        story.vm =
+            story.update(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, both.clone())])).after();
+        assert_eq!(spec(&story.drop(CARD).after(), HOST_DEVICES), &json!([audio()]));
+    }
+
+    #[test]
+    fn of_no_device_of_ours_stay() {
+        let story = created(&[]).edit(|vm| {
+            let devices = json!([card(), audio(), other()]);
+            *vm = with(vm.clone(), &[(HOST_DEVICES, devices)]);
+        });
+        assert_eq!(spec(&story.drop(CARD).after(), HOST_DEVICES), &json!([other()]));
+    }
 }
 
 #[test]

@@ -370,7 +370,7 @@ mod secret {
         assert_eq!(
             answer.warnings().first(),
             Some(
-                &"nested-virt: what it had added stays as it is, as user data that may say otherwise cannot be read"
+                &"nested-virt: what the policy added stays as it is, because user data that may say otherwise cannot be read"
             )
         );
         // Once it can be read, and asks for nothing, it goes.
@@ -404,7 +404,10 @@ mod taking_back {
         answer.assert_accepted_unchanged();
         let warnings = answer.warnings().join(" ");
         assert!(warnings.contains("the Secret \"seed\" "), "{warnings}");
-        assert!(warnings.contains("nested-virt: what it had added stays as it is"), "{warnings}");
+        assert!(
+            warnings.contains("nested-virt: what the policy added stays as it is"),
+            "{warnings}"
+        );
     }
 
     /// The directive is an annotation, its option stands in user data, and then becomes an alias.
@@ -444,7 +447,7 @@ mod taking_back {
             text(unreadable);
         let answer = evaluate(Request::update(stored, new));
         answer.assert_accepted_unchanged();
-        let why = "stays as it is, as user data that may say otherwise cannot be read";
+        let why = "stays as it is, because user data that may say otherwise cannot be read";
         assert!(answer.warnings()[0].ends_with(why), "{:?}", answer.warnings());
     }
 

@@ -120,7 +120,7 @@ fn json_and_yaml_have_everything() {
     assert_eq!(code, 0);
     let answer: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(answer["allowed"], json!(true));
-    assert_eq!(answer["patch"].as_array().unwrap().len(), 2);
+    assert_eq!(answer["patch"].as_array().unwrap().len(), 3);
     let domain = &answer["object"]["spec"]["template"]["spec"]["domain"];
     assert_eq!(domain["resources"]["limits"]["nvidia.com/gpu"], "1");
 

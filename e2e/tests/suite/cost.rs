@@ -69,7 +69,7 @@ type Part = fn(&mut Value, usize);
 #[case::host_devices_at_the_address(|vm: &mut Value, n| list(vm, "/domain/devices/hostDevices", (0..n).map(|i| json!({"name": format!("x{i}"), "deviceName": "pci_0000_00_02_0"}))))]
 #[case::hook_sidecars(|vm: &mut Value, n| vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"] = json!(json!(vec![json!({"image": "x"}); n]).to_string()))]
 #[case::limits(|vm: &mut Value, n| for i in 0..n { vm["spec"]["template"]["spec"]["domain"]["resources"]["limits"][format!("example.com/{i}")] = json!("1"); })]
-#[case::kept(|vm: &mut Value, n| vm["metadata"]["annotations"]["vm-feature-manager.io/gpu-device-plugin-kept"] = json!(json!((0..n).map(|i| format!("gpu {i} x")).collect::<Vec<_>>()).to_string()))]
+#[case::record(|vm: &mut Value, n| vm["metadata"]["annotations"]["vm-feature-manager.io/gpu-device-plugin-added"] = json!(json!((0..n).map(|i| json!({"gpu": format!("gpu-{i}"), "resource": "x"})).collect::<Vec<_>>()).to_string()))]
 #[case::last_applied(|vm: &mut Value, n| vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] = json!(json!({"spec": {"template": {"spec": {"volumes": vec![json!({"name": "x"}); n]}}}}).to_string()))]
 #[case::cpu_features(|vm: &mut Value, n| list(vm, "/domain/cpu/features", (0..n).map(|i| json!({"name": format!("f{i}")}))))]
 #[case::node_affinity(|vm: &mut Value, n| vm["spec"]["template"]["spec"]["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": vec![json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}); n]}}}))]
@@ -82,8 +82,10 @@ fn of_a_part_four_times_as_large_is_at_most_so_much_more(
         let mut object = vm(&ALL);
         // As a copy of a VirtualMachine has them.
         let annotations = &mut object["metadata"]["annotations"];
-        annotations["vm-feature-manager.io/gpu-device-plugin-applied"] = json!("nvidia.com/gpu=2");
-        annotations["vm-feature-manager.io/pci-passthrough-applied"] = json!(r#"["0000:00:02.0"]"#);
+        annotations["vm-feature-manager.io/gpu-device-plugin-added"] =
+            json!(r#"[{"gpu":"gpu-0","resource":"nvidia.com/gpu"}]"#);
+        annotations["vm-feature-manager.io/pci-passthrough-added"] =
+            json!(r#"[{"hostDevice":"node1-000000020","resource":"example.com/x"}]"#);
         part(&mut object, n);
         let old = is_update.then(|| {
             let mut old = vm(&[("nested-virt", "enabled"), ("nested-virt-applied", "true")]);

@@ -63,10 +63,12 @@ fn all_features_on_harvester() {
     assert_eq!(
         patch(&evaluation),
         json!([
+            {"op": "add", "path": format!("{annotations}gpu-device-plugin-added"), "value": r#"[{"gpu":"gpu-0","resource":"nvidia.com/GRID_T4-1Q"}]"#},
             {"op": "add", "path": format!("{annotations}gpu-device-plugin-applied"), "value": "nvidia.com/GRID_T4-1Q"},
+            {"op": "add", "path": format!("{annotations}nested-virt-added"), "value": r#"[{"cpuFeature":"vmx"}]"#},
             {"op": "add", "path": format!("{annotations}nested-virt-applied"), "value": "true"},
+            {"op": "add", "path": format!("{annotations}pci-passthrough-added"), "value": r#"[{"hostDevice":"node1-000001000","resource":"nvidia.com/TU104GL_TESLA_T4","beside":["node1-000000020"]}]"#},
             {"op": "add", "path": format!("{annotations}pci-passthrough-applied"), "value": r#"["0000:01:00.0"]"#},
-            {"op": "add", "path": format!("{annotations}pci-passthrough-kept"), "value": r#"["node selector node1"]"#},
             {"op": "add", "path": format!("{domain}/cpu/features"), "value": [{"name": "vmx", "policy": "require"}]},
             {"op": "add", "path": format!("{domain}/devices/gpus"), "value": [{
                 "name": "gpu-0", "deviceName": "nvidia.com/GRID_T4-1Q",
@@ -234,7 +236,7 @@ fn an_account_without_rights_is_named_and_the_command_that_grants_them(#[case] v
 fn pci_devices_that_the_policy_cannot_ask_for_are_named_by_address(#[case] faults: Faults) {
     let evaluation = evaluate(vm(&ALL[1..2]), settings(), faults);
     assert_eq!(
-        patch(&evaluation)[1]["value"],
+        patch(&evaluation)[2]["value"],
         json!({"name": "pci-device-0", "deviceName": "pci_0000_01_00_0"})
     );
     let warnings = evaluation.response.warnings.join(" ");
@@ -245,14 +247,14 @@ fn pci_devices_that_the_policy_cannot_ask_for_are_named_by_address(#[case] fault
 fn on_a_cluster_without_harvester_pci_devices_are_named_by_address() {
     let host = HOST.with_cluster(Cluster::default());
     let evaluation = host.validate(&settings(), &request(vm(&ALL[1..2]), None));
-    assert_eq!(patch(&evaluation)[1]["value"]["deviceName"], "pci_0000_01_00_0");
+    assert_eq!(patch(&evaluation)[2]["value"]["deviceName"], "pci_0000_01_00_0");
 }
 
 #[test]
 fn kubevirt_that_may_not_be_read_leaves_a_limit_and_a_warning() {
     for faults in [denying("KubeVirt"), Faults { offline: true, ..with_metadata() }] {
         let evaluation = evaluate(vm(&ALL[2..]), settings(), faults);
-        assert_eq!(patch(&evaluation)[1]["value"], "1");
+        assert_eq!(patch(&evaluation)[2]["value"], "1");
         let warnings = evaluation.response.warnings.join(" ");
         assert!(warnings.contains("permittedHostDevices cannot be read: "), "{warnings}");
     }

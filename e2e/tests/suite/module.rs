@@ -102,8 +102,11 @@ fn three_features_make_a_patch_of_what_they_mean() {
     assert_eq!(
         patch(&evaluation),
         json!([
+            {"op": "add", "path": format!("{annotations}gpu-device-plugin-added"), "value": r#"[{"limit":"nvidia.com/gpu","quantity":"1"}]"#},
             {"op": "add", "path": format!("{annotations}gpu-device-plugin-applied"), "value": "nvidia.com/gpu"},
+            {"op": "add", "path": format!("{annotations}nested-virt-added"), "value": r#"[{"cpuFeature":"svm"}]"#},
             {"op": "add", "path": format!("{annotations}nested-virt-applied"), "value": "true"},
+            {"op": "add", "path": format!("{annotations}pci-passthrough-added"), "value": r#"[{"hostDevice":"pci-device-0","resource":"pci_0000_03_00_0"}]"#},
             {"op": "add", "path": format!("{annotations}pci-passthrough-applied"), "value": r#"["0000:03:00.0"]"#},
             {"op": "add", "path": format!("{domain}/cpu/features"), "value": [{"name": "svm", "policy": "require"}]},
             {
@@ -238,7 +241,7 @@ fn a_megabyte_of_text_is_answered() {
     });
     let evaluation = HOST.validate(&json!({}), &request(large, None));
     assert!(evaluation.response.allowed);
-    assert_eq!(patch(&evaluation).as_array().unwrap().len(), 6);
+    assert_eq!(patch(&evaluation).as_array().unwrap().len(), 9);
 
     let evaluation = create(&[("pci-passthrough", &"[".repeat(1 << 20))], json!({}));
     assert!(!evaluation.response.allowed);

@@ -74,7 +74,9 @@ fn with_directives(
         }
         _ => {
             let own = vm["metadata"][source].as_object_mut().unwrap();
-            own.retain(|key, _| !key.starts_with(PREFIX) || key.ends_with("-applied"));
+            own.retain(|key, _| {
+                !key.starts_with(PREFIX) || ["-applied", "-added"].iter().any(|s| key.ends_with(s))
+            });
             own.extend(directives.iter().map(|(k, v)| (format!("{PREFIX}{k}"), json!(v))));
             return (vm, None);
         }
@@ -122,10 +124,6 @@ fn directives_come_change_and_go(
     #[values(true, false)] tracking: bool,
     #[values(true, false)] comes_with_the_vm: bool,
 ) {
-    // From a Secret of before nothing is known but the record.
-    if source == "secret" && !tracking {
-        return;
-    }
     let first: Vec<(&str, &str)> =
         FEATURES.iter().map(|(name, value, _)| (*name, *value)).collect();
     let second: Vec<(&str, &str)> =

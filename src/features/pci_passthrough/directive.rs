@@ -1,8 +1,8 @@
 //! The directive's value: which devices, in a type that cannot hold a bad one.
 
 use crate::json::{Json, Shape};
-use crate::names::SUBDOMAIN;
-use crate::pci::{PciAddress, PciAddressError};
+use crate::kinds::name::SUBDOMAIN;
+use crate::kinds::pci::{PciAddress, PciAddressError};
 use crate::text::Quoted;
 
 /// The devices that a directive asks for.
@@ -29,18 +29,18 @@ pub(super) enum DirectiveError {
     NotAList { found: &'static str },
     #[error("devices[{index}] is {found}, not a string; write {EXAMPLE}")]
     NotText { index: usize, found: &'static str },
-    #[error("devices[{index}] {} is no PCI address: {error}; write one such as 0000:00:02.0", Quoted(.value))]
+    #[error("devices[{index}] {} is not a PCI address: {error}; write one such as 0000:00:02.0", Quoted(.value))]
     Address { index: usize, value: String, error: PciAddressError },
-    #[error("devices[{index}] {} names no node: {}; write node/address or the address alone", Quoted(.value), SUBDOMAIN.takes)]
+    #[error("devices[{index}] {} does not name a node: {}; write node/address or the address alone", Quoted(.value), SUBDOMAIN.takes)]
     Node { index: usize, value: String },
-    #[error("{address} is there more than once; remove all but one")]
+    #[error("{address} is listed more than once; keep one")]
     Duplicate { address: PciAddress },
     #[error(
-        "the devices are of the nodes {first} and {second}, and a VirtualMachine runs on one; name devices of one node"
+        "the devices are on the nodes {first} and {second}, but a VirtualMachine runs on one; name devices of one node"
     )]
     TwoNodes { first: String, second: String },
     #[error(
-        "the VirtualMachine would have {count} host devices, and the setting pciPassthrough.maxDevices allows {max}; ask \
+        "the VirtualMachine would have {count} host devices, but the setting pciPassthrough.maxDevices allows {max}; ask \
          for fewer, or have the administrator raise it"
     )]
     TooMany { count: usize, max: usize },
@@ -51,7 +51,7 @@ const EXAMPLE: &str = r#"{"devices": ["0000:00:02.0"]}"#;
 impl Devices {
     /// Reads a directive's value; at most `max` devices.
     pub(super) fn parse(value: &str, max: usize) -> Result<Self, DirectiveError> {
-        let json = Json::parse(value, &Shape::Tree)
+        let json = Json::parse(value, &Shape::Whole)
             .map_err(|error| DirectiveError::Json { column: error.column() })?;
         let Json::Object(members) = &json else {
             return Err(DirectiveError::NotAnObject { found: json.kind() });
@@ -76,6 +76,12 @@ impl Devices {
             devices.add(index, text.trim())?;
         }
         Ok(devices)
+    }
+
+    /// The addresses as a JSON list, for the annotation `-applied`.
+    pub(super) fn to_json(&self) -> String {
+        let addresses = self.addresses.iter();
+        Json::Array(addresses.map(|address| address.to_string().into()).collect()).to_text()
     }
 
     fn add(&mut self, index: usize, text: &str) -> Result<(), DirectiveError> {
@@ -110,7 +116,7 @@ impl Devices {
     }
 }
 
-/// That a VirtualMachine does not get too many host devices.
+/// Checks that a VirtualMachine does not get too many host devices.
 pub(super) fn check_count(count: usize, max: usize) -> Result<(), DirectiveError> {
     if count > max { Err(DirectiveError::TooMany { count, max }) } else { Ok(()) }
 }

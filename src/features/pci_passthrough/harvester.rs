@@ -1,10 +1,9 @@
 //! Harvester's names for PCI devices: the host device has the name of a PCIDevice and the resource that it stands for.
 
 use super::directive::Devices;
-use super::earlier::asked_for;
 use super::{Context, Failure, PciPassthroughError, our_devices};
 use crate::cluster::{LookupError, Lookups, PciDevice};
-use crate::pci::PciAddress;
+use crate::kinds::pci::PciAddress;
 use crate::text;
 use crate::vm::Device;
 
@@ -93,15 +92,14 @@ impl<'n> Inventory<'n> {
         let host_devices = context.vm.host_devices()?;
         let mut candidates = Vec::new();
         for address in &devices.addresses {
-            let device_name = address.device_name();
-            if let Some(entry) = host_devices.iter().find(|d| d.device_name == device_name) {
+            let resource = address.device_name();
+            if let Some(entry) = host_devices.iter().find(|d| d.resource == resource) {
                 let (entry, address) = (text::list([entry.name]), *address);
                 return Err(PciPassthroughError::NamedByAddress { entry, address }.into());
             }
             candidates.push((*address, self.candidates(*address)?));
         }
-        let earlier = context.earlier.and_then(asked_for).unwrap_or_default();
-        let there = self.already_there(&candidates, &[ours, &host_devices].concat(), &earlier);
+        let there = self.already_there(&candidates, ours, &host_devices);
         let (present, missing): (Vec<_>, Vec<_>) =
             candidates.iter().zip(&there).partition(|(_, there)| there.is_some());
         let present: Vec<_> = present.into_iter().map(|(candidates, _)| candidates).collect();
@@ -153,27 +151,27 @@ impl<'n> Inventory<'n> {
 
     /// The entries that are the devices already. An entry counts for one address only: by the address of the device
     /// that it is named after, or by its resource. An entry that is named after another PCIDevice is another device, unless
-    /// an earlier directive asked for the address: Harvester's controller names entries anew after the devices that a
-    /// VirtualMachine was really given.
+    /// the directive added it: Harvester's controller names entries anew after the devices that a VirtualMachine was really
+    /// given.
     fn already_there<'v>(
         &self,
         candidates: &[Candidates<'_>],
+        ours: &[Device<'v>],
         host_devices: &[Device<'v>],
-        earlier: &[PciAddress],
     ) -> Vec<Option<Device<'v>>> {
-        let mut entries = host_devices.to_vec();
+        let mut entries = [ours, host_devices].concat();
         let mut there = vec![None; candidates.len()];
         let by_address = |entry: &Device<'_>, (address, _): &Candidates<'_>| {
             self.place(entry).is_some_and(|(node, place)| {
                 place == *address && self.node.is_none_or(|wanted| wanted == node)
             })
         };
-        let by_resource = |entry: &Device<'_>, (address, devices): &Candidates<'_>| {
+        let by_resource = |entry: &Device<'_>, (_, devices): &Candidates<'_>| {
             let is_it = |(node, _): (&str, _)| {
-                earlier.contains(address) && self.node.is_none_or(|wanted| wanted == node)
+                ours.contains(entry) && self.node.is_none_or(|wanted| wanted == node)
             };
             self.place(entry).is_none_or(is_it)
-                && devices.iter().any(|device| device.resource_name == entry.device_name)
+                && devices.iter().any(|device| device.resource_name == entry.resource)
         };
         take(&mut entries, candidates, &mut there, by_address);
         take(&mut entries, candidates, &mut there, by_resource);

@@ -1,16 +1,16 @@
 //! PCI passthrough: the guest gets host devices by their PCI addresses.
 
 mod directive;
-mod earlier;
 mod harvester;
 
-use super::{Added, Before, Context, Earlier, Failure, Feature, Plan, free_names, made_number};
+use super::host_devices::free_names;
+use super::{Context, Failure, Feature, Plan};
 use crate::cluster::LookupError;
-use crate::pci::PciAddress;
-use crate::settings::{DeviceNames, FeatureSettings, Pattern, Settings};
-use crate::vm::{Device, Edit, ShapeError};
+use crate::kinds::pattern::Pattern;
+use crate::kinds::pci::PciAddress;
+use crate::settings::{DeviceNames, FeatureSettings, Settings};
+use crate::vm::{Device, Entry, ShapeError};
 use directive::{Devices, check_count};
-use earlier::record;
 use harvester::{Choice, Inventory};
 
 pub(super) struct PciPassthrough;
@@ -96,11 +96,15 @@ impl Feature for PciPassthrough {
         settings.pci_passthrough.feature
     }
 
+    fn adds(&self, entry: &Entry) -> bool {
+        matches!(entry, Entry::HostDevice { .. } | Entry::NodeSelector { .. })
+    }
+
     fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
         let settings = &context.settings.pci_passthrough;
         let devices = Devices::parse(value, settings.max_devices)?;
         check_count(context.vm.host_devices()?.len(), settings.max_devices)?;
-        let mut plan = Plan { applied: record(&devices), ..Plan::default() };
+        let mut plan = Plan { applied: devices.to_json(), ..Plan::default() };
         if settings.device_names == DeviceNames::Address {
             by_address(&devices, context, &mut plan)?;
         } else {
@@ -111,20 +115,14 @@ impl Feature for PciPassthrough {
                 return Err(PciPassthroughError::GateOff.into());
             }
         }
-        let selected = context.vm.placement()?.selected_hostname().map(str::to_owned);
-        let hostname = selected.or(devices.node.filter(|_| settings.pin_to_node));
-        plan.edits.extend(hostname.map(|hostname| Edit::SelectNode { hostname }));
+        let hostname = devices.node.filter(|_| settings.pin_to_node);
+        plan.entries.extend(hostname.map(|hostname| Entry::NodeSelector { hostname }));
         Ok(Some(plan))
-    }
-
-    fn added(&self, before: &Before<'_>, context: &Context<'_>) -> Result<Added, ShapeError> {
-        earlier::added(before, context)
     }
 }
 
-fn host_device(entry: &Device<'_>) -> Edit {
-    let (name, device_name) = (entry.name.to_owned(), entry.device_name.to_owned());
-    Edit::AddHostDevice { name, device_name }
+fn host_device(device: &Device<'_>) -> Entry {
+    Entry::HostDevice { name: device.name.to_owned(), resource: device.resource.to_owned() }
 }
 
 /// What the names of host devices that stand for an address alone start with.
@@ -137,25 +135,21 @@ fn by_address(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Resu
     let mut names = free_names(PREFIX, devices.addresses.len(), context)?;
     let mut count = host_devices.len();
     for address in &devices.addresses {
-        let device_name = address.device_name();
-        check_allowed(*address, devices.node.as_deref(), &device_name, context)?;
+        let resource = address.device_name();
+        check_allowed(*address, devices.node.as_deref(), &resource, context)?;
         let is_it = |device: &Device<'_>| {
             let named = PciAddress::of_pci_device(device.name).map(|(_, address)| address);
-            device.device_name == device_name || named == Some(*address)
+            device.resource == resource || named == Some(*address)
         };
-        let in_place = plan.edits.len();
-        plan.edits.extend(host_devices.iter().filter(|entry| is_it(entry)).map(host_device));
-        if plan.edits.len() > in_place {
+        if host_devices.iter().any(is_it) {
             continue;
         }
         count += 1;
-        match our_devices(context).iter().find(|entry| is_it(entry)) {
-            Some(entry) => plan.edits.push(host_device(entry)),
-            None => {
-                let name = names.next().unwrap_or_default();
-                plan.edits.push(Edit::AddHostDevice { name, device_name });
-            }
-        }
+        let ours = our_devices(context).into_iter().find(is_it).map(|device| host_device(&device));
+        plan.entries.push(match ours {
+            Some(entry) => entry,
+            None => Entry::HostDevice { name: names.next().unwrap_or_default(), resource },
+        });
     }
     check_count(count, context.settings.pci_passthrough.max_devices)?;
     Ok(())
@@ -187,11 +181,11 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
     let choices = inventory.choose(devices, context)?;
     for Choice { address, device, entry } in &choices {
         check_allowed(*address, Some(&device.node), &device.resource_name, context)?;
-        let (name, device_name) = (device.name.clone(), device.resource_name.clone());
-        let chosen = Edit::AddHostDevice { name, device_name };
-        plan.edits.push(entry.as_ref().map(host_device).unwrap_or(chosen));
+        let (name, resource) = (device.name.clone(), device.resource_name.clone());
+        let chosen = Entry::HostDevice { name, resource };
+        plan.entries.push(entry.as_ref().map(host_device).unwrap_or(chosen));
     }
-    let added = plan.edits.iter().filter(|edit| !context.vm.has(edit)).count();
+    let added = plan.entries.iter().filter(|entry| !context.vm.has(entry)).count();
     let count = context.vm.host_devices()?.len() + added;
     check_count(count, context.settings.pci_passthrough.max_devices)?;
     let is_new = choices.iter().any(|choice| choice.entry.is_none());
@@ -208,13 +202,10 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
     Ok(())
 }
 
-/// The host devices that the directive had added before.
+/// The host devices that the directive added before.
 fn our_devices<'c>(context: &'c Context<'_>) -> Vec<Device<'c>> {
-    let devices = context.ours.iter().filter_map(|edit| match edit {
-        Edit::AddHostDevice { name, device_name } => Some(Device { name, device_name }),
-        _ => None,
-    });
-    devices.collect()
+    let devices = context.ours.iter().filter_map(|added| added.entry.as_device());
+    devices.map(|(name, resource)| Device { name, resource }).collect()
 }
 
 /// Whether the VirtualMachine has all the devices under Harvester's names. Then nothing depends on a lookup.

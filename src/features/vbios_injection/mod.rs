@@ -4,16 +4,17 @@
 mod rom;
 mod sidecar;
 
-use super::{Added, Before, Context, Failure, Feature, Plan};
+use super::{Context, Failure, Feature, Plan};
 use crate::cluster::{ConfigMap, KubeVirt, LookupError};
-use crate::image::{ImageReference, ImageReferenceError};
-use crate::names::{LABEL, SUBDOMAIN};
-use crate::pci::PciAddress;
-use crate::settings::{FeatureSettings, Pattern, RomDelivery, Settings};
+use crate::kinds::image::{ImageReference, ImageReferenceError};
+use crate::kinds::name::{LABEL, SUBDOMAIN};
+use crate::kinds::pattern::Pattern;
+use crate::kinds::pci::PciAddress;
+use crate::settings::{FeatureSettings, RomDelivery, Settings};
 use crate::text::{self, Quoted};
-use crate::vm::{Device, Edit, ShapeError};
+use crate::vm::{Device, Entry, Sidecars, argument_of};
 use rom::{Rom, RomError};
-use sidecar::{Sidecar, Sidecars};
+use sidecar::{DEVICES, sidecar};
 
 pub(super) struct VbiosInjection;
 
@@ -106,10 +107,13 @@ impl Feature for VbiosInjection {
         &[DEVICE_OPTION, IMAGE_OPTION]
     }
 
+    fn adds(&self, entry: &Entry) -> bool {
+        matches!(entry, Entry::ConfigMapVolume { .. } | Entry::HookSidecar { .. })
+    }
+
     fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
         let settings = &context.settings.vbios_injection;
-        let annotation = context.vm.hook_sidecars()?;
-        let sidecars = Sidecars::parse(annotation)?;
+        let sidecars = context.vm.hook_sidecars()?;
         check_names(value, &sidecars, context)?;
         let target = target(&sidecars, context)?;
         let option = image_option(context)?;
@@ -123,48 +127,17 @@ impl Feature for VbiosInjection {
         let mut plan = Plan { applied: value.to_owned(), ..Plan::default() };
         plan.warnings.extend(target.warning);
         plan.warnings.extend(target.pci_device.and_then(|name| mismatch(rom, &name, context)));
-        let sidecar = Sidecar::new(
-            &image,
-            value,
-            &target.devices,
-            settings.hook_version,
-            settings.rom_delivery,
-            settings.on_hook_failure,
-        );
-        let volume = volume(value);
-        if settings.rom_delivery == RomDelivery::Volume || context.vm.has(&volume) {
-            plan.edits.push(volume);
+        if settings.rom_delivery == RomDelivery::Volume {
+            let (name, config_map) = (VOLUME.to_owned(), value.to_owned());
+            plan.entries.push(Entry::ConfigMapVolume { name, config_map });
         }
-        plan.edits.push(Edit::SetHookSidecars { value: sidecars.with(&sidecar) });
+        let json = sidecar(&image, value, &target.devices, settings);
+        plan.entries.push(Entry::HookSidecar { json });
         Ok(Some(plan))
     }
-
-    /// The sidecar has the policy's mark, and is replaced where it stands by a new plan's.
-    fn added(&self, before: &Before<'_>, context: &Context<'_>) -> Result<Added, ShapeError> {
-        let mut added = Added::default();
-        let Some(name) = before.earlier.record.or(before.earlier.directive) else {
-            return Ok(added);
-        };
-        match Sidecars::parse(context.vm.hook_sidecars()?) {
-            Ok(sidecars) => {
-                let without = sidecars.without_ours();
-                added.closing.extend(without.map(|value| Edit::SetHookSidecars { value }));
-            }
-            Err(error) => added.doubts.push(error.to_string()),
-        }
-        if context.vm.volumes()?.iter().any(|volume| volume.name == VOLUME) {
-            added.claim(before, volume(name));
-        }
-        Ok(added)
-    }
 }
 
-/// The volume of the ConfigMap with the ROM.
-fn volume(config_map: &str) -> Edit {
-    Edit::AddConfigMapVolume { name: VOLUME, config_map: config_map.to_owned() }
-}
-
-/// That the ConfigMap's name is one, and can be that of a pod volume.
+/// Checks that the ConfigMap's name is one, and can be that of a pod volume.
 fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<(), Failure> {
     if !SUBDOMAIN.allows(name) {
         return Err(VbiosError::Name.into());
@@ -206,7 +179,7 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Fail
     let host_devices = context.vm.host_devices()?;
     let gpus = context.vm.gpus()?;
     // USB devices of Harvester stand among the host devices, and have no ROM.
-    let is_usb = |device: &&Device<'_>| device.device_name.starts_with("kubevirt.io/");
+    let is_usb = |device: &&Device<'_>| device.resource.starts_with("kubevirt.io/");
     let devices: Vec<&Device<'_>> =
         host_devices.iter().chain(&gpus).filter(|device| !is_usb(device)).collect();
     let names = || text::list(devices.iter().map(|device| device.name));
@@ -237,11 +210,22 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Fail
         }),
         [device] => to_target(device, device.name, ONLY),
         // Harvester adds the devices that share an IOMMU group with the one that was alone when the ROM was asked for.
-        _ => match devices.iter().find(|device| sidecars.is_for(device.name)) {
+        _ => match devices.iter().find(|device| was_for(device.name, sidecars, context)) {
             Some(device) => to_target(device, device.name, ONLY),
             None => Err(VbiosError::SeveralDevices { devices: names() }.into()),
         },
     }
+}
+
+/// Whether the sidecar that the VirtualMachine has looks for a device of the name.
+fn was_for(device: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> bool {
+    let ours = context.ours.iter().find_map(|added| match &added.entry {
+        Entry::HookSidecar { json } => Some(json.clone()),
+        _ => None,
+    });
+    let sidecar = ours.or_else(|| sidecars.of_policy());
+    let devices = sidecar.and_then(|json| argument_of(&json, DEVICES)).unwrap_or_default();
+    devices.split(' ').any(|name| name == device)
 }
 
 /// The hook takes what it looks for apart at spaces, and reads `*` and `?` as wildcards.
@@ -261,7 +245,7 @@ fn to_target(device: &Device<'_>, first: &str, second: &str) -> Result<Target, F
 /// The device's address, where its name or resource tells it.
 fn address_of(device: &Device<'_>) -> Option<PciAddress> {
     let of_name = PciAddress::of_pci_device(device.name).map(|(_, address)| address);
-    of_name.or_else(|| PciAddress::of_device_name(device.device_name))
+    of_name.or_else(|| PciAddress::of_device_name(device.resource))
 }
 
 fn rom(name: &str, context: &Context<'_>) -> Result<Rom, Failure> {

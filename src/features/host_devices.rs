@@ -1,0 +1,139 @@
+//! Host devices, whichever feature adds them: names that are free, and the devices that Harvester adds beside them.
+
+use crate::cluster::{LookupError, Lookups, PciDevice};
+use crate::kinds::pci::PciAddress;
+use crate::vm::{Entry, ShapeError, VirtualMachine};
+
+use super::Context;
+use super::record::{Recorded, host_devices, is_pci_device};
+
+/// `count` names for new devices of the VirtualMachine, `<prefix>-<n>`, which none of its devices has, nor any that the
+/// feature added before. KubeVirt makes the alias of a device of the name, and Harvester turns GPUs into host devices, so
+/// the name is free among both.
+pub(super) fn free_names(
+    prefix: &'static str,
+    count: usize,
+    context: &Context<'_>,
+) -> Result<impl Iterator<Item = String>, ShapeError> {
+    let (host_devices, gpus) = (context.vm.host_devices()?, context.vm.gpus()?);
+    let ours = context.ours.iter().filter_map(|added| added.entry.as_device());
+    let names = host_devices.iter().chain(&gpus).map(|device| device.name);
+    let names = names.chain(ours.map(|(name, _)| name));
+    // Among so many numbers, at least as many are free as are wanted.
+    let mut taken = vec![false; host_devices.len() + gpus.len() + context.ours.len() + count];
+    for number in names.filter_map(|name| made_number(prefix, name)) {
+        if let Some(is_taken) = taken.get_mut(number) {
+            *is_taken = true;
+        }
+    }
+    let free = taken.into_iter().enumerate().filter(|(_, is_taken)| !is_taken).take(count);
+    Ok(free.map(move |(number, _)| format!("{prefix}-{number}")))
+}
+
+/// The number in a name that [`free_names`] makes.
+fn made_number(prefix: &str, name: &str) -> Option<usize> {
+    let digits = name.strip_prefix(prefix)?.strip_prefix('-')?;
+    // A sign or a zero in front would be read as well.
+    let is_written_so = digits == "0" || digits.starts_with(|c: char| ('1'..='9').contains(&c));
+    digits.parse().ok().filter(|_| is_written_so)
+}
+
+/// The devices that Harvester added because they share an IOMMU group with those of a feature. Harvester does so when a
+/// VirtualMachine is created. Source: `harvester/pcidevices`, `pkg/webhook/vm.go`.
+#[derive(Debug, Default)]
+pub(crate) struct Siblings {
+    /// Each with its node and IOMMU group.
+    entries: Vec<(Entry, Group)>,
+    /// The groups of the feature's devices, by the names of these.
+    groups: Vec<(String, Group)>,
+}
+
+type Group = (String, String);
+
+impl Siblings {
+    /// Finds them among the VirtualMachine's devices that nobody is known to have asked for. Nothing is looked up where
+    /// there are no such devices.
+    ///
+    /// # Errors
+    /// The names of devices that may be siblings, where PCI devices cannot be looked up.
+    pub(crate) fn find(
+        ours: &[Recorded],
+        vm: &VirtualMachine<'_>,
+        is_asked_for: impl Fn(&Entry) -> bool,
+        lookups: &Lookups<'_>,
+    ) -> Result<Self, (Vec<String>, LookupError)> {
+        let node_of = |name: &str| PciAddress::of_pci_device(name).map(|(node, _)| node.to_owned());
+        let name_of = |entry: &Entry| entry.as_device().map(|(name, _)| name.to_owned());
+        let shares_node = |name: &str| {
+            let mut nodes = ours.iter().filter_map(|a| node_of(&name_of(&a.entry)?));
+            nodes.any(|node| node_of(name).as_ref() == Some(&node))
+        };
+        let may_be_sibling = |entry: &Entry| {
+            let Some(name) = name_of(entry) else { return false };
+            shares_node(&name)
+                && ours.iter().all(|a| a.entry != *entry && !a.beside.contains(&name))
+                && vm.has(entry)
+                && !is_asked_for(entry)
+        };
+        let candidates: Vec<Entry> =
+            host_devices(vm).filter(is_pci_device).filter(may_be_sibling).collect();
+        if candidates.is_empty() {
+            return Ok(Self::default());
+        }
+        let devices = match lookups.pci_devices() {
+            Ok(devices) => devices,
+            // Without Harvester, nobody adds devices.
+            Err(LookupError::KindNotServed(_)) => return Ok(Self::default()),
+            Err(error) => return Err((candidates.iter().filter_map(name_of).collect(), error)),
+        };
+        let group_of = |name: &str| {
+            let device = devices.iter().find(|device| device.name == name)?;
+            group(device)
+        };
+        let groups = ours.iter().filter_map(|added| {
+            let name = name_of(&added.entry)?;
+            Some((name.clone(), group_of(&name)?))
+        });
+        let groups: Vec<_> = groups.collect();
+        let siblings = candidates.into_iter().filter_map(|entry| {
+            let group = group_of(&name_of(&entry)?)?;
+            groups.iter().any(|(_, g)| *g == group).then_some((entry, group))
+        });
+        Ok(Self { entries: siblings.collect(), groups })
+    }
+
+    /// All of them.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().map(|(entry, _)| entry)
+    }
+
+    /// Those that go, as none of the devices that stay shares a group with them.
+    pub(crate) fn without_those_of<'s>(
+        &'s self,
+        staying: &'s [Recorded],
+    ) -> impl Iterator<Item = &'s Entry> {
+        let stays = |group: &Group| {
+            let is_staying = |name: &String| {
+                staying.iter().any(|a| a.entry.as_device().is_some_and(|(n, _)| n == name))
+            };
+            self.groups.iter().any(|(name, g)| g == group && is_staying(name))
+        };
+        self.entries.iter().filter(move |(_, group)| !stays(group)).map(|(entry, _)| entry)
+    }
+}
+
+/// The node and the IOMMU group of a device that has one.
+fn group(device: &PciDevice) -> Option<Group> {
+    (!device.iommu_group.is_empty()).then(|| (device.node.clone(), device.iommu_group.clone()))
+}
+
+/// The PCIDevices that the VirtualMachine has on the node of the entry beside it.
+pub(crate) fn beside(entry: &Entry, vm: &VirtualMachine<'_>) -> Vec<String> {
+    let node = |name: &str| PciAddress::of_pci_device(name).map(|(node, _)| node.to_owned());
+    let Some(wanted) = entry.as_device().and_then(|(name, _)| node(name)) else {
+        return Vec::new();
+    };
+    let devices = vm.host_devices().unwrap_or_default();
+    let names = devices.iter().map(|device| device.name);
+    names.filter(|name| node(name).as_ref() == Some(&wanted)).map(str::to_owned).collect()
+}

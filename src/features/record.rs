@@ -1,0 +1,201 @@
+//! What a feature added to a VirtualMachine: the annotation that lists it, and what of it is still there.
+//!
+//! An entry that was in place before is not in the record, and so stays for ever. No feature is known here.
+
+use crate::json::{Json, Shape, member};
+use crate::kinds::pci::PciAddress;
+use crate::vm::{Entry, VirtualMachine};
+
+/// The longest record that is read. One that the policy writes lists at most 256 devices.
+const MAX_LENGTH: usize = 64 << 10;
+
+/// An entry that a feature added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Recorded {
+    pub(crate) entry: Entry,
+    /// The PCIDevices on the entry's node that the VirtualMachine had when the entry was added, or was given by somebody
+    /// since: these are not the devices that Harvester adds to those of a new VirtualMachine.
+    pub(crate) beside: Vec<String>,
+}
+
+/// The value of the annotation `-added`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Record(pub(crate) Vec<Recorded>);
+
+impl Record {
+    /// Reads a record; `None` where it is not one, or lists an entry that the feature does not add.
+    pub(crate) fn read(text: &str, is_of_feature: impl Fn(&Entry) -> bool) -> Option<Self> {
+        if text.len() > MAX_LENGTH {
+            return None;
+        }
+        let Json::Array(items) = Json::parse(text, &Shape::Whole).ok()? else {
+            return None;
+        };
+        let entries = items.iter().map(|item| {
+            let entry = Entry::from_json(item).filter(&is_of_feature)?;
+            let beside = item.get("beside").map(Json::items).unwrap_or_default();
+            let beside = beside.iter().filter_map(Json::as_str).map(str::to_owned).collect();
+            Some(Recorded { entry, beside })
+        });
+        entries.collect::<Option<_>>().map(Self)
+    }
+
+    /// The annotation's value.
+    pub(crate) fn to_text(&self) -> String {
+        let items = self.0.iter().map(|added| {
+            let mut item = added.entry.to_json();
+            if !added.beside.is_empty() {
+                let names = added.beside.iter().map(|name| Json::from(name.as_str()));
+                item.push(member("beside", Json::Array(names.collect())));
+            }
+            Json::Object(item)
+        });
+        Json::Array(items.collect()).to_text()
+    }
+
+    /// Finds the entries that are still there, exactly as they were added, but for what others rename: Harvester makes host
+    /// devices of GPUs, and names a host device after the PCIDevice that a VirtualMachine was really given. As many entries
+    /// as are recorded of a resource stand for as many of it that are there.
+    pub(crate) fn still_in(
+        &self,
+        vm: &VirtualMachine<'_>,
+        may_be_ours: impl Fn(&Entry) -> bool,
+    ) -> Found<'_> {
+        let mut found = Found::default();
+        let mut missing = Vec::new();
+        for added in &self.0 {
+            match entry_in(vm, &added.entry) {
+                Some(entry) if may_be_ours(&entry) => found.add(entry, added),
+                Some(_) => {}
+                None => missing.push(added),
+            }
+        }
+        let is_other = |entry: &Entry| found.ours.iter().all(|added| added.entry != *entry);
+        let may_be_renamed = |entry: &Entry| {
+            is_pci_device(entry) && is_other(entry) && vm.has(entry) && may_be_ours(entry)
+        };
+        let mut renamed: Vec<Entry> = host_devices(vm).filter(may_be_renamed).collect();
+        for added in missing {
+            let is_it = |entry: &Entry| added.entry.is_of_same_resource_as(entry);
+            match renamed.iter().position(is_it) {
+                Some(index) => found.add(renamed.remove(index), added),
+                None => found.missing.push(&added.entry),
+            }
+        }
+        found
+    }
+}
+
+/// What of a record is there.
+#[derive(Debug, Default)]
+pub(crate) struct Found<'r> {
+    /// The entries, as they are there.
+    pub(crate) ours: Vec<Recorded>,
+    /// Those that are not.
+    missing: Vec<&'r Entry>,
+}
+
+impl Found<'_> {
+    fn add(&mut self, entry: Entry, recorded: &Recorded) {
+        self.ours.push(Recorded { entry, beside: recorded.beside.clone() });
+    }
+
+    /// What stands in the place of the entries that are missing, in words for the user.
+    pub(crate) fn changes(
+        &self,
+        vm: &VirtualMachine<'_>,
+        ownership: &Ownership<'_>,
+    ) -> Vec<String> {
+        let messages = self.missing.iter().filter_map(|entry| {
+            if let Err(error) = vm.lacks(entry) {
+                return Some(error.to_string());
+            }
+            if vm.has_in_place_of(entry) {
+                return Some(format!(
+                    "the {entry} was changed since the policy added it, so it stays"
+                ));
+            }
+            let (name, _) = entry.as_device()?;
+            let is_new = |device: &Entry| {
+                let was_there =
+                    |old: &&VirtualMachine<'_>| old.has(device) && entry_in(old, entry).is_some();
+                !ownership.old.as_ref().is_some_and(was_there) && !ownership.declares(device)
+            };
+            let is_renamed = |device: &Entry| {
+                entry.is_of_same_resource_as(device)
+                    && self.ours.iter().all(|added| added.entry != *device)
+                    && is_new(device)
+            };
+            let renamed = host_devices(vm).find(is_renamed)?;
+            Some(format!(
+                "the {renamed} stays, as the policy added its resource under the name {name}"
+            ))
+        });
+        messages.collect()
+    }
+}
+
+/// The entry as the VirtualMachine has it, unless it was renamed.
+fn entry_in(vm: &VirtualMachine<'_>, entry: &Entry) -> Option<Entry> {
+    match entry {
+        Entry::HookSidecar { .. } => {
+            let json = vm.hook_sidecars().ok()?.of_policy()?;
+            Some(Entry::HookSidecar { json })
+        }
+        Entry::Gpu { name, resource } => {
+            let (name, resource) = (name.clone(), resource.clone());
+            let as_host_device = Entry::HostDevice { name, resource };
+            [entry.clone(), as_host_device].into_iter().find(|entry| vm.has(entry))
+        }
+        _ => Some(entry.clone()).filter(|entry| vm.has(entry)),
+    }
+}
+
+/// The host devices of the VirtualMachine as entries.
+pub(super) fn host_devices(vm: &VirtualMachine<'_>) -> impl Iterator<Item = Entry> {
+    let devices = vm.host_devices().unwrap_or_default().into_iter();
+    devices.map(|device| Entry::HostDevice {
+        name: device.name.to_owned(),
+        resource: device.resource.to_owned(),
+    })
+}
+
+/// Whether an entry has a name that Harvester gives.
+pub(super) fn is_pci_device(entry: &Entry) -> bool {
+    entry.as_device().is_some_and(|(name, _)| PciAddress::of_pci_device(name).is_some())
+}
+
+/// What tells the entries that a feature added from those of the user.
+pub(crate) struct Ownership<'o> {
+    /// What `kubectl apply` was given.
+    pub(crate) declared: Option<&'o VirtualMachine<'o>>,
+    /// The VirtualMachine before this update.
+    pub(crate) old: Option<&'o VirtualMachine<'o>>,
+    /// What of it the feature had added.
+    pub(crate) added_to_old: Vec<Recorded>,
+    /// Whether the VirtualMachine asks for the feature: then it may have been added in an earlier call for this request.
+    pub(crate) is_asked_for: bool,
+}
+
+impl Ownership<'_> {
+    /// Whether an entry can be one that the feature added. What the manifest declares is the user's, and what was there
+    /// before without having been added; so is what comes with the very update that takes the directive away.
+    pub(crate) fn may_be_ours(&self, entry: &Entry) -> bool {
+        !self.declares(entry)
+            && match self.old {
+                None => true,
+                Some(old) if old.has(entry) => {
+                    self.added_to_old.iter().any(|added| added.entry == *entry)
+                }
+                Some(_) => self.is_asked_for,
+            }
+    }
+
+    /// Whether the manifest that `kubectl apply` was given has the entry.
+    pub(crate) fn declares(&self, entry: &Entry) -> bool {
+        self.declared.is_some_and(|declared| match entry {
+            Entry::HookSidecar { .. } => declared.has_in_place_of(entry),
+            _ => declared.has(entry),
+        })
+    }
+}

@@ -1,0 +1,49 @@
+//! What the policy answers. Knows nothing of how the verdict comes about, or of the bytes that it becomes.
+
+use crate::request::Unreadable;
+use crate::settings::SettingsError;
+use crate::vm::{ShapeError, VirtualMachine};
+
+/// What the policy answers.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict<'a> {
+    pub(crate) decision: Decision<'a>,
+    /// What the user should know; true also where the host drops the mutation.
+    pub(crate) warnings: Vec<String>,
+    /// The features that are in place.
+    pub(crate) applied: Vec<&'static str>,
+    /// The features that could not be applied, whatever their error mode.
+    pub(crate) failed: Vec<&'static str>,
+}
+
+/// What becomes of the request.
+#[derive(Debug, Default)]
+pub(crate) enum Decision<'a> {
+    #[default]
+    Unchanged,
+    Mutated(VirtualMachine<'a>),
+    Denied(Denial),
+}
+
+/// Why a request is denied, in the words that the user reads.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Denial {
+    #[error("{0}")]
+    Unreadable(#[from] Unreadable),
+    #[error("the policy's settings are invalid, so no feature can be applied: {0}")]
+    Settings(#[from] SettingsError),
+    #[error("{0}")]
+    Shape(#[from] ShapeError),
+    #[error("{}", .0.join("\n"))]
+    Failures(Vec<String>),
+}
+
+impl Denial {
+    /// The HTTP status code: 400 where the user can mend it, 500 where only the administrator can.
+    pub(crate) fn code(&self) -> u16 {
+        match self {
+            Denial::Unreadable(_) | Denial::Shape(_) | Denial::Failures(_) => 400,
+            Denial::Settings(_) => 500,
+        }
+    }
+}
