@@ -144,22 +144,6 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// The value with texts of its own. What was not read is dropped.
-    pub(crate) fn into_owned(self) -> Json<'static> {
-        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
-        match self {
-            Json::Raw(_) | Json::Null => Json::Null,
-            Json::Bool(value) => Json::Bool(value),
-            Json::Number(value) => Json::Number(value),
-            Json::String(text) => Json::String(own(text)),
-            Json::Array(items) => Json::Array(items.into_iter().map(Json::into_owned).collect()),
-            Json::Object(members) => {
-                let member = |(key, value): (_, Json<'_>)| (own(key), value.into_owned());
-                Json::Object(members.into_iter().map(member).collect())
-            }
-        }
-    }
-
     /// The value as compact JSON.
     pub(crate) fn to_text(&self) -> String {
         let mut text = String::with_capacity(512);

@@ -85,47 +85,82 @@ impl fmt::Display for Account {
     }
 }
 
-/// What a verb lets an account do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Access {
-    Create,
-    Get,
-    List,
-}
-
-impl Access {
-    /// As a sentence has it.
-    fn verbs(self) -> &'static str {
-        match self {
-            Access::Create => "create",
-            Access::Get => "get",
-            Access::List => "list and watch",
-        }
-    }
-}
-
-/// A right that the policy lacks.
+/// Why a lookup failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct MissingRight {
-    /// Who lacks it, if the API server says so.
-    pub(super) account: Option<Account>,
-    pub(super) access: Access,
+pub(crate) struct LookupError {
+    pub(crate) cause: ClusterError,
     pub(super) kind: Kind,
-    /// `None` where the right is for all namespaces, or the kind has none.
+    /// What the policy wanted to do, as a sentence has it.
+    pub(super) verbs: &'static str,
+    /// `None` where all namespaces are meant, or the kind has none.
     pub(super) namespace: Option<String>,
 }
 
-impl MissingRight {
-    /// The command that grants it: for what VMs' namespaces hold, in the one namespace; else all that the policy needs, with
-    /// the ClusterRole that is installed with it.
-    fn command(&self) -> String {
-        let Self { account, kind, namespace, .. } = self;
-        let subject = account
-            .as_ref()
-            .map_or_else(|| "--serviceaccount=NAMESPACE:NAME".to_owned(), Account::as_subject);
-        match namespace {
-            Some(namespace) if kind.is_of_users() => {
-                let (_, resource) = kind.group_and_resource();
+impl LookupError {
+    /// Whether the same lookup may succeed later.
+    pub(crate) fn is_temporary(&self) -> bool {
+        self.cause == ClusterError::Unavailable
+    }
+
+    /// What is wrong, as a clause.
+    pub(crate) fn why(&self) -> String {
+        let (api_version, name) = self.kind.api_version_and_kind();
+        let resource = self.kind.full_resource();
+        match &self.cause {
+            ClusterError::NotFound => format!("there is no such {name}"),
+            ClusterError::KindNotServed => format!("the cluster does not serve {resource}"),
+            ClusterError::Forbidden(account) => {
+                let account = match account {
+                    Some(account) => format!("the policy reads the cluster as {account}, which"),
+                    None => "the account that policy-server runs as".to_owned(),
+                };
+                let within = self.namespace.as_ref().map(|n| format!(" in the namespace {n}"));
+                format!("{account} may not {} {resource}{}", self.verbs, within.unwrap_or_default())
+            }
+            ClusterError::NotDeclared => format!(
+                "the ClusterAdmissionPolicy does not list {api_version} {name} under spec.contextAwareResources"
+            ),
+            ClusterError::NotOffered => {
+                format!("Kubewarden does not let the policy look up {resource}")
+            }
+            ClusterError::Unsupported | ClusterError::Unavailable => {
+                format!("looking up {resource} failed for now")
+            }
+        }
+    }
+
+    /// What to do about it, as a clause in the imperative.
+    pub(crate) fn remedy(&self) -> String {
+        let (api_version, name) = self.kind.api_version_and_kind();
+        match &self.cause {
+            ClusterError::NotFound => "correct the name".to_owned(),
+            ClusterError::KindNotServed => {
+                format!("see that {} is installed and enabled", self.kind.provider())
+            }
+            ClusterError::Forbidden(account) => {
+                format!("have an administrator run: {}", self.command(account.as_ref()))
+            }
+            ClusterError::NotDeclared => format!(
+                "have an administrator add {{apiVersion: {api_version}, kind: {name}}} to that list"
+            ),
+            ClusterError::NotOffered => {
+                "have an administrator install Kubewarden 1.27 or later and allow the policy its host capabilities"
+                    .to_owned()
+            }
+            ClusterError::Unsupported | ClusterError::Unavailable => "try again later".to_owned(),
+        }
+    }
+
+    /// The command that grants the missing right: for what VMs' namespaces hold, in the one namespace; else all that the
+    /// policy needs, with the ClusterRole that is installed with it.
+    fn command(&self, account: Option<&Account>) -> String {
+        let subject = match account {
+            Some(account) => account.as_subject(),
+            None => "--serviceaccount=NAMESPACE:NAME".to_owned(),
+        };
+        match &self.namespace {
+            Some(namespace) if self.kind.is_of_users() => {
+                let (_, resource) = self.kind.group_and_resource();
                 let name = format!("{CLUSTER_ROLE}-{resource}");
                 format!(
                     "kubectl create role {name} --namespace={namespace} --verb=get --resource={resource} && kubectl create \
@@ -133,84 +168,12 @@ impl MissingRight {
                 )
             }
             _ => {
-                let service_account = account.as_ref().and_then(Account::service_account);
-                let suffix = service_account.map_or("user", |(namespace, _)| namespace);
+                let namespace = account.and_then(Account::service_account).map(|(n, _)| n);
                 format!(
-                    "kubectl create clusterrolebinding {CLUSTER_ROLE}-{suffix} --clusterrole={CLUSTER_ROLE} {subject}"
+                    "kubectl create clusterrolebinding {CLUSTER_ROLE}-{} --clusterrole={CLUSTER_ROLE} {subject}",
+                    namespace.unwrap_or("user")
                 )
             }
-        }
-    }
-}
-
-/// Why a lookup failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum LookupError {
-    NotFound(Kind),
-    KindNotServed(Kind),
-    Forbidden(Box<MissingRight>),
-    NotDeclared(Kind),
-    NotOffered(Kind),
-    Unavailable(Kind),
-}
-
-impl LookupError {
-    /// What is wrong, as a clause.
-    pub(crate) fn why(&self) -> String {
-        match self {
-            Self::NotFound(kind) => format!("there is no such {}", kind.api_version_and_kind().1),
-            Self::KindNotServed(kind) => {
-                format!("the cluster does not serve {}", kind.full_resource())
-            }
-            Self::Forbidden(right) => {
-                let MissingRight { account, access, kind, namespace } = &**right;
-                let within = namespace.as_ref().map(|n| format!(" in the namespace {n}"));
-                let account = match account {
-                    Some(account) => format!("the policy reads the cluster as {account}, which"),
-                    None => "the account that policy-server runs as".to_owned(),
-                };
-                format!(
-                    "{account} may not {} {}{}",
-                    access.verbs(),
-                    kind.full_resource(),
-                    within.unwrap_or_default()
-                )
-            }
-            Self::NotDeclared(kind) => {
-                let (api_version, name) = kind.api_version_and_kind();
-                format!(
-                    "the ClusterAdmissionPolicy does not list {api_version} {name} under spec.contextAwareResources"
-                )
-            }
-            Self::NotOffered(kind) => {
-                format!("Kubewarden does not let the policy look up {}", kind.full_resource())
-            }
-            Self::Unavailable(kind) => {
-                format!("looking up {} failed for now", kind.full_resource())
-            }
-        }
-    }
-
-    /// Whether the same lookup may succeed later.
-    pub(crate) fn is_temporary(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
-    }
-
-    /// What to do about it, as a clause in the imperative.
-    pub(crate) fn remedy(&self) -> String {
-        match self {
-            Self::NotFound(_) => "correct the name".to_owned(),
-            Self::KindNotServed(kind) => format!("see that {} is installed and enabled", kind.provider()),
-            Self::Forbidden(right) => format!("have an administrator run: {}", right.command()),
-            Self::NotDeclared(kind) => {
-                let (api_version, name) = kind.api_version_and_kind();
-                format!("have an administrator add {{apiVersion: {api_version}, kind: {name}}} to that list")
-            }
-            Self::NotOffered(_) => {
-                "have an administrator install Kubewarden 1.27 or later and allow the policy its host capabilities"
-                    .to_owned()
-            }
-            Self::Unavailable(_) => "try again later".to_owned(),
         }
     }
 }
@@ -227,25 +190,23 @@ mod tests {
     use super::*;
     use rstest::rstest;
 
-    fn missing(account: &str, access: Access, kind: Kind, namespace: Option<&str>) -> String {
-        let account = Account::of_user(account);
-        let namespace = namespace.map(str::to_owned);
-        let right = MissingRight { account, access, kind, namespace };
-        LookupError::Forbidden(Box::new(right)).to_string()
+    fn missing(account: &str, verbs: &'static str, kind: Kind, namespace: Option<&str>) -> String {
+        let cause = ClusterError::Forbidden(Account::of_user(account));
+        LookupError { cause, kind, verbs, namespace: namespace.map(str::to_owned) }.to_string()
     }
 
     #[test]
     fn a_missing_right_names_the_account_and_the_command_that_grants_it() {
         let account = "system:serviceaccount:cattle-kubewarden-system:policy-server";
         assert_eq!(
-            missing(account, Access::List, Kind::Node, None),
+            missing(account, "list and watch", Kind::Node, None),
             "the policy reads the cluster as the service account cattle-kubewarden-system:policy-server, which may not \
              list and watch nodes; have an administrator run: kubectl create clusterrolebinding \
              vm-feature-manager-cattle-kubewarden-system --clusterrole=vm-feature-manager \
              --serviceaccount=cattle-kubewarden-system:policy-server"
         );
         assert_eq!(
-            missing(account, Access::Get, Kind::ConfigMap, Some("vms")),
+            missing(account, "get", Kind::ConfigMap, Some("vms")),
             "the policy reads the cluster as the service account cattle-kubewarden-system:policy-server, which may not \
              get configmaps in the namespace vms; have an administrator run: kubectl create role \
              vm-feature-manager-configmaps --namespace=vms --verb=get --resource=configmaps && kubectl create rolebinding \
@@ -253,12 +214,12 @@ mod tests {
              --serviceaccount=cattle-kubewarden-system:policy-server"
         );
         assert_eq!(
-            missing("alice", Access::Get, Kind::KubeVirt, Some("harvester-system")),
+            missing("alice", "get", Kind::KubeVirt, Some("harvester-system")),
             "the policy reads the cluster as the user alice, which may not get kubevirts.kubevirt.io in the namespace \
              harvester-system; have an administrator run: kubectl create clusterrolebinding vm-feature-manager-user \
              --clusterrole=vm-feature-manager --user='alice'"
         );
-        let nobody = missing("", Access::Get, Kind::Node, None);
+        let nobody = missing("", "get", Kind::Node, None);
         assert!(nobody.starts_with("the account that policy-server runs as may not get nodes; "));
         assert!(nobody.ends_with("--serviceaccount=NAMESPACE:NAME"), "{nobody}");
     }

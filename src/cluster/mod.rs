@@ -10,9 +10,8 @@ use std::cell::{OnceCell, RefCell};
 use crate::json::{Json, Shape};
 use crate::kinds::name::SUBDOMAIN;
 use crate::settings::Settings;
-use error::Access;
+pub(crate) use error::LookupError;
 pub use error::{Account, ClusterError};
-pub(crate) use error::{LookupError, MissingRight};
 pub(crate) use host::HostCluster;
 pub use kinds::Kind;
 pub(crate) use objects::{ConfigMap, KubeVirt, Node, PciDevice};
@@ -132,7 +131,7 @@ impl<'c> Lookups<'c> {
     pub(crate) fn is_claimed(&self, name: &str) -> Result<bool, LookupError> {
         match self.get(Kind::PciDeviceClaim, name, None, to_claim) {
             Ok(claim) => Ok(claim.is_some()),
-            Err(LookupError::NotFound(_)) => Ok(false),
+            Err(LookupError { cause: ClusterError::NotFound, .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -150,53 +149,51 @@ impl<'c> Lookups<'c> {
         namespace: Option<&str>,
         convert: impl Fn(&Json<'_>) -> T,
     ) -> Result<T, LookupError> {
-        if !SUBDOMAIN.allows(name) {
-            return Err(LookupError::NotFound(kind));
-        }
-        let text = self
-            .cluster
-            .get(kind, name, namespace)
-            .map_err(|error| self.describe(error, Access::Get, kind, namespace))?;
-        let json =
-            Json::parse(&text, kind.facts().object).map_err(|_| LookupError::Unavailable(kind))?;
-        Ok(convert(&json))
+        let answer = match SUBDOMAIN.allows(name) {
+            true => self.cluster.get(kind, name, namespace),
+            false => Err(ClusterError::NotFound),
+        };
+        let json = answer.and_then(|text| {
+            let json = Json::parse(&text, kind.facts().object);
+            json.map(|json| convert(&json)).map_err(|_| ClusterError::Unavailable)
+        });
+        let namespace = namespace.map(str::to_owned);
+        json.map_err(|cause| LookupError { cause, kind, verbs: "get", namespace })
     }
 
     fn list<T>(&self, kind: Kind, convert: impl Fn(&Json<'_>) -> T) -> Result<Vec<T>, LookupError> {
         self.guard(kind)?;
-        let text = self
-            .cluster
-            .list(kind)
-            .map_err(|error| self.describe(error, Access::List, kind, None))?;
-        let json =
-            Json::parse(&text, kind.facts().list).map_err(|_| LookupError::Unavailable(kind))?;
-        match json.get("items") {
-            Some(Json::Array(items)) => Ok(items.iter().map(convert).collect()),
-            _ => Err(LookupError::Unavailable(kind)),
-        }
+        let items = self.cluster.list(kind).and_then(|text| {
+            let json = Json::parse(&text, kind.facts().list);
+            match json.ok().as_ref().and_then(|json| json.get("items")) {
+                Some(Json::Array(items)) => Ok(items.iter().map(&convert).collect()),
+                _ => Err(ClusterError::Unavailable),
+            }
+        });
+        items.map_err(|cause| not_listed(cause, kind))
     }
 
     /// Checks that the account that policy-server runs as may list and watch the kind. A list without that right never
     /// returns, and takes one of policy-server's workers with it (kubewarden/adm-controller, issue 1320).
     fn guard(&self, kind: Kind) -> Result<(), LookupError> {
         static STATUS: Shape = Shape::OnlyMembers(&[("allowed", Shape::Whole)]);
-        let account = self.account().map_err(|error| match error {
-            ClusterError::NotDeclared => LookupError::NotDeclared(Kind::SubjectAccessReview),
-            error => self.describe(error, Access::List, kind, None),
-        })?;
+        let review = |cause| match cause {
+            ClusterError::NotDeclared | ClusterError::Forbidden(_) => LookupError {
+                cause,
+                kind: Kind::SubjectAccessReview,
+                verbs: "create",
+                namespace: None,
+            },
+            cause => not_listed(cause, kind),
+        };
+        let account = self.account().map_err(review)?;
         for verb in ["list", "watch"] {
-            let answer = self.cluster.can_i(account, verb, kind).map_err(|error| match error {
-                ClusterError::Forbidden(_) => {
-                    self.describe(error, Access::Create, Kind::SubjectAccessReview, None)
-                }
-                error => self.describe(error, Access::List, kind, None),
-            })?;
-            let status =
-                Json::parse(&answer, &STATUS).map_err(|_| LookupError::Unavailable(kind))?;
+            let answer = self.cluster.can_i(account, verb, kind).map_err(review)?;
+            let status = Json::parse(&answer, &STATUS);
+            let status = status.map_err(|_| not_listed(ClusterError::Unavailable, kind))?;
             if !matches!(status.get("allowed"), Some(Json::Bool(true))) {
                 self.check_served(kind)?;
-                let forbidden = ClusterError::Forbidden(Some(account.clone()));
-                return Err(self.describe(forbidden, Access::List, kind, None));
+                return Err(not_listed(ClusterError::Forbidden(Some(account.clone())), kind));
             }
         }
         Ok(())
@@ -230,29 +227,14 @@ impl<'c> Lookups<'c> {
             return Ok(());
         }
         match self.cluster.get(kind, "is-it-served", None) {
-            Err(ClusterError::KindNotServed) => Err(LookupError::KindNotServed(kind)),
-            Err(ClusterError::NotDeclared) => Err(LookupError::NotDeclared(kind)),
+            Err(cause @ (ClusterError::KindNotServed | ClusterError::NotDeclared)) => {
+                Err(not_listed(cause, kind))
+            }
             _ => Ok(()),
         }
     }
+}
 
-    fn describe(
-        &self,
-        error: ClusterError,
-        access: Access,
-        kind: Kind,
-        namespace: Option<&str>,
-    ) -> LookupError {
-        match error {
-            ClusterError::NotFound => LookupError::NotFound(kind),
-            ClusterError::KindNotServed => LookupError::KindNotServed(kind),
-            ClusterError::NotDeclared => LookupError::NotDeclared(kind),
-            ClusterError::NotOffered => LookupError::NotOffered(kind),
-            ClusterError::Unavailable | ClusterError::Unsupported => LookupError::Unavailable(kind),
-            ClusterError::Forbidden(account) => {
-                let namespace = namespace.map(str::to_owned);
-                LookupError::Forbidden(Box::new(MissingRight { account, access, kind, namespace }))
-            }
-        }
-    }
+fn not_listed(cause: ClusterError, kind: Kind) -> LookupError {
+    LookupError { cause, kind, verbs: "list and watch", namespace: None }
 }

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::yaml::{self, Value};
 use super::{Asked, Directive, Source};
-use crate::cluster::{LookupError, UserDataOfSecret};
+use crate::cluster::{ClusterError, LookupError, UserDataOfSecret};
 use crate::json::{Json, Shape};
 use crate::text::Quoted;
 
@@ -217,10 +217,10 @@ fn describe_secret(name: &str, volume: &str, error: &LookupError) -> String {
     let secret =
         format!("the Secret {} with the user data of the volume {}", Quoted(name), Quoted(volume));
     let takes_effect = "what it asks for takes effect when the VirtualMachine is next changed";
-    match error {
-        LookupError::NotFound(_) => format!("{secret} does not exist yet; {takes_effect}"),
-        LookupError::Unavailable(_) => format!("{secret} cannot be read for now; {takes_effect}"),
-        error => format!(
+    match error.cause {
+        ClusterError::NotFound => format!("{secret} does not exist yet; {takes_effect}"),
+        ClusterError::Unavailable => format!("{secret} cannot be read for now; {takes_effect}"),
+        _ => format!(
             "{secret} cannot be read: {}; put the directives into annotations, or {}",
             error.why(),
             error.remedy()

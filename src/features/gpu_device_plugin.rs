@@ -2,7 +2,7 @@
 
 use super::host_devices::free_names;
 use super::{Context, Failure, Feature, Plan};
-use crate::cluster::LookupError;
+use crate::cluster::ClusterError;
 use crate::kinds::pattern::Pattern;
 use crate::kinds::resource::{ResourceName, ResourceNameError};
 use crate::settings::{AttachDevice, DeviceNames, FeatureSettings, Settings};
@@ -40,8 +40,8 @@ impl Feature for GpuDevicePlugin {
         "gpu-device-plugin"
     }
 
-    fn settings(&self, settings: &Settings) -> FeatureSettings {
-        settings.gpu_device_plugin.feature
+    fn settings<'s>(&self, settings: &'s Settings) -> &'s FeatureSettings {
+        &settings.gpu_device_plugin.feature
     }
 
     fn adds(&self, entry: &Entry) -> bool {
@@ -149,7 +149,7 @@ fn is_host_device(name: &ResourceName, context: &Context<'_>) -> bool {
     match context.lookups.pci_devices() {
         Ok(devices) => devices.iter().any(|device| device.resource_name == name.as_str()),
         // Harvester takes no devices but its own, so the resource must be one of them.
-        Err(error) => matches!(error, LookupError::Forbidden(_)),
+        Err(error) => matches!(error.cause, ClusterError::Forbidden(_)),
     }
 }
 

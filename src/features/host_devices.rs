@@ -1,6 +1,6 @@
 //! Host devices, whichever feature adds them: names that are free, and the devices that Harvester adds beside them.
 
-use crate::cluster::{LookupError, Lookups, PciDevice};
+use crate::cluster::{ClusterError, LookupError, Lookups, PciDevice};
 use crate::kinds::pci::PciAddress;
 use crate::vm::{Entry, ShapeError, VirtualMachine};
 
@@ -83,7 +83,7 @@ impl Siblings {
         let devices = match lookups.pci_devices() {
             Ok(devices) => devices,
             // Without Harvester, nobody adds devices.
-            Err(LookupError::KindNotServed(_)) => return Ok(Self::default()),
+            Err(error) if error.cause == ClusterError::KindNotServed => return Ok(Self::default()),
             Err(error) => return Err((candidates.iter().filter_map(name_of).collect(), error)),
         };
         let group_of = |name: &str| {

@@ -27,7 +27,7 @@ pub(crate) trait Feature: Sync {
     fn name(&self) -> &'static str;
 
     /// Its part of the settings that every feature has.
-    fn settings(&self, settings: &Settings) -> FeatureSettings;
+    fn settings<'s>(&self, settings: &'s Settings) -> &'s FeatureSettings;
 
     /// The options that go with its directive.
     fn options(&self) -> &'static [&'static str] {

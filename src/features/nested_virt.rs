@@ -1,7 +1,7 @@
 //! Nested virtualization: the guest's CPU gets the vendor's virtualization extension.
 
 use super::{Context, Failure, Feature, Plan};
-use crate::cluster::LookupError;
+use crate::cluster::{ClusterError, LookupError};
 use crate::settings::{CpuVendor, FeatureSettings, Settings};
 use crate::text::Quoted;
 use crate::vm::{Entry, VirtualMachine};
@@ -120,8 +120,8 @@ impl Feature for NestedVirt {
         "nested-virt"
     }
 
-    fn settings(&self, settings: &Settings) -> FeatureSettings {
-        settings.nested_virtualization.feature
+    fn settings<'s>(&self, settings: &'s Settings) -> &'s FeatureSettings {
+        &settings.nested_virtualization.feature
     }
 
     fn options(&self) -> &'static [&'static str] {
@@ -273,12 +273,12 @@ impl NestedVirtError {
 }
 
 fn unknown_vendor(error: LookupError) -> NestedVirtError {
-    match error {
-        LookupError::NotFound(_) => NestedVirtError::unknown(
+    match &error.cause {
+        ClusterError::NotFound => NestedVirtError::unknown(
             "there is no node of the name that the node selector kubernetes.io/hostname gives",
             "correct the node selector",
         ),
-        error => NestedVirtError::unknown(
+        _ => NestedVirtError::unknown(
             format!("the VirtualMachine does not say, and {}", error.why()),
             error.remedy(),
         ),

@@ -34,7 +34,7 @@ pub(crate) enum Entry {
 /// Where an entry stands, and what stands there.
 enum Place<'e> {
     /// An item of a list; the first member is its name.
-    Item(Path, Members<'e>),
+    Item(Path, Members<'static>),
     /// A member of an object.
     Member(Path, &'e str, &'e str),
     /// The policy's hook sidecar.
@@ -54,8 +54,9 @@ impl Entry {
                 Place::Item(GPUS, strings([("name", name), ("deviceName", resource)]))
             }
             Entry::ConfigMapVolume { name, config_map } => {
-                let source = Json::Object(strings([("name", config_map)]));
-                Place::Item(VOLUMES, vec![member("name", &**name), member("configMap", source)])
+                let mut volume = strings([("name", name)]);
+                volume.push(member("configMap", Json::Object(strings([("name", config_map)]))));
+                Place::Item(VOLUMES, volume)
             }
             Entry::Limit { resource, quantity } => Place::Member(LIMITS, resource, quantity),
             Entry::NodeSelector { hostname } => {
@@ -198,10 +199,7 @@ impl VirtualMachine<'_> {
         }
         match entry.place() {
             Place::Item(path, members) => {
-                let members = members
-                    .into_iter()
-                    .map(|(key, value)| (key.into_owned().into(), value.into_owned()));
-                let item = Json::Object(members.collect());
+                let item = Json::Object(members);
                 match path::reach(&mut self.root, path)? {
                     Json::Array(items) => items.push(item),
                     list => *list = Json::Array(vec![item]),
@@ -280,6 +278,6 @@ fn is_like(item: &Json<'_>, members: &Members<'_>, exactly: bool) -> bool {
 }
 
 /// The members of an object of strings.
-fn strings<'e, const N: usize>(members: [(&'static str, &'e str); N]) -> Members<'e> {
-    members.into_iter().map(|(key, value)| member(key, value)).collect()
+fn strings<const N: usize>(members: [(&'static str, &str); N]) -> Members<'static> {
+    members.into_iter().map(|(key, value)| member(key, value.to_owned())).collect()
 }

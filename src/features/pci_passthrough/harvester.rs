@@ -2,7 +2,7 @@
 
 use super::directive::Devices;
 use super::{Context, Failure, PciPassthroughError, our_devices};
-use crate::cluster::{LookupError, Lookups, PciDevice};
+use crate::cluster::{ClusterError, Lookups, PciDevice};
 use crate::kinds::pci::PciAddress;
 use crate::text;
 use crate::vm::Device;
@@ -49,7 +49,7 @@ impl<'n> Inventory<'n> {
             let name = format!("{node}-{}", address.compact());
             match lookups.pci_device(&name) {
                 Ok(device) => inventory.devices.push(device),
-                Err(LookupError::NotFound(_)) => continue,
+                Err(error) if error.cause == ClusterError::NotFound => continue,
                 Err(error) => return Err(PciPassthroughError::Lookup(error)),
             }
             if lookups.is_claimed(&name).map_err(PciPassthroughError::Lookup)? {

@@ -5,7 +5,7 @@ mod harvester;
 
 use super::host_devices::free_names;
 use super::{Context, Failure, Feature, Plan};
-use crate::cluster::LookupError;
+use crate::cluster::{ClusterError, LookupError};
 use crate::kinds::pattern::Pattern;
 use crate::kinds::pci::PciAddress;
 use crate::settings::{DeviceNames, FeatureSettings, Settings};
@@ -79,12 +79,10 @@ fn remedy(error: &LookupError) -> String {
 /// Whether there may be a Harvester whose devices cannot be read for now, or not with these rights. The API server forbids
 /// only what it serves, and Harvester refuses devices that are named by their addresses.
 fn has_harvester(error: &LookupError) -> bool {
-    match error {
-        LookupError::Forbidden(_) | LookupError::Unavailable(_) | LookupError::NotFound(_) => true,
-        LookupError::KindNotServed(_)
-        | LookupError::NotDeclared(_)
-        | LookupError::NotOffered(_) => false,
-    }
+    !matches!(
+        error.cause,
+        ClusterError::KindNotServed | ClusterError::NotDeclared | ClusterError::NotOffered
+    )
 }
 
 impl Feature for PciPassthrough {
@@ -92,8 +90,8 @@ impl Feature for PciPassthrough {
         "pci-passthrough"
     }
 
-    fn settings(&self, settings: &Settings) -> FeatureSettings {
-        settings.pci_passthrough.feature
+    fn settings<'s>(&self, settings: &'s Settings) -> &'s FeatureSettings {
+        &settings.pci_passthrough.feature
     }
 
     fn adds(&self, entry: &Entry) -> bool {

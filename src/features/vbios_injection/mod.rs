@@ -5,7 +5,7 @@ mod rom;
 mod sidecar;
 
 use super::{Context, Failure, Feature, Plan};
-use crate::cluster::{ConfigMap, KubeVirt, LookupError};
+use crate::cluster::{ClusterError, ConfigMap, KubeVirt, LookupError};
 use crate::kinds::image::{ImageReference, ImageReferenceError};
 use crate::kinds::name::{LABEL, SUBDOMAIN};
 use crate::kinds::pattern::Pattern;
@@ -99,8 +99,8 @@ impl Feature for VbiosInjection {
         NAME
     }
 
-    fn settings(&self, settings: &Settings) -> FeatureSettings {
-        settings.vbios_injection.feature
+    fn settings<'s>(&self, settings: &'s Settings) -> &'s FeatureSettings {
+        &settings.vbios_injection.feature
     }
 
     fn options(&self) -> &'static [&'static str] {
@@ -253,7 +253,7 @@ fn rom(name: &str, context: &Context<'_>) -> Result<Rom, Failure> {
     let namespace = context.namespace;
     let config_map = match context.lookups.config_map(&name, namespace) {
         Ok(config_map) => config_map,
-        Err(LookupError::NotFound(_)) => {
+        Err(error) if error.cause == ClusterError::NotFound => {
             return Err(VbiosError::NoConfigMap { name, namespace: namespace.to_owned() }.into());
         }
         Err(error) => return Err(VbiosError::Lookup { name, error }.into()),
