@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 TARGET  := wasm32-wasip1
 RELEASE := target/$(TARGET)/release
-SOURCES := $(shell find src -type f) Cargo.toml Cargo.lock
+SOURCES := $(shell find src -type f) Cargo.toml Cargo.lock .cargo/config.toml
 
 CHART   := charts/vm-feature-manager-policy
 KWCTL   ?= kwctl
@@ -41,6 +41,14 @@ hook: ## Shows what the vBIOS hook does to a sample domain
 test: policy.wasm target/noop.wasm ## Checks the format, lints, and runs all tests, natively and through the module
 	@scripts/test
 
+.PHONY: fmt
+fmt: ## Checks the format of the code
+	cargo fmt --all --check
+
+.PHONY: lint
+lint: ## Lints the code
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
 .PHONY: bench
 bench: policy.wasm target/noop.wasm ## Measures the module, and one that does nothing beside it
 	cargo bench --quiet --locked --package vm-feature-manager-e2e --bench evaluate
@@ -70,7 +78,7 @@ policy.wasm: $(SOURCES) scripts/wasm-cargo scripts/wasm-shrink ## Builds the mod
 	scripts/wasm-cargo rustc --release --locked --lib --crate-type cdylib --target $(TARGET)
 	scripts/wasm-shrink $(RELEASE)/vm_feature_manager_policy.wasm $@
 
-target/noop.wasm: $(wildcard e2e/noop/src/*) Cargo.toml Cargo.lock scripts/wasm-cargo scripts/wasm-shrink
+target/noop.wasm: $(wildcard e2e/noop/src/*) Cargo.toml Cargo.lock .cargo/config.toml scripts/wasm-cargo scripts/wasm-shrink
 	scripts/wasm-cargo rustc --release --locked --package vm-feature-manager-noop --target $(TARGET)
 	scripts/wasm-shrink $(RELEASE)/vm_feature_manager_noop.wasm $@
 

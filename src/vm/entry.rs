@@ -94,7 +94,9 @@ impl Entry {
             "limit" => Entry::Limit { resource: first?, quantity: text("quantity")? },
             "volume" => Entry::ConfigMapVolume { name: first?, config_map: text("configMap")? },
             "nodeSelector" => Entry::NodeSelector { hostname: first? },
-            "hookSidecar" => Entry::HookSidecar { json: String::new() },
+            "hookSidecar" if matches!(value, Json::Bool(true)) => {
+                Entry::HookSidecar { json: String::new() }
+            }
             _ => return None,
         })
     }

@@ -362,6 +362,11 @@ fn in_any_order(value: &Value) -> Value {
             items.sort_by_key(Value::to_string);
             Value::Array(items)
         }
+        // A record lists such names.
+        Value::String(text) if text.starts_with("[{") => match serde_json::from_str(text) {
+            Ok(list @ Value::Array(_)) => in_any_order(&list),
+            _ => value.clone(),
+        },
         Value::String(text) => match text.rsplit_once('-') {
             Some((made @ ("gpu" | "pci-device"), _)) => json!(made),
             _ => value.clone(),

@@ -667,6 +667,20 @@ mod sidecar {
         assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
     }
 
+    /// A record says that the sidecar was added, or nothing of it.
+    #[rstest]
+    #[case::not_added("[{\"hookSidecar\":false}]")]
+    #[case::of_another_type("[{\"hookSidecar\":\"x\"}]")]
+    fn that_a_record_does_not_list_stays(#[case] record: &str) {
+        let story = with_rom(None, "sidecar").edit(|vm| {
+            remove(vm, ROM.0);
+            annotate(vm, &[("vbios-injection-added", record)]);
+        });
+        let answer = story.answer(Request::create(story.vm.clone()));
+        assert!(sidecars(&answer.after()).is_string());
+        assert!(answer.warnings()[0].contains("cannot be read"), "{:?}", answer.warnings());
+    }
+
     /// The user has taken our entry out; the others stay as they are written.
     #[test]
     fn without_an_entry_of_ours_the_list_is_left_alone() {
