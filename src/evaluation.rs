@@ -14,7 +14,8 @@ use crate::request::AdmissionRequest;
 use crate::settings::{ErrorHandling, Settings};
 use crate::text;
 use crate::verdict::{Decision, Denial, Verdict};
-use crate::vm::{Entry, ShapeError, VirtualMachine};
+use crate::vm::entry::Entry;
+use crate::vm::{ShapeError, VirtualMachine};
 
 /// One request on its way through the features.
 pub(crate) struct Evaluation<'r, 'a> {
@@ -105,7 +106,7 @@ impl<'a> Evaluation<'_, 'a> {
     /// Finds what the feature added before: what its record lists, as far as it is there and is not the user's.
     fn find(&self, feature: &dyn Feature, is_asked_for: bool) -> Traces {
         let name = feature.name();
-        let read = |text| Record::read(text, |entry| feature.adds(entry));
+        let read = |text| Record::read(text, feature.adds());
         let old_directives = self.old_directives;
         let texts = [Some(self.directives), old_directives].map(|d| d.and_then(|d| d.record(name)));
         let [record, old_record] = texts.map(|text| text.and_then(read));
@@ -132,7 +133,7 @@ impl<'a> Evaluation<'_, 'a> {
 
     fn ownership(&self, feature: &dyn Feature, is_asked_for: bool) -> Ownership<'_> {
         let old_record = self.old_directives.and_then(|old| old.record(feature.name()));
-        let old_record = old_record.and_then(|text| Record::read(text, |e| feature.adds(e)));
+        let old_record = old_record.and_then(|text| Record::read(text, feature.adds()));
         let added_to_old = match (old_record, &self.old) {
             (Some(record), Some(old)) => record.still_in(old, |_| true).ours,
             _ => Vec::new(),
@@ -243,7 +244,7 @@ impl<'a> Evaluation<'_, 'a> {
         let is_of_another = |entry: &Entry| {
             let others = FEATURES.iter().filter(|other| other.name() != feature.name());
             let records = others.filter_map(|other| {
-                Record::read(self.directives.record(other.name())?, |entry| other.adds(entry))
+                Record::read(self.directives.record(other.name())?, other.adds())
             });
             records.into_iter().any(|r| r.0.iter().any(|added| added.entry == *entry))
         };

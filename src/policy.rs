@@ -50,7 +50,7 @@ fn decide<'a>(
     let settings = Settings::parse_text(payload.settings)?;
     let lookups = Lookups::new(cluster, &settings);
     let namespace = request.namespace.as_ref();
-    let read_secret = |name: &str| lookups.user_data(name, namespace);
+    let read_secret = |name: &str| lookups.get(name, Some(namespace));
     let read_secret: Option<ReadSecret<'_>> =
         if settings.user_data.read_secrets { Some(&read_secret) } else { None };
     let template = new.template().filter(|_| reads_user_data);

@@ -45,10 +45,10 @@ impl Cluster for HostCluster {
         verb: &'static str,
         kind: Kind,
     ) -> Result<String, ClusterError> {
-        let KindFacts { group, resource, .. } = kind.facts();
+        let (group, resource) = kind.group_and_resource();
         let groups = account.groups().into_iter().map(Json::from).collect();
         let attributes =
-            vec![member("group", *group), member("resource", *resource), member("verb", verb)];
+            vec![member("group", group), member("resource", resource), member("verb", verb)];
         let review = vec![
             member("user", account.as_str()),
             member("groups", Json::Array(groups)),

@@ -1,6 +1,9 @@
 //! The kinds of objects that the policy may look up: where they are served, and what is read of them.
 
-use crate::json::Shape;
+use super::harvester::{PCI_DEVICE, PCI_DEVICE_CLAIM};
+use super::kubernetes::{CONFIG_MAP, NODE, SECRET, SUBJECT_ACCESS_REVIEW};
+use super::kubevirt::KUBEVIRT;
+use crate::json::{Json, Shape};
 
 /// A kind of object that the policy may look up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +28,6 @@ pub enum Kind {
 pub(super) struct KindFacts {
     pub(super) api_version: &'static str,
     pub(super) kind: &'static str,
-    pub(super) group: &'static str,
     pub(super) resource: &'static str,
     /// The fields that the policy reads, beside the metadata, which the host never cuts.
     pub(super) fields: &'static [&'static str],
@@ -35,99 +37,17 @@ pub(super) struct KindFacts {
     pub(super) list: &'static Shape,
 }
 
-const METADATA: (&str, Shape) =
+/// An object that the policy looks up, as the slim type that it needs.
+pub(crate) trait Object: Sized {
+    /// Its kind.
+    const KIND: Kind;
+
+    /// The object, read as far as its kind says; what it lacks is empty.
+    fn read(json: &Json<'_>) -> Self;
+}
+
+pub(super) const METADATA: (&str, Shape) =
     ("metadata", Shape::OnlyMembers(&[("name", Shape::Whole), ("labels", Shape::Whole)]));
-
-static NODE: KindFacts = KindFacts {
-    api_version: "v1",
-    kind: "Node",
-    group: "",
-    resource: "nodes",
-    // Labels are all that is read; a mask must name something.
-    fields: &["status.phase"],
-    object: &Shape::OnlyMembers(&[METADATA]),
-    list: &Shape::OnlyMembers(&[("items", Shape::Each(&Shape::OnlyMembers(&[METADATA])))]),
-};
-
-static KUBEVIRT: KindFacts = KindFacts {
-    api_version: "kubevirt.io/v1",
-    kind: "KubeVirt",
-    group: "kubevirt.io",
-    resource: "kubevirts",
-    fields: &[
-        "spec.configuration.developerConfiguration.featureGates",
-        "spec.configuration.permittedHostDevices",
-        "status.observedKubeVirtVersion",
-    ],
-    object: &Shape::OnlyMembers(&[
-        ("status", Shape::OnlyMembers(&[("observedKubeVirtVersion", Shape::Whole)])),
-        ("spec", Shape::OnlyMembers(&[("configuration", CONFIGURATION)])),
-    ]),
-    list: &Shape::Raw,
-};
-
-const CONFIGURATION: Shape = Shape::OnlyMembers(&[
-    ("developerConfiguration", Shape::OnlyMembers(&[("featureGates", Shape::Whole)])),
-    ("permittedHostDevices", Shape::Whole),
-]);
-
-const PCI_OBJECT: Shape = Shape::OnlyMembers(&[METADATA, ("status", Shape::Whole)]);
-
-static PCI_DEVICE: KindFacts = KindFacts {
-    api_version: "devices.harvesterhci.io/v1beta1",
-    kind: "PCIDevice",
-    group: "devices.harvesterhci.io",
-    resource: "pcidevices",
-    fields: &["status"],
-    object: &PCI_OBJECT,
-    list: &Shape::OnlyMembers(&[("items", Shape::Each(&PCI_OBJECT))]),
-};
-
-static PCI_DEVICE_CLAIM: KindFacts = KindFacts {
-    kind: "PCIDeviceClaim",
-    resource: "pcideviceclaims",
-    fields: &["status.passthroughEnabled"],
-    ..PCI_DEVICE
-};
-
-static CONFIG_MAP: KindFacts = KindFacts {
-    api_version: "v1",
-    kind: "ConfigMap",
-    group: "",
-    resource: "configmaps",
-    fields: &["binaryData", "data"],
-    object: &Shape::OnlyMembers(&[
-        ("binaryData", Shape::Members(&[("rom", Shape::Whole)])),
-        ("data", Shape::Members(&[])),
-    ]),
-    list: &Shape::Raw,
-};
-
-static SECRET: KindFacts = KindFacts {
-    kind: "Secret",
-    resource: "secrets",
-    // The rest of the Secret stays with the host.
-    fields: &["data.userdata", "data.userData", "data.user-data"],
-    object: &Shape::OnlyMembers(&[(
-        "data",
-        Shape::OnlyMembers(&[
-            ("userdata", Shape::Whole),
-            ("userData", Shape::Whole),
-            ("user-data", Shape::Whole),
-        ]),
-    )]),
-    ..CONFIG_MAP
-};
-
-static SUBJECT_ACCESS_REVIEW: KindFacts = KindFacts {
-    api_version: "authorization.k8s.io/v1",
-    kind: "SubjectAccessReview",
-    group: "authorization.k8s.io",
-    resource: "subjectaccessreviews",
-    fields: &["status"],
-    object: &Shape::OnlyMembers(&[]),
-    list: &Shape::Raw,
-};
 
 impl Kind {
     /// The API version and the name, as a manifest has them.
@@ -137,7 +57,9 @@ impl Kind {
 
     /// The API group and the plural, as RBAC has them.
     pub fn group_and_resource(self) -> (&'static str, &'static str) {
-        (self.facts().group, self.facts().resource)
+        let KindFacts { api_version, resource, .. } = self.facts();
+        let group = api_version.split_once('/').map(|(group, _)| group);
+        (group.unwrap_or_default(), resource)
     }
 
     /// The plural with its group, as `kubectl` takes it.
@@ -176,4 +98,9 @@ impl Kind {
             Kind::SubjectAccessReview => &SUBJECT_ACCESS_REVIEW,
         }
     }
+}
+
+/// The text at the path; empty where there is none.
+pub(super) fn text(json: &Json<'_>, path: &[&str]) -> String {
+    json.at(path).and_then(Json::as_str).unwrap_or_default().to_owned()
 }

@@ -1,21 +1,26 @@
 //! What the policy may look up in the cluster, and the lookups of one request. No feature is known here.
 
 mod error;
+mod harvester;
 mod host;
 mod kinds;
-mod objects;
+mod kubernetes;
+mod kubevirt;
 
 use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
 
 use crate::json::{Json, Shape};
 use crate::kinds::name::SUBDOMAIN;
 use crate::settings::Settings;
 pub(crate) use error::LookupError;
 pub use error::{Account, ClusterError};
+pub(crate) use harvester::{PciDevice, PciDeviceClaim};
 pub(crate) use host::HostCluster;
 pub use kinds::Kind;
-pub(crate) use objects::{ConfigMap, KubeVirt, Node, PciDevice};
-use objects::{to_claim, to_config_map, to_kubevirt, to_node, to_pci_device, to_user_data};
+use kinds::Object;
+pub(crate) use kubernetes::{ConfigMap, Node, UserDataSecret};
+pub(crate) use kubevirt::KubeVirt;
 
 /// The cluster as the Kubewarden host offers it. Answers are JSON.
 pub trait Cluster {
@@ -46,137 +51,134 @@ pub trait Cluster {
 /// The name under which the policy asks for what it will be refused. policy-server logs the refusal as an error, with the name.
 const REFUSED: &str = "this-refusal-is-expected.vm-feature-manager.io";
 
-/// The lookups of one request: typed, guarded, and those that features share made only once.
+/// The lookups of one request: typed, guarded, and each made only once.
 pub(crate) struct Lookups<'c> {
     cluster: &'c dyn Cluster,
     settings: &'c Settings,
     account: OnceCell<Result<Account, ClusterError>>,
-    kubevirt: OnceCell<Result<KubeVirt, LookupError>>,
-    /// The PCI devices that a feature has looked up by their names.
-    named_pci_devices: RefCell<Vec<PciDevice>>,
-    pci_devices: OnceCell<Result<Vec<PciDevice>, LookupError>>,
-    /// The user data of Secrets, by their names.
-    user_data: RefCell<Vec<(String, UserDataOfSecret)>>,
+    answers: RefCell<Vec<Answer>>,
 }
 
-/// A Secret's user data, in base64; `None` where it has none.
-pub(crate) type UserDataOfSecret = Result<Option<String>, LookupError>;
+/// What the cluster answered to a query.
+struct Answer {
+    kind: Kind,
+    name: Option<String>,
+    json: Result<Rc<String>, LookupError>,
+}
+
+/// An object, or without a name all objects of the kind.
+#[derive(Clone, Copy)]
+struct Query<'q> {
+    kind: Kind,
+    name: Option<&'q str>,
+    namespace: Option<&'q str>,
+}
+
+impl Query<'_> {
+    fn all(kind: Kind) -> Self {
+        Self { kind, name: None, namespace: None }
+    }
+
+    fn failed(&self, cause: ClusterError) -> LookupError {
+        let Self { kind, name, namespace } = *self;
+        let verbs = if name.is_some() { "get" } else { "list and watch" };
+        LookupError { cause, kind, verbs, namespace: namespace.map(str::to_owned) }
+    }
+}
 
 impl<'c> Lookups<'c> {
     pub(crate) fn new(cluster: &'c dyn Cluster, settings: &'c Settings) -> Self {
-        Self {
-            cluster,
-            settings,
-            account: OnceCell::new(),
-            kubevirt: OnceCell::new(),
-            named_pci_devices: RefCell::default(),
-            pci_devices: OnceCell::new(),
-            user_data: RefCell::default(),
-        }
+        Self { cluster, settings, account: OnceCell::new(), answers: RefCell::default() }
     }
 
     /// The cluster's one KubeVirt object.
-    pub(crate) fn kubevirt(&self) -> Result<&KubeVirt, LookupError> {
+    pub(crate) fn kubevirt(&self) -> Result<KubeVirt, LookupError> {
         let place = &self.settings.kubevirt;
-        let get = || self.get(Kind::KubeVirt, &place.name, Some(&place.namespace), to_kubevirt);
-        self.kubevirt.get_or_init(get).as_ref().map_err(LookupError::clone)
+        self.get(&place.name, Some(&place.namespace))
     }
 
-    /// A node by its name.
-    pub(crate) fn node(&self, name: &str) -> Result<Node, LookupError> {
-        self.get(Kind::Node, name, None, to_node)
-    }
-
-    /// All nodes.
-    pub(crate) fn nodes(&self) -> Result<Vec<Node>, LookupError> {
-        self.list(Kind::Node, to_node)
-    }
-
-    /// A PCI device by its name.
+    /// A PCI device by its name, from the list of all where that was looked up.
     pub(crate) fn pci_device(&self, name: &str) -> Result<PciDevice, LookupError> {
-        let named = self.named_pci_devices.borrow();
-        let listed = self.pci_devices.get().and_then(|list| list.as_ref().ok());
-        let mut known = named.iter().chain(listed.into_iter().flatten());
-        if let Some(device) = known.find(|device| device.name == name) {
-            return Ok(device.clone());
+        let is_listed = matches!(self.known(Query::all(Kind::PciDevice)), Some(Ok(_)));
+        let devices = if is_listed { self.list::<PciDevice>()? } else { Vec::new() };
+        match devices.into_iter().find(|device| device.name == name) {
+            Some(device) => Ok(device),
+            None => self.get(name, None),
         }
-        drop(named);
-        let device = self.get(Kind::PciDevice, name, None, to_pci_device)?;
-        self.named_pci_devices.borrow_mut().push(device.clone());
-        Ok(device)
-    }
-
-    /// The PCI devices of all nodes.
-    pub(crate) fn pci_devices(&self) -> Result<&[PciDevice], LookupError> {
-        let list = self.pci_devices.get_or_init(|| self.list(Kind::PciDevice, to_pci_device));
-        list.as_deref().map_err(LookupError::clone)
-    }
-
-    /// The ConfigMap of a ROM.
-    pub(crate) fn config_map(&self, name: &str, namespace: &str) -> Result<ConfigMap, LookupError> {
-        self.get(Kind::ConfigMap, name, Some(namespace), to_config_map)
-    }
-
-    /// The user data of a Secret, under the first of the keys that KubeVirt and cloud-init know.
-    pub(crate) fn user_data(&self, secret: &str, namespace: &str) -> UserDataOfSecret {
-        if let Some((_, known)) = self.user_data.borrow().iter().find(|(name, _)| name == secret) {
-            return known.clone();
-        }
-        let user_data = self.get(Kind::Secret, secret, Some(namespace), to_user_data);
-        self.user_data.borrow_mut().push((secret.to_owned(), user_data.clone()));
-        user_data
     }
 
     /// Whether the PCI device of the name is claimed for passthrough.
     pub(crate) fn is_claimed(&self, name: &str) -> Result<bool, LookupError> {
-        match self.get(Kind::PciDeviceClaim, name, None, to_claim) {
-            Ok(claim) => Ok(claim.is_some()),
+        match self.get::<PciDeviceClaim>(name, None) {
+            Ok(claim) => Ok(claim.is_on),
             Err(LookupError { cause: ClusterError::NotFound, .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// The names of all PCI devices that are claimed for passthrough.
-    pub(crate) fn claimed(&self) -> Result<Vec<String>, LookupError> {
-        Ok(self.list(Kind::PciDeviceClaim, to_claim)?.into_iter().flatten().collect())
-    }
-
-    /// Looks an object up. A name that no object can have is not asked for: the host makes a URL of it.
-    fn get<T>(
+    /// Looks an object up, once.
+    pub(crate) fn get<T: Object>(
         &self,
-        kind: Kind,
         name: &str,
         namespace: Option<&str>,
-        convert: impl Fn(&Json<'_>) -> T,
     ) -> Result<T, LookupError> {
-        let answer = match SUBDOMAIN.allows(name) {
-            true => self.cluster.get(kind, name, namespace),
-            false => Err(ClusterError::NotFound),
-        };
-        let json = answer.and_then(|text| {
-            let json = Json::parse(&text, kind.facts().object);
-            json.map(|json| convert(&json)).map_err(|_| ClusterError::Unavailable)
-        });
-        let namespace = namespace.map(str::to_owned);
-        json.map_err(|cause| LookupError { cause, kind, verbs: "get", namespace })
+        let query = Query { kind: T::KIND, name: Some(name), namespace };
+        let mut object = None;
+        self.read(query, &mut |json| object = Some(T::read(json)))?;
+        object.ok_or_else(|| query.failed(ClusterError::Unavailable))
     }
 
-    fn list<T>(&self, kind: Kind, convert: impl Fn(&Json<'_>) -> T) -> Result<Vec<T>, LookupError> {
-        self.guard(kind)?;
-        let items = self.cluster.list(kind).and_then(|text| {
-            let json = Json::parse(&text, kind.facts().list);
-            match json.ok().as_ref().and_then(|json| json.get("items")) {
-                Some(Json::Array(items)) => Ok(items.iter().map(&convert).collect()),
-                _ => Err(ClusterError::Unavailable),
-            }
-        });
-        items.map_err(|cause| not_listed(cause, kind))
+    /// Looks all objects of a kind up, once.
+    pub(crate) fn list<T: Object>(&self) -> Result<Vec<T>, LookupError> {
+        let mut objects = Vec::new();
+        self.read(Query::all(T::KIND), &mut |json| objects.push(T::read(json)))?;
+        Ok(objects)
+    }
+
+    /// Reads each object that the cluster answers with.
+    fn read(&self, query: Query<'_>, each: &mut dyn FnMut(&Json<'_>)) -> Result<(), LookupError> {
+        let text = self.answer(query)?;
+        let facts = query.kind.facts();
+        let shape = if query.name.is_some() { facts.object } else { facts.list };
+        let json = Json::parse(&text, shape);
+        match json.as_ref().map(|json| (query.name, json.get("items"))) {
+            Ok((Some(_), _)) => json.iter().for_each(each),
+            Ok((None, Some(Json::Array(items)))) => items.iter().for_each(each),
+            _ => return Err(query.failed(ClusterError::Unavailable)),
+        }
+        Ok(())
+    }
+
+    fn answer(&self, query: Query<'_>) -> Result<Rc<String>, LookupError> {
+        if let Some(json) = self.known(query) {
+            return json;
+        }
+        let Query { kind, name, namespace } = query;
+        let cluster = self.cluster;
+        let json = match name {
+            // The host makes a URL of the name, so one that no object can have is not asked for.
+            Some(name) if !SUBDOMAIN.allows(name) => Err(query.failed(ClusterError::NotFound)),
+            Some(name) => cluster.get(kind, name, namespace).map_err(|cause| query.failed(cause)),
+            None => self
+                .guard(kind)
+                .and_then(|()| cluster.list(kind).map_err(|cause| query.failed(cause))),
+        };
+        let (name, json) = (name.map(str::to_owned), json.map(Rc::new));
+        self.answers.borrow_mut().push(Answer { kind, name, json: json.clone() });
+        json
+    }
+
+    fn known(&self, query: Query<'_>) -> Option<Result<Rc<String>, LookupError>> {
+        let answers = self.answers.borrow();
+        let is_it = |a: &&Answer| a.kind == query.kind && a.name.as_deref() == query.name;
+        answers.iter().find(is_it).map(|answer| answer.json.clone())
     }
 
     /// Checks that the account that policy-server runs as may list and watch the kind. A list without that right never
     /// returns, and takes one of policy-server's workers with it (kubewarden/adm-controller, issue 1320).
     fn guard(&self, kind: Kind) -> Result<(), LookupError> {
         static STATUS: Shape = Shape::OnlyMembers(&[("allowed", Shape::Whole)]);
+        let not_listed = |cause| Query::all(kind).failed(cause);
         let review = |cause| match cause {
             ClusterError::NotDeclared | ClusterError::Forbidden(_) => LookupError {
                 cause,
@@ -184,16 +186,16 @@ impl<'c> Lookups<'c> {
                 verbs: "create",
                 namespace: None,
             },
-            cause => not_listed(cause, kind),
+            cause => not_listed(cause),
         };
         let account = self.account().map_err(review)?;
         for verb in ["list", "watch"] {
             let answer = self.cluster.can_i(account, verb, kind).map_err(review)?;
             let status = Json::parse(&answer, &STATUS);
-            let status = status.map_err(|_| not_listed(ClusterError::Unavailable, kind))?;
+            let status = status.map_err(|_| not_listed(ClusterError::Unavailable))?;
             if !matches!(status.get("allowed"), Some(Json::Bool(true))) {
                 self.check_served(kind)?;
-                return Err(not_listed(ClusterError::Forbidden(Some(account.clone())), kind));
+                return Err(not_listed(ClusterError::Forbidden(Some(account.clone()))));
             }
         }
         Ok(())
@@ -228,13 +230,9 @@ impl<'c> Lookups<'c> {
         }
         match self.cluster.get(kind, "is-it-served", None) {
             Err(cause @ (ClusterError::KindNotServed | ClusterError::NotDeclared)) => {
-                Err(not_listed(cause, kind))
+                Err(Query::all(kind).failed(cause))
             }
             _ => Ok(()),
         }
     }
-}
-
-fn not_listed(cause: ClusterError, kind: Kind) -> LookupError {
-    LookupError { cause, kind, verbs: "list and watch", namespace: None }
 }

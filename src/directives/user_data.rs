@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::yaml::{self, Value};
 use super::{Asked, Directive, Source};
-use crate::cluster::{ClusterError, LookupError, UserDataOfSecret};
+use crate::cluster::{ClusterError, LookupError, UserDataSecret};
 use crate::json::{Json, Shape};
 use crate::text::Quoted;
 
@@ -46,7 +46,7 @@ struct Found {
 }
 
 /// Reads a Secret's user data, in base64.
-pub(crate) type ReadSecret<'r> = &'r dyn Fn(&str) -> UserDataOfSecret;
+pub(crate) type ReadSecret<'r> = &'r dyn Fn(&str) -> Result<UserDataSecret, LookupError>;
 
 /// What of a template tells its user data.
 static TEMPLATE: Shape = {
@@ -131,7 +131,7 @@ impl UserData {
         let (name, plain) = (text(&["secretRef", "name"]), text(&["userData"]));
         if let (false, Some(read)) = (name.is_empty(), secret) {
             match read(name) {
-                Ok(base64) => self.read_base64(volume, &base64.unwrap_or_default()),
+                Ok(UserDataSecret(base64)) => self.read_base64(volume, &base64.unwrap_or_default()),
                 Err(error) => {
                     self.is_incomplete = true;
                     self.warnings.push(describe_secret(name, volume, &error));

@@ -2,12 +2,13 @@
 
 use super::host_devices::free_names;
 use super::{Context, Failure, Feature, Plan};
-use crate::cluster::ClusterError;
+use crate::cluster::{ClusterError, PciDevice};
 use crate::kinds::pattern::Pattern;
 use crate::kinds::resource::{ResourceName, ResourceNameError};
 use crate::settings::{AttachDevice, DeviceNames, FeatureSettings, Settings};
 use crate::text::Quoted;
-use crate::vm::{Entry, ShapeError, VirtualMachine};
+use crate::vm::entry::{EntryKind, GPU, HOST_DEVICE, LIMIT};
+use crate::vm::{ShapeError, VirtualMachine};
 
 pub(super) struct GpuDevicePlugin;
 
@@ -44,8 +45,9 @@ impl Feature for GpuDevicePlugin {
         &settings.gpu_device_plugin.feature
     }
 
-    fn adds(&self, entry: &Entry) -> bool {
-        matches!(entry, Entry::HostDevice { .. } | Entry::Gpu { .. } | Entry::Limit { .. })
+    fn adds(&self) -> &'static [&'static EntryKind] {
+        static KINDS: [&EntryKind; 3] = [&HOST_DEVICE, &GPU, &LIMIT];
+        &KINDS
     }
 
     fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
@@ -76,15 +78,8 @@ impl Feature for GpuDevicePlugin {
             // KubeVirt computes the limit of a device; one written beside it would override the count.
             None => {
                 let names = free_names(PREFIX, count - attached, context)?;
-                let is_host_device = is_host_device(name, context);
-                plan.entries.extend(names.map(|device| {
-                    let (name, resource) = (device, name.to_string());
-                    if is_host_device {
-                        Entry::HostDevice { name, resource }
-                    } else {
-                        Entry::Gpu { name, resource }
-                    }
-                }));
+                let kind = if is_host_device(name, context) { &HOST_DEVICE } else { &GPU };
+                plan.entries.extend(names.map(|device| kind.of(&device, name.as_str())));
                 if context.vm.limit(name.as_str())?.is_some() {
                     plan.warnings.push(format!(
                         "the VirtualMachine's own limit on {name} overrides the number that its devices need"
@@ -106,8 +101,7 @@ impl Feature for GpuDevicePlugin {
                         ));
                     }
                 }
-                let (resource, quantity) = (name.to_string(), count.to_string());
-                plan.entries.push(Entry::Limit { resource, quantity });
+                plan.entries.push(LIMIT.of(name.as_str(), &count.to_string()));
             }
         }
         Ok(Some(plan))
@@ -146,7 +140,7 @@ fn is_host_device(name: &ResourceName, context: &Context<'_>) -> bool {
     if context.settings.pci_passthrough.device_names == DeviceNames::Address {
         return false;
     }
-    match context.lookups.pci_devices() {
+    match context.lookups.list::<PciDevice>() {
         Ok(devices) => devices.iter().any(|device| device.resource_name == name.as_str()),
         // Harvester takes no devices but its own, so the resource must be one of them.
         Err(error) => matches!(error.cause, ClusterError::Forbidden(_)),

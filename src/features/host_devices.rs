@@ -2,7 +2,8 @@
 
 use crate::cluster::{ClusterError, LookupError, Lookups, PciDevice};
 use crate::kinds::pci::PciAddress;
-use crate::vm::{Entry, ShapeError, VirtualMachine};
+use crate::vm::entry::Entry;
+use crate::vm::{ShapeError, VirtualMachine};
 
 use super::Context;
 use super::record::{Recorded, host_devices, is_pci_device};
@@ -80,7 +81,7 @@ impl Siblings {
         if candidates.is_empty() {
             return Ok(Self::default());
         }
-        let devices = match lookups.pci_devices() {
+        let devices = match lookups.list::<PciDevice>() {
             Ok(devices) => devices,
             // Without Harvester, nobody adds devices.
             Err(error) if error.cause == ClusterError::KindNotServed => return Ok(Self::default()),

@@ -10,7 +10,8 @@ mod vbios_injection;
 use crate::cluster::Lookups;
 use crate::directives::Directives;
 use crate::settings::{FeatureSettings, Settings};
-use crate::vm::{Entry, VirtualMachine};
+use crate::vm::VirtualMachine;
+use crate::vm::entry::{Entry, EntryKind};
 use record::Recorded;
 
 /// The features, in the order in which they are planned and applied.
@@ -34,8 +35,8 @@ pub(crate) trait Feature: Sync {
         &[]
     }
 
-    /// Whether it adds entries of the kind.
-    fn adds(&self, entry: &Entry) -> bool;
+    /// The kinds of entries that it adds.
+    fn adds(&self) -> &'static [&'static EntryKind];
 
     /// What the directive's value needs; `None` where it switches the feature off.
     ///

@@ -1,10 +1,11 @@
 //! Nested virtualization: the guest's CPU gets the vendor's virtualization extension.
 
 use super::{Context, Failure, Feature, Plan};
-use crate::cluster::{ClusterError, LookupError};
+use crate::cluster::{ClusterError, LookupError, Node};
 use crate::settings::{CpuVendor, FeatureSettings, Settings};
 use crate::text::Quoted;
-use crate::vm::{Entry, VirtualMachine};
+use crate::vm::VirtualMachine;
+use crate::vm::entry::{CPU_FEATURE, EntryKind};
 
 pub(super) struct NestedVirt;
 
@@ -128,8 +129,9 @@ impl Feature for NestedVirt {
         &[OPTION]
     }
 
-    fn adds(&self, entry: &Entry) -> bool {
-        matches!(entry, Entry::CpuFeature { .. })
+    fn adds(&self) -> &'static [&'static EntryKind] {
+        static KINDS: [&EntryKind; 1] = [&CPU_FEATURE];
+        &KINDS
     }
 
     fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
@@ -151,7 +153,7 @@ impl Feature for NestedVirt {
             return Err(NestedVirtError::Contradiction { extension, policy }.into());
         }
         Ok(Some(Plan {
-            entries: vec![Entry::CpuFeature { name: extension.to_owned() }],
+            entries: vec![CPU_FEATURE.of(extension, "")],
             applied: "true".to_owned(),
             warnings: warning.into_iter().collect(),
         }))
@@ -216,8 +218,8 @@ fn vendor_of_vm(vm: &VirtualMachine<'_>) -> Result<Option<Vendor>, Failure> {
 fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Failure> {
     let placement = context.vm.placement()?;
     let nodes = match placement.hostname() {
-        Some(name) => context.lookups.node(name).map(|node| vec![node]),
-        None => context.lookups.nodes(),
+        Some(name) => context.lookups.get::<Node>(name, None).map(|node| vec![node]),
+        None => context.lookups.list::<Node>(),
     };
     let mut nodes = nodes.map_err(unknown_vendor)?;
     nodes.retain(|node| placement.allows(|key| node.label(key)));

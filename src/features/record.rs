@@ -4,7 +4,8 @@
 
 use crate::json::{Json, Shape, member};
 use crate::kinds::pci::PciAddress;
-use crate::vm::{Entry, VirtualMachine};
+use crate::vm::VirtualMachine;
+use crate::vm::entry::{Entry, EntryKind, GPU, HOOK_SIDECAR, HOST_DEVICE};
 
 /// The longest record that is read. One that the policy writes lists at most 256 devices.
 const MAX_LENGTH: usize = 64 << 10;
@@ -23,8 +24,8 @@ pub(crate) struct Recorded {
 pub(crate) struct Record(pub(crate) Vec<Recorded>);
 
 impl Record {
-    /// Reads a record; `None` where it is not one, or lists an entry that the feature does not add.
-    pub(crate) fn read(text: &str, is_of_feature: impl Fn(&Entry) -> bool) -> Option<Self> {
+    /// Reads a record; `None` where it is not one, or lists an entry of another kind.
+    pub(crate) fn read(text: &str, kinds: &[&'static EntryKind]) -> Option<Self> {
         if text.len() > MAX_LENGTH {
             return None;
         }
@@ -32,7 +33,7 @@ impl Record {
             return None;
         };
         let entries = items.iter().map(|item| {
-            let entry = Entry::from_json(item).filter(&is_of_feature)?;
+            let entry = kinds.iter().find_map(|kind| kind.read(item))?;
             let beside = item.get("beside").map(Json::items).unwrap_or_default();
             let beside = beside.iter().filter_map(Json::as_str).map(str::to_owned).collect();
             Some(Recorded { entry, beside })
@@ -107,13 +108,14 @@ impl Found<'_> {
         ownership: &Ownership<'_>,
     ) -> Vec<String> {
         let messages = self.missing.iter().filter_map(|entry| {
-            if let Err(error) = vm.lacks(entry) {
-                return Some(error.to_string());
-            }
-            if vm.has_in_place_of(entry) {
-                return Some(format!(
-                    "the {entry} was changed since the policy added it, so it stays"
-                ));
+            match vm.has_in_place_of(entry) {
+                Err(error) => return Some(error.to_string()),
+                Ok(true) => {
+                    return Some(format!(
+                        "the {entry} was changed since the policy added it, so it stays"
+                    ));
+                }
+                Ok(false) => {}
             }
             let (name, _) = entry.as_device()?;
             let is_new = |device: &Entry| {
@@ -137,27 +139,18 @@ impl Found<'_> {
 
 /// The entry as the VirtualMachine has it, unless it was renamed.
 fn entry_in(vm: &VirtualMachine<'_>, entry: &Entry) -> Option<Entry> {
-    match entry {
-        Entry::HookSidecar { .. } => {
-            let json = vm.hook_sidecars().ok()?.of_policy()?;
-            Some(Entry::HookSidecar { json })
-        }
-        Entry::Gpu { name, resource } => {
-            let (name, resource) = (name.clone(), resource.clone());
-            let as_host_device = Entry::HostDevice { name, resource };
-            [entry.clone(), as_host_device].into_iter().find(|entry| vm.has(entry))
-        }
-        _ => Some(entry.clone()).filter(|entry| vm.has(entry)),
+    if entry.kind == &HOOK_SIDECAR {
+        return Some(HOOK_SIDECAR.of("", &vm.hook_sidecars().ok()?.of_policy()?));
     }
+    let as_host_device = || HOST_DEVICE.of(&entry.name, &entry.value);
+    let host_device = (entry.kind == &GPU).then(as_host_device);
+    [Some(entry.clone()), host_device].into_iter().flatten().find(|entry| vm.has(entry))
 }
 
 /// The host devices of the VirtualMachine as entries.
 pub(super) fn host_devices(vm: &VirtualMachine<'_>) -> impl Iterator<Item = Entry> {
     let devices = vm.host_devices().unwrap_or_default().into_iter();
-    devices.map(|device| Entry::HostDevice {
-        name: device.name.to_owned(),
-        resource: device.resource.to_owned(),
-    })
+    devices.map(|device| HOST_DEVICE.of(device.name, device.resource))
 }
 
 /// Whether an entry has a name that Harvester gives.
@@ -193,9 +186,9 @@ impl Ownership<'_> {
 
     /// Whether the manifest that `kubectl apply` was given has the entry.
     pub(crate) fn declares(&self, entry: &Entry) -> bool {
-        self.declared.is_some_and(|declared| match entry {
-            Entry::HookSidecar { .. } => declared.has_in_place_of(entry),
-            _ => declared.has(entry),
+        self.declared.is_some_and(|declared| {
+            let is_sidecar = entry.kind == &HOOK_SIDECAR;
+            declared.has(entry) || is_sidecar && declared.has_in_place_of(entry) == Ok(true)
         })
     }
 }

@@ -5,189 +5,242 @@ use std::fmt;
 
 use crate::json::{Json, Member, Members, member};
 
-use super::path::{
-    self, CPU_FEATURES, GPUS, HOOK_SIDECARS_KEY, HOST_DEVICES, LIMITS, NODE_SELECTOR, Path,
-    TEMPLATE_ANNOTATIONS, TEMPLATE_SPEC, VOLUMES,
-};
+use super::path::{self, HOOK_SIDECARS_KEY, Path, TEMPLATE_SPEC};
 use super::placement::HOSTNAME_LABEL;
 use super::{ShapeError, VirtualMachine, text};
 
-/// An entry under `spec.template`. Adding one appends, or sets what is absent; nothing is reordered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Entry {
-    /// `{name, policy: require}` in `domain.cpu.features`.
-    CpuFeature { name: String },
-    /// `{name, deviceName}` in `domain.devices.hostDevices`.
-    HostDevice { name: String, resource: String },
-    /// `{name, deviceName}` in `domain.devices.gpus`.
-    Gpu { name: String, resource: String },
-    /// `domain.resources.limits[resource]`.
-    Limit { resource: String, quantity: String },
-    /// `{name, configMap: {name}}` in `volumes`.
-    ConfigMapVolume { name: String, config_map: String },
-    /// `nodeSelector["kubernetes.io/hostname"]`.
-    NodeSelector { hostname: String },
-    /// The sidecar with the policy's mark in the template's annotation `hooks.kubevirt.io/hookSidecars`, as JSON.
-    HookSidecar { json: String },
+/// A kind of entry under `spec.template`: where its entries stand, what they look like, and how a record lists them.
+#[derive(Debug)]
+pub(crate) struct EntryKind {
+    /// What a message calls it.
+    words: &'static str,
+    /// The list or object that its entries stand in.
+    path: Path,
+    form: Form,
+    name: Part,
+    value: Part,
 }
 
-/// Where an entry stands, and what stands there.
-enum Place<'e> {
-    /// An item of a list; the first member is its name.
-    Item(Path, Members<'static>),
-    /// A member of an object.
-    Member(Path, &'e str, &'e str),
-    /// The policy's hook sidecar.
-    Sidecar(&'e str),
+/// What an entry is in its place.
+#[derive(Debug)]
+enum Form {
+    /// An item of a list, with its name under `name` and its value under these keys.
+    Item(&'static [&'static str]),
+    /// A member of an object: its name is the key.
+    Member,
+    /// The sidecar with the policy's mark in the list of hook sidecars: its value is that sidecar's JSON.
+    Sidecar,
+}
+
+/// The name or the value of an entry, and what a record has of it.
+#[derive(Debug)]
+enum Part {
+    /// A text, which a record lists under the key.
+    Listed(&'static str),
+    /// The same for all entries of the kind, so no record has it.
+    Always(&'static str),
+    /// A text that can be told by the policy's mark: a record has `true` under the key.
+    Marked(&'static str),
+}
+
+use Part::{Always, Listed, Marked};
+
+/// `{name, policy: require}` in `domain.cpu.features`.
+pub(crate) static CPU_FEATURE: EntryKind = EntryKind {
+    words: "CPU feature",
+    path: path::CPU_FEATURES,
+    form: Form::Item(&["policy"]),
+    name: Listed("cpuFeature"),
+    value: Always("require"),
+};
+
+/// `{name, deviceName}` in `domain.devices.hostDevices`.
+pub(crate) static HOST_DEVICE: EntryKind = EntryKind {
+    words: "host device",
+    path: path::HOST_DEVICES,
+    form: Form::Item(&["deviceName"]),
+    name: Listed("hostDevice"),
+    value: Listed("resource"),
+};
+
+/// `{name, deviceName}` in `domain.devices.gpus`.
+pub(crate) static GPU: EntryKind = EntryKind {
+    words: "GPU",
+    path: path::GPUS,
+    form: Form::Item(&["deviceName"]),
+    name: Listed("gpu"),
+    value: Listed("resource"),
+};
+
+/// `domain.resources.limits[name]`.
+pub(crate) static LIMIT: EntryKind = EntryKind {
+    words: "limit on",
+    path: path::LIMITS,
+    form: Form::Member,
+    name: Listed("limit"),
+    value: Listed("quantity"),
+};
+
+/// `{name, configMap: {name}}` in `volumes`.
+pub(crate) static CONFIG_MAP_VOLUME: EntryKind = EntryKind {
+    words: "volume",
+    path: path::VOLUMES,
+    form: Form::Item(&["configMap", "name"]),
+    name: Listed("volume"),
+    value: Listed("configMap"),
+};
+
+/// `nodeSelector["kubernetes.io/hostname"]`.
+pub(crate) static NODE_SELECTOR: EntryKind = EntryKind {
+    words: "node selector",
+    path: path::NODE_SELECTOR,
+    form: Form::Member,
+    name: Always(HOSTNAME_LABEL),
+    value: Listed("nodeSelector"),
+};
+
+/// The sidecar with the policy's mark in the template's annotation `hooks.kubevirt.io/hookSidecars`.
+pub(crate) static HOOK_SIDECAR: EntryKind = EntryKind {
+    words: "hook sidecar",
+    path: path::TEMPLATE_ANNOTATIONS,
+    form: Form::Sidecar,
+    name: Always(""),
+    value: Marked("hookSidecar"),
+};
+
+impl EntryKind {
+    /// The entry of these parts; one that is always the same is not taken from here.
+    pub(crate) fn of(&'static self, name: &str, value: &str) -> Entry {
+        let fill = |part: &Part, given: &str| match part {
+            Always(text) => (*text).to_owned(),
+            Listed(_) | Marked(_) => given.to_owned(),
+        };
+        Entry { kind: self, name: fill(&self.name, name), value: fill(&self.value, value) }
+    }
+
+    /// The entry of this kind that a record lists.
+    pub(crate) fn read(&'static self, json: &Json<'_>) -> Option<Entry> {
+        let [name, value] = [&self.name, &self.value].map(|part| match part {
+            Listed(key) => json.get(key)?.as_str(),
+            Always(_) => Some(""),
+            Marked(key) => matches!(json.get(key)?, Json::Bool(true)).then_some(""),
+        });
+        Some(self.of(name?, value?))
+    }
+}
+
+impl PartialEq for EntryKind {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Eq for EntryKind {}
+
+/// An entry under `spec.template`. Adding one appends, or sets what is absent; nothing is reordered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) kind: &'static EntryKind,
+    pub(crate) name: String,
+    pub(crate) value: String,
 }
 
 impl Entry {
-    fn place(&self) -> Place<'_> {
-        match self {
-            Entry::CpuFeature { name } => {
-                Place::Item(CPU_FEATURES, strings([("name", name), ("policy", "require")]))
-            }
-            Entry::HostDevice { name, resource } => {
-                Place::Item(HOST_DEVICES, strings([("name", name), ("deviceName", resource)]))
-            }
-            Entry::Gpu { name, resource } => {
-                Place::Item(GPUS, strings([("name", name), ("deviceName", resource)]))
-            }
-            Entry::ConfigMapVolume { name, config_map } => {
-                let mut volume = strings([("name", name)]);
-                volume.push(member("configMap", Json::Object(strings([("name", config_map)]))));
-                Place::Item(VOLUMES, volume)
-            }
-            Entry::Limit { resource, quantity } => Place::Member(LIMITS, resource, quantity),
-            Entry::NodeSelector { hostname } => {
-                Place::Member(NODE_SELECTOR, HOSTNAME_LABEL, hostname)
-            }
-            Entry::HookSidecar { json } => Place::Sidecar(json),
-        }
-    }
-
-    /// The entry as a record lists it. Of a hook sidecar, which has a mark of its own, only that it was added.
+    /// The entry as a record lists it.
     pub(crate) fn to_json(&self) -> Members<'_> {
-        let pairs: &[(&'static str, &str)] = match self {
-            Entry::CpuFeature { name } => &[("cpuFeature", name)],
-            Entry::HostDevice { name, resource } => &[("hostDevice", name), ("resource", resource)],
-            Entry::Gpu { name, resource } => &[("gpu", name), ("resource", resource)],
-            Entry::Limit { resource, quantity } => &[("limit", resource), ("quantity", quantity)],
-            Entry::ConfigMapVolume { name, config_map } => {
-                &[("volume", name), ("configMap", config_map)]
-            }
-            Entry::NodeSelector { hostname } => &[("nodeSelector", hostname)],
-            Entry::HookSidecar { .. } => return vec![member("hookSidecar", Json::Bool(true))],
-        };
-        pairs.iter().map(|(key, value)| member(key, *value)).collect()
-    }
-
-    /// The entry that a record lists; `None` where it lists none.
-    pub(crate) fn from_json(json: &Json<'_>) -> Option<Self> {
-        let text = |key: &str| Some(json.get(key)?.as_str()?.to_owned());
-        let (kind, value) = json.members().first()?;
-        let first = value.as_str().map(str::to_owned);
-        Some(match kind.as_ref() {
-            "cpuFeature" => Entry::CpuFeature { name: first? },
-            "hostDevice" => Entry::HostDevice { name: first?, resource: text("resource")? },
-            "gpu" => Entry::Gpu { name: first?, resource: text("resource")? },
-            "limit" => Entry::Limit { resource: first?, quantity: text("quantity")? },
-            "volume" => Entry::ConfigMapVolume { name: first?, config_map: text("configMap")? },
-            "nodeSelector" => Entry::NodeSelector { hostname: first? },
-            "hookSidecar" if matches!(value, Json::Bool(true)) => {
-                Entry::HookSidecar { json: String::new() }
-            }
-            _ => return None,
-        })
+        let parts = [(&self.kind.name, &self.name), (&self.kind.value, &self.value)];
+        let listed = parts.into_iter().filter_map(|(part, text)| match part {
+            Listed(key) => Some(member(key, text.as_str())),
+            Always(_) => None,
+            Marked(key) => Some(member(key, Json::Bool(true))),
+        });
+        listed.collect()
     }
 
     /// The entry as a device: its name and its resource.
     pub(crate) fn as_device(&self) -> Option<(&str, &str)> {
-        match self {
-            Entry::HostDevice { name, resource } | Entry::Gpu { name, resource } => {
-                Some((name, resource))
-            }
-            _ => None,
-        }
+        [&HOST_DEVICE, &GPU].contains(&self.kind).then_some((&self.name, &self.value))
     }
 
     /// Whether both are devices of one resource.
     pub(crate) fn is_of_same_resource_as(&self, other: &Self) -> bool {
-        let resource = |entry: &Self| entry.as_device().map(|(_, resource)| resource.to_owned());
-        resource(self).is_some() && resource(self) == resource(other)
+        let both = self.as_device().zip(other.as_device());
+        both.is_some_and(|((_, resource), (_, other))| resource == other)
     }
 
     /// Whether one replaces the other where it stands.
     pub(crate) fn replaces(&self, other: &Self) -> bool {
-        let are_sidecars =
-            matches!((self, other), (Entry::HookSidecar { .. }, Entry::HookSidecar { .. }));
-        self == other || are_sidecars
+        self == other || (self.kind == other.kind && matches!(self.kind.form, Form::Sidecar))
+    }
+
+    /// The item of a list that has its value under the keys.
+    fn to_item(&self, keys: &[&'static str]) -> Members<'static> {
+        let value = keys.iter().rev().fold(Json::from(self.value.clone()), |value, key| {
+            Json::Object(vec![member(key, value)])
+        });
+        let mut item = vec![member("name", self.name.clone())];
+        if let Json::Object(members) = value {
+            item.extend(members);
+        }
+        item
     }
 }
 
 /// The entry, as a message names it.
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Entry::CpuFeature { name } => write!(f, "CPU feature {name}"),
-            Entry::HostDevice { name, .. } => write!(f, "host device {name}"),
-            Entry::Gpu { name, .. } => write!(f, "GPU {name}"),
-            Entry::Limit { resource, .. } => write!(f, "limit on {resource}"),
-            Entry::ConfigMapVolume { name, .. } => write!(f, "volume {name}"),
-            Entry::NodeSelector { .. } => write!(f, "node selector {HOSTNAME_LABEL}"),
-            Entry::HookSidecar { .. } => f.write_str("hook sidecar"),
-        }
+        let separator = if self.name.is_empty() { "" } else { " " };
+        write!(f, "{}{separator}{}", self.kind.words, self.name)
     }
 }
 
 impl VirtualMachine<'_> {
     /// Whether the VirtualMachine has exactly the entry: nothing less, nothing beside it.
     pub(crate) fn has(&self, entry: &Entry) -> bool {
-        match entry.place() {
-            Place::Item(path, members) => {
-                let items = path::list(&self.root, path).unwrap_or_default();
-                items.iter().any(|item| is_like(item, &members, true))
+        match entry.kind.form {
+            Form::Item(keys) => {
+                let item = entry.to_item(keys);
+                self.items(entry).unwrap_or_default().iter().any(|i| is_like(i, &item, true))
             }
-            Place::Member(path, key, value) => self.member(path, key).ok().flatten() == Some(value),
-            Place::Sidecar(json) => {
-                self.hook_sidecars().is_ok_and(|list| list.of_policy().as_deref() == Some(json))
+            Form::Member => {
+                let member = self.member(entry.kind.path, &entry.name);
+                member.is_ok_and(|member| member == Some(&entry.value))
+            }
+            Form::Sidecar => {
+                let sidecars = self.hook_sidecars();
+                sidecars.is_ok_and(|list| list.of_policy().as_ref() == Some(&entry.value))
             }
         }
     }
 
     /// Whether something stands where the entry would: an item of its name, a member of its key, a marked sidecar.
-    pub(crate) fn has_in_place_of(&self, entry: &Entry) -> bool {
-        match entry.place() {
-            Place::Item(path, members) => {
-                let name = members.first().and_then(|(_, name)| name.as_str()).unwrap_or_default();
-                let items = path::list(&self.root, path).unwrap_or_default();
-                items.iter().any(|item| text(item, "name") == name)
-            }
-            Place::Member(path, key, _) => self.member(path, key).ok().flatten().is_some(),
-            Place::Sidecar(_) => self.hook_sidecars().is_ok_and(|list| list.of_policy().is_some()),
-        }
+    ///
+    /// # Errors
+    /// [`ShapeError`] where a part on the way to the entry has a wrong type.
+    pub(crate) fn has_in_place_of(&self, entry: &Entry) -> Result<bool, ShapeError> {
+        Ok(match entry.kind.form {
+            Form::Item(_) => self.items(entry)?.iter().any(|i| text(i, "name") == entry.name),
+            Form::Member => self.member(entry.kind.path, &entry.name)?.is_some(),
+            Form::Sidecar => self.hook_sidecars()?.of_policy().is_some(),
+        })
     }
 
     /// Whether [`VirtualMachine::add`] would change anything.
     ///
     /// # Errors
-    /// [`ShapeError`] where a part on the way to the entry has a wrong type.
+    /// As [`VirtualMachine::has_in_place_of`].
     pub(crate) fn lacks(&self, entry: &Entry) -> Result<bool, ShapeError> {
         if path::find(&self.root, TEMPLATE_SPEC)?.is_none() {
             return Err(ShapeError::Missing { path: TEMPLATE_SPEC });
         }
-        Ok(match entry.place() {
-            // A CPU has a feature once, with whatever policy.
-            Place::Item(CPU_FEATURES, _) => {
-                path::list(&self.root, CPU_FEATURES)?;
-                !self.has_in_place_of(entry)
+        Ok(match (&entry.kind.form, &entry.kind.value) {
+            // A device or volume of the name may be another.
+            (Form::Item(keys), Listed(_)) => {
+                let item = entry.to_item(keys);
+                !self.items(entry)?.iter().any(|i| is_like(i, &item, false))
             }
-            Place::Item(path, members) => {
-                let items = path::list(&self.root, path)?;
-                !items.iter().any(|item| is_like(item, &members, false))
-            }
-            Place::Member(path, key, _) => self.member(path, key)?.is_none(),
-            Place::Sidecar(json) => self.hook_sidecars()?.of_policy().as_deref() != Some(json),
+            (Form::Sidecar, _) => self.hook_sidecars()?.of_policy().as_ref() != Some(&entry.value),
+            _ => !self.has_in_place_of(entry)?,
         })
     }
 
@@ -199,21 +252,22 @@ impl VirtualMachine<'_> {
         if !self.lacks(entry)? {
             return Ok(());
         }
-        match entry.place() {
-            Place::Item(path, members) => {
-                let item = Json::Object(members);
+        let path = entry.kind.path;
+        match entry.kind.form {
+            Form::Item(keys) => {
+                let item = Json::Object(entry.to_item(keys));
                 match path::reach(&mut self.root, path)? {
                     Json::Array(items) => items.push(item),
                     list => *list = Json::Array(vec![item]),
                 }
             }
-            Place::Member(path, key, value) => {
-                let value = Json::from(value.to_owned());
-                path::members_mut(&mut self.root, path)?.push((key.to_owned().into(), value));
+            Form::Member => {
+                let member = (entry.name.clone().into(), entry.value.clone().into());
+                path::members_mut(&mut self.root, path)?.push(member);
             }
-            Place::Sidecar(json) => {
-                let value = self.hook_sidecars()?.with(json);
-                self.set_hook_sidecars(value)?;
+            Form::Sidecar => {
+                let value = self.hook_sidecars()?.with(&entry.value);
+                *path::reach(&mut self.root, path::HOOK_SIDECARS)? = value.into();
             }
         }
         self.changed = true;
@@ -228,38 +282,33 @@ impl VirtualMachine<'_> {
         if !self.has(entry) {
             return Ok(());
         }
-        match entry.place() {
-            Place::Item(path, members) => {
-                let items = path::list(&self.root, path)?;
-                let index = items.iter().position(|item| is_like(item, &members, true));
-                if let (Some(index), Json::Array(items)) =
-                    (index, path::reach(&mut self.root, path)?)
-                {
-                    items.remove(index);
+        let path = entry.kind.path;
+        match entry.kind.form {
+            Form::Item(keys) => {
+                let item = entry.to_item(keys);
+                if let Json::Array(items) = path::reach(&mut self.root, path)? {
+                    let index = items.iter().position(|i| is_like(i, &item, true));
+                    index.map(|index| items.remove(index));
                 }
-                path::remove_if_empty(&mut self.root, path)?;
             }
-            Place::Member(path, key, _) => {
-                path::remove(&mut self.root, path, |k| k == key)?;
-                path::remove_if_empty(&mut self.root, path)?;
+            Form::Member => {
+                path::remove(&mut self.root, path, |key| key == entry.name)?;
             }
-            Place::Sidecar(_) => {
-                let value = self.hook_sidecars()?.without();
-                self.set_hook_sidecars(value)?;
-            }
+            Form::Sidecar => match self.hook_sidecars()?.without() {
+                Some(others) => *path::reach(&mut self.root, path::HOOK_SIDECARS)? = others.into(),
+                None => {
+                    path::remove(&mut self.root, path, |key| key == HOOK_SIDECARS_KEY)?;
+                }
+            },
         }
+        path::remove_if_empty(&mut self.root, path)?;
         self.changed = true;
         Ok(())
     }
 
-    /// Sets the annotation of the hook sidecars; an empty value removes it.
-    fn set_hook_sidecars(&mut self, value: String) -> Result<(), ShapeError> {
-        if value.is_empty() {
-            path::remove(&mut self.root, TEMPLATE_ANNOTATIONS, |key| key == HOOK_SIDECARS_KEY)?;
-            return path::remove_if_empty(&mut self.root, TEMPLATE_ANNOTATIONS);
-        }
-        *path::reach(&mut self.root, path::HOOK_SIDECARS)? = value.into();
-        Ok(())
+    /// The items of the list that the entry would stand in.
+    fn items(&self, entry: &Entry) -> Result<&[Json<'_>], ShapeError> {
+        path::list(&self.root, entry.kind.path)
     }
 }
 
@@ -277,9 +326,4 @@ fn is_like(item: &Json<'_>, members: &Members<'_>, exactly: bool) -> bool {
         }
     };
     (!exactly || item.members().len() == members.len()) && members.iter().all(has)
-}
-
-/// The members of an object of strings.
-fn strings<const N: usize>(members: [(&'static str, &str); N]) -> Members<'static> {
-    members.into_iter().map(|(key, value)| member(key, value.to_owned())).collect()
 }

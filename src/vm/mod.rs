@@ -1,6 +1,6 @@
 //! The VirtualMachine's JSON: typed reads here, what a feature may add to it in [`entry`]. Knows no feature and no setting.
 
-mod entry;
+pub(crate) mod entry;
 mod outline;
 mod path;
 mod placement;
@@ -9,7 +9,6 @@ mod sidecars;
 use crate::json::{Json, Shape};
 use crate::keys::Key;
 use crate::kinds::pci::MAX_DEVICES;
-pub(crate) use entry::Entry;
 pub(crate) use outline::{OUTLINE, VmOutline};
 pub(crate) use path::ShapeError;
 use path::{

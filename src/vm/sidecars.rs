@@ -50,11 +50,11 @@ impl<'t> Sidecars<'t> {
         names
     }
 
-    /// The annotation's value without the sidecar of the policy's; empty if it has no other.
-    pub(super) fn without(&self) -> String {
+    /// The annotation's value without the sidecar of the policy's; `None` if there is no other.
+    pub(super) fn without(&self) -> Option<String> {
         let others = self.entries.iter().filter(|entry| !is_of_policy(entry));
         let others: Vec<String> = others.map(Json::to_text).collect();
-        if others.is_empty() { String::new() } else { format!("[{}]", others.join(",")) }
+        (!others.is_empty()).then(|| format!("[{}]", others.join(",")))
     }
 
     /// The annotation's value with the sidecar in the place of the policy's, or behind the others.

@@ -2,7 +2,7 @@
 
 use super::directive::Devices;
 use super::{Context, Failure, PciPassthroughError, our_devices};
-use crate::cluster::{ClusterError, Lookups, PciDevice};
+use crate::cluster::{ClusterError, Lookups, PciDevice, PciDeviceClaim};
 use crate::kinds::pci::PciAddress;
 use crate::text;
 use crate::vm::Device;
@@ -33,8 +33,11 @@ impl<'n> Inventory<'n> {
         node: Option<&'n str>,
         lookups: &Lookups<'_>,
     ) -> Result<Self, PciPassthroughError> {
-        let devices = lookups.pci_devices().map_err(PciPassthroughError::Lookup)?.to_vec();
-        let claimed = lookups.claimed().map_err(PciPassthroughError::Lookup)?;
+        let devices = lookups.list().map_err(PciPassthroughError::Lookup)?;
+        let mut claims: Vec<PciDeviceClaim> =
+            lookups.list().map_err(PciPassthroughError::Lookup)?;
+        claims.retain(|claim| claim.is_on);
+        let claimed = claims.into_iter().map(|claim| claim.name).collect();
         Ok(Self { devices, claimed, node })
     }
 

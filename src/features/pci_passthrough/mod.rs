@@ -9,7 +9,8 @@ use crate::cluster::{ClusterError, LookupError};
 use crate::kinds::pattern::Pattern;
 use crate::kinds::pci::PciAddress;
 use crate::settings::{DeviceNames, FeatureSettings, Settings};
-use crate::vm::{Device, Entry, ShapeError};
+use crate::vm::entry::{Entry, EntryKind, HOST_DEVICE, NODE_SELECTOR};
+use crate::vm::{Device, ShapeError};
 use directive::{Devices, check_count};
 use harvester::{Choice, Inventory};
 
@@ -94,8 +95,9 @@ impl Feature for PciPassthrough {
         &settings.pci_passthrough.feature
     }
 
-    fn adds(&self, entry: &Entry) -> bool {
-        matches!(entry, Entry::HostDevice { .. } | Entry::NodeSelector { .. })
+    fn adds(&self) -> &'static [&'static EntryKind] {
+        static KINDS: [&EntryKind; 2] = [&HOST_DEVICE, &NODE_SELECTOR];
+        &KINDS
     }
 
     fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
@@ -114,13 +116,13 @@ impl Feature for PciPassthrough {
             }
         }
         let hostname = devices.node.filter(|_| settings.pin_to_node);
-        plan.entries.extend(hostname.map(|hostname| Entry::NodeSelector { hostname }));
+        plan.entries.extend(hostname.map(|hostname| NODE_SELECTOR.of("", &hostname)));
         Ok(Some(plan))
     }
 }
 
 fn host_device(device: &Device<'_>) -> Entry {
-    Entry::HostDevice { name: device.name.to_owned(), resource: device.resource.to_owned() }
+    HOST_DEVICE.of(device.name, device.resource)
 }
 
 /// What the names of host devices that stand for an address alone start with.
@@ -146,7 +148,7 @@ fn by_address(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Resu
         let ours = our_devices(context).into_iter().find(is_it).map(|device| host_device(&device));
         plan.entries.push(match ours {
             Some(entry) => entry,
-            None => Entry::HostDevice { name: names.next().unwrap_or_default(), resource },
+            None => HOST_DEVICE.of(&names.next().unwrap_or_default(), &resource),
         });
     }
     check_count(count, context.settings.pci_passthrough.max_devices)?;
@@ -179,9 +181,10 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
     let choices = inventory.choose(devices, context)?;
     for Choice { address, device, entry } in &choices {
         check_allowed(*address, Some(&device.node), &device.resource_name, context)?;
-        let (name, resource) = (device.name.clone(), device.resource_name.clone());
-        let chosen = Entry::HostDevice { name, resource };
-        plan.entries.push(entry.as_ref().map(host_device).unwrap_or(chosen));
+        plan.entries.push(match entry {
+            Some(entry) => host_device(entry),
+            None => HOST_DEVICE.of(&device.name, &device.resource_name),
+        });
     }
     let added = plan.entries.iter().filter(|entry| !context.vm.has(entry)).count();
     let count = context.vm.host_devices()?.len() + added;

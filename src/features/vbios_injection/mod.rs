@@ -12,7 +12,8 @@ use crate::kinds::pattern::Pattern;
 use crate::kinds::pci::PciAddress;
 use crate::settings::{FeatureSettings, RomDelivery, Settings};
 use crate::text::{self, Quoted};
-use crate::vm::{Device, Entry, Sidecars, argument_of};
+use crate::vm::entry::{CONFIG_MAP_VOLUME, EntryKind, HOOK_SIDECAR};
+use crate::vm::{Device, Sidecars, argument_of};
 use rom::{Rom, RomError};
 use sidecar::{DEVICES, sidecar};
 
@@ -107,8 +108,9 @@ impl Feature for VbiosInjection {
         &[DEVICE_OPTION, IMAGE_OPTION]
     }
 
-    fn adds(&self, entry: &Entry) -> bool {
-        matches!(entry, Entry::ConfigMapVolume { .. } | Entry::HookSidecar { .. })
+    fn adds(&self) -> &'static [&'static EntryKind] {
+        static KINDS: [&EntryKind; 2] = [&CONFIG_MAP_VOLUME, &HOOK_SIDECAR];
+        &KINDS
     }
 
     fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
@@ -119,20 +121,19 @@ impl Feature for VbiosInjection {
         let option = image_option(context)?;
         let rom = rom(value, context)?;
         let kubevirt = context.lookups.kubevirt().ok();
-        if kubevirt.is_some_and(|kubevirt| !kubevirt.has_gate("Sidecar")) {
+        if kubevirt.as_ref().is_some_and(|kubevirt| !kubevirt.has_gate("Sidecar")) {
             return Err(VbiosError::GateOff.into());
         }
-        let image = image(option, kubevirt, context)?;
+        let image = image(option, kubevirt.as_ref(), context)?;
 
         let mut plan = Plan { applied: value.to_owned(), ..Plan::default() };
         plan.warnings.extend(target.warning);
         plan.warnings.extend(target.pci_device.and_then(|name| mismatch(rom, &name, context)));
         if settings.rom_delivery == RomDelivery::Volume {
-            let (name, config_map) = (VOLUME.to_owned(), value.to_owned());
-            plan.entries.push(Entry::ConfigMapVolume { name, config_map });
+            plan.entries.push(CONFIG_MAP_VOLUME.of(VOLUME, value));
         }
         let json = sidecar(&image, value, &target.devices, settings);
-        plan.entries.push(Entry::HookSidecar { json });
+        plan.entries.push(HOOK_SIDECAR.of("", &json));
         Ok(Some(plan))
     }
 }
@@ -219,11 +220,8 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Fail
 
 /// Whether the sidecar that the VirtualMachine has looks for a device of the name.
 fn was_for(device: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> bool {
-    let ours = context.ours.iter().find_map(|added| match &added.entry {
-        Entry::HookSidecar { json } => Some(json.clone()),
-        _ => None,
-    });
-    let sidecar = ours.or_else(|| sidecars.of_policy());
+    let ours = context.ours.iter().find(|added| added.entry.kind == &HOOK_SIDECAR);
+    let sidecar = ours.map(|added| added.entry.value.clone()).or_else(|| sidecars.of_policy());
     let devices = sidecar.and_then(|json| argument_of(&json, DEVICES)).unwrap_or_default();
     devices.split(' ').any(|name| name == device)
 }
@@ -251,7 +249,7 @@ fn address_of(device: &Device<'_>) -> Option<PciAddress> {
 fn rom(name: &str, context: &Context<'_>) -> Result<Rom, Failure> {
     let name = name.to_owned();
     let namespace = context.namespace;
-    let config_map = match context.lookups.config_map(&name, namespace) {
+    let config_map: ConfigMap = match context.lookups.get(&name, Some(namespace)) {
         Ok(config_map) => config_map,
         Err(error) if error.cause == ClusterError::NotFound => {
             return Err(VbiosError::NoConfigMap { name, namespace: namespace.to_owned() }.into());

@@ -1,0 +1,118 @@
+//! Kubernetes' own objects: nodes, ConfigMaps and Secrets.
+
+use super::kinds::{Kind, KindFacts, METADATA, Object};
+use crate::json::{Json, Shape};
+
+pub(super) static NODE: KindFacts = KindFacts {
+    api_version: "v1",
+    kind: "Node",
+    resource: "nodes",
+    // Labels are all that is read; a mask must name something.
+    fields: &["status.phase"],
+    object: &Shape::OnlyMembers(&[METADATA]),
+    list: &Shape::OnlyMembers(&[("items", Shape::Each(&Shape::OnlyMembers(&[METADATA])))]),
+};
+
+pub(super) static CONFIG_MAP: KindFacts = KindFacts {
+    api_version: "v1",
+    kind: "ConfigMap",
+    resource: "configmaps",
+    fields: &["binaryData", "data"],
+    object: &Shape::OnlyMembers(&[
+        ("binaryData", Shape::Members(&[("rom", Shape::Whole)])),
+        ("data", Shape::Members(&[])),
+    ]),
+    list: &Shape::Raw,
+};
+
+pub(super) static SECRET: KindFacts = KindFacts {
+    kind: "Secret",
+    resource: "secrets",
+    // The rest of the Secret stays with the host.
+    fields: &["data.userdata", "data.userData", "data.user-data"],
+    object: &Shape::OnlyMembers(&[(
+        "data",
+        Shape::OnlyMembers(&[
+            ("userdata", Shape::Whole),
+            ("userData", Shape::Whole),
+            ("user-data", Shape::Whole),
+        ]),
+    )]),
+    ..CONFIG_MAP
+};
+
+pub(super) static SUBJECT_ACCESS_REVIEW: KindFacts = KindFacts {
+    api_version: "authorization.k8s.io/v1",
+    kind: "SubjectAccessReview",
+    resource: "subjectaccessreviews",
+    fields: &["status"],
+    object: &Shape::OnlyMembers(&[]),
+    list: &Shape::Raw,
+};
+
+/// A Kubernetes node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    labels: Vec<(String, String)>,
+}
+
+impl Node {
+    /// The value of a label.
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+        self.labels.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+}
+
+impl Object for Node {
+    const KIND: Kind = Kind::Node;
+
+    fn read(json: &Json<'_>) -> Self {
+        let labels = json.at(&["metadata", "labels"]).map(Json::members).unwrap_or_default();
+        Self {
+            labels: labels
+                .iter()
+                .map(|(key, value)| {
+                    (key.as_ref().to_owned(), value.as_str().unwrap_or_default().to_owned())
+                })
+                .collect(),
+        }
+    }
+}
+
+/// A ConfigMap that should hold a ROM.
+#[derive(Debug)]
+pub(crate) struct ConfigMap {
+    /// `binaryData.rom`, in base64.
+    pub(crate) rom: Option<String>,
+    /// Whether there is a `data.rom`, which cannot be one.
+    pub(crate) has_text_rom: bool,
+    /// Another key under `binaryData`.
+    pub(crate) other_key: Option<String>,
+}
+
+impl Object for ConfigMap {
+    const KIND: Kind = Kind::ConfigMap;
+
+    fn read(json: &Json<'_>) -> Self {
+        let keys = json.get("binaryData").map(Json::members).unwrap_or_default();
+        Self {
+            rom: json.at(&["binaryData", "rom"]).and_then(Json::as_str).map(str::to_owned),
+            has_text_rom: json.at(&["data", "rom"]).is_some(),
+            other_key: keys.first().map(|(key, _)| key.as_ref().to_owned()),
+        }
+    }
+}
+
+/// The user data in a Secret, in base64, under the first of the keys that KubeVirt and cloud-init know; `None` where it has none.
+#[derive(Debug)]
+pub(crate) struct UserDataSecret(pub(crate) Option<String>);
+
+impl Object for UserDataSecret {
+    const KIND: Kind = Kind::Secret;
+
+    fn read(json: &Json<'_>) -> Self {
+        let keys = ["userdata", "userData", "user-data"];
+        let mut texts = keys.into_iter().filter_map(|key| json.at(&["data", key])?.as_str());
+        Self(texts.find(|text| !text.is_empty()).map(str::to_owned))
+    }
+}

@@ -1,0 +1,86 @@
+//! KubeVirt's own object.
+
+use super::kinds::{Kind, KindFacts, Object, text};
+use crate::json::{Json, Shape};
+
+pub(super) static KUBEVIRT: KindFacts = KindFacts {
+    api_version: "kubevirt.io/v1",
+    kind: "KubeVirt",
+    resource: "kubevirts",
+    fields: &[
+        "spec.configuration.developerConfiguration.featureGates",
+        "spec.configuration.permittedHostDevices",
+        "status.observedKubeVirtVersion",
+    ],
+    object: &Shape::OnlyMembers(&[
+        ("status", Shape::OnlyMembers(&[("observedKubeVirtVersion", Shape::Whole)])),
+        ("spec", Shape::OnlyMembers(&[("configuration", CONFIGURATION)])),
+    ]),
+    list: &Shape::Raw,
+};
+
+const CONFIGURATION: Shape = Shape::OnlyMembers(&[
+    ("developerConfiguration", Shape::OnlyMembers(&[("featureGates", Shape::Whole)])),
+    ("permittedHostDevices", Shape::Whole),
+]);
+
+/// The cluster's KubeVirt object: what it lets a VM have.
+#[derive(Debug)]
+pub(crate) struct KubeVirt {
+    feature_gates: Vec<String>,
+    device_resources: Vec<String>,
+    observed_version: String,
+}
+
+impl KubeVirt {
+    /// The tag that upstream gives the images of the running version: `v` and the version, without what a distribution
+    /// put behind it.
+    pub(crate) fn version(&self) -> Option<String> {
+        let version = self.observed_version.strip_prefix('v').unwrap_or(&self.observed_version);
+        let (core, suffix) = match version.split_once(['-', '+']) {
+            Some((core, suffix)) => (core, Some(suffix)),
+            None => (version, None),
+        };
+        let is_number = |part: &str| part.parse::<u32>().is_ok();
+        if core.split('.').count() != 3 || !core.split('.').all(is_number) {
+            return None;
+        }
+        let is_upstream = |suffix: &&str| {
+            let stages = ["alpha.", "beta.", "rc."];
+            stages.iter().any(|stage| suffix.strip_prefix(stage).is_some_and(is_number))
+        };
+        Some(match suffix.filter(is_upstream) {
+            Some(suffix) => format!("v{core}-{suffix}"),
+            None => format!("v{core}"),
+        })
+    }
+
+    /// Whether a feature gate that is off by default is on.
+    pub(crate) fn has_gate(&self, name: &str) -> bool {
+        self.feature_gates.iter().any(|gate| gate == name)
+    }
+
+    /// Whether KubeVirt gives a guest a PCI or mediated device for the resource.
+    pub(crate) fn serves_device(&self, resource: &str) -> bool {
+        self.device_resources.iter().any(|name| name == resource)
+    }
+}
+
+impl Object for KubeVirt {
+    const KIND: Kind = Kind::KubeVirt;
+
+    fn read(json: &Json<'_>) -> Self {
+        let configuration = |path: &[&str]| {
+            json.at(&["spec", "configuration"]).and_then(|json| json.at(path)).map(Json::items)
+        };
+        let gates = configuration(&["developerConfiguration", "featureGates"]).unwrap_or_default();
+        let devices = ["pciHostDevices", "mediatedDevices"]
+            .into_iter()
+            .flat_map(|list| configuration(&["permittedHostDevices", list]).unwrap_or_default());
+        Self {
+            feature_gates: gates.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
+            observed_version: text(json, &["status", "observedKubeVirtVersion"]),
+            device_resources: devices.map(|device| text(device, &["resourceName"])).collect(),
+        }
+    }
+}
