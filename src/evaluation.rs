@@ -112,9 +112,8 @@ impl<'a> Evaluation<'_, 'a> {
         let [record, old_record] = texts.map(|text| text.and_then(read));
         let mut traces = Traces::default();
         let is_applied = |directives: &Directives<'_, '_>| directives.applied(name).is_some();
-        traces.was_applied = texts.iter().any(Option::is_some)
-            || is_applied(self.directives)
-            || old_directives.is_some_and(is_applied);
+        traces.was_applied =
+            texts.iter().any(Option::is_some) || is_applied(self.directives) || old_directives.is_some_and(is_applied);
         if record.is_none() && texts[0].is_some() && old_record.is_none() {
             traces.warnings.push(format!(
                 "the annotation {} cannot be read, so what the policy added stays; remove it by hand",
@@ -226,10 +225,7 @@ impl<'a> Evaluation<'_, 'a> {
     }
 
     /// The VirtualMachine without the entries.
-    fn without<'e>(
-        &self,
-        entries: impl Iterator<Item = &'e Entry>,
-    ) -> Result<Cow<'_, VirtualMachine<'a>>, ShapeError> {
+    fn without<'e>(&self, entries: impl Iterator<Item = &'e Entry>) -> Result<Cow<'_, VirtualMachine<'a>>, ShapeError> {
         let mut vm = Cow::Borrowed(&self.vm);
         for entry in entries {
             vm.to_mut().take_back(entry)?;
@@ -239,13 +235,10 @@ impl<'a> Evaluation<'_, 'a> {
 
     /// The devices that Harvester added because of those of the feature, and a warning where that cannot be found out.
     fn siblings(&self, feature: &dyn Feature, traces: &Traces) -> (Siblings, Option<String>) {
-        let is_declared =
-            |entry: &Entry| self.declared.as_ref().is_some_and(|declared| declared.has(entry));
+        let is_declared = |entry: &Entry| self.declared.as_ref().is_some_and(|declared| declared.has(entry));
         let is_of_another = |entry: &Entry| {
             let others = FEATURES.iter().filter(|other| other.name() != feature.name());
-            let records = others.filter_map(|other| {
-                Record::read(self.directives.record(other.name())?, other.adds())
-            });
+            let records = others.filter_map(|other| Record::read(self.directives.record(other.name())?, other.adds()));
             records.into_iter().any(|r| r.0.iter().any(|added| added.entry == *entry))
         };
         let is_asked_for = |entry: &Entry| is_declared(entry) || is_of_another(entry);
@@ -261,12 +254,7 @@ impl<'a> Evaluation<'_, 'a> {
         }
     }
 
-    fn context<'c>(
-        &'c self,
-        feature: &dyn Feature,
-        vm: &'c VirtualMachine<'c>,
-        traces: &'c Traces,
-    ) -> Context<'c> {
+    fn context<'c>(&'c self, feature: &dyn Feature, vm: &'c VirtualMachine<'c>, traces: &'c Traces) -> Context<'c> {
         let name = feature.name();
         let directive_before = || match self.old_directives?.get(name) {
             Asked::Yes(directive) => directive.text().ok(),
@@ -285,12 +273,7 @@ impl<'a> Evaluation<'_, 'a> {
         }
     }
 
-    fn succeed(
-        &mut self,
-        feature: &dyn Feature,
-        change: Change,
-        warnings: Vec<String>,
-    ) -> Result<(), ShapeError> {
+    fn succeed(&mut self, feature: &dyn Feature, change: Change, warnings: Vec<String>) -> Result<(), ShapeError> {
         let name = feature.name();
         change.gone.iter().try_for_each(|entry| self.vm.take_back(entry))?;
         change.new.iter().try_for_each(|entry| self.vm.add(entry))?;
@@ -377,11 +360,7 @@ impl<'a> Evaluation<'_, 'a> {
                     // The guest's own text is not the policy's to change.
                     Source::UserData(_) => false,
                 };
-                let removed = if removed {
-                    ", and errorHandling strip-label removes the directive"
-                } else {
-                    ""
-                };
+                let removed = if removed { ", and errorHandling strip-label removes the directive" } else { "" };
                 self.verdict.warnings.push(format!("{name} is not applied{removed}: {error}"));
             }
         }

@@ -77,9 +77,7 @@ impl<'a> Json<'a> {
     /// As [`Json::get`], to be changed.
     pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Json<'a>> {
         match self {
-            Json::Object(members) => {
-                members.iter_mut().rev().find(|(k, _)| k == key).map(|(_, v)| v)
-            }
+            Json::Object(members) => members.iter_mut().rev().find(|(k, _)| k == key).map(|(_, v)| v),
             _ => None,
         }
     }
@@ -315,10 +313,7 @@ mod tests {
     use super::*;
 
     static SHAPE: Shape = Shape::Members(&[
-        (
-            "known",
-            Shape::Members(&[("list", Shape::Each(&Shape::Members(&[("name", Shape::Whole)])))]),
-        ),
+        ("known", Shape::Members(&[("list", Shape::Each(&Shape::Members(&[("name", Shape::Whole)])))])),
         ("only", Shape::OnlyMembers(&[("a", Shape::Whole)])),
         ("own", Shape::MembersWithPrefix("x.io/")),
     ]);
@@ -341,9 +336,7 @@ mod tests {
 
     #[test]
     fn what_is_special_in_a_string_is_escaped() {
-        for (text, written) in
-            [("a b", r#""a b""#), ("\n", r#""\n""#), ("\"", r#""\"""#), ("\\", r#""\\""#)]
-        {
+        for (text, written) in [("a b", r#""a b""#), ("\n", r#""\n""#), ("\"", r#""\"""#), ("\\", r#""\\""#)] {
             assert_eq!(Json::from(text.to_owned()).to_text(), written);
         }
     }

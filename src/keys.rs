@@ -44,8 +44,7 @@ impl Key {
     pub(crate) fn is(&self, key: &str) -> bool {
         // The length tells most keys apart.
         key.len() == PREFIX.len() + self.name.len() + self.suffix.len()
-            && key.strip_prefix(PREFIX).and_then(|name| name.strip_prefix(self.name))
-                == Some(self.suffix)
+            && key.strip_prefix(PREFIX).and_then(|name| name.strip_prefix(self.name)) == Some(self.suffix)
     }
 }
 

@@ -5,10 +5,7 @@
 #![deny(missing_docs)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![deny(clippy::string_slice, clippy::unreachable, clippy::print_stdout, clippy::print_stderr)]
-#![cfg_attr(
-    test,
-    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 pub mod cluster;
 mod directives;
@@ -42,11 +39,7 @@ use settings::Settings;
 /// `ValidationResponse` as JSON, whatever the payload: what cannot be read or applied is a denial or a warning in it. A
 /// payload in which nothing of the policy's occurs is accepted without being read.
 pub fn validate(payload: &[u8], cluster: &dyn Cluster, log: &Logger) -> Vec<u8> {
-    if prefilter::may_concern(payload) {
-        evaluate(payload, cluster, log)
-    } else {
-        response::accepted()
-    }
+    if prefilter::may_concern(payload) { evaluate(payload, cluster, log) } else { response::accepted() }
 }
 
 /// As [`validate`], but reads every payload. The answers are the same for every payload that an API server may send.

@@ -17,17 +17,10 @@ pub(crate) fn evaluate<'a>(payload: &'a [u8], cluster: &dyn Cluster, log: &Logge
             warn!(log, "request denied"; &payload.request, "error" => %denial);
         })
     });
-    verdict.unwrap_or_else(|denial| Verdict {
-        decision: Decision::Denied(denial),
-        ..Verdict::default()
-    })
+    verdict.unwrap_or_else(|denial| Verdict { decision: Decision::Denied(denial), ..Verdict::default() })
 }
 
-fn decide<'a>(
-    payload: &Payload<'a>,
-    cluster: &dyn Cluster,
-    log: &Logger,
-) -> Result<Verdict<'a>, Denial> {
+fn decide<'a>(payload: &Payload<'a>, cluster: &dyn Cluster, log: &Logger) -> Result<Verdict<'a>, Denial> {
     let request = &payload.request;
     let Some(new) = request.virtual_machine() else {
         return Ok(Verdict::default());
@@ -40,8 +33,7 @@ fn decide<'a>(
         return Ok(Verdict::default());
     }
     let mut templates = [Some(new), old].into_iter().flatten().filter_map(VmOutline::template);
-    let reads_user_data =
-        Settings::reads_user_data(payload.settings) && templates.any(UserData::is_possible);
+    let reads_user_data = Settings::reads_user_data(payload.settings) && templates.any(UserData::is_possible);
     let is_mentioned = new.mentions_policy() || old.is_some_and(VmOutline::mentions_policy);
     if !(is_mentioned || reads_user_data) {
         return Ok(Verdict::default());
@@ -51,8 +43,7 @@ fn decide<'a>(
     let lookups = Lookups::new(cluster, &settings);
     let namespace = request.namespace.as_ref();
     let read_secret = |name: &str| lookups.get(name, Some(namespace));
-    let read_secret: Option<ReadSecret<'_>> =
-        if settings.user_data.read_secrets { Some(&read_secret) } else { None };
+    let read_secret: Option<ReadSecret<'_>> = if settings.user_data.read_secrets { Some(&read_secret) } else { None };
     let template = new.template().filter(|_| reads_user_data);
     let user_data = template.map(|t| UserData::read(t, read_secret)).unwrap_or_default();
     for note in user_data.notes() {
@@ -67,8 +58,7 @@ fn decide<'a>(
     }
 
     let directives = Directives::read(new, settings.config_source, &user_data);
-    let old_directives =
-        old.map(|old| Directives::read(old, settings.config_source, &old_user_data));
+    let old_directives = old.map(|old| Directives::read(old, settings.config_source, &old_user_data));
     let read = |outline| VirtualMachine::read(outline);
     let vm = read(new).map_err(|e| Unreadable::new("the VirtualMachine's template", &e))?;
     let last_applied = vm.last_applied();

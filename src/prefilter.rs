@@ -10,8 +10,7 @@ use crate::keys::PREFIX;
 pub(crate) fn may_concern(payload: &[u8]) -> bool {
     const OF_HOST: [&[u8]; 2] = [br#""request":{"#, br#""kind":{"group":""#];
     let is_in = |text: &&[u8]| after(payload, text).is_some();
-    let is_hosts =
-        payload.starts_with(b"{") && payload.ends_with(b"}") && OF_HOST.iter().all(is_in);
+    let is_hosts = payload.starts_with(b"{") && payload.ends_with(b"}") && OF_HOST.iter().all(is_in);
     !is_hosts || is_in(&PREFIX.as_bytes()) || may_hide(payload) || may_read_user_data(payload)
 }
 
@@ -33,8 +32,7 @@ fn may_read_user_data(payload: &[u8]) -> bool {
             object.get(..end).unwrap_or(object)
         });
         // An object in it is no setting.
-        let may_be_on =
-            |members: &[u8]| members.contains(&b'{') || after(members, b"true").is_some();
+        let may_be_on = |members: &[u8]| members.contains(&b'{') || after(members, b"true").is_some();
         if members.is_some_and(may_be_on) {
             return true;
         }

@@ -56,9 +56,7 @@ pub(crate) enum Unreadable {
     NotUtf8,
     #[error("{what} cannot be read: {problem} at line {line}, column {column}")]
     Json { what: &'static str, problem: &'static str, line: usize, column: usize },
-    #[error(
-        "the admission request cannot be read: {0} is missing, or is not as an API server writes it"
-    )]
+    #[error("the admission request cannot be read: {0} is missing, or is not as an API server writes it")]
     Field(&'static str),
 }
 
@@ -83,8 +81,8 @@ impl<'a> Payload<'a> {
     /// [`Unreadable`] where it is no JSON, or does not say what is done with an object of which kind.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Unreadable> {
         let text = std::str::from_utf8(bytes).map_err(|_| Unreadable::NotUtf8)?;
-        let mut payload = Json::parse(text, &PAYLOAD)
-            .map_err(|error| Unreadable::new("the admission request", &error))?;
+        let mut payload =
+            Json::parse(text, &PAYLOAD).map_err(|error| Unreadable::new("the admission request", &error))?;
         let settings = match payload.take("settings") {
             Json::Raw(settings) => Some(settings.get()),
             _ => None,
@@ -105,8 +103,7 @@ impl<'a> AdmissionRequest<'a> {
             namespace: Some(text(request.take("namespace")).unwrap_or_default())
                 .filter(|name| name.is_empty() || LABEL.allows(name))
                 .ok_or(Unreadable::Field("request.namespace"))?,
-            operation: text(request.take("operation"))
-                .ok_or(Unreadable::Field("request.operation"))?,
+            operation: text(request.take("operation")).ok_or(Unreadable::Field("request.operation"))?,
             object: outline(request.take("object")),
             old_object: outline(request.take("oldObject")),
         })
@@ -150,11 +147,7 @@ fn outline(json: Json<'_>) -> Option<VmOutline<'_>> {
 
 /// Which request a log line is about.
 impl slog::KV for AdmissionRequest<'_> {
-    fn serialize(
-        &self,
-        _record: &slog::Record<'_>,
-        serializer: &mut dyn slog::Serializer,
-    ) -> slog::Result {
+    fn serialize(&self, _record: &slog::Record<'_>, serializer: &mut dyn slog::Serializer) -> slog::Result {
         serializer.emit_str("request_uid", &self.uid)?;
         serializer.emit_str("namespace", &self.namespace)?;
         serializer.emit_str("name", &self.name)

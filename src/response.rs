@@ -32,12 +32,7 @@ pub(crate) fn to_bytes(verdict: &Verdict<'_>, payload: usize) -> Vec<u8> {
         response.push(member("audit_annotations", Json::Object(audit)));
     }
     if !verdict.warnings.is_empty() {
-        let warnings = verdict
-            .warnings
-            .iter()
-            .flat_map(|message| text::warnings(message))
-            .map(Json::from)
-            .collect();
+        let warnings = verdict.warnings.iter().flat_map(|message| text::warnings(message)).map(Json::from).collect();
         response.push(member("warnings", Json::Array(warnings)));
     }
     let mut text = Json::Object(response).to_text();

@@ -93,10 +93,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         ("gpu-device-plugin", payload(vm(form, &[gpu]), None, &alone)),
         ("vbios-injection", payload(vm(form, &[rom]), None, &alone)),
         ("three features", payload(vm(form, &[nested, pci, gpu]), None, &alone)),
-        (
-            "all four, with lookups",
-            payload(all, None, &json!({"nestedVirtualization": {"cpuVendor": "amd"}})),
-        ),
+        ("all four, with lookups", payload(all, None, &json!({"nestedVirtualization": {"cpuVendor": "amd"}}))),
         ("1 MiB, no directive", payload(large, None, &none)),
         ("1 MiB, nested-virt", payload(large_asking, None, &alone)),
     ]
@@ -118,17 +115,11 @@ fn main() {
         group.throughput(Throughput::Bytes(request.review.len() as u64));
         for (module, host) in &hosts {
             group.bench_function(format!("fresh/{module}"), |b| {
-                b.iter(|| {
-                    black_box(request.evaluate(|payload| host.call("validate", payload).unwrap().0))
-                });
+                b.iter(|| black_box(request.evaluate(|payload| host.call("validate", payload).unwrap().0)));
             });
             let instance = host.instance().unwrap();
             group.bench_function(format!("reused/{module}"), |b| {
-                b.iter(|| {
-                    black_box(
-                        request.evaluate(|payload| instance.call("validate", payload).unwrap()),
-                    )
-                });
+                b.iter(|| black_box(request.evaluate(|payload| instance.call("validate", payload).unwrap())));
             });
         }
     }

@@ -68,15 +68,11 @@ fn linker(engine: &Engine) -> Linker<Guest> {
     let mut linker = Linker::new(engine);
     let wapc = "wapc";
     linker
-        .func_wrap(
-            wapc,
-            "__guest_request",
-            |mut caller: Caller<'_, Guest>, operation: i32, at: i32| {
-                let payload = std::mem::take(&mut caller.data_mut().payload);
-                write(&mut caller, operation, OPERATION.as_bytes());
-                write(&mut caller, at, &payload);
-            },
-        )
+        .func_wrap(wapc, "__guest_request", |mut caller: Caller<'_, Guest>, operation: i32, at: i32| {
+            let payload = std::mem::take(&mut caller.data_mut().payload);
+            write(&mut caller, operation, OPERATION.as_bytes());
+            write(&mut caller, at, &payload);
+        })
         .unwrap();
     for name in ["__guest_response", "__guest_error"] {
         linker.func_wrap(wapc, name, |_: i32, _: i32| {}).unwrap();
@@ -101,11 +97,7 @@ fn linker(engine: &Engine) -> Linker<Guest> {
                 let answer = match namespace.as_slice() {
                     b"kubernetes" => {
                         let operation = String::from_utf8(operation).unwrap();
-                        caller
-                            .data()
-                            .cluster
-                            .answer(&operation, &payload)
-                            .map_err(|e| e.to_string())
+                        caller.data().cluster.answer(&operation, &payload).map_err(|e| e.to_string())
                     }
                     _ => Ok(Vec::new()),
                 };
@@ -117,9 +109,7 @@ fn linker(engine: &Engine) -> Linker<Guest> {
         .unwrap();
     for name in ["__host_response", "__host_error"] {
         let length = format!("{name}_len");
-        linker
-            .func_wrap(wapc, &length, |caller: Caller<'_, Guest>| caller.data().answer.len() as i32)
-            .unwrap();
+        linker.func_wrap(wapc, &length, |caller: Caller<'_, Guest>| caller.data().answer.len() as i32).unwrap();
         linker
             .func_wrap(wapc, name, |mut caller: Caller<'_, Guest>, at: i32| {
                 let answer = caller.data().answer.clone();

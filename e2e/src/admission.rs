@@ -44,10 +44,7 @@ pub enum RequestError {
 ///
 /// # Errors
 /// [`RequestError`] where there is not exactly one object to ask about.
-pub fn request(
-    documents: Vec<Value>,
-    options: &RequestOptions,
-) -> Result<(Value, Vec<Value>), RequestError> {
+pub fn request(documents: Vec<Value>, options: &RequestOptions) -> Result<(Value, Vec<Value>), RequestError> {
     let is_vm = |document: &Value| document["kind"] == "VirtualMachine";
     let (mut subjects, mut others): (Vec<Value>, Vec<Value>) =
         documents.into_iter().partition(|d| is_vm(d) || is_request(d));
@@ -80,13 +77,11 @@ pub fn request(
 
 /// Whether the document is an AdmissionReview, or the request of one.
 fn is_request(document: &Value) -> bool {
-    document["kind"] == "AdmissionReview"
-        || (document["kind"].is_object() && document["operation"].is_string())
+    document["kind"] == "AdmissionReview" || (document["kind"].is_object() && document["operation"].is_string())
 }
 
 fn from_manifest(object: Value, options: &RequestOptions) -> Result<Value, RequestError> {
-    let (Some(api_version), Some(kind)) = (object["apiVersion"].as_str(), object["kind"].as_str())
-    else {
+    let (Some(api_version), Some(kind)) = (object["apiVersion"].as_str(), object["kind"].as_str()) else {
         return Err(RequestError::NoManifest);
     };
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
@@ -160,11 +155,7 @@ pub struct Status {
 impl AdmissionResponse {
     /// A denial.
     pub fn reject(request: &Value, message: String, code: u16) -> Self {
-        Self {
-            uid: uid(request),
-            status: Some(Status { message: Some(message), code: Some(code) }),
-            ..Self::default()
-        }
+        Self { uid: uid(request), status: Some(Status { message: Some(message), code: Some(code) }), ..Self::default() }
     }
 
     /// A denial for a guest that failed, whatever the webhook's failure policy is.

@@ -128,8 +128,7 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`] where the folder or a file in it cannot be used.
     pub fn from_folder(folder: &Path) -> Result<Self, ClusterError> {
-        let unreadable =
-            |error| ClusterError::Folder { folder: folder.display().to_string(), error };
+        let unreadable = |error| ClusterError::Folder { folder: folder.display().to_string(), error };
         let mut files = Vec::new();
         for entry in fs::read_dir(folder).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
@@ -145,10 +144,7 @@ impl Cluster {
                     && document["kind"].is_string()
                     && document["metadata"]["name"].is_string();
                 if !is_object {
-                    return Err(ClusterError::NoObject {
-                        file: file.display().to_string(),
-                        number: index + 1,
-                    });
+                    return Err(ClusterError::NoObject { file: file.display().to_string(), number: index + 1 });
                 }
                 cluster.add(document);
             }
@@ -189,9 +185,7 @@ impl Cluster {
         }
         match operation {
             "get_resource" => self.get(&serde_json::from_slice(payload)?),
-            "list_resources_all" | "list_resources_by_namespace" => {
-                self.list(&serde_json::from_slice(payload)?)
-            }
+            "list_resources_all" | "list_resources_by_namespace" => self.list(&serde_json::from_slice(payload)?),
             "can_i" => self.can_i(&serde_json::from_slice(payload)?),
             _ => Err(format!("unknown operation: {operation}").into()),
         }
@@ -311,9 +305,7 @@ impl Cluster {
     }
 
     fn of_kind(&self, api_version: &str, kind: &str) -> impl Iterator<Item = &Value> {
-        self.objects
-            .iter()
-            .filter(move |object| object["apiVersion"] == api_version && object["kind"] == kind)
+        self.objects.iter().filter(move |object| object["apiVersion"] == api_version && object["kind"] == kind)
     }
 }
 
@@ -327,9 +319,7 @@ pub fn granted_by_metadata(metadata: &Path) -> Result<Faults, FileError> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let resources = list("contextAwareResources");
     Ok(Faults {
-        granted: Some(
-            resources.iter().map(|r| (text(&r["apiVersion"]), text(&r["kind"]))).collect(),
-        ),
+        granted: Some(resources.iter().map(|r| (text(&r["apiVersion"]), text(&r["kind"]))).collect()),
         capabilities: Some(list("hostCapabilities").iter().map(text).collect()),
         ..Faults::default()
     })
@@ -342,8 +332,7 @@ fn pruned(object: &Value, masks: Option<&[String]>) -> Value {
         return object.clone();
     };
     let always = ["apiVersion", "kind", "metadata"].map(str::to_owned);
-    let paths: Vec<Vec<&str>> =
-        masks.iter().chain(&always).map(|mask| mask.split('.').collect()).collect();
+    let paths: Vec<Vec<&str>> = masks.iter().chain(&always).map(|mask| mask.split('.').collect()).collect();
     prune(object, &paths.iter().map(Vec::as_slice).collect::<Vec<_>>())
 }
 
@@ -353,8 +342,7 @@ fn prune(value: &Value, paths: &[&[&str]]) -> Value {
         Value::Array(items) => items.iter().map(|item| prune(item, paths)).collect(),
         Value::Object(members) => {
             let keep = |(key, value): (&String, &Value)| {
-                let below: Vec<&[&str]> =
-                    paths.iter().filter(|path| path[0] == key).map(|path| &path[1..]).collect();
+                let below: Vec<&[&str]> = paths.iter().filter(|path| path[0] == key).map(|path| &path[1..]).collect();
                 (!below.is_empty()).then(|| (key.clone(), prune(value, &below)))
             };
             Value::Object(members.iter().filter_map(keep).collect())

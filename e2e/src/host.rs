@@ -77,13 +77,11 @@ impl Host {
     /// # Errors
     /// [`HostError`] where the file is no Kubewarden module.
     pub fn load(path: &Path, cluster: Cluster) -> Result<Self, HostError> {
-        let bytes = std::fs::read(path)
-            .map_err(|error| HostError::Read { path: path.to_owned(), error })?;
-        let module =
-            WasmtimeEngineProviderBuilder::new().module_bytes(&bytes).build_pre().map_err(|e| {
-                let message = e.to_string().lines().next().unwrap_or_default().to_owned();
-                HostError::Compile { path: path.to_owned(), message }
-            })?;
+        let bytes = std::fs::read(path).map_err(|error| HostError::Read { path: path.to_owned(), error })?;
+        let module = WasmtimeEngineProviderBuilder::new().module_bytes(&bytes).build_pre().map_err(|e| {
+            let message = e.to_string().lines().next().unwrap_or_default().to_owned();
+            HostError::Compile { path: path.to_owned(), message }
+        })?;
         Ok(Self { module, cluster: Arc::new(cluster) })
     }
 
@@ -118,8 +116,7 @@ impl Host {
         };
         let failed = |e: &dyn std::fmt::Display| HostError::Call(e.to_string());
         let instance = self.module.rehydrate(None).map_err(|e| failed(&e))?;
-        let guest =
-            WapcHost::new(Box::new(instance), Some(Box::new(callback))).map_err(|e| failed(&e))?;
+        let guest = WapcHost::new(Box::new(instance), Some(Box::new(callback))).map_err(|e| failed(&e))?;
         Ok(Instance { guest, activity })
     }
 

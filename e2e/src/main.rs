@@ -85,8 +85,8 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     let old = arguments.old.as_deref().map(only_document).transpose()?;
     let documents = yaml::read(&arguments.manifest).map_err(|e| e.to_string())?;
     let options = RequestOptions { old };
-    let (request, others) = admission::request(documents, &options)
-        .map_err(|e| format!("{}: {e}", arguments.manifest.display()))?;
+    let (request, others) =
+        admission::request(documents, &options).map_err(|e| format!("{}: {e}", arguments.manifest.display()))?;
 
     let mut cluster = match &arguments.cluster {
         Some(folder) => Cluster::from_folder(folder).map_err(|e| e.to_string())?,
@@ -96,15 +96,9 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     let granted = cluster::granted_by_metadata(&arguments.metadata).map_err(|e| e.to_string())?;
     if let Some(kind) = arguments.deny.iter().find(|kind| !granted.grants(kind)) {
         let metadata = arguments.metadata.display();
-        return Err(format!(
-            "--deny {kind}: {metadata} grants no such kind; write it as it stands there"
-        ));
+        return Err(format!("--deny {kind}: {metadata} grants no such kind; write it as it stands there"));
     }
-    let cluster = cluster.with_faults(Faults {
-        denied: arguments.deny.clone(),
-        offline: arguments.offline,
-        ..granted
-    });
+    let cluster = cluster.with_faults(Faults { denied: arguments.deny.clone(), offline: arguments.offline, ..granted });
     let settings = match &arguments.settings {
         Some(file) => only_document(file)?,
         None => json!({}),

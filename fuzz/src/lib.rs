@@ -103,9 +103,11 @@ const UNREADABLE: [&str; 6] = [
 /// Any payload of `validate`.
 pub fn validate(data: &[u8]) {
     let answer = Answer::to(data);
-    if let Some((_, why)) = answer.message().split_once(" cannot be read: ").filter(|(what, _)| {
-        ["the admission request", "the VirtualMachine's template"].contains(what)
-    }) {
+    if let Some((_, why)) = answer
+        .message()
+        .split_once(" cannot be read: ")
+        .filter(|(what, _)| ["the admission request", "the VirtualMachine's template"].contains(what))
+    {
         let why: String = why.chars().filter(|c| !c.is_ascii_digit()).collect();
         assert!(UNREADABLE.contains(&why.as_str()), "{why}");
     }
@@ -290,8 +292,7 @@ fn check_kept(path: &str, before: &Value, after: &Value) {
                 check_kept(path, before, after);
             }
         }
-        (Value::String(_), Value::String(_))
-            if path.ends_with("/hooks.kubevirt.io/hookSidecars") => {}
+        (Value::String(_), Value::String(_)) if path.ends_with("/hooks.kubevirt.io/hookSidecars") => {}
         // What is read whole holds no numbers but integers where the VirtualMachine is valid; others are floating-point.
         (Value::Number(before), Value::Number(after)) if before.is_f64() && after.is_f64() => {
             let [before, after] = [before, after].map(|number| number.as_f64().unwrap_or_default());
@@ -307,14 +308,12 @@ fn split(data: &[u8]) -> Option<(&str, [u8; 2])> {
 }
 
 /// The VirtualMachine of Harvester's form.
-static VM: LazyLock<Value> = LazyLock::new(|| {
-    serde_saphyr::from_str(include_str!("../../tests/data/vm-ui-create.yaml")).expect("YAML")
-});
+static VM: LazyLock<Value> =
+    LazyLock::new(|| serde_saphyr::from_str(include_str!("../../tests/data/vm-ui-create.yaml")).expect("YAML"));
 
 fn asking(vm: &Value, directives: &[(&str, &str)]) -> Value {
     let mut vm = vm.clone();
-    let mut annotations =
-        vm["metadata"]["annotations"].as_object().cloned().unwrap_or_else(Map::new);
+    let mut annotations = vm["metadata"]["annotations"].as_object().cloned().unwrap_or_else(Map::new);
     for (key, value) in directives {
         annotations.insert(format!("{PREFIX}{key}"), json!(value));
     }

@@ -37,10 +37,7 @@ const VALUES: [(u8, &str); 24] = [
     (4, "node2-000005000"),
     (4, "hostdev0"),
     (5, "registry.suse.com/harvester/sidecar-shim:v1.4.0"),
-    (
-        5,
-        "localhost:5000/a/b@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-    ),
+    (5, "localhost:5000/a/b@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
     (5, "sidecar"),
     (6, "amd"),
     (6, "intel"),
@@ -67,9 +64,8 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "validate" => payloads(),
         "validate_settings" => settings().iter().map(|s| s.to_string().into_bytes()).collect(),
         "directives" => {
-            let seeds = (0..12u8).flat_map(|variant| {
-                VALUES.iter().map(move |(key, text)| headed([*key, variant], text))
-            });
+            let seeds =
+                (0..12u8).flat_map(|variant| VALUES.iter().map(move |(key, text)| headed([*key, variant], text)));
             seeds.collect()
         }
         "user_data" => {
@@ -127,13 +123,9 @@ fn settings() -> Vec<Value> {
 }
 
 fn payloads() -> Vec<Vec<u8>> {
-    let mut objects: Vec<Value> =
-        EXAMPLES.iter().map(|file| serde_saphyr::from_str(file).expect("YAML")).collect();
+    let mut objects: Vec<Value> = EXAMPLES.iter().map(|file| serde_saphyr::from_str(file).expect("YAML")).collect();
     objects.push(VM.clone());
-    objects.push(asking(
-        &VM,
-        &[("nested-virt", "enabled"), ("nested-virt-added", r#"[{"cpuFeature":"svm"}]"#)],
-    ));
+    objects.push(asking(&VM, &[("nested-virt", "enabled"), ("nested-virt-added", r#"[{"cpuFeature":"svm"}]"#)]));
     objects.push(asking(
         &VM,
         &[(

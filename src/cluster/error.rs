@@ -40,8 +40,7 @@ impl Account {
 
     /// Any user. `None` for a name that cannot stand between quotes in a message and in a command.
     pub fn of_user(name: &str) -> Option<Self> {
-        let is_usable =
-            |c: char| (c.is_ascii_graphic() || c == ' ') && !matches!(c, '"' | '\'' | '\\');
+        let is_usable = |c: char| (c.is_ascii_graphic() || c == ' ') && !matches!(c, '"' | '\'' | '\\');
         let is_usable = (1..=256).contains(&name.len()) && name.chars().all(is_usable);
         is_usable.then(|| Self(name.to_owned()))
     }
@@ -140,9 +139,9 @@ impl LookupError {
             ClusterError::Forbidden(account) => {
                 format!("have an administrator run: {}", self.command(account.as_ref()))
             }
-            ClusterError::NotDeclared => format!(
-                "have an administrator add {{apiVersion: {api_version}, kind: {name}}} to that list"
-            ),
+            ClusterError::NotDeclared => {
+                format!("have an administrator add {{apiVersion: {api_version}, kind: {name}}} to that list")
+            }
             ClusterError::NotOffered => {
                 "have an administrator install Kubewarden 1.27 or later and allow the policy its host capabilities"
                     .to_owned()

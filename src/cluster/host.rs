@@ -39,25 +39,17 @@ impl Cluster for HostCluster {
         call("list_resources_all", request)
     }
 
-    fn can_i(
-        &self,
-        account: &Account,
-        verb: &'static str,
-        kind: Kind,
-    ) -> Result<String, ClusterError> {
+    fn can_i(&self, account: &Account, verb: &'static str, kind: Kind) -> Result<String, ClusterError> {
         let (group, resource) = kind.group_and_resource();
         let groups = account.groups().into_iter().map(Json::from).collect();
-        let attributes =
-            vec![member("group", group), member("resource", resource), member("verb", verb)];
+        let attributes = vec![member("group", group), member("resource", resource), member("verb", verb)];
         let review = vec![
             member("user", account.as_str()),
             member("groups", Json::Array(groups)),
             member("resource_attributes", Json::Object(attributes)),
         ];
-        let request = vec![
-            member("subject_access_review", Json::Object(review)),
-            member("disable_cache", Json::Bool(false)),
-        ];
+        let request =
+            vec![member("subject_access_review", Json::Object(review)), member("disable_cache", Json::Bool(false))];
         call("can_i", request)
     }
 }
@@ -152,9 +144,7 @@ mod tests {
          \"system:serviceaccount:kubewarden:policy-server\" cannot get resource \"configmaps\" in API group \"\" in the \
          namespace \"ns1\": Forbidden (Status { status: Some(Failure), code: 403 })\n\nCaused by:\n    configmaps \"x\" \
          is forbidden",
-        ClusterError::Forbidden(Account::of_user(
-            "system:serviceaccount:kubewarden:policy-server"
-        ))
+        ClusterError::Forbidden(Account::of_user("system:serviceaccount:kubewarden:policy-server"))
     )]
     #[case::unreachable(SERVICE_ERROR, ClusterError::Unavailable)]
     #[case::no_namespace(
@@ -175,10 +165,7 @@ mod tests {
         "Host error: Callback evaluation failure: the worker named 'w' is gone",
         ClusterError::Unavailable
     )]
-    #[case::overload(
-        "Host error: Error sending request over callback channel: Full(..)",
-        ClusterError::Unavailable
-    )]
+    #[case::overload("Host error: Error sending request over callback channel: Full(..)", ClusterError::Unavailable)]
     #[case::replay(
         "Host error: Callback evaluation failure: the list of recorded responses is empty",
         ClusterError::Unavailable

@@ -32,11 +32,7 @@ pub(super) static SECRET: KindFacts = KindFacts {
     fields: &["data.userdata", "data.userData", "data.user-data"],
     object: &Shape::OnlyMembers(&[(
         "data",
-        Shape::OnlyMembers(&[
-            ("userdata", Shape::Whole),
-            ("userData", Shape::Whole),
-            ("user-data", Shape::Whole),
-        ]),
+        Shape::OnlyMembers(&[("userdata", Shape::Whole), ("userData", Shape::Whole), ("user-data", Shape::Whole)]),
     )]),
     ..CONFIG_MAP
 };
@@ -71,9 +67,7 @@ impl Object for Node {
         Self {
             labels: labels
                 .iter()
-                .map(|(key, value)| {
-                    (key.as_ref().to_owned(), value.as_str().unwrap_or_default().to_owned())
-                })
+                .map(|(key, value)| (key.as_ref().to_owned(), value.as_str().unwrap_or_default().to_owned()))
                 .collect(),
         }
     }

@@ -70,9 +70,8 @@ impl Object for KubeVirt {
     const KIND: Kind = Kind::KubeVirt;
 
     fn read(json: &Json<'_>) -> Self {
-        let configuration = |path: &[&str]| {
-            json.at(&["spec", "configuration"]).and_then(|json| json.at(path)).map(Json::items)
-        };
+        let configuration =
+            |path: &[&str]| json.at(&["spec", "configuration"]).and_then(|json| json.at(path)).map(Json::items);
         let gates = configuration(&["developerConfiguration", "featureGates"]).unwrap_or_default();
         let devices = ["pciHostDevices", "mediatedDevices"]
             .into_iter()

@@ -40,12 +40,7 @@ pub trait Cluster {
     ///
     /// # Errors
     /// Any [`ClusterError`]; `Forbidden` where the policy may not ask.
-    fn can_i(
-        &self,
-        account: &Account,
-        verb: &'static str,
-        kind: Kind,
-    ) -> Result<String, ClusterError>;
+    fn can_i(&self, account: &Account, verb: &'static str, kind: Kind) -> Result<String, ClusterError>;
 }
 
 /// The name under which the policy asks for what it will be refused. policy-server logs the refusal as an error, with the name.
@@ -117,11 +112,7 @@ impl<'c> Lookups<'c> {
     }
 
     /// Looks an object up, once.
-    pub(crate) fn get<T: Object>(
-        &self,
-        name: &str,
-        namespace: Option<&str>,
-    ) -> Result<T, LookupError> {
+    pub(crate) fn get<T: Object>(&self, name: &str, namespace: Option<&str>) -> Result<T, LookupError> {
         let query = Query { kind: T::KIND, name: Some(name), namespace };
         let mut object = None;
         self.read(query, &mut |json| object = Some(T::read(json)))?;
@@ -159,9 +150,7 @@ impl<'c> Lookups<'c> {
             // The host makes a URL of the name, so one that no object can have is not asked for.
             Some(name) if !SUBDOMAIN.allows(name) => Err(query.failed(ClusterError::NotFound)),
             Some(name) => cluster.get(kind, name, namespace).map_err(|cause| query.failed(cause)),
-            None => self
-                .guard(kind)
-                .and_then(|()| cluster.list(kind).map_err(|cause| query.failed(cause))),
+            None => self.guard(kind).and_then(|()| cluster.list(kind).map_err(|cause| query.failed(cause))),
         };
         let (name, json) = (name.map(str::to_owned), json.map(Rc::new));
         self.answers.borrow_mut().push(Answer { kind, name, json: json.clone() });
@@ -180,12 +169,9 @@ impl<'c> Lookups<'c> {
         static STATUS: Shape = Shape::OnlyMembers(&[("allowed", Shape::Whole)]);
         let not_listed = |cause| Query::all(kind).failed(cause);
         let review = |cause| match cause {
-            ClusterError::NotDeclared | ClusterError::Forbidden(_) => LookupError {
-                cause,
-                kind: Kind::SubjectAccessReview,
-                verbs: "create",
-                namespace: None,
-            },
+            ClusterError::NotDeclared | ClusterError::Forbidden(_) => {
+                LookupError { cause, kind: Kind::SubjectAccessReview, verbs: "create", namespace: None }
+            }
             cause => not_listed(cause),
         };
         let account = self.account().map_err(review)?;
@@ -210,9 +196,7 @@ impl<'c> Lookups<'c> {
         let ask = || match self.cluster.get(Kind::SubjectAccessReview, REFUSED, None) {
             Err(ClusterError::Forbidden(Some(account))) => Ok(account),
             Err(ClusterError::Unsupported) => Ok(self.configured_account()),
-            Err(ClusterError::Forbidden(None) | ClusterError::NotFound) | Ok(_) => {
-                Err(ClusterError::Unavailable)
-            }
+            Err(ClusterError::Forbidden(None) | ClusterError::NotFound) | Ok(_) => Err(ClusterError::Unavailable),
             Err(error) => Err(error),
         };
         self.account.get_or_init(ask).as_ref().map_err(ClusterError::clone)

@@ -94,11 +94,7 @@ pub(crate) struct Directives<'o, 'a> {
 
 impl<'o, 'a> Directives<'o, 'a> {
     /// Finds the directives and options in the VirtualMachine's outline, and the directives in its user data.
-    pub(crate) fn read(
-        outline: &'o VmOutline<'a>,
-        source: ConfigSource,
-        user_data: &'o UserData,
-    ) -> Self {
+    pub(crate) fn read(outline: &'o VmOutline<'a>, source: ConfigSource, user_data: &'o UserData) -> Self {
         let annotations = outline.annotations();
         let labels = outline.labels();
         let (source, directives, elsewhere) = match source {
@@ -154,8 +150,7 @@ impl<'o, 'a> Directives<'o, 'a> {
             _ => ("annotations", "labels"),
         };
         let mut warnings = self.user_data.warnings().to_vec();
-        let is_misplaced =
-            |name: &&'static str| lookup(self.elsewhere, Key::directive(name)).is_some();
+        let is_misplaced = |name: &&'static str| lookup(self.elsewhere, Key::directive(name)).is_some();
         let misplaced = text::list(features.iter().copied().filter(is_misplaced));
         if !misplaced.is_empty() {
             warnings.push(format!(
@@ -199,11 +194,7 @@ fn lookup<'o, 'a>(members: &'o [Member<'a>], key: Key) -> Option<&'o Json<'a>> {
     members.iter().rev().find(|(k, _)| key.is(k)).map(|(_, value)| value)
 }
 
-fn as_text<'o>(
-    json: &'o Json<'_>,
-    source: Source<'o>,
-    name: &'static str,
-) -> Result<&'o str, NotText<'o>> {
+fn as_text<'o>(json: &'o Json<'_>, source: Source<'o>, name: &'static str) -> Result<&'o str, NotText<'o>> {
     json.as_str().map(str::trim).ok_or(NotText { place: source, name, found: json.kind() })
 }
 

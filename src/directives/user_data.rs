@@ -98,9 +98,7 @@ impl UserData {
                 Asked::Yes(Directive { source: Source::UserData(volume), feature, value })
             }
             Some(_) => Asked::No,
-            None if self.is_incomplete || self.unreadable.iter().any(|name| name == feature) => {
-                Asked::Unreadable
-            }
+            None if self.is_incomplete || self.unreadable.iter().any(|name| name == feature) => Asked::Unreadable,
             None => Asked::No,
         }
     }
@@ -166,9 +164,7 @@ impl UserData {
             return self.pass_over(volume, "is longer than 64 KiB");
         }
         match yaml::section(text, SECTION) {
-            Ok(section) => {
-                section.into_iter().for_each(|(key, value)| self.add(volume, &key, value))
-            }
+            Ok(section) => section.into_iter().for_each(|(key, value)| self.add(volume, &key, value)),
             Err(problem) => self.pass_over(volume, &format!("is not read: {problem}")),
         }
     }
@@ -214,8 +210,7 @@ impl UserData {
 }
 
 fn describe_secret(name: &str, volume: &str, error: &LookupError) -> String {
-    let secret =
-        format!("the Secret {} with the user data of the volume {}", Quoted(name), Quoted(volume));
+    let secret = format!("the Secret {} with the user data of the volume {}", Quoted(name), Quoted(volume));
     let takes_effect = "what it asks for takes effect when the VirtualMachine is next changed";
     match error.cause {
         ClusterError::NotFound => format!("{secret} does not exist yet; {takes_effect}"),

@@ -176,9 +176,7 @@ impl Writer {
         let mut is_key = false;
         if let Some(open) = self.open.last_mut() {
             let (mark, next) = match *open {
-                Open::Item { is_first } => {
-                    (if is_first { "" } else { "," }, Open::Item { is_first: false })
-                }
+                Open::Item { is_first } => (if is_first { "" } else { "," }, Open::Item { is_first: false }),
                 Open::Key { is_first } => (if is_first { "" } else { "," }, Open::Value),
                 Open::Value => (":", Open::Key { is_first: false }),
             };
@@ -245,8 +243,7 @@ mod tests {
     }
 
     fn one(value: &str) -> Value {
-        let mut section =
-            read(&format!("before: [1]\nx:\n  a: {value}\nafter: {{b: c}}\n")).unwrap();
+        let mut section = read(&format!("before: [1]\nx:\n  a: {value}\nafter: {{b: c}}\n")).unwrap();
         assert_eq!(section.len(), 1, "{section:?}");
         section.remove(0).1
     }
@@ -260,10 +257,7 @@ mod tests {
     #[case::number("1", "1")]
     #[case::block("|\n    two\n    lines", "two\nlines\n")]
     #[case::json(r#"'{"devices": ["0000:00:02.0"]}'"#, r#"{"devices": ["0000:00:02.0"]}"#)]
-    #[case::flow_map(
-        "{devices: [0000:00:02.0, '01:00.0']}",
-        r#"{"devices":["0000:00:02.0","01:00.0"]}"#
-    )]
+    #[case::flow_map("{devices: [0000:00:02.0, '01:00.0']}", r#"{"devices":["0000:00:02.0","01:00.0"]}"#)]
     #[case::block_map(
         "\n    devices:\n      - 0000:00:02.0\n      - node1/01:00.0",
         r#"{"devices":["0000:00:02.0","node1/01:00.0"]}"#
@@ -272,10 +266,7 @@ mod tests {
         "[1, -2.5, 0x1f, 01, true, off, ~, null, 'null', \"\"]",
         r#"[1,-2.5,"0x1f","01",true,false,null,null,"null",""]"#
     )]
-    #[case::nested(
-        "{a: {b: [[], {}]}, 1: x, true: y}",
-        r#"{"a":{"b":[[],{}]},"1":"x","true":"y"}"#
-    )]
+    #[case::nested("{a: {b: [[], {}]}, 1: x, true: y}", r#"{"a":{"b":[[],{}]},"1":"x","true":"y"}"#)]
     #[case::escapes(r#"["\" \\ \n é"]"#, r#"["\" \\ \n é"]"#)]
     #[case::anchor("&here text", "text")]
     fn values(#[case] yaml: &str, #[case] text: &str) {

@@ -14,13 +14,9 @@ pub(super) struct GpuDevicePlugin;
 
 #[derive(Debug, thiserror::Error)]
 enum GpuDevicePluginError {
-    #[error(
-        "not the name of an extended resource: {0}; write one such as nvidia.com/gpu, or nvidia.com/gpu=2"
-    )]
+    #[error("not the name of an extended resource: {0}; write one such as nvidia.com/gpu, or nvidia.com/gpu=2")]
     Name(#[from] ResourceNameError),
-    #[error(
-        "the count after = must be a whole number from 1 to {max}; write {name}=2, for example, or the name alone"
-    )]
+    #[error("the count after = must be a whole number from 1 to {max}; write {name}=2, for example, or the name alone")]
     Count { name: ResourceName, max: usize },
     #[error(
         "{name} is not one of the resources that the policy allows ({allowed}); name one of them, or have the administrator \
@@ -86,9 +82,9 @@ impl Feature for GpuDevicePlugin {
                     ));
                 }
             }
-            Some(obstacle) if attached > 0 => plan.warnings.push(format!(
-                "the guest has {attached} of the {count} devices of {name}: {obstacle}"
-            )),
+            Some(obstacle) if attached > 0 => {
+                plan.warnings.push(format!("the guest has {attached} of the {count} devices of {name}: {obstacle}"))
+            }
             Some(obstacle) => {
                 plan.warnings.push(format!(
                     "a limit on {name} gives the VirtualMachine's pod the resource, but the guest no device: {obstacle}"
@@ -150,9 +146,7 @@ fn is_host_device(name: &ResourceName, context: &Context<'_>) -> bool {
 /// Why the guest cannot have a device of the resource, if it cannot.
 fn obstacle(name: &ResourceName, context: &Context<'_>) -> Option<String> {
     let why = match context.settings.gpu_device_plugin.attach_device {
-        AttachDevice::Never => {
-            "the policy's setting gpuDevicePlugin.attachDevice is never".to_owned()
-        }
+        AttachDevice::Never => "the policy's setting gpuDevicePlugin.attachDevice is never".to_owned(),
         AttachDevice::Auto => match context.lookups.kubevirt() {
             Ok(kubevirt) if kubevirt.serves_device(name.as_str()) => return None,
             Ok(_) => "KubeVirt's permittedHostDevices does not have it".to_owned(),

@@ -76,8 +76,7 @@ impl Siblings {
                 && vm.has(entry)
                 && !is_asked_for(entry)
         };
-        let candidates: Vec<Entry> =
-            host_devices(vm).filter(is_pci_device).filter(may_be_sibling).collect();
+        let candidates: Vec<Entry> = host_devices(vm).filter(is_pci_device).filter(may_be_sibling).collect();
         if candidates.is_empty() {
             return Ok(Self::default());
         }
@@ -109,14 +108,10 @@ impl Siblings {
     }
 
     /// Those that go, as none of the devices that stay shares a group with them.
-    pub(crate) fn without_those_of<'s>(
-        &'s self,
-        staying: &'s [Recorded],
-    ) -> impl Iterator<Item = &'s Entry> {
+    pub(crate) fn without_those_of<'s>(&'s self, staying: &'s [Recorded]) -> impl Iterator<Item = &'s Entry> {
         let stays = |group: &Group| {
-            let is_staying = |name: &String| {
-                staying.iter().any(|a| a.entry.as_device().is_some_and(|(n, _)| n == name))
-            };
+            let is_staying =
+                |name: &String| staying.iter().any(|a| a.entry.as_device().is_some_and(|(n, _)| n == name));
             self.groups.iter().any(|(name, g)| g == group && is_staying(name))
         };
         self.entries.iter().filter(move |(_, group)| !stays(group)).map(|(entry, _)| entry)

@@ -16,31 +16,10 @@ const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
 const AMD64: &str = "amd64";
 
 /// CPU models by the start of their names, lower case. Source: libvirt, `src/cpu_map/x86_*.xml`.
-const AMD_MODELS: [&str; 5] = ["athlon", "epyc", "opteron", "phenom", "dhyana"];
-const INTEL_MODELS: [&str; 22] = [
-    "broadwell",
-    "cascadelake",
-    "clearwaterforest",
-    "conroe",
-    "cooperlake",
-    "core2duo",
-    "coreduo",
-    "denverton",
-    "diamondrapids",
-    "graniterapids",
-    "haswell",
-    "icelake",
-    "ivybridge",
-    "knightsmill",
-    "n270",
-    "nehalem",
-    "penryn",
-    "sandybridge",
-    "sapphirerapids",
-    "sierraforest",
-    "skylake",
-    "westmere",
-];
+const AMD_MODELS: &str = "athlon epyc opteron phenom dhyana";
+const INTEL_MODELS: &str = "broadwell cascadelake clearwaterforest conroe cooperlake core2duo coreduo denverton \
+    diamondrapids graniterapids haswell icelake ivybridge knightsmill n270 nehalem penryn sandybridge sapphirerapids \
+    sierraforest skylake westmere";
 
 /// Whose CPU, and so which extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,20 +44,17 @@ impl Vendor {
     fn labels(self) -> [&'static str; 2] {
         match self {
             Vendor::Amd => ["cpu-vendor.node.kubevirt.io/AMD", "cpu-feature.node.kubevirt.io/svm"],
-            Vendor::Intel => {
-                ["cpu-vendor.node.kubevirt.io/Intel", "cpu-feature.node.kubevirt.io/vmx"]
-            }
+            Vendor::Intel => ["cpu-vendor.node.kubevirt.io/Intel", "cpu-feature.node.kubevirt.io/vmx"],
         }
     }
 
     fn of_model(model: &str) -> Option<Self> {
         let model = model.to_ascii_lowercase();
-        if AMD_MODELS.iter().any(|start| model.starts_with(start)) {
-            Some(Vendor::Amd)
-        } else if INTEL_MODELS.iter().any(|start| model.starts_with(start)) {
-            Some(Vendor::Intel)
-        } else {
-            None
+        let is_one_of = |starts: &str| starts.split(' ').any(|start| model.starts_with(start));
+        match (is_one_of(AMD_MODELS), is_one_of(INTEL_MODELS)) {
+            (true, _) => Some(Vendor::Amd),
+            (_, true) => Some(Vendor::Intel),
+            _ => None,
         }
     }
 }
@@ -201,18 +177,13 @@ fn vendor_of_vm(vm: &VirtualMachine<'_>) -> Result<Option<Vendor>, Failure> {
     let placement = vm.placement()?;
     let model = Vendor::of_model(vm.cpu_model()?);
     let says = |vendor: &Vendor| {
-        features.iter().any(|feature| {
-            feature.name == vendor.extension() && !matches!(feature.policy, "forbid" | "disable")
-        }) || model == Some(*vendor)
-            || placement
-                .selector()
-                .iter()
-                .any(|(key, value)| *value == "true" && vendor.labels().contains(key))
+        features
+            .iter()
+            .any(|feature| feature.name == vendor.extension() && !matches!(feature.policy, "forbid" | "disable"))
+            || model == Some(*vendor)
+            || placement.selector().iter().any(|(key, value)| *value == "true" && vendor.labels().contains(key))
     };
-    only_one(
-        Vendor::ALL.into_iter().filter(says),
-        "the VirtualMachine's CPU settings and node selector name",
-    )
+    only_one(Vendor::ALL.into_iter().filter(says), "the VirtualMachine's CPU settings and node selector name")
 }
 
 fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Failure> {
@@ -223,8 +194,7 @@ fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Fa
     };
     let mut nodes = nodes.map_err(unknown_vendor)?;
     nodes.retain(|node| placement.allows(|key| node.label(key)));
-    let other =
-        nodes.iter().find_map(|node| node.label(ARCHITECTURE_LABEL).filter(|a| *a != AMD64));
+    let other = nodes.iter().find_map(|node| node.label(ARCHITECTURE_LABEL).filter(|a| *a != AMD64));
     let other = other.map(str::to_owned);
     nodes.retain(|node| node.label(ARCHITECTURE_LABEL).is_none_or(|a| a == AMD64));
     if let Some(architecture) = other.filter(|_| nodes.is_empty()) {
@@ -240,8 +210,7 @@ fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Fa
     }
     let has = |label: &str| nodes.iter().any(|node| node.label(label) == Some("true"));
     let found = Vendor::ALL.into_iter().filter(|vendor| vendor.labels().into_iter().any(has));
-    let Some(vendor) = only_one(found, "the nodes that the VirtualMachine may run on are of")?
-    else {
+    let Some(vendor) = only_one(found, "the nodes that the VirtualMachine may run on are of")? else {
         return Err(NestedVirtError::unknown(
             "no node that the VirtualMachine may run on has a label cpu-vendor.node.kubevirt.io/AMD or /Intel",
             "see that KubeVirt's node labeller runs",
@@ -258,10 +227,7 @@ fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Fa
     Ok((vendor, warning))
 }
 
-fn only_one(
-    mut vendors: impl Iterator<Item = Vendor>,
-    who: &'static str,
-) -> Result<Option<Vendor>, Failure> {
+fn only_one(mut vendors: impl Iterator<Item = Vendor>, who: &'static str) -> Result<Option<Vendor>, Failure> {
     match (vendors.next(), vendors.next()) {
         (Some(_), Some(_)) => Err(NestedVirtError::BothVendors(who).into()),
         (vendor, _) => Ok(vendor),
@@ -280,9 +246,6 @@ fn unknown_vendor(error: LookupError) -> NestedVirtError {
             "there is no node of the name that the node selector kubernetes.io/hostname gives",
             "correct the node selector",
         ),
-        _ => NestedVirtError::unknown(
-            format!("the VirtualMachine does not say, and {}", error.why()),
-            error.remedy(),
-        ),
+        _ => NestedVirtError::unknown(format!("the VirtualMachine does not say, and {}", error.why()), error.remedy()),
     }
 }

@@ -57,11 +57,7 @@ impl Record {
     /// Finds the entries that are still there, exactly as they were added, but for what others rename: Harvester makes host
     /// devices of GPUs, and names a host device after the PCIDevice that a VirtualMachine was really given. As many entries
     /// as are recorded of a resource stand for as many of it that are there.
-    pub(crate) fn still_in(
-        &self,
-        vm: &VirtualMachine<'_>,
-        may_be_ours: impl Fn(&Entry) -> bool,
-    ) -> Found<'_> {
+    pub(crate) fn still_in(&self, vm: &VirtualMachine<'_>, may_be_ours: impl Fn(&Entry) -> bool) -> Found<'_> {
         let mut found = Found::default();
         let mut missing = Vec::new();
         for added in &self.0 {
@@ -72,9 +68,8 @@ impl Record {
             }
         }
         let is_other = |entry: &Entry| found.ours.iter().all(|added| added.entry != *entry);
-        let may_be_renamed = |entry: &Entry| {
-            is_pci_device(entry) && is_other(entry) && vm.has(entry) && may_be_ours(entry)
-        };
+        let may_be_renamed =
+            |entry: &Entry| is_pci_device(entry) && is_other(entry) && vm.has(entry) && may_be_ours(entry);
         let mut renamed: Vec<Entry> = host_devices(vm).filter(may_be_renamed).collect();
         for added in missing {
             let is_it = |entry: &Entry| added.entry.is_of_same_resource_as(entry);
@@ -102,25 +97,18 @@ impl Found<'_> {
     }
 
     /// What stands in the place of the entries that are missing, in words for the user.
-    pub(crate) fn changes(
-        &self,
-        vm: &VirtualMachine<'_>,
-        ownership: &Ownership<'_>,
-    ) -> Vec<String> {
+    pub(crate) fn changes(&self, vm: &VirtualMachine<'_>, ownership: &Ownership<'_>) -> Vec<String> {
         let messages = self.missing.iter().filter_map(|entry| {
             match vm.has_in_place_of(entry) {
                 Err(error) => return Some(error.to_string()),
                 Ok(true) => {
-                    return Some(format!(
-                        "the {entry} was changed since the policy added it, so it stays"
-                    ));
+                    return Some(format!("the {entry} was changed since the policy added it, so it stays"));
                 }
                 Ok(false) => {}
             }
             let (name, _) = entry.as_device()?;
             let is_new = |device: &Entry| {
-                let was_there =
-                    |old: &&VirtualMachine<'_>| old.has(device) && entry_in(old, entry).is_some();
+                let was_there = |old: &&VirtualMachine<'_>| old.has(device) && entry_in(old, entry).is_some();
                 !ownership.old.as_ref().is_some_and(was_there) && !ownership.declares(device)
             };
             let is_renamed = |device: &Entry| {
@@ -129,9 +117,7 @@ impl Found<'_> {
                     && is_new(device)
             };
             let renamed = host_devices(vm).find(is_renamed)?;
-            Some(format!(
-                "the {renamed} stays, as the policy added its resource under the name {name}"
-            ))
+            Some(format!("the {renamed} stays, as the policy added its resource under the name {name}"))
         });
         messages.collect()
     }
@@ -177,9 +163,7 @@ impl Ownership<'_> {
         !self.declares(entry)
             && match self.old {
                 None => true,
-                Some(old) if old.has(entry) => {
-                    self.added_to_old.iter().any(|added| added.entry == *entry)
-                }
+                Some(old) if old.has(entry) => self.added_to_old.iter().any(|added| added.entry == *entry),
                 Some(_) => self.is_asked_for,
             }
     }

@@ -19,9 +19,7 @@ pub enum ImageReferenceError {
     #[error("its registry is no host name with an optional port")]
     Registry,
     /// A part of the path has a character that it must not have.
-    #[error(
-        "its path has a part that is not of lower-case letters and digits with . _ or - between them"
-    )]
+    #[error("its path has a part that is not of lower-case letters and digits with . _ or - between them")]
     Path,
     /// The tag has a character that it must not have, or too many.
     #[error("its tag is not of 1 to 128 letters, digits, _ . and -")]
@@ -87,11 +85,7 @@ impl FromStr for ImageReference {
             }
             _ => name,
         };
-        if path.split('/').all(is_path_part) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(ImageReferenceError::Path)
-        }
+        if path.split('/').all(is_path_part) { Ok(Self(text.to_owned())) } else { Err(ImageReferenceError::Path) }
     }
 }
 
@@ -111,17 +105,14 @@ fn is_registry(text: &str) -> bool {
 
 fn is_path_part(text: &str) -> bool {
     let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let separators_are_known = text
-        .split(letter)
-        .all(|s| matches!(s, "" | "." | "_" | "__") || s.chars().all(|c| c == '-'));
+    let separators_are_known =
+        text.split(letter).all(|s| matches!(s, "" | "." | "_" | "__") || s.chars().all(|c| c == '-'));
     text.starts_with(letter) && text.ends_with(letter) && separators_are_known
 }
 
 fn is_tag(text: &str) -> bool {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    text.len() <= 128
-        && text.starts_with(word)
-        && text.chars().all(|c| word(c) || c == '.' || c == '-')
+    text.len() <= 128 && text.starts_with(word) && text.chars().all(|c| word(c) || c == '.' || c == '-')
 }
 
 fn is_digest(text: &str) -> bool {
@@ -129,8 +120,7 @@ fn is_digest(text: &str) -> bool {
         return false;
     };
     let algorithm_part = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphabetic())
-            && part.chars().all(|c| c.is_ascii_alphanumeric())
+        part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.chars().all(|c| c.is_ascii_alphanumeric())
     };
     algorithm.split(['+', '.', '-', '_']).all(algorithm_part)
         && hex.len() >= 32

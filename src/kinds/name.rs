@@ -25,8 +25,7 @@ pub(crate) static SUBDOMAIN: NameRule = NameRule {
 impl NameRule {
     /// Whether the rule allows the name.
     pub(crate) fn allows(&self, name: &str) -> bool {
-        let parts_are_labels =
-            if self.dots { name.split('.').all(is_label) } else { is_label(name) };
+        let parts_are_labels = if self.dots { name.split('.').all(is_label) } else { is_label(name) };
         name.len() <= self.max && parts_are_labels
     }
 }
@@ -51,11 +50,7 @@ mod tests {
     #[case::hyphen_last("a-", false, false)]
     #[case::empty_part("a..b", false, false)]
     #[case::space("a b", false, false)]
-    #[case::sixty_four(
-        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-        false,
-        true
-    )]
+    #[case::sixty_four("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", false, true)]
     fn names(#[case] name: &str, #[case] label: bool, #[case] subdomain: bool) {
         assert_eq!(LABEL.allows(name), label);
         assert_eq!(SUBDOMAIN.allows(name), subdomain);

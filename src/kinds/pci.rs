@@ -63,8 +63,7 @@ impl PciAddress {
 
     /// The address that a name made by [`PciAddress::device_name`] stands for.
     pub(crate) fn of_device_name(name: &str) -> Option<Self> {
-        Self::from_compact(&name.strip_prefix("pci_")?.replace('_', ""))
-            .filter(|address| address.device_name() == name)
+        Self::from_compact(&name.strip_prefix("pci_")?.replace('_', "")).filter(|address| address.device_name() == name)
     }
 
     /// The name that stands for the device by its address alone, `pci_DDDD_BB_DD_F`, as libvirt's node devices have it.

@@ -18,9 +18,7 @@ pub enum ResourceNameError {
     #[error("it is not of the form domain/name, as in nvidia.com/gpu")]
     Form,
     /// The domain is no DNS subdomain.
-    #[error(
-        "its domain is not of lower-case letters, digits, - and ., or is longer than 244 characters"
-    )]
+    #[error("its domain is not of lower-case letters, digits, - and ., or is longer than 244 characters")]
     Domain,
     /// The domain is one that Kubernetes keeps for itself.
     #[error("its domain is reserved by Kubernetes")]
@@ -64,10 +62,7 @@ impl FromStr for ResourceName {
         }
         let outer = |c: char| c.is_ascii_alphanumeric();
         let inner = |c: char| outer(c) || matches!(c, '-' | '_' | '.');
-        let qualified = name.len() <= 63
-            && name.starts_with(outer)
-            && name.ends_with(outer)
-            && name.chars().all(inner);
+        let qualified = name.len() <= 63 && name.starts_with(outer) && name.ends_with(outer) && name.chars().all(inner);
         if qualified { Ok(Self(text.to_owned())) } else { Err(ResourceNameError::Name) }
     }
 }
@@ -104,9 +99,7 @@ mod tests {
 
     #[test]
     fn lengths() {
-        let long = |domain: usize, name: usize| {
-            format!("{}a/{}", "a.".repeat((domain - 1) / 2), "n".repeat(name))
-        };
+        let long = |domain: usize, name: usize| format!("{}a/{}", "a.".repeat((domain - 1) / 2), "n".repeat(name));
         assert!(format!("a{}", long(243, 63)).parse::<ResourceName>().is_ok());
         assert_eq!(long(245, 63).parse::<ResourceName>(), Err(ResourceNameError::Domain));
         assert_eq!(long(243, 64).parse::<ResourceName>(), Err(ResourceNameError::Name));

@@ -5,9 +5,8 @@ mod reader;
 
 use crate::json::{Json, Shape};
 pub use general::{
-    AttachDevice, CpuVendor, DeviceNames, ErrorHandling, FeatureSettings, GpuDevicePlugin,
-    HookVersion, KubeVirtObject, NestedVirtualization, OnHookFailure, PciPassthrough, PolicyServer,
-    RomDelivery, UserData, VbiosInjection,
+    AttachDevice, CpuVendor, DeviceNames, ErrorHandling, FeatureSettings, GpuDevicePlugin, HookVersion, KubeVirtObject,
+    NestedVirtualization, OnHookFailure, PciPassthrough, PolicyServer, RomDelivery, UserData, VbiosInjection,
 };
 pub use reader::SettingsError;
 use reader::{Problem, Section, Setting, choice, section};
@@ -76,8 +75,7 @@ impl Settings {
 
     /// Whether settings switch user data on, without a look at the others.
     pub(crate) fn reads_user_data(text: Option<&str>) -> bool {
-        static USER_DATA: Shape =
-            Shape::OnlyMembers(&[("userData", Shape::OnlyMembers(&[("enabled", Shape::Whole)]))]);
+        static USER_DATA: Shape = Shape::OnlyMembers(&[("userData", Shape::OnlyMembers(&[("enabled", Shape::Whole)]))]);
         let json = text.and_then(|text| Json::parse(text, &USER_DATA).ok());
         let enabled = json.as_ref().and_then(|json| json.at(&["userData", "enabled"]));
         matches!(enabled, Some(Json::Bool(true)))

@@ -92,8 +92,7 @@ impl Setting for Count {
 
 impl Setting for ImageReference {
     fn takes() -> String {
-        "an image reference such as registry.example.com:5000/kubevirt/sidecar-shim:v1.4.0"
-            .to_owned()
+        "an image reference such as registry.example.com:5000/kubevirt/sidecar-shim:v1.4.0".to_owned()
     }
 
     fn read(json: &Json<'_>) -> Option<Self> {
@@ -103,8 +102,7 @@ impl Setting for ImageReference {
 
 impl Setting for Vec<Pattern> {
     fn takes() -> String {
-        "a list of glob patterns: ASCII text without spaces, * for any characters, ? for one"
-            .to_owned()
+        "a list of glob patterns: ASCII text without spaces, * for any characters, ? for one".to_owned()
     }
 
     fn read(json: &Json<'_>) -> Option<Self> {
@@ -167,10 +165,7 @@ impl<'s, 'j> Section<'s, 'j> {
     /// A map from patterns to lists of patterns, or texts with commas between them: the form of the Rancher UI has no lists
     /// in maps. A namespace with an empty list may take nothing: leaving it out instead would open what the administrator
     /// closed.
-    pub(super) fn patterns_by_pattern(
-        &mut self,
-        key: &'static str,
-    ) -> Vec<(Pattern, Vec<Pattern>)> {
+    pub(super) fn patterns_by_pattern(&mut self, key: &'static str) -> Vec<(Pattern, Vec<Pattern>)> {
         let Some(json) = self.value(key) else {
             return Vec::new();
         };
@@ -191,10 +186,7 @@ impl<'s, 'j> Section<'s, 'j> {
                 (None, _) => self.wrong(key, json, takes.to_owned()),
                 (_, None) => {
                     let path = format!("{}.{}", self.path_of(key), Quoted(namespace));
-                    let takes = format!(
-                        "{}; or one text with commas between them",
-                        Vec::<Pattern>::takes()
-                    );
+                    let takes = format!("{}; or one text with commas between them", Vec::<Pattern>::takes());
                     let problem = Problem::wrong(path, patterns, takes);
                     self.problems.push(problem);
                 }
@@ -203,11 +195,7 @@ impl<'s, 'j> Section<'s, 'j> {
         map
     }
 
-    pub(super) fn section<T>(
-        &mut self,
-        key: &'static str,
-        read: impl FnOnce(&mut Section<'_, 'j>) -> T,
-    ) -> T {
+    pub(super) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_, 'j>) -> T) -> T {
         let json = self.value(key).unwrap_or(&Json::Null);
         let path = self.path_of(key);
         let mut section = Section::new(&path, json, self.problems);

@@ -46,69 +46,39 @@ enum Part {
 use Part::{Always, Listed, Marked};
 
 /// `{name, policy: require}` in `domain.cpu.features`.
-pub(crate) static CPU_FEATURE: EntryKind = EntryKind {
-    words: "CPU feature",
-    path: path::CPU_FEATURES,
-    form: Form::Item(&["policy"]),
-    name: Listed("cpuFeature"),
-    value: Always("require"),
-};
+pub(crate) static CPU_FEATURE: EntryKind =
+    EntryKind::new("CPU feature", path::CPU_FEATURES, Form::Item(&["policy"]), Listed("cpuFeature"), Always("require"));
 
 /// `{name, deviceName}` in `domain.devices.hostDevices`.
-pub(crate) static HOST_DEVICE: EntryKind = EntryKind {
-    words: "host device",
-    path: path::HOST_DEVICES,
-    form: Form::Item(&["deviceName"]),
-    name: Listed("hostDevice"),
-    value: Listed("resource"),
-};
+pub(crate) static HOST_DEVICE: EntryKind =
+    EntryKind::new("host device", path::HOST_DEVICES, DEVICE, Listed("hostDevice"), Listed("resource"));
 
 /// `{name, deviceName}` in `domain.devices.gpus`.
-pub(crate) static GPU: EntryKind = EntryKind {
-    words: "GPU",
-    path: path::GPUS,
-    form: Form::Item(&["deviceName"]),
-    name: Listed("gpu"),
-    value: Listed("resource"),
-};
+pub(crate) static GPU: EntryKind = EntryKind::new("GPU", path::GPUS, DEVICE, Listed("gpu"), Listed("resource"));
+
+const DEVICE: Form = Form::Item(&["deviceName"]);
 
 /// `domain.resources.limits[name]`.
-pub(crate) static LIMIT: EntryKind = EntryKind {
-    words: "limit on",
-    path: path::LIMITS,
-    form: Form::Member,
-    name: Listed("limit"),
-    value: Listed("quantity"),
-};
+pub(crate) static LIMIT: EntryKind =
+    EntryKind::new("limit on", path::LIMITS, Form::Member, Listed("limit"), Listed("quantity"));
 
 /// `{name, configMap: {name}}` in `volumes`.
-pub(crate) static CONFIG_MAP_VOLUME: EntryKind = EntryKind {
-    words: "volume",
-    path: path::VOLUMES,
-    form: Form::Item(&["configMap", "name"]),
-    name: Listed("volume"),
-    value: Listed("configMap"),
-};
+pub(crate) static CONFIG_MAP_VOLUME: EntryKind =
+    EntryKind::new("volume", path::VOLUMES, Form::Item(&["configMap", "name"]), Listed("volume"), Listed("configMap"));
 
 /// `nodeSelector["kubernetes.io/hostname"]`.
-pub(crate) static NODE_SELECTOR: EntryKind = EntryKind {
-    words: "node selector",
-    path: path::NODE_SELECTOR,
-    form: Form::Member,
-    name: Always(HOSTNAME_LABEL),
-    value: Listed("nodeSelector"),
-};
+pub(crate) static NODE_SELECTOR: EntryKind =
+    EntryKind::new("node selector", path::NODE_SELECTOR, Form::Member, Always(HOSTNAME_LABEL), Listed("nodeSelector"));
 
 /// The sidecar with the policy's mark in the template's annotation `hooks.kubevirt.io/hookSidecars`.
-pub(crate) static HOOK_SIDECAR: EntryKind = EntryKind {
-    words: "hook sidecar",
-    path: path::TEMPLATE_ANNOTATIONS,
-    form: Form::Sidecar,
-    name: Always(""),
-    value: Marked("hookSidecar"),
-};
+pub(crate) static HOOK_SIDECAR: EntryKind =
+    EntryKind::new("hook sidecar", path::TEMPLATE_ANNOTATIONS, Form::Sidecar, Always(""), Marked("hookSidecar"));
 
 impl EntryKind {
+    const fn new(words: &'static str, path: Path, form: Form, name: Part, value: Part) -> Self {
+        Self { words, path, form, name, value }
+    }
+
     /// The entry of these parts; one that is always the same is not taken from here.
     pub(crate) fn of(&'static self, name: &str, value: &str) -> Entry {
         let fill = |part: &Part, given: &str| match part {
@@ -175,9 +145,8 @@ impl Entry {
 
     /// The item of a list that has its value under the keys.
     fn to_item(&self, keys: &[&'static str]) -> Members<'static> {
-        let value = keys.iter().rev().fold(Json::from(self.value.clone()), |value, key| {
-            Json::Object(vec![member(key, value)])
-        });
+        let value =
+            keys.iter().rev().fold(Json::from(self.value.clone()), |value, key| Json::Object(vec![member(key, value)]));
         let mut item = vec![member("name", self.name.clone())];
         if let Json::Object(members) = value {
             item.extend(members);

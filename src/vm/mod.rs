@@ -12,8 +12,8 @@ use crate::kinds::pci::MAX_DEVICES;
 pub(crate) use outline::{OUTLINE, VmOutline};
 pub(crate) use path::ShapeError;
 use path::{
-    ANNOTATIONS, ARCHITECTURE, CPU_FEATURES, CPU_MODEL, GPUS, HOOK_SIDECARS, HOOK_SIDECARS_KEY,
-    HOST_DEVICES, LABELS, LIMITS, NODE_AFFINITY_TERMS, NODE_SELECTOR, Path, VOLUMES,
+    ANNOTATIONS, ARCHITECTURE, CPU_FEATURES, CPU_MODEL, GPUS, HOOK_SIDECARS, HOOK_SIDECARS_KEY, HOST_DEVICES, LABELS,
+    LIMITS, NODE_AFFINITY_TERMS, NODE_SELECTOR, Path, VOLUMES,
 };
 pub(crate) use placement::Placement;
 pub(crate) use sidecars::{Sidecars, argument_of};
@@ -54,10 +54,8 @@ const LAST_APPLIED_KEY: &str = "kubectl.kubernetes.io/last-applied-configuration
 
 /// The parts of the template that the paths lead to.
 static TEMPLATE: Shape = {
-    const DEVICES: Shape =
-        Shape::Each(&Shape::Members(&[("name", Shape::Whole), ("deviceName", Shape::Whole)]));
-    const FEATURES: Shape =
-        Shape::Each(&Shape::Members(&[("name", Shape::Whole), ("policy", Shape::Whole)]));
+    const DEVICES: Shape = Shape::Each(&Shape::Members(&[("name", Shape::Whole), ("deviceName", Shape::Whole)]));
+    const FEATURES: Shape = Shape::Each(&Shape::Members(&[("name", Shape::Whole), ("policy", Shape::Whole)]));
     const DOMAIN: Shape = Shape::Members(&[
         ("cpu", Shape::Members(&[("model", Shape::Whole), ("features", FEATURES)])),
         ("devices", Shape::Members(&[("hostDevices", DEVICES), ("gpus", DEVICES)])),
@@ -113,10 +111,7 @@ impl<'a> VirtualMachine<'a> {
     /// `domain.cpu.features`.
     pub(crate) fn cpu_features(&self) -> Result<Vec<CpuFeature<'_>>, ShapeError> {
         let items = path::list(&self.root, CPU_FEATURES)?;
-        Ok(items
-            .iter()
-            .map(|item| CpuFeature { name: text(item, "name"), policy: text(item, "policy") })
-            .collect())
+        Ok(items.iter().map(|item| CpuFeature { name: text(item, "name"), policy: text(item, "policy") }).collect())
     }
 
     /// `domain.cpu.model`; empty if there is none.
@@ -134,10 +129,7 @@ impl<'a> VirtualMachine<'a> {
         let selector = path::members(&self.root, NODE_SELECTOR)?;
         let terms = path::list(&self.root, NODE_AFFINITY_TERMS)?;
         Ok(Placement {
-            selector: selector
-                .iter()
-                .map(|(key, value)| (key.as_ref(), value.as_str().unwrap_or_default()))
-                .collect(),
+            selector: selector.iter().map(|(key, value)| (key.as_ref(), value.as_str().unwrap_or_default())).collect(),
             terms: terms.iter().map(placement::affinity_term).collect(),
         })
     }
@@ -151,10 +143,7 @@ impl<'a> VirtualMachine<'a> {
     pub(crate) fn volumes(&self) -> Result<Vec<Volume<'_>>, ShapeError> {
         let items = path::list(&self.root, VOLUMES)?;
         let config_map = |item| Json::get(item, "configMap").map(|source| text(source, "name"));
-        let volume = |item| Volume {
-            name: text(item, "name"),
-            config_map: config_map(item).unwrap_or_default(),
-        };
+        let volume = |item| Volume { name: text(item, "name"), config_map: config_map(item).unwrap_or_default() };
         Ok(items.iter().map(volume).collect())
     }
 

@@ -80,8 +80,7 @@ fn ours<'o, 'a>(members: &'o [Member<'a>]) -> impl Iterator<Item = &'o Member<'a
 
 /// Whether the members with the policy's keys are the same, in whatever order.
 fn are_ours_equal(some: &[Member<'_>], others: &[Member<'_>]) -> bool {
-    let is_in_others = |(key, value): &Member<'_>| {
-        ours(others).any(|(k, v)| k == key && v.to_text() == value.to_text())
-    };
+    let is_in_others =
+        |(key, value): &Member<'_>| ours(others).any(|(k, v)| k == key && v.to_text() == value.to_text());
     ours(some).count() == ours(others).count() && ours(some).all(is_in_others)
 }

@@ -24,10 +24,8 @@ impl fmt::Display for Path {
 
 pub(super) const ANNOTATIONS: Path = Path(&["metadata", "annotations"]);
 pub(super) const LABELS: Path = Path(&["metadata", "labels"]);
-pub(super) const TEMPLATE_ANNOTATIONS: Path =
-    Path(&["spec", "template", "metadata", "annotations"]);
-pub(super) const HOOK_SIDECARS: Path =
-    Path(&["spec", "template", "metadata", "annotations", HOOK_SIDECARS_KEY]);
+pub(super) const TEMPLATE_ANNOTATIONS: Path = Path(&["spec", "template", "metadata", "annotations"]);
+pub(super) const HOOK_SIDECARS: Path = Path(&["spec", "template", "metadata", "annotations", HOOK_SIDECARS_KEY]);
 pub(super) const VOLUMES: Path = Path(&["spec", "template", "spec", "volumes"]);
 pub(super) const TEMPLATE_SPEC: Path = Path(&["spec", "template", "spec"]);
 pub(super) const NODE_SELECTOR: Path = Path(&["spec", "template", "spec", "nodeSelector"]);
@@ -42,13 +40,10 @@ pub(super) const NODE_AFFINITY_TERMS: Path = Path(&[
 ]);
 pub(super) const ARCHITECTURE: Path = Path(&["spec", "template", "spec", "architecture"]);
 pub(super) const CPU_MODEL: Path = Path(&["spec", "template", "spec", "domain", "cpu", "model"]);
-pub(super) const CPU_FEATURES: Path =
-    Path(&["spec", "template", "spec", "domain", "cpu", "features"]);
-pub(super) const HOST_DEVICES: Path =
-    Path(&["spec", "template", "spec", "domain", "devices", "hostDevices"]);
+pub(super) const CPU_FEATURES: Path = Path(&["spec", "template", "spec", "domain", "cpu", "features"]);
+pub(super) const HOST_DEVICES: Path = Path(&["spec", "template", "spec", "domain", "devices", "hostDevices"]);
 pub(super) const GPUS: Path = Path(&["spec", "template", "spec", "domain", "devices", "gpus"]);
-pub(super) const LIMITS: Path =
-    Path(&["spec", "template", "spec", "domain", "resources", "limits"]);
+pub(super) const LIMITS: Path = Path(&["spec", "template", "spec", "domain", "resources", "limits"]);
 
 /// The annotation of the template in which KubeVirt reads hook sidecars.
 pub(super) const HOOK_SIDECARS_KEY: &str = "hooks.kubevirt.io/hookSidecars";
@@ -60,9 +55,7 @@ pub(crate) enum ShapeError {
     WrongType { path: Path, found: &'static str, expected: &'static str },
     #[error("{path} is missing, and a VirtualMachine needs it; correct the VirtualMachine")]
     Missing { path: Path },
-    #[error(
-        "{path} has {count} entries, but a guest can have at most {MAX_DEVICES} devices; remove some"
-    )]
+    #[error("{path} has {count} entries, but a guest can have at most {MAX_DEVICES} devices; remove some")]
     TooMany { path: Path, count: usize },
     #[error(
         "spec.template.metadata.annotations[\"{HOOK_SIDECARS_KEY}\"] is not a JSON list, so no sidecar can be added to it; \
@@ -72,10 +65,7 @@ pub(crate) enum ShapeError {
 }
 
 /// The value at the path; `None` where it, or an object on the way, is absent or null.
-pub(super) fn find<'j, 'a>(
-    root: &'j Json<'a>,
-    path: Path,
-) -> Result<Option<&'j Json<'a>>, ShapeError> {
+pub(super) fn find<'j, 'a>(root: &'j Json<'a>, path: Path) -> Result<Option<&'j Json<'a>>, ShapeError> {
     let mut json = root;
     for (depth, key) in path.0.iter().enumerate() {
         match json {
@@ -109,10 +99,7 @@ pub(super) fn list<'j, 'a>(root: &'j Json<'a>, path: Path) -> Result<&'j [Json<'
 }
 
 /// The members of the object at the path; none where there is no object.
-pub(super) fn members<'j, 'a>(
-    root: &'j Json<'a>,
-    path: Path,
-) -> Result<&'j [Member<'a>], ShapeError> {
+pub(super) fn members<'j, 'a>(root: &'j Json<'a>, path: Path) -> Result<&'j [Member<'a>], ShapeError> {
     match find(root, path)? {
         None => Ok(&[]),
         Some(Json::Object(members)) => Ok(members),
@@ -121,10 +108,7 @@ pub(super) fn members<'j, 'a>(
 }
 
 /// The value at the path; objects on the way are made, the value itself is null if it was not there.
-pub(super) fn reach<'j, 'a>(
-    root: &'j mut Json<'a>,
-    path: Path,
-) -> Result<&'j mut Json<'a>, ShapeError> {
+pub(super) fn reach<'j, 'a>(root: &'j mut Json<'a>, path: Path) -> Result<&'j mut Json<'a>, ShapeError> {
     let mut json = root;
     for (depth, key) in path.0.iter().enumerate() {
         let members = as_object(json, path.first(depth))?;
@@ -140,19 +124,12 @@ pub(super) fn reach<'j, 'a>(
 }
 
 /// The members of the object at the path, which is made if it is not there.
-pub(super) fn members_mut<'j, 'a>(
-    root: &'j mut Json<'a>,
-    path: Path,
-) -> Result<&'j mut Members<'a>, ShapeError> {
+pub(super) fn members_mut<'j, 'a>(root: &'j mut Json<'a>, path: Path) -> Result<&'j mut Members<'a>, ShapeError> {
     as_object(reach(root, path)?, path)
 }
 
 /// Removes the members whose keys are meant from the object at the path; whether there were any.
-pub(super) fn remove(
-    root: &mut Json<'_>,
-    path: Path,
-    is_meant: impl Fn(&str) -> bool,
-) -> Result<bool, ShapeError> {
+pub(super) fn remove(root: &mut Json<'_>, path: Path, is_meant: impl Fn(&str) -> bool) -> Result<bool, ShapeError> {
     let is_there = members(root, path)?.iter().any(|(key, _)| is_meant(key));
     if is_there {
         members_mut(root, path)?.retain(|(key, _)| !is_meant(key));
@@ -173,10 +150,7 @@ pub(super) fn remove_if_empty(root: &mut Json<'_>, path: Path) -> Result<(), Sha
     }
 }
 
-fn as_object<'j, 'a>(
-    json: &'j mut Json<'a>,
-    path: Path,
-) -> Result<&'j mut Members<'a>, ShapeError> {
+fn as_object<'j, 'a>(json: &'j mut Json<'a>, path: Path) -> Result<&'j mut Members<'a>, ShapeError> {
     if let Json::Null = json {
         *json = Json::Object(Vec::new());
     }

@@ -45,11 +45,8 @@ impl<'v> Placement<'v> {
     /// Whether the VirtualMachine may run on a node with these labels.
     pub(crate) fn allows<'n>(&self, label: impl Fn(&str) -> Option<&'n str>) -> bool {
         let selected = self.selector.iter().all(|(key, value)| label(key) == Some(value));
-        let in_values = |(key, values): &(&str, Vec<&str>)| {
-            label(key).is_some_and(|value| values.contains(&value))
-        };
-        selected
-            && (self.terms.is_empty() || self.terms.iter().any(|term| term.iter().all(in_values)))
+        let in_values = |(key, values): &(&str, Vec<&str>)| label(key).is_some_and(|value| values.contains(&value));
+        selected && (self.terms.is_empty() || self.terms.iter().any(|term| term.iter().all(in_values)))
     }
 }
 

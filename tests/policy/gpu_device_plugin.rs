@@ -6,9 +6,7 @@ use serde_json::{Value, json};
 use super::harness::{Answer, Request, bare_vm, vm};
 
 fn evaluate(value: &str, settings: Value) -> Answer {
-    Request::create(bare_vm(&[("gpu-device-plugin", value)]))
-        .settings(json!({"gpuDevicePlugin": settings}))
-        .evaluate()
+    Request::create(bare_vm(&[("gpu-device-plugin", value)])).settings(json!({"gpuDevicePlugin": settings})).evaluate()
 }
 
 #[test]
@@ -61,8 +59,7 @@ fn a_limit_without_a_device_is_a_warning() {
 #[case::null(json!(null))]
 fn a_limit_that_is_there_is_kept(#[case] quantity: Value) {
     let mut vm = bare_vm(&[("gpu-device-plugin", "nvidia.com/gpu")]);
-    vm["spec"]["template"]["spec"]["domain"]["resources"] =
-        json!({"limits": {"nvidia.com/gpu": quantity}});
+    vm["spec"]["template"]["spec"]["domain"]["resources"] = json!({"limits": {"nvidia.com/gpu": quantity}});
     let answer = Request::create(vm).evaluate();
     assert_eq!(answer.domain()["resources"]["limits"], json!({"nvidia.com/gpu": quantity}));
     assert_eq!(answer.annotation("gpu-device-plugin-applied").as_deref(), Some("nvidia.com/gpu"));
@@ -101,11 +98,7 @@ fn a_bad_name_is_an_error(#[case] value: &str, #[case] part: &str) {
 #[case::question_mark("gpu.intel.com/i915", json!(["gpu.intel.com/i9??"]), true)]
 #[case::harvester("intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630", json!(["intel.com/*"]), true)]
 #[case::not_in_the_list("amd.com/gpu", json!(["nvidia.com/*"]), false)]
-fn resources_are_allowed_by_pattern(
-    #[case] value: &str,
-    #[case] allowed: Value,
-    #[case] accepted: bool,
-) {
+fn resources_are_allowed_by_pattern(#[case] value: &str, #[case] allowed: Value, #[case] accepted: bool) {
     let answer = evaluate(value, json!({"allowedPlugins": allowed}));
     if accepted {
         assert_eq!(answer.domain()["resources"]["limits"], json!({value: "1"}));
@@ -143,10 +136,7 @@ mod with_kubevirt {
     fn ask(vm: Value, settings: Value) -> Answer {
         let mut settings = settings;
         settings["allowedPlugins"] = json!(["*"]);
-        Request::create(vm)
-            .settings(json!({"gpuDevicePlugin": settings}))
-            .cluster(kubevirt())
-            .evaluate()
+        Request::create(vm).settings(json!({"gpuDevicePlugin": settings})).cluster(kubevirt()).evaluate()
     }
 
     #[rstest]
@@ -159,10 +149,7 @@ mod with_kubevirt {
         assert_eq!(answer.domain()["resources"], Value::Null);
         assert_eq!(answer.annotation("gpu-device-plugin-applied").as_deref(), Some(name));
         assert_eq!(answer.warnings(), Vec::<&str>::new());
-        assert_eq!(
-            answer.lookups,
-            ["get KubeVirt kubevirt", super::super::lookups::WHO_AM_I, "list PciDevice"]
-        );
+        assert_eq!(answer.lookups, ["get KubeVirt kubevirt", super::super::lookups::WHO_AM_I, "list PciDevice"]);
         ask(answer.after(), json!({})).assert_accepted_unchanged();
     }
 
@@ -170,11 +157,7 @@ mod with_kubevirt {
     #[case::not_served("nvidia.com/gpu", "auto", "permittedHostDevices does not have it")]
     #[case::usb("nvidia.com/usb", "auto", "permittedHostDevices does not have it")]
     #[case::never("nvidia.com/T4", "never", "attachDevice is never")]
-    fn else_there_is_a_limit_and_a_warning(
-        #[case] name: &str,
-        #[case] attach: &str,
-        #[case] why: &str,
-    ) {
+    fn else_there_is_a_limit_and_a_warning(#[case] name: &str, #[case] attach: &str, #[case] why: &str) {
         let answer = ask(bare_vm(&[("gpu-device-plugin", name)]), json!({"attachDevice": attach}));
         assert_eq!(answer.domain()["resources"]["limits"], json!({name: "1"}));
         assert_eq!(answer.domain()["devices"]["gpus"], Value::Null);
@@ -195,10 +178,7 @@ mod with_kubevirt {
                 {"name": "gpu-2", "deviceName": "nvidia.com/T4"},
             ])
         );
-        assert_eq!(
-            answer.annotation("gpu-device-plugin-applied").as_deref(),
-            Some("nvidia.com/T4=3")
-        );
+        assert_eq!(answer.annotation("gpu-device-plugin-applied").as_deref(), Some("nvidia.com/T4=3"));
         let again = ask(answer.after(), json!({}));
         again.assert_accepted_unchanged();
     }
@@ -213,22 +193,17 @@ mod with_kubevirt {
         devices["hostDevices"] = json!([device("gpu-0"), device("gpu-18446744073709551616")]);
         let answer = ask(vm, json!({}));
         let gpus = answer.domain()["devices"]["gpus"].clone();
-        let names: Vec<_> =
-            gpus.as_array().unwrap().iter().map(|gpu| gpu["name"].clone()).collect();
+        let names: Vec<_> = gpus.as_array().unwrap().iter().map(|gpu| gpu["name"].clone()).collect();
         assert_eq!(names, ["gpu-2", "gpu-01", "gpu-+0", "gpu-1", "gpu-3", "gpu-4"]);
     }
 
     #[rstest]
     #[case::as_many_as_can_be(256, true)]
     #[case::one_more(257, false)]
-    fn more_devices_than_a_guest_can_have_are_an_error(
-        #[case] count: usize,
-        #[case] accepted: bool,
-    ) {
+    fn more_devices_than_a_guest_can_have_are_an_error(#[case] count: usize, #[case] accepted: bool) {
         let mut vm = bare_vm(&[("gpu-device-plugin", "nvidia.com/T4")]);
-        vm["spec"]["template"]["spec"]["domain"]["devices"]["gpus"] = (0..count)
-            .map(|n| json!({"name": format!("g{n}"), "deviceName": "nvidia.com/T4"}))
-            .collect();
+        vm["spec"]["template"]["spec"]["domain"]["devices"]["gpus"] =
+            (0..count).map(|n| json!({"name": format!("g{n}"), "deviceName": "nvidia.com/T4"})).collect();
         let answer = ask(vm, json!({}));
         if accepted {
             assert!(answer.is_accepted(), "{}", answer.message());
@@ -283,8 +258,7 @@ fn a_bad_count_is_an_error(
 #[test]
 fn a_limit_of_another_number_stays_with_a_warning() {
     let mut vm = bare_vm(&[("gpu-device-plugin", "nvidia.com/gpu=2")]);
-    vm["spec"]["template"]["spec"]["domain"]["resources"] =
-        json!({"limits": {"nvidia.com/gpu": "1"}});
+    vm["spec"]["template"]["spec"]["domain"]["resources"] = json!({"limits": {"nvidia.com/gpu": "1"}});
     let answer = Request::create(vm).evaluate();
     assert_eq!(answer.domain()["resources"]["limits"], json!({"nvidia.com/gpu": "1"}));
     let warning = r#"own limit of "1" on nvidia.com/gpu stays, although the directive asks for 2"#;

@@ -49,10 +49,7 @@ pub fn fixtures(name: &str) -> Vec<Value> {
 /// The objects of the example with a ROM.
 pub fn vbios_objects() -> Vec<Value> {
     let files = ["cluster.yaml", "rom.yaml"];
-    files
-        .iter()
-        .flat_map(|name| fixtures(&format!("../../examples/vbios/cluster/{name}")))
-        .collect()
+    files.iter().flat_map(|name| fixtures(&format!("../../examples/vbios/cluster/{name}"))).collect()
 }
 
 /// The accounts as which policy-server runs where Kubewarden's own charts install it, and where Rancher does.
@@ -96,8 +93,7 @@ impl FakeCluster {
     /// A cluster of nodes that have a name and labels.
     pub fn with_nodes(nodes: &[(&str, &[&str])]) -> Self {
         let node = |(name, labels): &(&str, &[&str])| {
-            let mut labels: Map<_, _> =
-                labels.iter().map(|label| ((*label).to_owned(), json!("true"))).collect();
+            let mut labels: Map<_, _> = labels.iter().map(|label| ((*label).to_owned(), json!("true"))).collect();
             labels.insert("kubernetes.io/hostname".to_owned(), json!(name));
             json!({
                 "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels},
@@ -165,12 +161,7 @@ impl Cluster for FakeCluster {
         Ok(json!({"metadata": {}, "items": self.of_kind(kind)?}).to_string())
     }
 
-    fn can_i(
-        &self,
-        account: &Account,
-        verb: &'static str,
-        kind: Kind,
-    ) -> Result<String, ClusterError> {
+    fn can_i(&self, account: &Account, verb: &'static str, kind: Kind) -> Result<String, ClusterError> {
         let (group, resource) = kind.group_and_resource();
         let review = format!("{} {verb} {resource}.{group}", account.as_str());
         self.reviews.borrow_mut().push(review);

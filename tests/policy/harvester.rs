@@ -103,11 +103,7 @@ fn the_node_tells_which_device_is_meant(#[case] devices: &[&str], #[case] spec: 
     }
     let answer = create(vm);
     assert_eq!(host_devices(&answer), json!([igpu()]));
-    let lookups = [
-        "get PciDevice node1-000000020",
-        "get PciDeviceClaim node1-000000020",
-        "get KubeVirt kubevirt",
-    ];
+    let lookups = ["get PciDevice node1-000000020", "get PciDeviceClaim node1-000000020", "get KubeVirt kubevirt"];
     assert_eq!(answer.lookups, lookups);
     assert_eq!(answer.reviews, Vec::<String>::new());
 }
@@ -153,8 +149,7 @@ fn a_device_that_cannot_be_had_is_an_error(#[case] devices: &[&str], #[case] par
 #[test]
 fn devices_that_no_node_has_together_are_an_error() {
     let mut cluster = harvester();
-    cluster.object("PCIDeviceClaim", "node1-000003000")["status"]["passthroughEnabled"] =
-        json!(false);
+    cluster.object("PCIDeviceClaim", "node1-000003000")["status"]["passthroughEnabled"] = json!(false);
     let answer = Request::create(vm(&["0000:01:00.0", "0000:03:00.0"])).cluster(cluster).evaluate();
     let places = "no node has all the devices: 0000:01:00.0 on node1; 0000:03:00.0 on node2";
     answer.assert_denied(&[places]);
@@ -191,10 +186,7 @@ fn a_device_that_is_there_is_not_added_under_another_kind_of_name() {
     // Named by its address, and now there is a Harvester to ask.
     let by_address = device("pci-device-0", "pci_0000_01_00_0");
     let answer = create(with_host_devices(vm(&["0000:01:00.0"]), &json!([by_address])));
-    answer.assert_denied(&[
-        "pci-device-0 has the name that stands for 0000:01:00.0",
-        "remove that entry",
-    ]);
+    answer.assert_denied(&["pci-device-0 has the name that stands for 0000:01:00.0", "remove that entry"]);
 }
 
 #[rstest]
@@ -214,11 +206,7 @@ fn a_device_that_is_there_is_not_added_under_another_kind_of_name() {
     json!([{"name": "mine", "deviceName": "nvidia.com/TU104GL_TESLA_T4"}]), &["0000:01:00.0", "0000:00:02.0"], 2
 )]
 #[case::another_resource(json!([{"name": "mine", "deviceName": "other/x"}]), &["0000:03:00.0"], 2)]
-fn what_is_there_already_is_not_added(
-    #[case] present: Value,
-    #[case] devices: &[&str],
-    #[case] count: usize,
-) {
+fn what_is_there_already_is_not_added(#[case] present: Value, #[case] devices: &[&str], #[case] count: usize) {
     let after = host_devices(&create(with_host_devices(vm(devices), &present)));
     assert_eq!(after.as_array().unwrap().len(), count, "{after}");
     assert_eq!(after[0], present[0]);
@@ -227,8 +215,7 @@ fn what_is_there_already_is_not_added(
 #[test]
 fn an_entry_is_of_the_address_that_it_is_named_after_before_that_of_its_resource() {
     let mut cluster = harvester();
-    cluster.object("PCIDeviceClaim", "node1-000003001")["status"]["passthroughEnabled"] =
-        json!(true);
+    cluster.object("PCIDeviceClaim", "node1-000003001")["status"]["passthroughEnabled"] = json!(true);
     let second = device("node1-000003001", "intel.com/I350_GIGABIT_NETWORK_CONNECTION");
     let vm = with_host_devices(vm(&["0000:03:00.0", "0000:03:00.1"]), &json!([second]));
     let answer = Request::create(vm).cluster(cluster).evaluate();
@@ -237,19 +224,13 @@ fn an_entry_is_of_the_address_that_it_is_named_after_before_that_of_its_resource
 
 #[test]
 fn applied_twice_it_changes_nothing_more_even_after_harvester_renamed_the_device() {
-    for devices in
-        [&["node1/0000:00:02.0"][..], &["0000:03:00.0"], &["0000:00:02.0", "0000:01:00.0"]]
-    {
+    for devices in [&["node1/0000:00:02.0"][..], &["0000:03:00.0"], &["0000:00:02.0", "0000:01:00.0"]] {
         let once = create(vm(devices)).after();
         create(once.clone()).assert_accepted_unchanged();
-        Request::update(vm(devices), once)
-            .cluster(harvester())
-            .evaluate()
-            .assert_accepted_unchanged();
+        Request::update(vm(devices), once).cluster(harvester()).evaluate().assert_accepted_unchanged();
     }
     let mut renamed = create(vm(&["0000:03:00.0"])).after();
-    renamed["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"][0]["name"] =
-        json!("node2-000003000");
+    renamed["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"][0]["name"] = json!("node2-000003000");
     let answer = create(renamed.clone());
     assert_eq!(answer.after()["spec"], renamed["spec"]);
     create(answer.after()).assert_accepted_unchanged();
@@ -263,8 +244,7 @@ fn applied_twice_it_changes_nothing_more_even_after_harvester_renamed_the_device
 #[case::another_resource(json!({"default": ["intel.com/*"]}), false)]
 fn a_device_is_allowed_by_namespace(#[case] allowed: Value, #[case] accepted: bool) {
     let settings = json!({"pciPassthrough": {"allowedDevices": allowed}});
-    let answer =
-        Request::create(vm(&["0000:01:00.0"])).settings(settings).cluster(harvester()).evaluate();
+    let answer = Request::create(vm(&["0000:01:00.0"])).settings(settings).cluster(harvester()).evaluate();
     if accepted {
         assert_eq!(host_devices(&answer), json!([tesla()]));
     } else {

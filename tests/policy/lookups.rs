@@ -21,10 +21,7 @@ const ALL: &[(&str, &str)] = &[
 fn a_vm_with_all_features_takes_four() {
     let answer = Request::create(bare_vm(ALL)).cluster(harvester()).evaluate();
     assert!(answer.is_accepted(), "{}", answer.message());
-    assert_eq!(
-        answer.lookups,
-        [WHO_AM_I, "list PciDevice", "list PciDeviceClaim", "get KubeVirt kubevirt"]
-    );
+    assert_eq!(answer.lookups, [WHO_AM_I, "list PciDevice", "list PciDeviceClaim", "get KubeVirt kubevirt"]);
 }
 
 #[test]
@@ -62,10 +59,7 @@ fn there_are_none_where_nothing_is_to_be_done(#[case] old: Value, #[case] mut ne
 #[case::vendor_in_the_settings(("nested-virt", "enabled"), json!({"nestedVirtualization": {"cpuVendor": "amd"}}))]
 #[case::never_attached(("gpu-device-plugin", "nvidia.com/gpu"), json!({"gpuDevicePlugin": {"attachDevice": "never"}}))]
 #[case::not_allowed(("gpu-device-plugin", "other/gpu"), json!({}))]
-fn there_are_none_that_the_directive_does_not_need(
-    #[case] directive: (&str, &str),
-    #[case] settings: Value,
-) {
+fn there_are_none_that_the_directive_does_not_need(#[case] directive: (&str, &str), #[case] settings: Value) {
     let request = Request::create(bare_vm(&[directive])).settings(settings);
     assert_eq!(request.cluster(harvester()).evaluate().lookups, Vec::<String>::new());
 }
@@ -79,10 +73,7 @@ fn before_a_list_the_rights_of_the_account_that_asks_are_reviewed() {
     let cluster = harvester().run_as(RANCHER, RANCHER);
     let answer = Request::create(bare_vm(&[ALL[2]])).settings(settings).cluster(cluster).evaluate();
     assert!(answer.is_accepted(), "{}", answer.message());
-    assert_eq!(
-        answer.lookups,
-        [WHO_AM_I, "list PciDevice", "list PciDeviceClaim", "get KubeVirt kubevirt"]
-    );
+    assert_eq!(answer.lookups, [WHO_AM_I, "list PciDevice", "list PciDeviceClaim", "get KubeVirt kubevirt"]);
     let reviews = [
         "list pcidevices.devices.harvesterhci.io",
         "watch pcidevices.devices.harvesterhci.io",
@@ -137,11 +128,7 @@ fn rights_of_another_account_do_not_count(
 #[case::unavailable(Kind::SubjectAccessReview, ClusterError::Unavailable, "failed for now")]
 #[case::nobody_named(Kind::SubjectAccessReview, ClusterError::Forbidden(None), "nodes")]
 #[case::nothing_denied(Kind::SubjectAccessReview, ClusterError::NotFound, "nodes")]
-fn without_an_account_nothing_is_listed(
-    #[case] kind: Kind,
-    #[case] error: ClusterError,
-    #[case] part: &str,
-) {
+fn without_an_account_nothing_is_listed(#[case] kind: Kind, #[case] error: ClusterError, #[case] part: &str) {
     let cluster = harvester().failing(kind, error).run_as("alice", "alice");
     let answer = Request::create(bare_vm(&[ALL[0]])).cluster(cluster).evaluate();
     answer.assert_denied(&[part]);
@@ -152,19 +139,12 @@ fn without_an_account_nothing_is_listed(
 #[rstest]
 fn without_that_right_nothing_is_listed(
     #[values("list", "watch")] verb: &'static str,
-    #[values((Kind::Node, ("nested-virt", "enabled")), (Kind::PciDevice, ALL[2]))] case: (
-        Kind,
-        (&str, &str),
-    ),
+    #[values((Kind::Node, ("nested-virt", "enabled")), (Kind::PciDevice, ALL[2]))] case: (Kind, (&str, &str)),
 ) {
     let (kind, directive) = case;
     let request = Request::create(bare_vm(&[directive]));
     let answer = request.cluster(harvester().without(verb, kind)).evaluate();
-    assert!(
-        !answer.lookups.iter().any(|lookup| lookup.starts_with("list")),
-        "{:?}",
-        answer.lookups
-    );
+    assert!(!answer.lookups.iter().any(|lookup| lookup.starts_with("list")), "{:?}", answer.lookups);
     answer.assert_denied(&["which may not list and watch "]);
 }
 
@@ -203,9 +183,7 @@ fn an_answer_that_is_not_as_expected_is_no_trap(#[case] answer: &str) {
     impl Cluster for Odd {
         fn get(&self, kind: Kind, _: &str, _: Option<&str>) -> Odds {
             match kind {
-                Kind::SubjectAccessReview => {
-                    Err(ClusterError::Forbidden(Account::of_user("policy-server")))
-                }
+                Kind::SubjectAccessReview => Err(ClusterError::Forbidden(Account::of_user("policy-server"))),
                 _ => Ok(self.0.clone()),
             }
         }

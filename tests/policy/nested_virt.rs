@@ -149,11 +149,7 @@ fn affinity(expressions: Value) -> Value {
 #[case::all_of_one(&[("a", AMD), ("b", AMD), ("c", UNLABELLED)], json!({}), "svm")]
 #[case::selected_by_label(&[("a", AMD), ("b", INTEL)], json!({"zone-b": "true"}), "vmx")]
 #[case::selected_by_name(&[("a", AMD), ("b", INTEL)], json!({"kubernetes.io/hostname": "a"}), "svm")]
-fn the_nodes_tell_the_vendor(
-    #[case] nodes: &[(&str, &[&str])],
-    #[case] selector: Value,
-    #[case] feature: &str,
-) {
+fn the_nodes_tell_the_vendor(#[case] nodes: &[(&str, &[&str])], #[case] selector: Value, #[case] feature: &str) {
     let cluster = FakeCluster::with_nodes(nodes);
     let vm = vm_with_spec(json!({"nodeSelector": selector, "domain": {}}));
     let answer = Request::create(vm).cluster(cluster).evaluate();
@@ -165,11 +161,7 @@ fn the_nodes_tell_the_vendor(
 #[case::none_labelled(&[("a", UNLABELLED)], json!({}), "node labeller")]
 #[case::none_selected(&[("a", AMD)], json!({"zone-b": "true"}), "no node is one that")]
 #[case::no_such_node(&[("a", AMD)], json!({"kubernetes.io/hostname": "x"}), "no node of the name")]
-fn nodes_that_do_not_tell_are_an_error(
-    #[case] nodes: &[(&str, &[&str])],
-    #[case] selector: Value,
-    #[case] part: &str,
-) {
+fn nodes_that_do_not_tell_are_an_error(#[case] nodes: &[(&str, &[&str])], #[case] selector: Value, #[case] part: &str) {
     let vm = vm_with_spec(json!({"nodeSelector": selector, "domain": {}}));
     let answer = Request::create(vm).cluster(FakeCluster::with_nodes(nodes)).evaluate();
     answer.assert_denied(&["nested-virt", part, "vm-feature-manager.io/cpu-vendor"]);
@@ -232,8 +224,7 @@ fn of_several_terms_one_is_enough() {
         {"matchExpressions": [{"key": "zone-b", "operator": "In", "values": ["true"]}]},
         {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["a"]}]},
     ]);
-    let affinity =
-        json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
+    let affinity = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
     let cluster = FakeCluster::with_nodes(&[("a", AMD), ("b", INTEL)]);
     let vm = vm_with_spec(json!({"affinity": {"nodeAffinity": affinity}, "domain": {}}));
     Request::create(vm).cluster(cluster).evaluate().assert_denied(&["both AMD and Intel"]);
@@ -285,10 +276,7 @@ fn nodes_without_the_extension_are_a_warning() {
 }
 
 #[rstest]
-#[case::forbidden(
-    ClusterError::Forbidden(None),
-    "the account that policy-server runs as may not get nodes"
-)]
+#[case::forbidden(ClusterError::Forbidden(None), "the account that policy-server runs as may not get nodes")]
 #[case::unavailable(ClusterError::Unavailable, "looking up nodes failed for now")]
 fn a_node_that_cannot_be_read_is_an_error(#[case] error: ClusterError, #[case] part: &str) {
     let vm = vm_with_spec(json!({"nodeSelector": {"kubernetes.io/hostname": "a"}, "domain": {}}));

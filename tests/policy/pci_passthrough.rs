@@ -7,9 +7,7 @@ use vm_feature_manager_policy::cluster::{ClusterError, Kind};
 use super::harness::{Answer, FakeCluster, Request, bare_vm, vm};
 
 fn evaluate(value: &str, settings: Value) -> Answer {
-    Request::create(bare_vm(&[("pci-passthrough", value)]))
-        .settings(json!({"pciPassthrough": settings}))
-        .evaluate()
+    Request::create(bare_vm(&[("pci-passthrough", value)])).settings(json!({"pciPassthrough": settings})).evaluate()
 }
 
 fn by_address(value: &str) -> Answer {
@@ -19,8 +17,7 @@ fn by_address(value: &str) -> Answer {
 /// A VM with these host devices that asks for one address more.
 fn vm_with_devices(devices: Value, gpus: Value) -> Value {
     let mut vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
-    vm["spec"]["template"]["spec"]["domain"]["devices"] =
-        json!({"hostDevices": devices, "gpus": gpus});
+    vm["spec"]["template"]["spec"]["domain"]["devices"] = json!({"hostDevices": devices, "gpus": gpus});
     vm
 }
 
@@ -28,8 +25,7 @@ fn vm_with_devices(devices: Value, gpus: Value) -> Value {
 fn devices_are_appended_to_what_the_user_selected() {
     let settings = json!({"pciPassthrough": {"deviceNames": "address"}});
     let directive = r#"{"devices": ["0000:03:00.0", "03:00.1"]}"#;
-    let answer =
-        Request::create(vm(&[("pci-passthrough", directive)])).settings(settings).evaluate();
+    let answer = Request::create(vm(&[("pci-passthrough", directive)])).settings(settings).evaluate();
     assert_eq!(
         answer.patch(),
         json!([
@@ -91,19 +87,10 @@ fn addresses_are_normalised(#[case] value: &str, #[case] device_name: &str, #[ca
     r#"{"devices": ["0000:00:02.8"]}"#,
     r#"devices[0] "0000:00:02.8" is not a PCI address: its function"#
 )]
-#[case::bad_node(
-    r#"{"devices": ["Node_1/0000:00:02.0"]}"#,
-    r#"devices[0] "Node_1/0000:00:02.0" does not name a node"#
-)]
+#[case::bad_node(r#"{"devices": ["Node_1/0000:00:02.0"]}"#, r#"devices[0] "Node_1/0000:00:02.0" does not name a node"#)]
 #[case::empty_node(r#"{"devices": ["/0000:00:02.0"]}"#, "does not name a node")]
-#[case::duplicate(
-    r#"{"devices": ["0000:00:0a.0", "00:0A.0"]}"#,
-    "0000:00:0a.0 is listed more than once"
-)]
-#[case::duplicate_with_node(
-    r#"{"devices": ["a/00:0a.0", "00:0a.0"]}"#,
-    "0000:00:0a.0 is listed more than once"
-)]
+#[case::duplicate(r#"{"devices": ["0000:00:0a.0", "00:0A.0"]}"#, "0000:00:0a.0 is listed more than once")]
+#[case::duplicate_with_node(r#"{"devices": ["a/00:0a.0", "00:0a.0"]}"#, "0000:00:0a.0 is listed more than once")]
 #[case::bad_pci_device_name(
     r#"{"devices": ["Node_1-000000020"]}"#,
     r#"devices[0] "Node_1-000000020" does not name a node"#
@@ -118,15 +105,10 @@ fn a_bad_value_is_an_error(#[case] value: &str, #[case] part: &str) {
 #[case::first_free(json!([{"name": "pci-device-0", "deviceName": "x/y"}, {"name": "pci-device-2", "deviceName": "x/y"}]), json!(null), "pci-device-1")]
 #[case::not_a_gpus(json!([]), json!([{"name": "pci-device-0", "deviceName": "x/y"}]), "pci-device-1")]
 #[case::odd_entries(json!([null, "x", {"name": 1}]), json!(null), "pci-device-0")]
-fn a_device_gets_the_first_free_name(
-    #[case] devices: Value,
-    #[case] gpus: Value,
-    #[case] name: &str,
-) {
+fn a_device_gets_the_first_free_name(#[case] devices: Value, #[case] gpus: Value, #[case] name: &str) {
     let count = devices.as_array().unwrap().len();
     let settings = json!({"pciPassthrough": {"deviceNames": "address"}});
-    let answer =
-        Request::create(vm_with_devices(devices.clone(), gpus)).settings(settings).evaluate();
+    let answer = Request::create(vm_with_devices(devices.clone(), gpus)).settings(settings).evaluate();
     let after = answer.domain()["devices"]["hostDevices"].clone();
     assert_eq!(after[count], json!({"name": name, "deviceName": "pci_0000_00_02_0"}));
     assert_eq!(after.as_array().unwrap()[..count], devices.as_array().unwrap()[..]);
@@ -136,13 +118,9 @@ fn a_device_gets_the_first_free_name(
 fn a_device_that_is_there_already_is_not_added() {
     let there = json!([{"name": "mine", "deviceName": "pci_0000_00_02_0", "tag": "keep"}]);
     let settings = json!({"pciPassthrough": {"deviceNames": "address", "maxDevices": 1}});
-    let answer =
-        Request::create(vm_with_devices(there.clone(), json!(null))).settings(settings).evaluate();
+    let answer = Request::create(vm_with_devices(there.clone(), json!(null))).settings(settings).evaluate();
     assert_eq!(answer.domain()["devices"]["hostDevices"], there);
-    assert_eq!(
-        answer.annotation("pci-passthrough-applied").as_deref(),
-        Some(r#"["0000:00:02.0"]"#)
-    );
+    assert_eq!(answer.annotation("pci-passthrough-applied").as_deref(), Some(r#"["0000:00:02.0"]"#));
 }
 
 #[rstest]
@@ -156,10 +134,9 @@ fn there_is_a_most(#[case] value: &str, #[case] present: Value, #[case] count: O
     let answer = Request::create(vm).settings(settings).evaluate();
     match count {
         None => assert!(answer.is_accepted(), "{}", answer.message()),
-        Some(count) => answer.assert_denied(&[
-            &format!("would have {count} host devices"),
-            "pciPassthrough.maxDevices allows 2",
-        ]),
+        Some(count) => {
+            answer.assert_denied(&[&format!("would have {count} host devices"), "pciPassthrough.maxDevices allows 2"])
+        }
     }
 }
 
@@ -199,10 +176,7 @@ fn devices_are_allowed_by_namespace(#[case] allowed: Value, #[case] accepted: bo
     if accepted {
         assert!(answer.is_accepted(), "{}", answer.message());
     } else {
-        let parts = [
-            "0000:00:02.0 (pci_0000_00_02_0) is not allowed in the namespace default",
-            "allowedDevices",
-        ];
+        let parts = ["0000:00:02.0 (pci_0000_00_02_0) is not allowed in the namespace default", "allowedDevices"];
         answer.assert_denied(&parts);
     }
 }
@@ -217,10 +191,7 @@ fn cluster(error: ClusterError) -> FakeCluster {
 #[case::not_offered(cluster(ClusterError::NotOffered), "does not let the policy look up")]
 #[case::not_served(cluster(ClusterError::KindNotServed), "does not serve")]
 #[case::neither_granted_nor_served(cluster(ClusterError::KindNotServed).without("list", Kind::PciDevice), "does not serve")]
-fn auto_without_harvester_names_by_address_and_warns(
-    #[case] cluster: FakeCluster,
-    #[case] why: &str,
-) {
+fn auto_without_harvester_names_by_address_and_warns(#[case] cluster: FakeCluster, #[case] why: &str) {
     let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
     let answer = Request::create(vm).cluster(cluster).evaluate();
     let device = answer.domain()["devices"]["hostDevices"][0].clone();
@@ -254,9 +225,7 @@ fn auto_does_not_name_by_address_what_harvester_forbids_to_read(
 fn auto_does_not_guess_while_the_cluster_does_not_answer() {
     let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
     let answer = Request::create(vm).cluster(cluster(ClusterError::Unavailable)).evaluate();
-    answer.assert_denied(&[
-        "looking up pcidevices.devices.harvesterhci.io failed for now; try again later",
-    ]);
+    answer.assert_denied(&["looking up pcidevices.devices.harvesterhci.io failed for now; try again later"]);
 }
 
 #[rstest]
@@ -265,10 +234,7 @@ fn auto_does_not_guess_while_the_cluster_does_not_answer() {
     cluster(ClusterError::KindNotServed),
     "Harvester's add-on pcidevices-controller is installed and enabled"
 )]
-fn harvester_without_harvester_is_an_error_that_says_what_to_do(
-    #[case] cluster: FakeCluster,
-    #[case] part: &str,
-) {
+fn harvester_without_harvester_is_an_error_that_says_what_to_do(#[case] cluster: FakeCluster, #[case] part: &str) {
     let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
     let settings = json!({"pciPassthrough": {"deviceNames": "harvester"}});
     let answer = Request::create(vm).settings(settings).cluster(cluster).evaluate();

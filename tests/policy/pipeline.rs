@@ -3,9 +3,7 @@
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::harness::{
-    Answer, FakeCluster, PREFIX, Request, annotate, bare_vm, evaluate, fixture, vm,
-};
+use super::harness::{Answer, FakeCluster, PREFIX, Request, annotate, bare_vm, evaluate, fixture, vm};
 
 /// Works with nothing but the defaults.
 const GOOD: (&str, &str) = ("gpu-device-plugin", "nvidia.com/gpu");
@@ -26,10 +24,7 @@ fn pci_errors(mode: &str) -> Value {
 #[case::deleting("/object/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"))]
 #[case::status("/subResource", json!("status"))]
 #[case::no_object("/object", json!(null))]
-fn a_request_that_does_not_concern_the_policy_is_accepted(
-    #[case] pointer: &str,
-    #[case] value: Value,
-) {
+fn a_request_that_does_not_concern_the_policy_is_accepted(#[case] pointer: &str, #[case] value: Value) {
     let mut request = Request::create(vm(&[GOOD, BAD]));
     let (parent, key) = pointer.rsplit_once('/').unwrap();
     request.request.pointer_mut(parent).unwrap()[key] = value;
@@ -124,10 +119,7 @@ mod features {
     #[case::pci_passthrough("pciPassthrough", ("pci-passthrough", "nonsense"))]
     #[case::gpu_device_plugin("gpuDevicePlugin", ("gpu-device-plugin", "nonsense"))]
     #[case::vbios_injection("vbiosInjection", ("vbios-injection", "rom"))]
-    fn that_are_switched_off_ignore_their_directives(
-        #[case] section: &str,
-        #[case] directive: (&str, &str),
-    ) {
+    fn that_are_switched_off_ignore_their_directives(#[case] section: &str, #[case] directive: (&str, &str)) {
         let feature = directive.0;
         Request::create(vm(&[directive]))
             .settings(json!({section: {"enabled": false}}))
@@ -135,9 +127,8 @@ mod features {
             .assert_accepted_unchanged();
 
         // Each has an error mode of its own.
-        let answer = Request::create(vm(&[directive]))
-            .settings(json!({section: {"errorHandling": "allow-and-log"}}))
-            .evaluate();
+        let answer =
+            Request::create(vm(&[directive])).settings(json!({section: {"errorHandling": "allow-and-log"}})).evaluate();
         assert!(answer.is_accepted());
         assert_eq!(answer.audit("failed"), feature);
         Request::create(vm(&[directive])).evaluate().assert_denied(&[feature]);
@@ -250,7 +241,8 @@ mod strip_label {
             json!([{"op": "remove", "path": "/metadata/annotations/vm-feature-manager.io~1pci-passthrough"}])
         );
         assert_eq!(answer.warnings().len(), 1);
-        let start = "pci-passthrough is not applied, and errorHandling strip-label removes the directive: not valid JSON";
+        let start =
+            "pci-passthrough is not applied, and errorHandling strip-label removes the directive: not valid JSON";
         assert!(answer.warnings()[0].starts_with(start), "{:?}", answer.warnings());
         assert_eq!(answer.audit("failed"), "pci-passthrough");
         assert_eq!(answer.logs.len(), 1);
@@ -301,18 +293,13 @@ mod source {
         let answer = Request::create(labelled).evaluate();
         assert_eq!(
             answer.warnings(),
-            [
-                "the policy reads directives from annotations, and these labels are ignored: nested-virt"
-            ]
+            ["the policy reads directives from annotations, and these labels are ignored: nested-virt"]
         );
-        let answer = Request::create(vm(&[GOOD, ("cpu-vendor", "amd")]))
-            .settings(json!({"configSource": "labels"}))
-            .evaluate();
+        let answer =
+            Request::create(vm(&[GOOD, ("cpu-vendor", "amd")])).settings(json!({"configSource": "labels"})).evaluate();
         assert_eq!(
             answer.warnings(),
-            [
-                "the policy reads directives from labels, and these annotations are ignored: gpu-device-plugin"
-            ]
+            ["the policy reads directives from labels, and these annotations are ignored: gpu-device-plugin"]
         );
     }
 
@@ -352,11 +339,11 @@ mod source {
         "nested-vrit",
         r#"no such directive: "nested-vrit" (did you mean vm-feature-manager.io/nested-virt?)"#
     )]
-    #[case::underscore("pci_passthrough", r#"no such directive: "pci_passthrough" (did you mean vm-feature-manager.io/pci-passthrough?)"#)]
-    #[case::option(
-        "cpu-vender",
-        r#"no such directive: "cpu-vender" (did you mean vm-feature-manager.io/cpu-vendor?)"#
+    #[case::underscore(
+        "pci_passthrough",
+        r#"no such directive: "pci_passthrough" (did you mean vm-feature-manager.io/pci-passthrough?)"#
     )]
+    #[case::option("cpu-vender", r#"no such directive: "cpu-vender" (did you mean vm-feature-manager.io/cpu-vendor?)"#)]
     #[case::far("flux-capacitor", r#"no such directive: "flux-capacitor""#)]
     fn an_unknown_key_is_a_warning(#[case] key: &str, #[case] warning: &str) {
         let answer = Request::create(vm(&[(key, "enabled")])).evaluate();
@@ -383,27 +370,18 @@ mod tracking {
     fn success_removes_a_stale_error() {
         let answer = Request::create(vm(&[GOOD, ("gpu-device-plugin-error", "old")])).evaluate();
         assert_eq!(answer.annotation("gpu-device-plugin-error"), None);
-        assert_eq!(
-            answer.annotation("gpu-device-plugin-applied").as_deref(),
-            Some("nvidia.com/gpu")
-        );
+        assert_eq!(answer.annotation("gpu-device-plugin-applied").as_deref(), Some("nvidia.com/gpu"));
     }
 
     #[test]
     fn a_changed_value_is_recorded_anew() {
-        let answer =
-            Request::create(vm(&[GOOD, ("gpu-device-plugin-applied", "amd.com/gpu")])).evaluate();
-        assert_eq!(
-            answer.annotation("gpu-device-plugin-applied").as_deref(),
-            Some("nvidia.com/gpu")
-        );
+        let answer = Request::create(vm(&[GOOD, ("gpu-device-plugin-applied", "amd.com/gpu")])).evaluate();
+        assert_eq!(answer.annotation("gpu-device-plugin-applied").as_deref(), Some("nvidia.com/gpu"));
     }
 
     #[test]
     fn can_be_switched_off() {
-        let answer = Request::create(vm(&[GOOD]))
-            .settings(json!({"addTrackingAnnotations": false}))
-            .evaluate();
+        let answer = Request::create(vm(&[GOOD])).settings(json!({"addTrackingAnnotations": false})).evaluate();
         assert_eq!(
             answer.patch(),
             json!([
@@ -425,8 +403,7 @@ mod tracking {
     fn annotations_are_made_where_there_are_none() {
         for annotations in [json!(null), json!({})] {
             let mut vm = bare_vm(&[]);
-            vm["metadata"]["labels"] =
-                json!({format!("{PREFIX}gpu-device-plugin"): "nvidia.com/gpu"});
+            vm["metadata"]["labels"] = json!({format!("{PREFIX}gpu-device-plugin"): "nvidia.com/gpu"});
             vm["metadata"]["annotations"] = annotations;
             let answer = Request::create(vm).settings(json!({"configSource": "labels"})).evaluate();
             assert!(answer.annotation("gpu-device-plugin-applied").is_some());
@@ -439,8 +416,7 @@ mod tracking {
         vm["metadata"]["labels"] = json!({format!("{PREFIX}gpu-device-plugin"): "nvidia.com/gpu"});
         vm["metadata"]["annotations"] = json!("none");
         let answer = Request::create(vm).settings(json!({"configSource": "labels"})).evaluate();
-        answer
-            .assert_denied(&["metadata.annotations is a string where KubeVirt expects an object"]);
+        answer.assert_denied(&["metadata.annotations is a string where KubeVirt expects an object"]);
     }
 }
 
@@ -470,15 +446,10 @@ fn unknown_fields_and_exact_numbers_survive() {
         r#"{{"request":{{"kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},"operation":"CREATE","object":{vm}}}}}"#
     );
     let log = slog::Logger::root(slog::Discard, slog::o!());
-    let bytes =
-        vm_feature_manager_policy::validate(payload.as_bytes(), &FakeCluster::default(), &log);
+    let bytes = vm_feature_manager_policy::validate(payload.as_bytes(), &FakeCluster::default(), &log);
     let answer = String::from_utf8(bytes).unwrap();
     assert!(answer.contains(r#""nvidia.com/gpu":"1""#), "{answer}");
-    assert!(
-        answer.contains(
-            r#"{"precise":1.000000000000000000001,"big":123456789012345678901234567890}"#
-        )
-    );
+    assert!(answer.contains(r#"{"precise":1.000000000000000000001,"big":123456789012345678901234567890}"#));
 }
 
 mod log {
@@ -499,17 +470,13 @@ mod log {
         // Nothing is applied where the request is denied.
         assert_eq!(answer.logs.len(), 1);
         let line = &answer.logs[0];
-        assert!(
-            line.starts_with("WARN feature refused ") && line.contains(&fields(BAD.0)),
-            "{line}"
-        );
+        assert!(line.starts_with("WARN feature refused ") && line.contains(&fields(BAD.0)), "{line}");
         assert!(!line.contains("hunter2"));
     }
 
     #[test]
     fn has_one_line_for_all_features_that_are_applied() {
-        let request =
-            Request::create(vm(&[GOOD, ("nested-virt", "enabled"), ("cpu-vendor", "amd")]));
+        let request = Request::create(vm(&[GOOD, ("nested-virt", "enabled"), ("cpu-vendor", "amd")]));
         let answer = request.evaluate();
         let features = r#""features":"nested-virt,gpu-device-plugin","name":"igpu-vm""#;
         assert_eq!(answer.logs.len(), 1);
@@ -534,10 +501,7 @@ mod unusable_payload {
     #[case::list("[]", "request.kind.kind is missing, or is not as an API server writes it")]
     #[case::no_request(r#"{"settings": {}}"#, "request.kind.kind is missing")]
     #[case::no_kind(r#"{"request": {"operation": "CREATE"}}"#, "request.kind.kind is missing")]
-    #[case::wrong_type(
-        r#"{"request": {"kind": "hunter2", "operation": "CREATE"}}"#,
-        "request.kind.kind is missing"
-    )]
+    #[case::wrong_type(r#"{"request": {"kind": "hunter2", "operation": "CREATE"}}"#, "request.kind.kind is missing")]
     #[case::no_operation(
         r#"{"request": {"kind": {"kind": "hunter2"}, "operation": 1}}"#,
         "request.operation is missing"
@@ -618,8 +582,7 @@ mod extremes {
             r#"{{"request":{{"kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},"operation":"CREATE","object":{}}}}}"#,
             object.replace("DEEP", &deep())
         );
-        let bytes =
-            vm_feature_manager_policy::validate(payload.as_bytes(), &FakeCluster::default(), &log);
+        let bytes = vm_feature_manager_policy::validate(payload.as_bytes(), &FakeCluster::default(), &log);
         let answer = String::from_utf8(bytes).unwrap();
         assert!(answer.starts_with(r#"{"accepted":true"#) && answer.contains(&deep()));
     }
@@ -629,16 +592,13 @@ mod extremes {
         let object = r#"{"metadata": {"annotations": {"vm-feature-manager.io/gpu-device-plugin": "nvidia.com/gpu"}},
             "spec": {"template": {"spec": {"nodeSelector": DEEP}}}}"#;
         let answer = create(&object.replace("DEEP", &deep()));
-        answer
-            .assert_denied(&["the VirtualMachine's template cannot be read", "nested too deeply"]);
+        answer.assert_denied(&["the VirtualMachine's template cannot be read", "nested too deeply"]);
     }
 
     #[test]
     fn ten_thousand_levels_in_a_directive_are_denied() {
-        let object =
-            r#"{"metadata": {"annotations": {"vm-feature-manager.io/nested-virt": DEEP}}}"#;
-        create(&object.replace("DEEP", &deep()))
-            .assert_denied(&["the admission request cannot be read"]);
+        let object = r#"{"metadata": {"annotations": {"vm-feature-manager.io/nested-virt": DEEP}}}"#;
+        create(&object.replace("DEEP", &deep())).assert_denied(&["the admission request cannot be read"]);
     }
 
     #[rstest]
@@ -646,9 +606,7 @@ mod extremes {
     #[case::number("1")]
     #[case::list("[]")]
     #[case::metadata(r#"{"metadata": 1, "spec": []}"#)]
-    #[case::annotations(
-        r#"{"metadata": {"annotations": [], "labels": 5, "deletionTimestamp": null}, "spec": ""}"#
-    )]
+    #[case::annotations(r#"{"metadata": {"annotations": [], "labels": 5, "deletionTimestamp": null}, "spec": ""}"#)]
     fn wrong_types_in_a_vm_that_asks_for_nothing_are_accepted(#[case] object: &str) {
         assert_eq!(create(object).response, json!({"accepted": true}));
     }
@@ -673,17 +631,10 @@ mod extremes {
 
     #[rstest]
     fn a_directive_of_a_megabyte_gets_a_short_answer(
-        #[values(
-            "nested-virt",
-            "pci-passthrough",
-            "gpu-device-plugin",
-            "vbios-injection"
-        )]
-        feature: &str,
+        #[values("nested-virt", "pci-passthrough", "gpu-device-plugin", "vbios-injection")] feature: &str,
         #[values("x", "[", "\u{e9}", "{\"devices\": [")] unit: &str,
     ) {
-        let answer =
-            Request::create(vm(&[(feature, &unit.repeat((1 << 20) / unit.len()))])).evaluate();
+        let answer = Request::create(vm(&[(feature, &unit.repeat((1 << 20) / unit.len()))])).evaluate();
         answer.assert_denied(&[feature]);
         assert!(answer.message().len() < 1024, "{} bytes", answer.message().len());
     }
@@ -691,16 +642,13 @@ mod extremes {
     #[test]
     fn thirty_thousand_devices_and_unknown_keys_get_a_short_answer() {
         let mut vm = vm(&[("vbios-injection", "rom")]);
-        let devices: Vec<_> =
-            (0..30_000).map(|n| json!({"name": format!("d{n}"), "deviceName": "x.io/y"})).collect();
+        let devices: Vec<_> = (0..30_000).map(|n| json!({"name": format!("d{n}"), "deviceName": "x.io/y"})).collect();
         vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = json!(devices);
         for n in 0..30_000 {
             annotate(&mut vm, &[(&format!("key{n}"), "x")]);
         }
         let answer = Request::create(vm.clone()).evaluate();
-        answer.assert_denied(&[
-            "hostDevices has 30000 entries, but a guest can have at most 256 devices",
-        ]);
+        answer.assert_denied(&["hostDevices has 30000 entries, but a guest can have at most 256 devices"]);
         assert!(answer.message().len() < 1024);
         assert_eq!(answer.warnings().len(), 1);
         Request::update(vm.clone(), vm).evaluate().assert_accepted_unchanged();

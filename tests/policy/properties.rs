@@ -64,45 +64,24 @@ fn devices() -> impl Strategy<Value = Value> {
 
 fn cpu() -> impl Strategy<Value = Value> {
     let feature = object(vec![
-        (
-            "name",
-            mostly(prop::sample::select(vec!["svm", "vmx", "pcid"]).prop_map(|n| json!(n))).boxed(),
-        ),
+        ("name", mostly(prop::sample::select(vec!["svm", "vmx", "pcid"]).prop_map(|n| json!(n))).boxed()),
         (
             "policy",
-            mostly(
-                prop::sample::select(vec!["", "require", "forbid", "optional"])
-                    .prop_map(|n| json!(n)),
-            )
-            .boxed(),
+            mostly(prop::sample::select(vec!["", "require", "forbid", "optional"]).prop_map(|n| json!(n))).boxed(),
         ),
     ]);
     object(vec![
         ("cores", mostly(Just(json!(4))).boxed()),
-        (
-            "model",
-            mostly(
-                prop::sample::select(vec!["host-model", "EPYC", "Haswell"]).prop_map(|n| json!(n)),
-            )
-            .boxed(),
-        ),
+        ("model", mostly(prop::sample::select(vec!["host-model", "EPYC", "Haswell"]).prop_map(|n| json!(n))).boxed()),
         ("features", mostly(prop::collection::vec(feature, 0..3).prop_map(Value::Array)).boxed()),
     ])
 }
 
 fn volumes() -> impl Strategy<Value = Value> {
-    let config_map = object(vec![(
-        "name",
-        mostly(prop::sample::select(vec!["igpu-rom", "other"]).prop_map(|n| json!(n))).boxed(),
-    )]);
+    let config_map =
+        object(vec![("name", mostly(prop::sample::select(vec!["igpu-rom", "other"]).prop_map(|n| json!(n))).boxed())]);
     let volume = object(vec![
-        (
-            "name",
-            mostly(
-                prop::sample::select(vec!["vbios-rom", "igpu-rom", "disk"]).prop_map(|n| json!(n)),
-            )
-            .boxed(),
-        ),
+        ("name", mostly(prop::sample::select(vec!["vbios-rom", "igpu-rom", "disk"]).prop_map(|n| json!(n))).boxed()),
         ("configMap", mostly(config_map).boxed()),
     ]);
     prop::collection::vec(volume, 0..3).prop_map(Value::Array)
@@ -214,8 +193,7 @@ fn own_keys() -> BoxedStrategy<Value> {
         let values = prop::collection::vec(directive(), keys.len());
         (Just(keys), values).prop_map(|(keys, values)| {
             let members = keys.iter().zip(values);
-            let mut map: Map<_, _> =
-                members.map(|(key, value)| (format!("{PREFIX}{key}"), value)).collect();
+            let mut map: Map<_, _> = members.map(|(key, value)| (format!("{PREFIX}{key}"), value)).collect();
             map.insert("other.io/key".to_owned(), json!("kept"));
             Value::Object(map)
         })
@@ -249,16 +227,11 @@ fn settings() -> BoxedStrategy<Value> {
         members.extend(more);
         object(members).prop_map(Some).boxed()
     };
-    let one_of = |values: Vec<&'static str>| {
-        prop::sample::select(values).prop_map(|value| Some(json!(value))).boxed()
-    };
+    let one_of = |values: Vec<&'static str>| prop::sample::select(values).prop_map(|value| Some(json!(value))).boxed();
     let valid = object(vec![
         ("addTrackingAnnotations", any::<bool>().prop_map(|b| Some(json!(b))).boxed()),
         ("configSource", one_of(vec!["annotations", "labels"])),
-        (
-            "nestedVirtualization",
-            section(vec![("cpuVendor", one_of(vec!["auto", "amd", "intel"]))]),
-        ),
+        ("nestedVirtualization", section(vec![("cpuVendor", one_of(vec!["auto", "amd", "intel"]))])),
         (
             "pciPassthrough",
             section(vec![
@@ -301,15 +274,12 @@ fn is_kept(path: &str, before: &Value, after: &Value, takes_back: bool) -> Resul
             })
         }
         // Of the annotation's list the entries are compared; that of ours may be replaced.
-        (Value::String(before), Value::String(after))
-            if path.ends_with("/hooks.kubevirt.io/hookSidecars") =>
-        {
+        (Value::String(before), Value::String(after)) if path.ends_with("/hooks.kubevirt.io/hookSidecars") => {
             let entries = |text: &str| match text.trim() {
                 "" => Ok(Vec::new()),
                 text => serde_json::from_str::<Vec<Value>>(text).map_err(|e| e.to_string()),
             };
-            let is_ours =
-                |entry: &Value| entry["command"][3] == "vm-feature-manager.io/vbios-injection";
+            let is_ours = |entry: &Value| entry["command"][3] == "vm-feature-manager.io/vbios-injection";
             let (before, after) = (entries(before)?, entries(after)?);
             if before.iter().filter(|e| !is_ours(e)).eq(after.iter().filter(|e| !is_ours(e))) {
                 Ok(())
@@ -328,9 +298,9 @@ fn may_be_ours(path: &str, value: &Value) -> bool {
         "features" | "hostDevices" | "gpus" | "volumes" if value.is_array() => {
             value.as_array().is_some_and(|items| items.iter().all(|item| may_be_ours(path, item)))
         }
-        "limits" | "nodeSelector" => value.as_object().is_some_and(|members| {
-            members.iter().all(|(key, value)| may_be_ours(&format!("{path}/{key}"), value))
-        }),
+        "limits" | "nodeSelector" => value
+            .as_object()
+            .is_some_and(|members| members.iter().all(|(key, value)| may_be_ours(&format!("{path}/{key}"), value))),
         // As a key of the object, behind the slash of its own name.
         "gpu" => path.ends_with("limits/nvidia.com/gpu"),
         "hostname" => path.ends_with("nodeSelector/kubernetes.io/hostname"),
@@ -354,9 +324,7 @@ fn without_ours_labels(vm: &Value) -> Value {
 /// them.
 fn in_any_order(value: &Value) -> Value {
     match value {
-        Value::Object(members) => {
-            members.iter().map(|(key, value)| (key.clone(), in_any_order(value))).collect()
-        }
+        Value::Object(members) => members.iter().map(|(key, value)| (key.clone(), in_any_order(value))).collect(),
         Value::Array(items) => {
             let mut items: Vec<Value> = items.iter().map(in_any_order).collect();
             items.sort_by_key(Value::to_string);

@@ -151,10 +151,7 @@ fn the_forms_empty_description_is_tolerated() {
 #[case::allowed_devices(json!({"pciPassthrough": {"allowedDevices": ["*"]}}), r#"setting pciPassthrough.allowedDevices: got a list "["*"]", expected a map from namespace patterns to lists of device patterns"#)]
 #[case::allowed_devices_inside(json!({"pciPassthrough": {"allowedDevices": {"team-*": "a, b c"}}}), r#"setting pciPassthrough.allowedDevices."team-*": got "a, b c", expected a list of glob patterns: ASCII text without spaces, * for any characters, ? for one; or one text with commas between them"#)]
 #[case::allowed_devices_key(json!({"pciPassthrough": {"allowedDevices": {"": ["*"]}}}), r#"setting pciPassthrough.allowedDevices: got an object "{"":["*"]}", expected a map from namespace patterns to lists of device patterns"#)]
-fn a_problem_says_which_setting_what_it_got_and_what_it_takes(
-    #[case] settings: Value,
-    #[case] message: &str,
-) {
+fn a_problem_says_which_setting_what_it_got_and_what_it_takes(#[case] settings: Value, #[case] message: &str) {
     assert_eq!(problem(&settings).as_deref(), Some(message));
 }
 
@@ -178,10 +175,7 @@ fn text_that_is_no_json_is_told(#[case] text: &[u8], #[case] part: &str) {
     let answer: Value = serde_json::from_slice(&validate_settings(text)).unwrap();
     assert_eq!(answer["valid"], json!(false));
     let message = answer["message"].as_str().unwrap();
-    assert!(
-        message.starts_with("the settings cannot be read: ") && message.contains(part),
-        "{message}"
-    );
+    assert!(message.starts_with("the settings cannot be read: ") && message.contains(part), "{message}");
 }
 
 #[test]

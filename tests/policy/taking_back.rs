@@ -4,9 +4,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use vm_feature_manager_policy::cluster::{ClusterError, Kind};
 
-use super::harness::{
-    Answer, FakeCluster, PREFIX, Request, annotate, bare_vm, fixtures, vbios_objects,
-};
+use super::harness::{Answer, FakeCluster, PREFIX, Request, annotate, bare_vm, fixtures, vbios_objects};
 
 const NESTED: (&str, &str) = ("nested-virt", "enabled");
 const PCI: (&str, &str) = ("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#);
@@ -55,11 +53,7 @@ struct Story {
 impl Story {
     /// A virtual machine that has these entries, put there by the user.
     fn of(entries: &[(&str, Value)]) -> Self {
-        Self {
-            settings: settings(),
-            cluster: FakeCluster::default,
-            vm: with(bare_vm(&[]), entries),
-        }
+        Self { settings: settings(), cluster: FakeCluster::default, vm: with(bare_vm(&[]), entries) }
     }
 
     fn on_harvester(mut self) -> Self {
@@ -74,9 +68,7 @@ impl Story {
     }
 
     fn allowing_failures(mut self) -> Self {
-        for section in
-            ["nestedVirtualization", "pciPassthrough", "gpuDevicePlugin", "vbiosInjection"]
-        {
+        for section in ["nestedVirtualization", "pciPassthrough", "gpuDevicePlugin", "vbiosInjection"] {
             self.settings[section]["errorHandling"] = json!("allow-and-log");
         }
         self
@@ -204,11 +196,7 @@ fn the_users_extension_of_the_other_vendor_stays(#[values(true, false)] tracking
 #[case::pci(PCI, HOST_DEVICES, json!([by_address(0, "pci_0000_00_02_0")]))]
 #[case::limit(GPU, LIMITS, json!({"nvidia.com/gpu": "1"}))]
 #[case::gpu(GPU, GPUS, json!([{"name": "gpu-0", "deviceName": "nvidia.com/gpu"}]))]
-fn what_the_user_had_before_stays(
-    #[case] directive: (&str, &str),
-    #[case] pointer: &str,
-    #[case] before: Value,
-) {
+fn what_the_user_had_before_stays(#[case] directive: (&str, &str), #[case] pointer: &str, #[case] before: Value) {
     let story = Story::of(&[(pointer, before.clone())]).ask(&[directive]);
     let annotations = &story.vm["metadata"]["annotations"];
     assert_eq!(annotations[format!("{PREFIX}{}-added", directive.0)], Value::Null);
@@ -234,8 +222,7 @@ fn what_kubectl_apply_declares_stays(
     let manifest = with(bare_vm(&[]), &[(CPU_FEATURES, declared)]).to_string();
     let answer = story.update(|vm| {
         remove(vm, "nested-virt");
-        vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] =
-            json!(manifest);
+        vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] = json!(manifest);
     });
     assert_eq!(spec(&answer.after(), CPU_FEATURES).is_array(), stays);
 }
@@ -247,8 +234,7 @@ fn what_kubectl_apply_declares_stays(
 fn a_manifest_that_cannot_be_read_declares_nothing(#[case] manifest: Value) {
     let answer = Story::of(&[]).ask(&[NESTED]).update(|vm| {
         remove(vm, "nested-virt");
-        vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] =
-            manifest.clone();
+        vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] = manifest.clone();
     });
     assert_eq!(spec(&answer.after(), CPU_FEATURES), &Value::Null);
 }
@@ -267,9 +253,7 @@ fn what_the_user_edited_stays(
     #[case] edited: Value,
     #[case] entry: &str,
 ) {
-    let story = Story::of(&[])
-        .ask(&[directive])
-        .edit(|vm| *vm = with(vm.clone(), &[(pointer, edited.clone())]));
+    let story = Story::of(&[]).ask(&[directive]).edit(|vm| *vm = with(vm.clone(), &[(pointer, edited.clone())]));
     let answer = story.drop(directive);
     assert_eq!(spec(&answer.after(), pointer), &edited);
     assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
@@ -280,9 +264,7 @@ fn what_the_user_edited_stays(
 /// What comes with the update that takes the directive away was not there before, so the policy did not add it.
 #[test]
 fn what_comes_when_the_directive_goes_stays() {
-    let story = Story::of(&[])
-        .ask(&[NESTED])
-        .edit(|vm| *vm = with(vm.clone(), &[(CPU_FEATURES, json!([]))]));
+    let story = Story::of(&[]).ask(&[NESTED]).edit(|vm| *vm = with(vm.clone(), &[(CPU_FEATURES, json!([]))]));
     let answer = story.update(|vm| {
         remove(vm, "nested-virt");
         *vm = with(vm.clone(), &[(CPU_FEATURES, json!([svm()]))]);
@@ -316,22 +298,13 @@ mod changed {
         story.settings = json!({});
         let story = story.ask(&[NESTED, ("cpu-vendor", "amd")]);
         let answer = story.update(set("cpu-vendor", "intel"));
-        assert_eq!(
-            spec(&answer.after(), CPU_FEATURES),
-            &json!([{"name": "vmx", "policy": "require"}])
-        );
+        assert_eq!(spec(&answer.after(), CPU_FEATURES), &json!([{"name": "vmx", "policy": "require"}]));
         // The VM moves to nodes of the other vendor: what the policy added says nothing of it.
-        let mut story =
-            Story::of(&[("/nodeSelector", json!({"cpu-vendor.node.kubevirt.io/AMD": "true"}))]);
+        let mut story = Story::of(&[("/nodeSelector", json!({"cpu-vendor.node.kubevirt.io/AMD": "true"}))]);
         story.settings = json!({});
         let intel = json!({"cpu-vendor.node.kubevirt.io/Intel": "true"});
-        let answer = story
-            .ask(&[NESTED])
-            .update(|vm| *vm = with(vm.clone(), &[("/nodeSelector", intel.clone())]));
-        assert_eq!(
-            spec(&answer.after(), CPU_FEATURES),
-            &json!([{"name": "vmx", "policy": "require"}])
-        );
+        let answer = story.ask(&[NESTED]).update(|vm| *vm = with(vm.clone(), &[("/nodeSelector", intel.clone())]));
+        assert_eq!(spec(&answer.after(), CPU_FEATURES), &json!([{"name": "vmx", "policy": "require"}]));
     }
 
     #[rstest]
@@ -348,8 +321,7 @@ mod changed {
     fn devices_do_not_count_twice() {
         let mut story = Story::of(&[]);
         story.settings["pciPassthrough"]["maxDevices"] = json!(1);
-        let answer =
-            story.ask(&[PCI]).update(set("pci-passthrough", r#"{"devices": ["03:00.0"]}"#));
+        let answer = story.ask(&[PCI]).update(set("pci-passthrough", r#"{"devices": ["03:00.0"]}"#));
         assert!(answer.is_accepted(), "{}", answer.message());
     }
 
@@ -358,10 +330,7 @@ mod changed {
         let story = Story::of(&[]).ask(&[PCI_OF_NODE]);
         assert_eq!(spec(&story.vm, "/nodeSelector"), &json!({"kubernetes.io/hostname": "node1"}));
         let answer = story.update(set("pci-passthrough", r#"{"devices": ["node2/00:02.0"]}"#));
-        assert_eq!(
-            spec(&answer.after(), "/nodeSelector"),
-            &json!({"kubernetes.io/hostname": "node2"})
-        );
+        assert_eq!(spec(&answer.after(), "/nodeSelector"), &json!({"kubernetes.io/hostname": "node2"}));
         let answer = story.update(set(PCI.0, PCI.1));
         assert_eq!(spec(&answer.after(), "/nodeSelector"), &Value::Null);
         assert_eq!(spec(&answer.after(), HOST_DEVICES), spec(&story.vm, HOST_DEVICES));
@@ -448,8 +417,7 @@ mod harvester {
 
     #[test]
     fn a_device_that_the_form_added_before_stays() {
-        let story =
-            Story::of(&[(HOST_DEVICES, json!([igpu()]))]).on_harvester().ask(&[PCI_OF_NODE]);
+        let story = Story::of(&[(HOST_DEVICES, json!([igpu()]))]).on_harvester().ask(&[PCI_OF_NODE]);
         assert_eq!(spec(&story.drop(PCI_OF_NODE).after(), HOST_DEVICES), &json!([igpu()]));
     }
 
@@ -475,8 +443,7 @@ mod harvester {
     fn a_device_that_was_renamed_stays_as_it_is_with_its_directive() {
         let mut story = renamed(Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]));
         let devices = spec(&story.vm, HOST_DEVICES).clone();
-        let cores =
-            |n| move |vm: &mut Value| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(n))]);
+        let cores = |n| move |vm: &mut Value| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(n))]);
         let answer = story.update(cores(2));
         assert_eq!(spec(&answer.after(), HOST_DEVICES), &devices);
         let record = answer.annotation("pci-passthrough-added").unwrap();
@@ -504,12 +471,9 @@ mod harvester {
         let mut ours = igpu();
         ours["name"] = json!("node1-000007000");
         let mut story = Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]);
-        story.vm = story
-            .update(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, json!([igpu(), mine]))]))
-            .after();
+        story.vm = story.update(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, json!([igpu(), mine]))])).after();
         let both = json!([ours, mine]);
-        story.vm =
-            story.update(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, both.clone())])).after();
+        story.vm = story.update(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, both.clone())])).after();
         assert_eq!(spec(&story.vm, HOST_DEVICES), &both);
         let answer = story.drop(PCI_OF_NODE);
         assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([mine]));
@@ -537,8 +501,7 @@ mod harvester {
         let manifest = with(bare_vm(&[]), &[(HOST_DEVICES, json!([mine]))]).to_string();
         let story = Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]).edit(|vm| {
             *vm = with(vm.clone(), &[(HOST_DEVICES, both.clone())]);
-            vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] =
-                json!(manifest);
+            vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] = json!(manifest);
         });
         let answer = story.drop(PCI_OF_NODE);
         assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([mine]));
@@ -625,8 +588,7 @@ mod harvester {
 
     #[test]
     fn a_users_device_that_was_renamed_stays() {
-        let story =
-            Story::of(&[(HOST_DEVICES, json!([igpu()]))]).on_harvester().ask(&[PCI_OF_NODE]);
+        let story = Story::of(&[(HOST_DEVICES, json!([igpu()]))]).on_harvester().ask(&[PCI_OF_NODE]);
         let story = renamed(story);
         let devices = spec(&story.vm, HOST_DEVICES).clone();
         let answer = story.drop(PCI_OF_NODE);
@@ -646,8 +608,7 @@ mod sidecar {
         let mut story = Story::of(&[]).on_harvester();
         story.settings["vbiosInjection"] = json!({"romDelivery": delivery});
         if let Some(others) = others {
-            story.vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"] =
-                json!(others);
+            story.vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"] = json!(others);
         }
         story.ask(&[ROM])
     }
@@ -655,10 +616,7 @@ mod sidecar {
     #[rstest]
     #[case::alone(None)]
     #[case::beside_others(Some(r#"[{"image":"a"},{"image":"b"}]"#))]
-    fn the_entry_goes_and_the_others_stay(
-        #[case] others: Option<&str>,
-        #[values("sidecar", "volume")] delivery: &str,
-    ) {
+    fn the_entry_goes_and_the_others_stay(#[case] others: Option<&str>, #[values("sidecar", "volume")] delivery: &str) {
         let story = with_rom(others, delivery);
         assert!(sidecars(&story.vm).to_string().contains("vbios-injection"));
         let answer = story.drop(ROM);
@@ -686,8 +644,7 @@ mod sidecar {
     fn without_an_entry_of_ours_the_list_is_left_alone() {
         let others = r#"[ {"image": "a"} ]"#;
         let story = with_rom(Some(others), "sidecar").edit(|vm| {
-            vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"] =
-                json!(others);
+            vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"] = json!(others);
         });
         assert_eq!(sidecars(&story.drop(ROM).after()), others);
     }
@@ -696,8 +653,7 @@ mod sidecar {
     fn an_entry_that_the_user_edited_has_the_mark_still() {
         let story = with_rom(None, "sidecar").edit(|vm| {
             let text = sidecars(vm).as_str().unwrap().replace("sidecar-shim", "my-shim");
-            vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"] =
-                json!(text);
+            vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"] = json!(text);
         });
         assert_eq!(sidecars(&story.drop(ROM).after()), &Value::Null);
     }
@@ -715,8 +671,7 @@ mod sidecar {
     #[test]
     fn a_list_that_cannot_be_read_stays() {
         let story = with_rom(None, "sidecar").edit(|vm| {
-            vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"] =
-                json!("{");
+            vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"] = json!("{");
         });
         let answer = story.drop(ROM);
         assert_eq!(sidecars(&answer.after()), "{");
@@ -775,9 +730,7 @@ mod record_alone {
     #[case::of_another_feature(r#"[{"cpuFeature":"svm"}]"#)]
     #[case::of_no_feature(r#"[{"disk":"x"}]"#)]
     #[case::half_of_an_entry(r#"[{"hostDevice":"pci-device-0"}]"#)]
-    #[case::with_one_that_is_not(
-        r#"[{"hostDevice":"pci-device-0","resource":"pci_0000_00_02_0"},1]"#
-    )]
+    #[case::with_one_that_is_not(r#"[{"hostDevice":"pci-device-0","resource":"pci_0000_00_02_0"},1]"#)]
     #[case::too_large(&format!("[{}1]", " ".repeat(1 << 17)))]
     fn that_cannot_be_read_takes_nothing_away(#[case] record: &str) {
         let story = Story::of(&[]).ask(&[PCI]);
@@ -963,8 +916,7 @@ mod not_readable {
         story.cluster = cluster;
         story.update(cores).assert_accepted_unchanged();
         // A device that is not there yet cannot be had by its address where there is a Harvester.
-        let answer = story
-            .update(set("pci-passthrough", r#"{"devices": ["0000:01:00.0", "0000:03:00.0"]}"#));
+        let answer = story.update(set("pci-passthrough", r#"{"devices": ["0000:01:00.0", "0000:03:00.0"]}"#));
         answer.assert_denied(&["PCI devices cannot be looked up"]);
     }
 
@@ -986,16 +938,12 @@ mod not_readable {
 #[test]
 fn a_device_that_the_user_renamed_stays_with_a_warning() {
     let renamed = json!([{"name": "gpu0", "deviceName": "pci_0000_00_02_0"}]);
-    let story = Story::of(&[])
-        .ask(&[PCI])
-        .edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, renamed.clone())]));
+    let story = Story::of(&[]).ask(&[PCI]).edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, renamed.clone())]));
     let answer = story.drop(PCI);
     assert_eq!(spec(&answer.after(), HOST_DEVICES), &renamed);
     assert_eq!(
         answer.warnings(),
-        [
-            "pci-passthrough: the host device gpu0 stays, as the policy added its resource under the name pci-device-0"
-        ]
+        ["pci-passthrough: the host device gpu0 stays, as the policy added its resource under the name pci-device-0"]
     );
 }
 
@@ -1003,8 +951,8 @@ fn a_device_that_the_user_renamed_stays_with_a_warning() {
 #[test]
 fn a_device_of_the_users_that_a_directive_comes_to_stays_when_it_goes() {
     let mine = json!({"name": "mine", "deviceName": "pci_0000_00_02_0"});
-    let mut story = Story::of(&[(HOST_DEVICES, json!([mine]))])
-        .ask(&[("pci-passthrough", r#"{"devices": ["0000:03:00.0"]}"#)]);
+    let mut story =
+        Story::of(&[(HOST_DEVICES, json!([mine]))]).ask(&[("pci-passthrough", r#"{"devices": ["0000:03:00.0"]}"#)]);
     let answer = story.update(set("pci-passthrough", PCI.1));
     assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([mine]));
     story.vm = answer.after();
@@ -1013,8 +961,7 @@ fn a_device_of_the_users_that_a_directive_comes_to_stays_when_it_goes() {
 
 #[test]
 fn a_part_of_a_wrong_type_stays_with_a_warning() {
-    let story =
-        Story::of(&[]).ask(&[PCI]).edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, json!("x"))]));
+    let story = Story::of(&[]).ask(&[PCI]).edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, json!("x"))]));
     let answer = story.drop(PCI);
     assert_eq!(spec(&answer.after(), HOST_DEVICES), "x");
     let warning = "pci-passthrough: spec.template.spec.domain.devices.hostDevices is a string where KubeVirt expects a \
@@ -1028,14 +975,12 @@ fn a_device_that_the_user_renamed_is_spoken_of_once(#[values(true, false)] track
     let renamed = json!([{"name": "gpu0", "deviceName": "pci_0000_00_02_0"}]);
     let story = Story::of(&[]);
     let story = if tracking { story } else { story.without_tracking() };
-    let mut story =
-        story.ask(&[PCI]).edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, renamed.clone())]));
+    let mut story = story.ask(&[PCI]).edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, renamed.clone())]));
     let is_said = |answer: &Answer| {
         let part = "the host device gpu0 stays, as the policy added its resource under the name pci-device-0";
         answer.warnings().iter().any(|warning| warning.contains(part))
     };
-    let cores =
-        |n| move |vm: &mut Value| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(n))]);
+    let cores = |n| move |vm: &mut Value| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(n))]);
     let answer = story.update(cores(2));
     assert!(is_said(&answer), "{:?}", answer.warnings());
     assert_eq!(answer.annotation("pci-passthrough-added"), None);
@@ -1188,11 +1133,9 @@ mod iommu_siblings {
 
     #[test]
     fn go_when_the_directive_names_another_device() {
-        let answer =
-            created(&[]).update(set("pci-passthrough", r#"{"devices": ["node1/0000:03:00.0"]}"#));
+        let answer = created(&[]).update(set("pci-passthrough", r#"{"devices": ["node1/0000:03:00.0"]}"#));
         assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([other()]));
-        let answer =
-            created(&[]).update(set("pci-passthrough", r#"{"devices": ["node2/0000:00:02.0"]}"#));
+        let answer = created(&[]).update(set("pci-passthrough", r#"{"devices": ["node2/0000:00:02.0"]}"#));
         assert_eq!(spec(&answer.after(), "/domain/devices/hostDevices/0/name"), "node2-000000020");
         assert_eq!(spec(&answer.after(), "/domain/devices/hostDevices/1"), &Value::Null);
     }
@@ -1206,8 +1149,7 @@ mod iommu_siblings {
 
     #[test]
     fn stay_while_their_device_stays() {
-        let answer =
-            created(&[]).update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]));
+        let answer = created(&[]).update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]));
         answer.assert_accepted_unchanged();
         let both = r#"{"devices": ["node1/0000:01:00.0", "node1/0000:03:00.0"]}"#;
         let answer = created(&[]).update(set("pci-passthrough", both));
@@ -1232,8 +1174,7 @@ mod iommu_siblings {
         let story = created(&[]);
         let answer = story.update(|vm| {
             remove(vm, CARD.0);
-            vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] =
-                json!(manifest);
+            vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] = json!(manifest);
         });
         assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
     }
@@ -1250,8 +1191,7 @@ mod iommu_siblings {
     fn stay_where_the_user_added_them_since() {
         let mut story = Story::of(&[]).on_harvester().ask(&[CARD]);
         let both = json!([card(), audio()]);
-        story.vm =
-            story.update(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, both.clone())])).after();
+        story.vm = story.update(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, both.clone())])).after();
         assert_eq!(spec(&story.drop(CARD).after(), HOST_DEVICES), &json!([audio()]));
     }
 

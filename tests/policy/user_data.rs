@@ -28,9 +28,7 @@ fn vm(volumes: Value) -> Value {
 }
 
 fn no_cloud(user_data: &str) -> Value {
-    vm(
-        json!([{"name": "disk-0"}, {"name": "cloudinitdisk", "cloudInitNoCloud": {"userData": user_data}}]),
-    )
+    vm(json!([{"name": "disk-0"}, {"name": "cloudinitdisk", "cloudInitNoCloud": {"userData": user_data}}]))
 }
 
 fn of_secret() -> Value {
@@ -65,14 +63,8 @@ fn a_vm_of_ranchers_node_driver_asks_for_features() {
     let answer = create(vm);
     assert_eq!(answer.audit("applied"), "nested-virt,pci-passthrough,gpu-device-plugin");
     assert_eq!(answer.domain()["cpu"]["features"], json!([{"name": "svm", "policy": "require"}]));
-    assert_eq!(
-        answer.annotation("pci-passthrough-applied").as_deref(),
-        Some(r#"["0000:00:02.0","0000:03:00.0"]"#)
-    );
-    assert_eq!(
-        answer.after()["spec"]["template"]["spec"]["volumes"],
-        before["spec"]["template"]["spec"]["volumes"]
-    );
+    assert_eq!(answer.annotation("pci-passthrough-applied").as_deref(), Some(r#"["0000:00:02.0","0000:03:00.0"]"#));
+    assert_eq!(answer.after()["spec"]["template"]["spec"]["volumes"], before["spec"]["template"]["spec"]["volumes"]);
 }
 
 #[rstest]
@@ -109,10 +101,7 @@ fn only_a_cloud_config_document_is_read(#[case] header: &str, #[case] is_read: b
 #[case::off("nested_virt: false", None)]
 #[case::disabled("nested_virt: disabled", None)]
 #[case::null("nested_virt:", None)]
-#[case::off_for_any_feature(
-    "pci_passthrough: false\n  vbios_injection: off\n  gpu_device_plugin: no",
-    None
-)]
+#[case::off_for_any_feature("pci_passthrough: false\n  vbios_injection: off\n  gpu_device_plugin: no", None)]
 #[case::map("pci_passthrough: {devices: [00:02.0]}", Some("pci-passthrough"))]
 #[case::json(r#"pci_passthrough: '{"devices": ["00:02.0"]}'"#, Some("pci-passthrough"))]
 fn values(#[case] line: &str, #[case] applied: Option<&str>) {
@@ -124,11 +113,7 @@ fn values(#[case] line: &str, #[case] applied: Option<&str>) {
 
 #[test]
 fn nothing_is_read_unless_it_is_switched_on() {
-    for settings in [
-        json!({}),
-        json!({"userData": {"readSecrets": true}}),
-        json!({"userData": {"enabled": false}}),
-    ] {
+    for settings in [json!({}), json!({"userData": {"readSecrets": true}}), json!({"userData": {"enabled": false}})] {
         let answer = Request::create(no_cloud(NESTED)).settings(settings).evaluate();
         assert_eq!(answer.response, json!({"accepted": true}));
     }
@@ -158,8 +143,7 @@ mod precedence {
     use super::*;
 
     fn with(source: &str, value: &str) -> Answer {
-        let mut vm =
-            no_cloud("#cloud-config\nx_kubevirt_features: {gpu_device_plugin: nvidia.com/gpu}\n");
+        let mut vm = no_cloud("#cloud-config\nx_kubevirt_features: {gpu_device_plugin: nvidia.com/gpu}\n");
         vm["metadata"][source][format!("{PREFIX}gpu-device-plugin")] = json!(value);
         let mut settings = settings();
         settings["configSource"] = json!(source);
@@ -171,21 +155,15 @@ mod precedence {
         let answer = with("annotations", "amd.com/gpu");
         assert_eq!(answer.annotation("gpu-device-plugin-applied").as_deref(), Some("amd.com/gpu"));
         // A label can hold no such name, but it is the one that counts.
-        with("labels", "none")
-            .assert_denied(&["(label vm-feature-manager.io/gpu-device-plugin: \"none\")"]);
+        with("labels", "none").assert_denied(&["(label vm-feature-manager.io/gpu-device-plugin: \"none\")"]);
     }
 
     #[rstest]
     #[case::first_on("true", "false", "nested-virt")]
     #[case::first_off("false", "true", "")]
     #[case::first_null("~", "true", "nested-virt")]
-    fn of_several_volumes_the_first_counts(
-        #[case] first: &str,
-        #[case] second: &str,
-        #[case] applied: &str,
-    ) {
-        let text =
-            |value: &str| format!("#cloud-config\nx_kubevirt_features: {{nested_virt: {value}}}\n");
+    fn of_several_volumes_the_first_counts(#[case] first: &str, #[case] second: &str, #[case] applied: &str) {
+        let text = |value: &str| format!("#cloud-config\nx_kubevirt_features: {{nested_virt: {value}}}\n");
         let answer = create(vm(json!([
             {"name": "a", "cloudInitNoCloud": {"userData": text(first)}},
             {"name": "b", "cloudInitConfigDrive": {"userData": text(second)}},
@@ -194,9 +172,7 @@ mod precedence {
         let warnings = if first == "~" {
             vec![]
         } else {
-            vec![
-                r#""nested-virt" stands in the user data of the volumes "a" and "b", and that of the first counts"#,
-            ]
+            vec![r#""nested-virt" stands in the user data of the volumes "a" and "b", and that of the first counts"#]
         };
         assert_eq!(answer.warnings(), warnings);
     }
@@ -205,8 +181,7 @@ mod precedence {
     #[case::user_data("", "vmx")]
     #[case::annotation("amd", "svm")]
     fn options_may_stand_there_too(#[case] annotation: &str, #[case] extension: &str) {
-        let mut vm =
-            no_cloud("#cloud-config\nx_kubevirt_features: {nested_virt: on, cpu_vendor: intel}\n");
+        let mut vm = no_cloud("#cloud-config\nx_kubevirt_features: {nested_virt: on, cpu_vendor: intel}\n");
         if !annotation.is_empty() {
             annotate(&mut vm, &[("cpu-vendor", annotation)]);
         }
@@ -227,9 +202,7 @@ mod precedence {
         answer.assert_accepted_unchanged();
         assert_eq!(
             answer.warnings(),
-            [
-                r#"no such directive: "pci-passtrough" (did you mean vm-feature-manager.io/pci-passthrough?)"#
-            ]
+            [r#"no such directive: "pci-passtrough" (did you mean vm-feature-manager.io/pci-passthrough?)"#]
         );
     }
 }
@@ -269,9 +242,8 @@ fn base64_that_cannot_be_read(#[case] source: Value, #[case] reason: &str) {
 #[case::no_name(json!({"secretRef": {}}))]
 #[case::list(json!([{"userData": NESTED}]))]
 fn sources_of_a_wrong_type_name_nothing(#[case] source: Value) {
-    let answer = Request::create(vm(json!([{"name": "seed", "cloudInitNoCloud": source}])))
-        .settings(secrets())
-        .evaluate();
+    let answer =
+        Request::create(vm(json!([{"name": "seed", "cloudInitNoCloud": source}]))).settings(secrets()).evaluate();
     assert_eq!(answer.response, json!({"accepted": true}));
 }
 
@@ -279,10 +251,7 @@ mod secret {
     use super::*;
 
     fn answer(objects: Vec<Value>) -> Answer {
-        Request::create(of_secret())
-            .settings(secrets())
-            .cluster(FakeCluster::of(objects))
-            .evaluate()
+        Request::create(of_secret()).settings(secrets()).cluster(FakeCluster::of(objects)).evaluate()
     }
 
     #[rstest]
@@ -350,8 +319,7 @@ mod secret {
     #[case::unavailable(FakeCluster::of(vec![]).failing(Kind::Secret, ClusterError::Unavailable), "cannot be read for now; what it asks for takes effect when the VirtualMachine is next changed")]
     fn that_cannot_be_read_is_a_warning(#[case] cluster: FakeCluster, #[case] why: &str) {
         let answer = Request::create(of_secret()).settings(secrets()).cluster(cluster).evaluate();
-        let warning =
-            format!("the Secret \"seed\" with the user data of the volume \"cloudinitdisk\" {why}");
+        let warning = format!("the Secret \"seed\" with the user data of the volume \"cloudinitdisk\" {why}");
         assert_eq!(answer.warnings().join(" "), warning);
         assert!(answer.is_accepted() && !answer.is_mutated());
     }
@@ -394,20 +362,14 @@ mod taking_back {
         let intel = secret("userdata", "#cloud-config\nx_kubevirt_features: {cpu_vendor: intel}\n");
         let request = Request::create(vm).settings(secrets()).cluster(FakeCluster::of(vec![intel]));
         let stored = request.evaluate().after();
-        assert_eq!(
-            stored["spec"]["template"]["spec"]["domain"]["cpu"]["features"][0]["name"],
-            "vmx"
-        );
+        assert_eq!(stored["spec"]["template"]["spec"]["domain"]["cpu"]["features"][0]["name"], "vmx");
         let mut new = stored.clone();
         new["spec"]["template"]["spec"]["domain"]["cpu"]["cores"] = json!(2);
         let answer = Request::update(stored, new).settings(secrets()).evaluate();
         answer.assert_accepted_unchanged();
         let warnings = answer.warnings().join(" ");
         assert!(warnings.contains("the Secret \"seed\" "), "{warnings}");
-        assert!(
-            warnings.contains("nested-virt: what the policy added stays as it is"),
-            "{warnings}"
-        );
+        assert!(warnings.contains("nested-virt: what the policy added stays as it is"), "{warnings}");
     }
 
     /// The directive is an annotation, its option stands in user data, and then becomes an alias.
@@ -420,9 +382,7 @@ mod taking_back {
         #[case] option: &str,
         #[case] unreadable: &str,
     ) {
-        let text = |option: &str| {
-            json!(format!("#cloud-config\na: &b c\nx_kubevirt_features: {{{option}}}\n"))
-        };
+        let text = |option: &str| json!(format!("#cloud-config\na: &b c\nx_kubevirt_features: {{{option}}}\n"));
         let mut vm = no_cloud(text(option).as_str().unwrap());
         annotate(&mut vm, directives);
         vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = json!([
@@ -430,10 +390,7 @@ mod taking_back {
             {"name": "node2-000006000", "deviceName": "example.com/OTHER"},
         ]);
         if directives[0].0 == "vbios-injection" && !option.starts_with("vbios_device") {
-            vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"]
-                .as_array_mut()
-                .unwrap()
-                .pop();
+            vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"].as_array_mut().unwrap().pop();
         }
         let evaluate = |request: Request| {
             let cluster = FakeCluster::of(super::super::harness::vbios_objects());
@@ -443,8 +400,7 @@ mod taking_back {
         assert!(created.is_mutated(), "{}", created.response);
         let stored = created.after();
         let mut new = stored.clone();
-        new["spec"]["template"]["spec"]["volumes"][1]["cloudInitNoCloud"]["userData"] =
-            text(unreadable);
+        new["spec"]["template"]["spec"]["volumes"][1]["cloudInitNoCloud"]["userData"] = text(unreadable);
         let answer = evaluate(Request::update(stored, new));
         answer.assert_accepted_unchanged();
         let why = "stays as it is, because user data that may say otherwise cannot be read";
@@ -455,11 +411,7 @@ mod taking_back {
     #[rstest]
     fn the_most_that_is_read(#[values(0, 1)] more: usize, #[values(true, false)] base64: bool) {
         let text = format!("{NESTED}#{}", "x".repeat((64 << 10) - NESTED.len() - 1 + more));
-        let source = if base64 {
-            json!({"userDataBase64": STANDARD.encode(&text)})
-        } else {
-            json!({"userData": text})
-        };
+        let source = if base64 { json!({"userDataBase64": STANDARD.encode(&text)}) } else { json!({"userData": text}) };
         let answer = create(vm(json!([{"name": "a", "cloudInitNoCloud": source}])));
         assert_eq!(answer.is_mutated(), more == 0);
     }
@@ -478,9 +430,7 @@ mod taking_back {
     #[case::much_more(4096, false)]
     fn the_longest_map_is_read(#[case] length: usize, #[case] is_read: bool) {
         let name = "x".repeat(length - r#"{"devices":[""]}"#.len());
-        let text = format!(
-            "#cloud-config\nx_kubevirt_features: {{pci_passthrough: {{devices: [{name}]}}}}\n"
-        );
+        let text = format!("#cloud-config\nx_kubevirt_features: {{pci_passthrough: {{devices: [{name}]}}}}\n");
         let answer = create(no_cloud(&text));
         assert_eq!(answer.is_accepted(), !is_read, "{}", answer.response);
         assert_eq!(answer.logs[0].contains("it is longer than 1024 bytes"), !is_read);
@@ -531,8 +481,7 @@ mod taking_back {
     fn what_kubectl_apply_declares_stays(#[case] declared: bool) {
         let mut settings = settings();
         settings["addTrackingAnnotations"] = json!(false);
-        let stored =
-            Request::create(no_cloud(NESTED)).settings(settings.clone()).evaluate().after();
+        let stored = Request::create(no_cloud(NESTED)).settings(settings.clone()).evaluate().after();
         let mut new = stored.clone();
         new["spec"]["template"]["spec"]["volumes"] = json!([]);
         if declared {
@@ -561,13 +510,11 @@ mod taking_back {
         let answer = Request::update(stored, new).settings(settings).evaluate();
         let before = format!("{}-applied", directive.0);
         assert!(answer.is_mutated(), "{}", answer.response);
-        assert!(
-            answer.annotation(&before).unwrap().contains(if directive.0 == "pci-passthrough" {
-                "03:00.0"
-            } else {
-                "=2"
-            })
-        );
+        assert!(answer.annotation(&before).unwrap().contains(if directive.0 == "pci-passthrough" {
+            "03:00.0"
+        } else {
+            "=2"
+        }));
     }
 
     #[rstest]
@@ -576,29 +523,23 @@ mod taking_back {
     fn what_user_data_asked_for_goes_with_its_volume(#[case] tracking: bool) {
         let mut settings = settings();
         settings["addTrackingAnnotations"] = json!(tracking);
-        let text = "#cloud-config\nx_kubevirt_features:\n  nested_virt: true\n  pci_passthrough: {devices: [node1/00:02.0]}\n";
+        let text =
+            "#cloud-config\nx_kubevirt_features:\n  nested_virt: true\n  pci_passthrough: {devices: [node1/00:02.0]}\n";
         let stored = Request::create(no_cloud(text)).settings(settings.clone()).evaluate().after();
         let mut new = stored.clone();
         new["spec"]["template"]["spec"]["volumes"] = json!([{"name": "disk-0"}]);
         let after = Request::update(stored, new).settings(settings).evaluate().after();
         let spec = &after["spec"]["template"]["spec"];
-        assert_eq!(
-            spec,
-            &json!({"domain": {"devices": {}, "cpu": {}}, "volumes": [{"name": "disk-0"}]})
-        );
+        assert_eq!(spec, &json!({"domain": {"devices": {}, "cpu": {}}, "volumes": [{"name": "disk-0"}]}));
     }
 
     /// The VM as it is stored after the user data was read, and as the user changes it.
     fn update(settings: &Value, user_data: &str) -> Answer {
         let create = Request::create(no_cloud(NESTED)).settings(settings.clone()).evaluate();
         let stored = create.after();
-        assert_eq!(
-            stored["spec"]["template"]["spec"]["domain"]["cpu"]["features"][0]["name"],
-            "svm"
-        );
+        assert_eq!(stored["spec"]["template"]["spec"]["domain"]["cpu"]["features"][0]["name"], "svm");
         let mut new = stored.clone();
-        new["spec"]["template"]["spec"]["volumes"][1]["cloudInitNoCloud"]["userData"] =
-            json!(user_data);
+        new["spec"]["template"]["spec"]["volumes"][1]["cloudInitNoCloud"]["userData"] = json!(user_data);
         Request::update(stored, new).settings(settings.clone()).evaluate()
     }
 
@@ -608,10 +549,7 @@ mod taking_back {
     #[case::a_script("#!/bin/sh\n", false)]
     #[case::other_text("#cloud-config\n# x\nx_kubevirt_features: {nested_virt: 'yes'}\n", true)]
     #[case::unreadable("#cloud-config\nx_kubevirt_features: {nested_virt: false\n", true)]
-    #[case::unreadable_value(
-        "#cloud-config\na: &b c\nx_kubevirt_features: {nested_virt: *b}\n",
-        true
-    )]
+    #[case::unreadable_value("#cloud-config\na: &b c\nx_kubevirt_features: {nested_virt: *b}\n", true)]
     fn what_user_data_had_asked_for(#[case] user_data: &str, #[case] stays: bool) {
         for tracking in [true, false] {
             let mut settings = settings();

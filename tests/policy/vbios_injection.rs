@@ -52,21 +52,12 @@ fn devices(answer: &Answer) -> String {
 fn one_sidecar_is_added_and_nothing_else() {
     let answer = create(vm());
     assert_eq!(answer.warnings(), Vec::<&str>::new());
-    assert_eq!(
-        answer.lookups,
-        ["get ConfigMap igpu-rom", "get KubeVirt kubevirt", "get PciDevice node2-000005000"]
-    );
+    assert_eq!(answer.lookups, ["get ConfigMap igpu-rom", "get KubeVirt kubevirt", "get PciDevice node2-000005000"]);
     let patch = answer.patch();
     assert_eq!(patch.as_array().unwrap().len(), 3);
-    assert_eq!(
-        patch[0]["path"],
-        "/metadata/annotations/vm-feature-manager.io~1vbios-injection-added"
-    );
+    assert_eq!(patch[0]["path"], "/metadata/annotations/vm-feature-manager.io~1vbios-injection-added");
     assert_eq!(patch[0]["value"], r#"[{"hookSidecar":true}]"#);
-    assert_eq!(
-        patch[1]["path"],
-        "/metadata/annotations/vm-feature-manager.io~1vbios-injection-applied"
-    );
+    assert_eq!(patch[1]["path"], "/metadata/annotations/vm-feature-manager.io~1vbios-injection-applied");
     assert_eq!(patch[1]["value"], "igpu-rom");
     assert_eq!(patch[2]["op"], "add");
     assert_eq!(patch[2]["path"], "/spec/template/metadata");
@@ -75,22 +66,12 @@ fn one_sidecar_is_added_and_nothing_else() {
     assert_eq!(sidecars.len(), 1);
     let sidecar = &sidecars[0];
     assert_eq!(sidecar["image"], "quay.io/kubevirt/sidecar-shim:v1.7.0");
-    assert_eq!(
-        sidecar["configMap"],
-        json!({"name": "igpu-rom", "key": "rom", "hookPath": "/run/vbios/rom"})
-    );
+    assert_eq!(sidecar["configMap"], json!({"name": "igpu-rom", "key": "rom", "hookPath": "/run/vbios/rom"}));
     let command = sidecar["command"].as_array().unwrap();
     assert_eq!(command[..2], [json!("python3"), json!("-c")]);
     assert_eq!(
         command[3..],
-        [
-            "vm-feature-manager.io/vbios-injection",
-            "sidecar",
-            "fail",
-            "node2-000005000 *",
-            "--version",
-            "v1alpha3"
-        ]
+        ["vm-feature-manager.io/vbios-injection", "sidecar", "fail", "node2-000005000 *", "--version", "v1alpha3"]
     );
 }
 
@@ -100,8 +81,7 @@ fn kubernetes_expands_nothing_in_the_program_and_the_annotation_is_small() {
     let program = sidecars(&answer)[0]["command"][2].as_str().unwrap().to_owned();
     assert!(!program.contains("$(") && !program.contains("$$") && program.is_ascii());
     let after = answer.after();
-    let annotation =
-        after["spec"]["template"]["metadata"]["annotations"][ANNOTATION].as_str().unwrap();
+    let annotation = after["spec"]["template"]["metadata"]["annotations"][ANNOTATION].as_str().unwrap();
     assert!(annotation.len() < 8 << 10, "{} bytes", annotation.len());
 }
 
@@ -173,8 +153,7 @@ fn by_volume_the_vms_other_volumes_do_not_matter() {
 #[test]
 fn a_volume_of_that_name_that_is_not_the_roms_is_an_error() {
     let mut vm = vm();
-    vm["spec"]["template"]["spec"]["volumes"] =
-        json!([{"name": "vbios-rom", "configMap": {"name": "other"}}]);
+    vm["spec"]["template"]["spec"]["volumes"] = json!([{"name": "vbios-rom", "configMap": {"name": "other"}}]);
     let answer = ask(vm, json!({"romDelivery": "volume"}), cluster());
     answer.assert_denied(&["volume vbios-rom already", "rename or remove"]);
 }
@@ -210,8 +189,7 @@ mod entries {
 
     #[test]
     fn of_ours_are_replaced_in_their_place() {
-        let ours =
-            create(vm()).after()["spec"]["template"]["metadata"]["annotations"][ANNOTATION].clone();
+        let ours = create(vm()).after()["spec"]["template"]["metadata"]["annotations"][ANNOTATION].clone();
         let ours = ours.as_str().unwrap().trim_matches(['[', ']']).replace("v1.7.0", "v1.0.0");
         let answer = create(with_sidecars(&format!(r#"[{ours},{{"image":"mine"}},{ours}]"#)));
         let sidecars = sidecars(&answer);
@@ -300,19 +278,14 @@ mod device {
     }
 
     #[rstest]
-    fn of_a_name_that_the_hook_could_not_find_is_an_error(
-        #[values("my gpu", "*", "?", "")] name: &str,
-    ) {
+    fn of_a_name_that_the_hook_could_not_find_is_an_error(#[values("my gpu", "*", "?", "")] name: &str) {
         let devices = json!({"hostDevices": [{"name": name, "deviceName": "nvidia.com/TU104GL"}]});
         create(vm_with(devices)).assert_denied(&["the hook could not find it", "rename it"]);
     }
 
     #[test]
     fn several_without_the_option_are_an_error() {
-        let parts = [
-            "several host devices and GPUs (node2-000005000, pci-device-0, gpu-0)",
-            "vbios-device",
-        ];
+        let parts = ["several host devices and GPUs (node2-000005000, pci-device-0, gpu-0)", "vbios-device"];
         create(vm_with(two())).assert_denied(&parts);
     }
 
@@ -321,11 +294,7 @@ mod device {
     #[case::address("0000:09:00.0", json!({"hostDevices": two()["hostDevices"]}))]
     fn an_option_that_names_none_of_them_is_an_error(#[case] option: &str, #[case] devices: Value) {
         let answer = create(with_option(devices, option));
-        answer.assert_denied(&[
-            option,
-            "none of the VirtualMachine's host devices",
-            "pci-device-0",
-        ]);
+        answer.assert_denied(&[option, "none of the VirtualMachine's host devices", "pci-device-0"]);
     }
 
     #[test]
@@ -334,9 +303,7 @@ mod device {
         assert_eq!(devices(&answer), "?");
         assert_eq!(
             answer.warnings(),
-            [
-                "vbios-injection: the VirtualMachine has no host device and no GPU that the ROM could be for"
-            ]
+            ["vbios-injection: the VirtualMachine has no host device and no GPU that the ROM could be for"]
         );
     }
 
@@ -344,11 +311,7 @@ mod device {
     #[case::another("1002", "164e", Some("1002:164e"))]
     #[case::of_another_vendor("10DE", "1EB8", Some("10de:1eb8"))]
     #[case::the_same("1002", "1638", None)]
-    fn that_the_rom_is_not_for_is_a_warning(
-        #[case] vendor: &str,
-        #[case] device: &str,
-        #[case] ids: Option<&str>,
-    ) {
+    fn that_the_rom_is_not_for_is_a_warning(#[case] vendor: &str, #[case] device: &str, #[case] ids: Option<&str>) {
         let mut cluster = cluster();
         let status = &mut cluster.object("PCIDevice", "node2-000005000")["status"];
         status["vendorId"] = json!(vendor);
@@ -442,16 +405,13 @@ mod config_map {
     #[test]
     fn of_the_name_of_another_pod_volume_is_an_error() {
         let mut with_volume = vm();
-        with_volume["spec"]["template"]["spec"]["volumes"] =
-            json!([{"name": "igpu-rom", "emptyDisk": {}}]);
-        create(with_volume)
-            .assert_denied(&["a volume of the VirtualMachine has that name already"]);
+        with_volume["spec"]["template"]["spec"]["volumes"] = json!([{"name": "igpu-rom", "emptyDisk": {}}]);
+        create(with_volume).assert_denied(&["a volume of the VirtualMachine has that name already"]);
 
         for kind in ["configMap", "pvc"] {
             let mut with_sidecar = vm();
             let others = json!([{kind: {"name": "igpu-rom"}}]).to_string();
-            with_sidecar["spec"]["template"]["metadata"] =
-                json!({"annotations": {ANNOTATION: others}});
+            with_sidecar["spec"]["template"]["metadata"] = json!({"annotations": {ANNOTATION: others}});
             create(with_sidecar).assert_denied(&["another hook sidecar has that name already"]);
         }
     }
@@ -473,8 +433,7 @@ mod gate_and_image {
     #[case::none(json!([]))]
     fn a_gate_that_is_off_is_an_error(#[case] gates: Value) {
         let answer = ask(vm(), json!({}), with_kubevirt(gates, "v1.7.0"));
-        answer
-            .assert_denied(&["feature gate Sidecar is off", "featureGates of the KubeVirt object"]);
+        answer.assert_denied(&["feature gate Sidecar is off", "featureGates of the KubeVirt object"]);
     }
 
     #[test]

@@ -21,12 +21,7 @@ fn ask(operation: &str, request: Value) -> Result<Value, String> {
     answer.map(|bytes| serde_json::from_slice(&bytes).unwrap()).map_err(|e| e.to_string())
 }
 
-fn get(
-    api_version: &str,
-    kind: &str,
-    name: &str,
-    namespace: Option<&str>,
-) -> Result<Value, String> {
+fn get(api_version: &str, kind: &str, name: &str, namespace: Option<&str>) -> Result<Value, String> {
     let request = json!({
         "api_version": api_version,
         "kind": kind,
@@ -50,9 +45,11 @@ fn what_is_not_there_has_kubewardens_words() {
         "Callback evaluation failure: Cannot find v1/ConfigMap named 'b' inside of namespace 'Some(\"two\")'"
     );
     let error = get("kubevirt.io/v1", "KubeVirt", "kubevirt", Some("kubevirt")).unwrap_err();
-    assert!(error.starts_with(
-        "Callback evaluation failure: error finding resource kubevirt.io/v1 / KubeVirt: ApiError: 404"
-    ));
+    assert!(
+        error.starts_with(
+            "Callback evaluation failure: error finding resource kubevirt.io/v1 / KubeVirt: ApiError: 404"
+        )
+    );
     assert_eq!(ask("get_nothing", json!({})).unwrap_err(), "unknown operation: get_nothing");
 }
 

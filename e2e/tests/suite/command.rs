@@ -133,11 +133,7 @@ fn json_and_yaml_have_everything() {
 fn a_denial_is_printed_and_has_exit_code_1() {
     let (code, stdout, stderr) = run(&["-"], &VM.replace("nvidia.com/gpu", "gpu"));
     assert_eq!((code, stderr.as_str()), (1, ""));
-    assert!(
-        stdout.starts_with(
-            "VirtualMachine default/vm: denied\n\ngpu-device-plugin cannot be applied"
-        )
-    );
+    assert!(stdout.starts_with("VirtualMachine default/vm: denied\n\ngpu-device-plugin cannot be applied"));
     assert!(stdout.contains("(code 400)"), "{stdout}");
 }
 

@@ -74,10 +74,7 @@ type Part = fn(&mut Value, usize);
 #[case::cpu_features(|vm: &mut Value, n| list(vm, "/domain/cpu/features", (0..n).map(|i| json!({"name": format!("f{i}")}))))]
 #[case::node_affinity(|vm: &mut Value, n| vm["spec"]["template"]["spec"]["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": vec![json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}); n]}}}))]
 #[case::parts_that_are_not_read(|vm: &mut Value, n| vm["status"] = json!({"conditions": vec![json!({"type": "Ready", "status": "True"}); n]}))]
-fn of_a_part_four_times_as_large_is_at_most_so_much_more(
-    #[case] part: Part,
-    #[values(false, true)] is_update: bool,
-) {
+fn of_a_part_four_times_as_large_is_at_most_so_much_more(#[case] part: Part, #[values(false, true)] is_update: bool) {
     let cost = |n| {
         let mut object = vm(&ALL);
         // As a copy of a VirtualMachine has them.

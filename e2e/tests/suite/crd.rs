@@ -44,9 +44,7 @@ fn strict(schema: &Value) -> Value {
     let mut result = Map::new();
     for (key, value) in schema {
         let value = match key.as_str() {
-            "properties" => {
-                value.as_object().unwrap().iter().map(|(k, v)| (k.clone(), strict(v))).collect()
-            }
+            "properties" => value.as_object().unwrap().iter().map(|(k, v)| (k.clone(), strict(v))).collect(),
             "items" | "additionalProperties" => strict(value),
             // Formats of OpenAPI, which JSON Schema does not know.
             "format" => continue,

@@ -21,9 +21,7 @@ fn faults() -> Vec<Result<Vec<u8>, String>> {
     vec![
         error("Callback evaluation failure: Cannot find v1/X named 'x' inside of namespace 'None'"),
         error("Callback evaluation failure: Cannot find resource x.io/v1/X"),
-        error(
-            "Policy has not been granted access to Kubernetes v1/X resources. The violation has been reported.",
-        ),
+        error("Policy has not been granted access to Kubernetes v1/X resources. The violation has been reported."),
         error(
             "Callback evaluation failure: ApiError: x is forbidden: Forbidden (Status { code: 403 })\n\nCaused by: y",
         ),
@@ -52,8 +50,7 @@ fn faults() -> Vec<Result<Vec<u8>, String>> {
 
 /// A VM with all features that must look everything up.
 fn asking() -> Value {
-    let directives: Vec<(&str, &str)> =
-        FEATURES.iter().map(|(name, _, value)| (*name, *value)).collect();
+    let directives: Vec<(&str, &str)> = FEATURES.iter().map(|(name, _, value)| (*name, *value)).collect();
     let mut vm = vm(&directives);
     vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = json!([]);
     vm
@@ -69,8 +66,7 @@ fn evaluate(mode: &str, fault: Option<(usize, Result<Vec<u8>, String>)>) -> Eval
     for (_, section, _) in FEATURES {
         settings[section]["errorHandling"] = json!(mode);
     }
-    let host =
-        HOST.with_cluster(cluster.with_faults(Faults { answer: fault, ..Faults::default() }));
+    let host = HOST.with_cluster(cluster.with_faults(Faults { answer: fault, ..Faults::default() }));
     host.validate(&settings, &request(asking(), None))
 }
 
@@ -85,10 +81,7 @@ fn traces(feature: &str, vm: &Value) -> Vec<Value> {
             vec![domain["devices"]["hostDevices"].clone(), spec["nodeSelector"].clone()]
         }
         "gpu-device-plugin" => {
-            vec![
-                domain["devices"]["gpus"].clone(),
-                domain["resources"]["limits"]["nvidia.com/gpu"].clone(),
-            ]
+            vec![domain["devices"]["gpus"].clone(), domain["resources"]["limits"]["nvidia.com/gpu"].clone()]
         }
         _ => vec![annotations["hooks.kubevirt.io/hookSidecars"].clone(), spec["volumes"].clone()],
     }
@@ -112,8 +105,7 @@ fn at_every_position(#[case] mode: &str) {
         for fault in faults() {
             let what = format!("{mode}, call {position} answers {fault:?}");
             let response = evaluate(mode, Some((position, fault))).response;
-            let audit =
-                |key: &str| response.audit_annotations.get(key).cloned().unwrap_or_default();
+            let audit = |key: &str| response.audit_annotations.get(key).cloned().unwrap_or_default();
             let (applied, failed) = (audit("applied"), audit("failed"));
             let has = |list: &str, name: &str| list.split(',').any(|item| item == name);
             failures += usize::from(!failed.is_empty());
@@ -126,28 +118,14 @@ fn at_every_position(#[case] mode: &str) {
             assert!(response.allowed, "{what}: {:?}", response.status);
             let after = response.patched(&before).unwrap();
             for (name, _, _) in FEATURES {
-                let annotation = |suffix: &str| {
-                    &after["metadata"]["annotations"]
-                        [format!("vm-feature-manager.io/{name}{suffix}")]
-                };
+                let annotation =
+                    |suffix: &str| &after["metadata"]["annotations"][format!("vm-feature-manager.io/{name}{suffix}")];
                 assert_ne!(has(&applied, name), has(&failed, name), "{what}: {name}");
-                assert_eq!(
-                    annotation("-applied").is_string(),
-                    has(&applied, name),
-                    "{what}: {name}"
-                );
+                assert_eq!(annotation("-applied").is_string(), has(&applied, name), "{what}: {name}");
                 if has(&failed, name) {
                     assert_eq!(traces(name, &after), traces(name, &before), "{what}: {name}");
-                    assert_eq!(
-                        annotation("-error").is_string(),
-                        mode == "allow-and-log",
-                        "{what}: {name}"
-                    );
-                    assert_eq!(
-                        annotation("").is_string(),
-                        mode == "allow-and-log",
-                        "{what}: {name}"
-                    );
+                    assert_eq!(annotation("-error").is_string(), mode == "allow-and-log", "{what}: {name}");
+                    assert_eq!(annotation("").is_string(), mode == "allow-and-log", "{what}: {name}");
                 } else {
                     assert_ne!(traces(name, &after), traces(name, &before), "{what}: {name}");
                 }

@@ -217,10 +217,7 @@ fn by_volume_qemu_reads_the_volume_and_nothing_is_copied() {
 #[case::name("node1-000001000", "ua-hostdevice-node1-000001000")]
 #[case::address("0000:00:02.0", "ua-hostdevice-node1-000000020")]
 #[case::address_in_upper_case("0000:01:00.0", "ua-hostdevice-node1-000001000")]
-fn of_several_devices_the_one_that_is_meant_gets_the_rom(
-    #[case] option: &str,
-    #[case] alias: &str,
-) {
+fn of_several_devices_the_one_that_is_meant_gets_the_rom(#[case] option: &str, #[case] alias: &str) {
     let ask = Ask { devices: two_devices(), option: Some(option), ..Ask::default() };
     let container = Container::new(&format!("several-{}", option.replace(':', "-")), ask);
     assert_eq!(rom_of(&container.define(&domain("domain-two-hostdevs.xml"))).0, alias);
@@ -241,9 +238,7 @@ fn a_name_that_harvester_encodes_is_found() {
     ]});
     let container = Container::new("base32", Ask { devices, option: Some(name), ..Ask::default() });
     let encoded = "NZXWIZJRFZSXQYLNOBWGKLJQGAYDAMBQGAZDA";
-    let domain = domain("domain-two-hostdevs.xml")
-        .replace("node1-000000020", encoded)
-        .replace("0x02", "0x1f");
+    let domain = domain("domain-two-hostdevs.xml").replace("node1-000000020", encoded).replace("0x02", "0x1f");
     assert_eq!(rom_of(&container.define(&domain)).0, format!("ua-hostdevice-{encoded}"));
 }
 

@@ -124,8 +124,7 @@ fn the_metadata_declares_exactly_what_is_used() {
         evaluate(vm(&[]), reads_secrets, with_metadata()),
     ];
     let lookups = || runs.iter().flat_map(|run| &run.activity.lookups);
-    let mut operations: Vec<String> =
-        lookups().map(|(operation, _)| format!("kubernetes/{operation}")).collect();
+    let mut operations: Vec<String> = lookups().map(|(operation, _)| format!("kubernetes/{operation}")).collect();
     operations.sort();
     operations.dedup();
     let declared = &yaml::read(&root().join("metadata.yml")).unwrap()[0];
@@ -143,8 +142,7 @@ fn the_metadata_declares_exactly_what_is_used() {
     assert_eq!(kinds, granted);
 }
 
-const LIST_OF_NODES: &str =
-    "the service account kubewarden:policy-server, which may not list and watch nodes";
+const LIST_OF_NODES: &str = "the service account kubewarden:policy-server, which may not list and watch nodes";
 
 #[rstest]
 #[case::nodes(
@@ -235,10 +233,7 @@ fn an_account_without_rights_is_named_and_the_command_that_grants_them(#[case] v
 #[case::old_host_without_can_i(Faults { unknown_operations: vec!["can_i".to_owned()], ..with_metadata() })]
 fn pci_devices_that_the_policy_cannot_ask_for_are_named_by_address(#[case] faults: Faults) {
     let evaluation = evaluate(vm(&ALL[1..2]), settings(), faults);
-    assert_eq!(
-        patch(&evaluation)[2]["value"],
-        json!({"name": "pci-device-0", "deviceName": "pci_0000_01_00_0"})
-    );
+    assert_eq!(patch(&evaluation)[2]["value"], json!({"name": "pci-device-0", "deviceName": "pci_0000_01_00_0"}));
     let warnings = evaluation.response.warnings.join(" ");
     assert!(warnings.contains("are named by their addresses"), "{warnings}");
 }

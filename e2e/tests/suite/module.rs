@@ -117,10 +117,7 @@ fn three_features_make_a_patch_of_what_they_mean() {
             {"op": "add", "path": format!("{domain}/resources/limits/nvidia.com~1gpu"), "value": "1"},
         ])
     );
-    assert_eq!(
-        evaluation.response.audit_annotations["applied"],
-        "nested-virt,pci-passthrough,gpu-device-plugin"
-    );
+    assert_eq!(evaluation.response.audit_annotations["applied"], "nested-virt,pci-passthrough,gpu-device-plugin");
 }
 
 #[test]

@@ -60,8 +60,7 @@ mod metadata {
     #[test]
     fn all_name_one_version() {
         let manifest = text("Cargo.toml");
-        let version =
-            manifest.lines().find_map(|line| line.strip_prefix("version                = "));
+        let version = manifest.lines().find_map(|line| line.strip_prefix("version                = "));
         let version = version.unwrap().trim_matches('"');
         let tag = format!("v{version}");
         assert_eq!(read("metadata.yml")["annotations"]["io.kubewarden.policy.version"], version);
@@ -81,10 +80,7 @@ mod metadata {
         let image = image.as_str().unwrap();
         let values = read(&format!("{CHART}/values.yaml"));
         let registry = values["global"]["cattle"]["systemDefaultRegistry"].as_str().unwrap();
-        assert_eq!(
-            image,
-            format!("{registry}/{}", values["module"]["repository"].as_str().unwrap())
-        );
+        assert_eq!(image, format!("{registry}/{}", values["module"]["repository"].as_str().unwrap()));
         let annotations = &read(&format!("{CHART}/Chart.yaml"))["annotations"];
         assert_eq!(annotations["kubewarden/registry"], registry);
         assert_eq!(annotations["kubewarden/repository"], values["module"]["repository"]);
@@ -102,10 +98,7 @@ mod metadata {
             assert_eq!(&found, expected, "{key}");
         }
         assert_eq!(annotations["kubewarden/mutation"], "true");
-        assert_eq!(
-            annotations["kubewarden/displayName"],
-            metadata["annotations"]["io.artifacthub.displayName"]
-        );
+        assert_eq!(annotations["kubewarden/displayName"], metadata["annotations"]["io.artifacthub.displayName"]);
     }
 
     #[test]
@@ -113,10 +106,7 @@ mod metadata {
         let metadata = read("metadata.yml");
         assert_eq!([&metadata["mutating"], &metadata["backgroundAudit"]], [true, false]);
         let policy = read("deploy/base/policy.yaml");
-        assert_eq!(
-            [&policy["spec"]["mutating"], &policy["spec"]["backgroundAudit"]],
-            [true, false]
-        );
+        assert_eq!([&policy["spec"]["mutating"], &policy["spec"]["backgroundAudit"]], [true, false]);
         assert_eq!(policy["spec"]["rules"], metadata["rules"]);
     }
 
@@ -141,14 +131,9 @@ mod metadata {
         assert_eq!(&package["license"], policy("license"));
         assert_eq!(&package["homeURL"], policy("url"));
         assert_eq!(&package["displayName"], own("io.artifacthub.displayName"));
-        let keywords: Vec<&str> =
-            own("io.artifacthub.keywords").as_str().unwrap().split(", ").collect();
+        let keywords: Vec<&str> = own("io.artifacthub.keywords").as_str().unwrap().split(", ").collect();
         assert_eq!(package["keywords"], json!(keywords));
-        let image = format!(
-            "{}:v{}",
-            policy("ociUrl").as_str().unwrap(),
-            policy("version").as_str().unwrap()
-        );
+        let image = format!("{}:v{}", policy("ociUrl").as_str().unwrap(), policy("version").as_str().unwrap());
         assert_eq!(package["containersImages"][0]["image"], image);
         let annotations = &package["annotations"];
         for (key, expected) in [
@@ -210,8 +195,7 @@ mod questions {
 
     #[test]
     fn every_setting_has_its_question_and_every_question_its_setting() {
-        let variables: Vec<String> =
-            questions().iter().map(|q| q["variable"].as_str().unwrap().to_owned()).collect();
+        let variables: Vec<String> = questions().iter().map(|q| q["variable"].as_str().unwrap().to_owned()).collect();
         let unique: BTreeSet<String> = variables.iter().cloned().collect();
         assert_eq!(variables.len(), unique.len());
         let mut known = known_settings("");
@@ -268,9 +252,7 @@ mod questions {
     #[test]
     fn the_forms_bounds_are_the_policys() {
         for question in questions().iter().filter(|q| q["type"] == "int") {
-            for value in
-                [question["min"].as_i64().unwrap() - 1, question["max"].as_i64().unwrap() + 1]
-            {
+            for value in [question["min"].as_i64().unwrap() - 1, question["max"].as_i64().unwrap() + 1] {
                 let mut settings = defaults();
                 set(&mut settings, question["variable"].as_str().unwrap(), json!(value));
                 assert!(refusal(&settings).contains("got"), "{value}");
@@ -281,16 +263,9 @@ mod questions {
             let variable = question["variable"].as_str().unwrap();
             set(&mut settings, variable, json!("no-such-word"));
             let message = refusal(&settings);
-            let options: Vec<&str> = question["options"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|o| o.as_str().unwrap())
-                .collect();
-            assert!(
-                message.ends_with(&format!("expected one of {}", options.join(", "))),
-                "{variable}: {message}"
-            );
+            let options: Vec<&str> =
+                question["options"].as_array().unwrap().iter().map(|o| o.as_str().unwrap()).collect();
+            assert!(message.ends_with(&format!("expected one of {}", options.join(", "))), "{variable}: {message}");
         }
     }
 
@@ -300,8 +275,7 @@ mod questions {
         let questions = questions();
         for question in &questions {
             let variable = question["variable"].as_str().unwrap();
-            let keys: BTreeSet<&str> =
-                question.as_object().unwrap().keys().map(String::as_str).collect();
+            let keys: BTreeSet<&str> = question.as_object().unwrap().keys().map(String::as_str).collect();
             for key in ["label", "description", "default", "group", "type"] {
                 assert!(keys.contains(key), "{variable} has no {key}");
             }
@@ -325,17 +299,14 @@ mod chart {
 
     /// The chart with the values of each file under `ci`, and with none.
     fn value_files() -> Vec<PathBuf> {
-        let mut files: Vec<PathBuf> = fs::read_dir(root().join(CHART).join("ci"))
-            .unwrap()
-            .map(|f| f.unwrap().path())
-            .collect();
+        let mut files: Vec<PathBuf> =
+            fs::read_dir(root().join(CHART).join("ci")).unwrap().map(|f| f.unwrap().path()).collect();
         files.sort();
         files
     }
 
     fn with_values(file: &Path) -> Vec<Value> {
-        chart(&["--values", &file.display().to_string()])
-            .unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+        chart(&["--values", &file.display().to_string()]).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
     }
 
     fn file(name: &str) -> Vec<Value> {
@@ -353,11 +324,7 @@ mod chart {
                 lint.arg("--values").arg(values);
             }
             let output = lint.output().expect("helm; make test installs it");
-            assert!(
-                output.status.success(),
-                "{values:?}: {}",
-                String::from_utf8_lossy(&output.stdout)
-            );
+            assert!(output.status.success(), "{values:?}: {}", String::from_utf8_lossy(&output.stdout));
         }
     }
 
@@ -368,10 +335,7 @@ mod chart {
             assert_eq!(crd::problems(policy), Vec::<String>::new());
             assert_eq!(refusal(&policy["spec"]["settings"]), "");
             assert_eq!(policy["spec"]["namespaceSelector"]["matchLabels"], Value::Null);
-            assert!(
-                policy["spec"]["timeoutEvalSeconds"].as_u64()
-                    < policy["spec"]["timeoutSeconds"].as_u64()
-            );
+            assert!(policy["spec"]["timeoutEvalSeconds"].as_u64() < policy["spec"]["timeoutSeconds"].as_u64());
         }
     }
 
@@ -439,9 +403,7 @@ mod chart {
         let strict = file("strict");
         let rights = granted(of_kind(&strict, "ClusterRole")[0]);
         assert!(
-            !rights
-                .iter()
-                .any(|right| right.starts_with("nodes") || right.starts_with("configmaps")),
+            !rights.iter().any(|right| right.starts_with("nodes") || right.starts_with("configmaps")),
             "{rights:?}"
         );
         assert_eq!(of_kind(&strict, "Role")[0]["metadata"]["namespace"], "roms");
@@ -459,17 +421,10 @@ mod chart {
 
         let user_data = file("user-data");
         let roles = of_kind(&user_data, "Role");
-        let namespaces: Vec<&Value> =
-            roles.iter().map(|role| &role["metadata"]["namespace"]).collect();
+        let namespaces: Vec<&Value> = roles.iter().map(|role| &role["metadata"]["namespace"]).collect();
         assert_eq!(namespaces, ["default", "team-a"]);
-        assert!(
-            roles.iter().all(|role| granted(role) == BTreeSet::from(["secrets: get".to_owned()]))
-        );
-        assert!(
-            !granted(of_kind(&user_data, "ClusterRole")[0])
-                .iter()
-                .any(|right| right.contains("secrets"))
-        );
+        assert!(roles.iter().all(|role| granted(role) == BTreeSet::from(["secrets: get".to_owned()])));
+        assert!(!granted(of_kind(&user_data, "ClusterRole")[0]).iter().any(|right| right.contains("secrets")));
         let kinds = |documents| policy(documents)["spec"]["contextAwareResources"].to_string();
         assert!(kinds(&user_data).contains("Secret") && !kinds(&all).contains("Secret"));
 
@@ -566,11 +521,7 @@ mod match_conditions {
         assert!(applies(policy, nothing.clone(), example));
         assert!(applies(policy, plain, Value::Null));
         assert!(!applies(policy, nothing, Value::Null));
-        assert!(!applies(
-            policy,
-            json!({"metadata": {}, "spec": {"template": {}}}),
-            json!({"metadata": {}})
-        ));
+        assert!(!applies(policy, json!({"metadata": {}, "spec": {"template": {}}}), json!({"metadata": {}})));
     }
 }
 
@@ -596,10 +547,8 @@ mod examples {
 
     #[test]
     fn every_feature_has_one_alone_and_one_together() {
-        let names: Vec<String> = folders()
-            .iter()
-            .map(|f| f.strip_prefix(root().join("examples")).unwrap().display().to_string())
-            .collect();
+        let names: Vec<String> =
+            folders().iter().map(|f| f.strip_prefix(root().join("examples")).unwrap().display().to_string()).collect();
         let expected = [
             "all",
             "gpu-device-plugin",
@@ -625,11 +574,7 @@ mod examples {
             assert_eq!(crd::problems(&vm), Vec::<String>::new(), "{name}");
 
             let settings = folder.join("settings.yaml");
-            let settings = if settings.exists() {
-                yaml::read(&settings).unwrap().remove(0)
-            } else {
-                json!({})
-            };
+            let settings = if settings.exists() { yaml::read(&settings).unwrap().remove(0) } else { json!({}) };
             let cluster = Cluster::from_folder(&folder.join("cluster")).unwrap();
             let faults = granted_by_metadata(&root().join("metadata.yml")).unwrap();
             let host = HOST.with_cluster(cluster.with_faults(faults));
@@ -655,8 +600,7 @@ mod examples {
     fn the_devices_of_the_clusters_are_harvesters() {
         for file in ["harvester/cluster/cluster.yaml", "vbios/cluster/cluster.yaml"] {
             let objects = yaml::read(&root().join("examples").join(file)).unwrap();
-            let ours =
-                objects.iter().filter(|o| o["kind"].as_str().unwrap().starts_with("PCIDevice"));
+            let ours = objects.iter().filter(|o| o["kind"].as_str().unwrap().starts_with("PCIDevice"));
             let problems: Vec<String> = ours.flat_map(crd::problems).collect();
             assert_eq!(problems, Vec::<String>::new());
         }
@@ -668,8 +612,7 @@ mod documents {
 
     fn documents() -> Vec<PathBuf> {
         let of = |folder: &str| {
-            let entries =
-                fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+            let entries = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
             entries.filter(|path| path.extension().is_some_and(|e| e == "md")).collect::<Vec<_>>()
         };
         [of("."), of("docs")].concat()
@@ -686,26 +629,14 @@ mod documents {
                     continue;
                 }
                 links += 1;
-                let file = if file.is_empty() {
-                    document.clone()
-                } else {
-                    document.parent().unwrap().join(file)
-                };
+                let file = if file.is_empty() { document.clone() } else { document.parent().unwrap().join(file) };
                 assert!(file.exists(), "{}: {target}", document.display());
-                let text = if anchor.is_empty() {
-                    String::new()
-                } else {
-                    fs::read_to_string(&file).unwrap()
-                };
+                let text = if anchor.is_empty() { String::new() } else { fs::read_to_string(&file).unwrap() };
                 let mut headings = text.lines().filter(|line| line.starts_with('#')).map(|line| {
                     let words = line.trim_start_matches('#').trim().to_lowercase();
                     words.replace(' ', "-").replace([',', ':', '`'], "")
                 });
-                assert!(
-                    anchor.is_empty() || headings.any(|h| h == anchor),
-                    "{}: {target}",
-                    document.display()
-                );
+                assert!(anchor.is_empty() || headings.any(|h| h == anchor), "{}: {target}", document.display());
             }
         }
         assert!(links > 15, "{links}");
@@ -714,24 +645,16 @@ mod documents {
     #[test]
     fn five_commands_lead_to_a_virtual_machine_that_is_changed() {
         let readme = text("README.md");
-        let (_, block) =
-            readme.split_once("## Install").unwrap().1.split_once("```console\n").unwrap();
+        let (_, block) = readme.split_once("## Install").unwrap().1.split_once("```console\n").unwrap();
         let commands: Vec<&str> = block.split("```").next().unwrap().lines().collect();
         assert_eq!(commands.len(), 5, "{commands:?}");
         for (command, chart) in commands.iter().zip(["crds", "controller", "defaults"]) {
-            assert!(
-                command.ends_with(&format!("kubewarden-{chart} kubewarden-{chart}")),
-                "{command}"
-            );
+            assert!(command.ends_with(&format!("kubewarden-{chart} kubewarden-{chart}")), "{command}");
         }
         let module = read("deploy/base/policy.yaml")["spec"]["module"].as_str().unwrap().to_owned();
         let (_, tag) = module.rsplit_once(':').unwrap();
         assert!(commands[3].contains(&format!("//deploy?ref={tag}")), "{}", commands[3]);
-        assert!(
-            commands[4].contains("vm-feature-manager.io/nested-virt=enabled"),
-            "{}",
-            commands[4]
-        );
+        assert!(commands[4].contains("vm-feature-manager.io/nested-virt=enabled"), "{}", commands[4]);
     }
 
     #[test]
@@ -770,10 +693,7 @@ mod workflows {
                 actions += 1;
                 let (_, pin) = line.split_once('@').unwrap();
                 let (commit, version) = pin.split_once(" # v").unwrap_or_else(|| panic!("{line}"));
-                assert!(
-                    commit.len() == 40 && commit.chars().all(|c| c.is_ascii_hexdigit()),
-                    "{line}"
-                );
+                assert!(commit.len() == 40 && commit.chars().all(|c| c.is_ascii_hexdigit()), "{line}");
                 assert!(version.starts_with(|c: char| c.is_ascii_digit()), "{line}");
             }
         }
@@ -794,11 +714,9 @@ mod workflows {
     #[test]
     fn renovate_finds_the_tools_that_the_tests_install() {
         let renovate: Value = serde_json::from_str(&text("renovate.json")).unwrap();
-        let pattern =
-            renovate["customManagers"][0]["matchStrings"][0].as_str().unwrap().replace('\\', "");
+        let pattern = renovate["customManagers"][0]["matchStrings"][0].as_str().unwrap().replace('\\', "");
         let tools = text("scripts/go-tools");
-        let tools: Vec<&str> =
-            tools.lines().filter_map(|line| line.trim().split_once("@v").map(|t| t.0)).collect();
+        let tools: Vec<&str> = tools.lines().filter_map(|line| line.trim().split_once("@v").map(|t| t.0)).collect();
         assert_eq!(tools.len(), 3);
         for tool in tools {
             let module = tool.split("/cmd/").next().unwrap();

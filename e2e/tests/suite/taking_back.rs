@@ -14,11 +14,7 @@ const PREFIX: &str = "vm-feature-manager.io/";
 /// Every feature, by a directive that comes, and one that it changes to; where the source can hold it.
 const FEATURES: [(&str, &str, &str); 4] = [
     ("nested-virt", "enabled", "yes"),
-    (
-        "pci-passthrough",
-        r#"{"devices":["node2/0000:05:00.0"]}"#,
-        r#"{"devices":["node2/05:00.0"]}"#,
-    ),
+    ("pci-passthrough", r#"{"devices":["node2/0000:05:00.0"]}"#, r#"{"devices":["node2/05:00.0"]}"#),
     ("gpu-device-plugin", "nvidia.com/gpu", "nvidia.com/gpu=2"),
     ("vbios-injection", "igpu-rom", "igpu-rom"),
 ];
@@ -44,17 +40,12 @@ fn cluster(user_data: Option<&str>) -> Cluster {
 }
 
 fn user_data(directives: &[(&str, &str)]) -> String {
-    let lines =
-        directives.iter().map(|(name, value)| format!("  {}: '{value}'\n", name.replace('-', "_")));
+    let lines = directives.iter().map(|(name, value)| format!("  {}: '{value}'\n", name.replace('-', "_")));
     format!("#cloud-config\nx_kubevirt_features:\n{}", lines.collect::<String>())
 }
 
 /// The VM with the directives in the source, and the user data that its Secret has.
-fn with_directives(
-    vm: &Value,
-    source: &str,
-    directives: &[(&str, &str)],
-) -> (Value, Option<String>) {
+fn with_directives(vm: &Value, source: &str, directives: &[(&str, &str)]) -> (Value, Option<String>) {
     let mut vm = vm.clone();
     let volumes = &mut vm["spec"]["template"]["spec"]["volumes"];
     let text = user_data(directives);
@@ -65,18 +56,14 @@ fn with_directives(
         }
         "secret" => {
             // Something of the VM changes, too: its Secret alone would bring no request.
-            vm["spec"]["template"]["metadata"]["labels"]["user-data"] =
-                json!(text.len().to_string());
-            let volume =
-                json!({"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": "seed"}}});
+            vm["spec"]["template"]["metadata"]["labels"]["user-data"] = json!(text.len().to_string());
+            let volume = json!({"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": "seed"}}});
             vm["spec"]["template"]["spec"]["volumes"] = json!([volume]);
             return (vm, Some(text));
         }
         _ => {
             let own = vm["metadata"][source].as_object_mut().unwrap();
-            own.retain(|key, _| {
-                !key.starts_with(PREFIX) || ["-applied", "-added"].iter().any(|s| key.ends_with(s))
-            });
+            own.retain(|key, _| !key.starts_with(PREFIX) || ["-applied", "-added"].iter().any(|s| key.ends_with(s)));
             own.extend(directives.iter().map(|(k, v)| (format!("{PREFIX}{k}"), json!(v))));
             return (vm, None);
         }
@@ -87,12 +74,7 @@ fn with_directives(
 }
 
 /// What the VM is after the request; evaluated twice, the second time nothing changes.
-fn evaluate(
-    source: &str,
-    tracking: bool,
-    (vm, text): (Value, Option<String>),
-    old: Option<Value>,
-) -> Value {
+fn evaluate(source: &str, tracking: bool, (vm, text): (Value, Option<String>), old: Option<Value>) -> Value {
     let settings = settings(source, tracking);
     let faults = granted_by_metadata(&root().join("metadata.yml")).unwrap();
     let host = HOST.with_cluster(cluster(text.as_deref()).with_faults(faults));
@@ -124,10 +106,8 @@ fn directives_come_change_and_go(
     #[values(true, false)] tracking: bool,
     #[values(true, false)] comes_with_the_vm: bool,
 ) {
-    let first: Vec<(&str, &str)> =
-        FEATURES.iter().map(|(name, value, _)| (*name, *value)).collect();
-    let second: Vec<(&str, &str)> =
-        FEATURES.iter().map(|(name, _, value)| (*name, *value)).collect();
+    let first: Vec<(&str, &str)> = FEATURES.iter().map(|(name, value, _)| (*name, *value)).collect();
+    let second: Vec<(&str, &str)> = FEATURES.iter().map(|(name, _, value)| (*name, *value)).collect();
     let mut plain = vm(&[]);
     plain["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = json!(null);
     let old = (!comes_with_the_vm).then(|| with_directives(&plain, source, &[]).0);
@@ -142,14 +122,12 @@ fn directives_come_change_and_go(
     assert!(applied["sidecars"].is_string());
     assert_eq!(applied["applied"], json!(if tracking { 4 } else { 0 }));
 
-    let changed =
-        evaluate(source, tracking, with_directives(&stored, source, &second), Some(stored.clone()));
+    let changed = evaluate(source, tracking, with_directives(&stored, source, &second), Some(stored.clone()));
     let mut expected = applied.clone();
     expected["limits"]["nvidia.com/gpu"] = json!("2");
     assert_eq!(features(&changed), expected);
 
-    let gone =
-        evaluate(source, tracking, with_directives(&changed, source, &[]), Some(changed.clone()));
+    let gone = evaluate(source, tracking, with_directives(&changed, source, &[]), Some(changed.clone()));
     assert_eq!(features(&gone), before);
 }
 

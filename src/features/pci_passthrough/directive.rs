@@ -51,8 +51,8 @@ const EXAMPLE: &str = r#"{"devices": ["0000:00:02.0"]}"#;
 impl Devices {
     /// Reads a directive's value; at most `max` devices.
     pub(super) fn parse(value: &str, max: usize) -> Result<Self, DirectiveError> {
-        let json = Json::parse(value, &Shape::Whole)
-            .map_err(|error| DirectiveError::Json { column: error.column() })?;
+        let json =
+            Json::parse(value, &Shape::Whole).map_err(|error| DirectiveError::Json { column: error.column() })?;
         let Json::Object(members) = &json else {
             return Err(DirectiveError::NotAnObject { found: json.kind() });
         };
@@ -70,9 +70,7 @@ impl Devices {
         check_count(items.len(), max)?;
         let mut devices = Devices { addresses: Vec::with_capacity(items.len()), node: None };
         for (index, item) in items.iter().enumerate() {
-            let text = item
-                .as_str()
-                .ok_or_else(|| DirectiveError::NotText { index, found: item.kind() })?;
+            let text = item.as_str().ok_or_else(|| DirectiveError::NotText { index, found: item.kind() })?;
             devices.add(index, text.trim())?;
         }
         Ok(devices)
@@ -93,17 +91,13 @@ impl Devices {
             },
         };
         let value = || text.to_owned();
-        let address =
-            address.map_err(|error| DirectiveError::Address { index, value: value(), error })?;
+        let address = address.map_err(|error| DirectiveError::Address { index, value: value(), error })?;
         if node.is_some_and(|node| !SUBDOMAIN.allows(node)) {
             return Err(DirectiveError::Node { index, value: value() });
         }
         match (&self.node, node) {
             (Some(first), Some(second)) if first != second => {
-                return Err(DirectiveError::TwoNodes {
-                    first: first.clone(),
-                    second: second.to_owned(),
-                });
+                return Err(DirectiveError::TwoNodes { first: first.clone(), second: second.to_owned() });
             }
             (None, Some(node)) => self.node = Some(node.to_owned()),
             _ => {}

@@ -29,13 +29,9 @@ pub(super) struct Choice<'i> {
 
 impl<'n> Inventory<'n> {
     /// Looks up all devices.
-    pub(super) fn of_all(
-        node: Option<&'n str>,
-        lookups: &Lookups<'_>,
-    ) -> Result<Self, PciPassthroughError> {
+    pub(super) fn of_all(node: Option<&'n str>, lookups: &Lookups<'_>) -> Result<Self, PciPassthroughError> {
         let devices = lookups.list().map_err(PciPassthroughError::Lookup)?;
-        let mut claims: Vec<PciDeviceClaim> =
-            lookups.list().map_err(PciPassthroughError::Lookup)?;
+        let mut claims: Vec<PciDeviceClaim> = lookups.list().map_err(PciPassthroughError::Lookup)?;
         claims.retain(|claim| claim.is_on);
         let claimed = claims.into_iter().map(|claim| claim.name).collect();
         Ok(Self { devices, claimed, node })
@@ -121,14 +117,12 @@ impl<'n> Inventory<'n> {
     pub(super) fn siblings(&self, choices: &[Choice<'_>]) -> String {
         let shares_group = |device: &PciDevice| {
             !device.iommu_group.is_empty()
-                && choices.iter().any(|choice| {
-                    choice.device.node == device.node
-                        && choice.device.iommu_group == device.iommu_group
-                })
+                && choices
+                    .iter()
+                    .any(|choice| choice.device.node == device.node && choice.device.iommu_group == device.iommu_group)
         };
         let is_chosen = |device: &PciDevice| choices.iter().any(|c| c.device.name == device.name);
-        let siblings =
-            self.devices.iter().filter(|device| shares_group(device) && !is_chosen(device));
+        let siblings = self.devices.iter().filter(|device| shares_group(device) && !is_chosen(device));
         text::list(siblings.map(|device| device.name.as_str()))
     }
 
@@ -136,9 +130,7 @@ impl<'n> Inventory<'n> {
     fn candidates(&self, address: PciAddress) -> Result<Vec<&PciDevice>, PciPassthroughError> {
         let of_node = |device: &&PciDevice| self.node.is_none_or(|node| device.node == node);
         let mut there: Vec<&PciDevice> = Vec::new();
-        for device in
-            self.devices.iter().filter(|device| device.address == Some(address)).filter(of_node)
-        {
+        for device in self.devices.iter().filter(|device| device.address == Some(address)).filter(of_node) {
             let place = there.partition_point(|other| other.node < device.node);
             there.insert(place, device);
         }
@@ -165,16 +157,12 @@ impl<'n> Inventory<'n> {
         let mut entries = [ours, host_devices].concat();
         let mut there = vec![None; candidates.len()];
         let by_address = |entry: &Device<'_>, (address, _): &Candidates<'_>| {
-            self.place(entry).is_some_and(|(node, place)| {
-                place == *address && self.node.is_none_or(|wanted| wanted == node)
-            })
+            self.place(entry)
+                .is_some_and(|(node, place)| place == *address && self.node.is_none_or(|wanted| wanted == node))
         };
         let by_resource = |entry: &Device<'_>, (_, devices): &Candidates<'_>| {
-            let is_it = |(node, _): (&str, _)| {
-                ours.contains(entry) && self.node.is_none_or(|wanted| wanted == node)
-            };
-            self.place(entry).is_none_or(is_it)
-                && devices.iter().any(|device| device.resource_name == entry.resource)
+            let is_it = |(node, _): (&str, _)| ours.contains(entry) && self.node.is_none_or(|wanted| wanted == node);
+            self.place(entry).is_none_or(is_it) && devices.iter().any(|device| device.resource_name == entry.resource)
         };
         take(&mut entries, candidates, &mut there, by_address);
         take(&mut entries, candidates, &mut there, by_resource);
@@ -194,9 +182,7 @@ impl<'n> Inventory<'n> {
             return Ok("");
         };
         let places = || {
-            let place = |(address, devices): &&Candidates<'_>| {
-                format!("{address} on {}", names_of_nodes(devices))
-            };
+            let place = |(address, devices): &&Candidates<'_>| format!("{address} on {}", names_of_nodes(devices));
             missing.iter().map(place).collect::<Vec<_>>().join("; ")
         };
         let mut nodes: Vec<&str> = first.iter().map(|device| device.node.as_str()).collect();

@@ -26,9 +26,7 @@ enum PciPassthroughError {
     NotAllowed { device: String, namespace: String },
     #[error("Harvester's PCI devices cannot be looked up: {}; {}", .0.why(), remedy(.0))]
     Lookup(LookupError),
-    #[error(
-        "no node has a PCI device at {address}; see the PCI devices in Harvester for the addresses that there are"
-    )]
+    #[error("no node has a PCI device at {address}; see the PCI devices in Harvester for the addresses that there are")]
     Nowhere { address: PciAddress },
     #[error(
         "the node {node} has no PCI device at {address}; see the PCI devices in Harvester for the addresses that there are"
@@ -71,19 +69,13 @@ fn remedy(error: &LookupError) -> String {
     if has_harvester(error) {
         return error.remedy();
     }
-    format!(
-        "{}, or set pciPassthrough.deviceNames to address where there is no Harvester",
-        error.remedy()
-    )
+    format!("{}, or set pciPassthrough.deviceNames to address where there is no Harvester", error.remedy())
 }
 
 /// Whether there may be a Harvester whose devices cannot be read for now, or not with these rights. The API server forbids
 /// only what it serves, and Harvester refuses devices that are named by their addresses.
 fn has_harvester(error: &LookupError) -> bool {
-    !matches!(
-        error.cause,
-        ClusterError::KindNotServed | ClusterError::NotDeclared | ClusterError::NotOffered
-    )
+    !matches!(error.cause, ClusterError::KindNotServed | ClusterError::NotDeclared | ClusterError::NotOffered)
 }
 
 impl Feature for PciPassthrough {
@@ -165,9 +157,7 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
             return by_address(devices, context, plan);
         }
         Err(PciPassthroughError::Lookup(error))
-            if is_auto
-                && !has_harvester(&error)
-                && !our_devices(context).iter().any(is_pci_device) =>
+            if is_auto && !has_harvester(&error) && !our_devices(context).iter().any(is_pci_device) =>
         {
             plan.warnings.push(format!(
                 "PCI devices are named by their addresses, so the VirtualMachine starts only where a device plugin serves \
@@ -214,8 +204,7 @@ fn are_in_place(devices: &Devices, context: &Context<'_>) -> Result<bool, ShapeE
     let entries = [our_devices(context), context.vm.host_devices()?].concat();
     let places = || entries.iter().filter_map(|entry| PciAddress::of_pci_device(entry.name));
     let is_on_node = |node| devices.node.as_deref().is_none_or(|wanted| wanted == node);
-    let is_in_place =
-        |address: &PciAddress| places().any(|(node, place)| place == *address && is_on_node(node));
+    let is_in_place = |address: &PciAddress| places().any(|(node, place)| place == *address && is_on_node(node));
     Ok(devices.addresses.iter().all(is_in_place))
 }
 
@@ -244,18 +233,11 @@ fn look_up<'n>(
 }
 
 /// The node that the directive names, or that the VirtualMachine must run on.
-fn the_node<'d>(
-    devices: &'d Devices,
-    context: &'d Context<'_>,
-) -> Result<Option<&'d str>, Failure> {
+fn the_node<'d>(devices: &'d Devices, context: &'d Context<'_>) -> Result<Option<&'d str>, Failure> {
     let placed = context.vm.placement()?.hostname();
     match (devices.node.as_deref(), placed) {
         (Some(named), Some(placed)) if named != placed => {
-            Err(PciPassthroughError::PlacedElsewhere {
-                named: named.to_owned(),
-                placed: placed.to_owned(),
-            }
-            .into())
+            Err(PciPassthroughError::PlacedElsewhere { named: named.to_owned(), placed: placed.to_owned() }.into())
         }
         (named, placed) => Ok(named.or(placed)),
     }
@@ -272,8 +254,7 @@ fn check_allowed(
     let address = address.to_string();
     let upper_case = address.to_ascii_uppercase();
     let with_node = node.map(|node| format!("{node}/{address}"));
-    let names =
-        [Some(address.as_str()), Some(upper_case.as_str()), with_node.as_deref(), Some(resource)];
+    let names = [Some(address.as_str()), Some(upper_case.as_str()), with_node.as_deref(), Some(resource)];
     let matches = |pattern: &Pattern| names.iter().flatten().any(|name| pattern.matches(name));
     let of_namespace = allowed.iter().filter(|(namespace, _)| namespace.matches(context.namespace));
     if allowed.is_empty() || of_namespace.flat_map(|(_, patterns)| patterns).any(matches) {

@@ -48,13 +48,9 @@ enum VbiosError {
          administrator set vbiosInjection.romDelivery to volume", LABEL.takes
     )]
     NameOfVolume,
-    #[error(
-        "KubeVirt makes a pod volume of the ConfigMap's name, and {0} has that name already; rename the ConfigMap"
-    )]
+    #[error("KubeVirt makes a pod volume of the ConfigMap's name, and {0} has that name already; rename the ConfigMap")]
     NameTaken(String),
-    #[error(
-        "the VirtualMachine has a volume {VOLUME} already that is not the ROM's; rename or remove that volume"
-    )]
+    #[error("the VirtualMachine has a volume {VOLUME} already that is not the ROM's; rename or remove that volume")]
     VolumeTaken,
     #[error(
         "there is no ConfigMap {name} in the namespace {namespace}; create it there, with the ROM under binaryData.rom"
@@ -181,8 +177,7 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Fail
     let gpus = context.vm.gpus()?;
     // USB devices of Harvester stand among the host devices, and have no ROM.
     let is_usb = |device: &&Device<'_>| device.resource.starts_with("kubevirt.io/");
-    let devices: Vec<&Device<'_>> =
-        host_devices.iter().chain(&gpus).filter(|device| !is_usb(device)).collect();
+    let devices: Vec<&Device<'_>> = host_devices.iter().chain(&gpus).filter(|device| !is_usb(device)).collect();
     let names = || text::list(devices.iter().map(|device| device.name));
     if let Some(option) = context.directives.option(DEVICE_OPTION)? {
         if let Some(device) = devices.iter().find(|device| device.name == option) {
@@ -204,10 +199,7 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Fail
         [] => Ok(Target {
             devices: "?".to_owned(),
             pci_device: None,
-            warning: Some(
-                "the VirtualMachine has no host device and no GPU that the ROM could be for"
-                    .to_owned(),
-            ),
+            warning: Some("the VirtualMachine has no host device and no GPU that the ROM could be for".to_owned()),
         }),
         [device] => to_target(device, device.name, ONLY),
         // Harvester adds the devices that share an IOMMU group with the one that was alone when the ROM was asked for.
@@ -311,10 +303,6 @@ fn mismatch(rom: Rom, pci_device: &str, context: &Context<'_>) -> Option<String>
     let pci_device = context.lookups.pci_device(pci_device).ok()?;
     let rom = format!("{vendor:04x}:{device:04x}");
     let ids = pci_device.ids.to_ascii_lowercase();
-    (ids != rom).then(|| {
-        format!(
-            "the ROM says that it is for the device {rom}, and it goes to {} ({ids})",
-            pci_device.name
-        )
-    })
+    (ids != rom)
+        .then(|| format!("the ROM says that it is for the device {rom}, and it goes to {} ({ids})", pci_device.name))
 }

@@ -21,9 +21,7 @@ pub(super) struct Rom {
 pub(super) enum RomError {
     #[error("is empty; put the ROM's bytes there")]
     Empty,
-    #[error(
-        "is not valid base64; make the ConfigMap with kubectl create configmap --from-file=rom=FILE"
-    )]
+    #[error("is not valid base64; make the ConfigMap with kubectl create configmap --from-file=rom=FILE")]
     Base64,
     #[error(
         "starts with {:02X} {:02X}, and an option ROM starts with 55 AA; dump the ROM anew, it may have a header of the \

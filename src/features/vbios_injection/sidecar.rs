@@ -18,12 +18,7 @@ const PROGRAM: &str = include_str!("hook.py");
 pub(super) const DEVICES: usize = 6;
 
 /// The sidecar for a ConfigMap's ROM and a device, as JSON. Source: `kubevirt.io/kubevirt`, `pkg/hooks/hooks.go`.
-pub(super) fn sidecar(
-    image: &ImageReference,
-    config_map: &str,
-    devices: &str,
-    settings: &VbiosInjection,
-) -> String {
+pub(super) fn sidecar(image: &ImageReference, config_map: &str, devices: &str, settings: &VbiosInjection) -> String {
     let version = match settings.hook_version {
         HookVersion::V1Alpha3 => "v1alpha3",
         HookVersion::V1Alpha2 => "v1alpha2",
@@ -36,16 +31,10 @@ pub(super) fn sidecar(
         RomDelivery::Volume => "volume",
         RomDelivery::Sidecar => "sidecar",
     };
-    let command =
-        ["python3", "-c", PROGRAM, MARKER, delivery, on_failure, devices, "--version", version];
-    let mut sidecar =
-        vec![member("image", image.to_string()), member("command", Json::from(&command[..]))];
+    let command = ["python3", "-c", PROGRAM, MARKER, delivery, on_failure, devices, "--version", version];
+    let mut sidecar = vec![member("image", image.to_string()), member("command", Json::from(&command[..]))];
     if settings.rom_delivery == RomDelivery::Sidecar {
-        let rom = vec![
-            member("name", config_map),
-            member("key", "rom"),
-            member("hookPath", "/run/vbios/rom"),
-        ];
+        let rom = vec![member("name", config_map), member("key", "rom"), member("hookPath", "/run/vbios/rom")];
         sidecar.push(member("configMap", Json::Object(rom)));
     }
     Json::Object(sidecar).to_text()
