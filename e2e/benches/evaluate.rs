@@ -87,7 +87,7 @@ fn cases() -> Vec<(&'static str, Case)> {
     large_asking["metadata"]["annotations"]["vm-feature-manager.io/nested-virt"] = json!("enabled");
     vec![
         ("no directive", payload(vm(form, &[]), None, &none)),
-        ("update, nothing of ours", payload(touched, Some(asked), &none)),
+        ("unchanged update", payload(touched, Some(asked), &none)),
         ("nested-virt", payload(vm(form, &[nested]), None, &alone)),
         ("pci-passthrough", payload(vm(form, &[pci]), None, &alone)),
         ("gpu-device-plugin", payload(vm(form, &[gpu]), None, &alone)),
