@@ -247,7 +247,7 @@ impl<'a> Evaluation<'_, 'a> {
             Err((names, error)) => {
                 let names = text::list(names.iter().map(String::as_str));
                 let warning = format!(
-                    "{names} may be there because of a device that goes, but stays, as the policy cannot find out: {error}"
+                    "{names} may have been added because of a device that is removed, but stays, because the policy cannot find out: {error}"
                 );
                 (Siblings::default(), Some(warning))
             }
@@ -360,7 +360,8 @@ impl<'a> Evaluation<'_, 'a> {
                     // The guest's own text is not the policy's to change.
                     Source::UserData(_) => false,
                 };
-                let removed = if removed { ", and errorHandling strip-label removes the directive" } else { "" };
+                let removed =
+                    if removed { ", and its directive is removed (errorHandling is strip-label)" } else { "" };
                 self.verdict.warnings.push(format!("{name} is not applied{removed}: {error}"));
             }
         }

@@ -134,7 +134,7 @@ impl LookupError {
         match &self.cause {
             ClusterError::NotFound => "correct the name".to_owned(),
             ClusterError::KindNotServed => {
-                format!("see that {} is installed and enabled", self.kind.provider())
+                format!("make sure that {} is installed and enabled", self.kind.provider())
             }
             ClusterError::Forbidden(account) => {
                 format!("have an administrator run: {}", self.command(account.as_ref()))

@@ -83,7 +83,7 @@ impl UserData {
         });
         for (index, (volume, source)) in sources.enumerate() {
             if index == MAX_SOURCES {
-                user_data.pass_over(volume, "and of those behind it is not read: a guest has one");
+                user_data.pass_over(volume, "and of those after it is not read: a guest has one");
                 break;
             }
             user_data.read_source(volume, source, secret);
@@ -190,7 +190,7 @@ impl UserData {
             Some(first) => {
                 first.is_repeated = true;
                 self.warnings.push(format!(
-                    "{} stands in the user data of the volumes {} and {}, and that of the first counts",
+                    "{} is in the user data of the volumes {} and {}; the first counts",
                     Quoted(&name),
                     Quoted(&first.volume),
                     Quoted(volume)
@@ -216,7 +216,7 @@ fn describe_secret(name: &str, volume: &str, error: &LookupError) -> String {
         ClusterError::NotFound => format!("{secret} does not exist yet; {takes_effect}"),
         ClusterError::Unavailable => format!("{secret} cannot be read for now; {takes_effect}"),
         _ => format!(
-            "{secret} cannot be read: {}; put the directives into annotations, or {}",
+            "{secret} cannot be read: {}; write the directives as annotations, or {}",
             error.why(),
             error.remedy()
         ),

@@ -87,7 +87,7 @@ impl Feature for GpuDevicePlugin {
             }
             Some(obstacle) => {
                 plan.warnings.push(format!(
-                    "a limit on {name} gives the VirtualMachine's pod the resource, but the guest no device: {obstacle}"
+                    "a limit on {name} gives the VirtualMachine's pod the resource, but the guest gets no device: {obstacle}"
                 ));
                 if let Some(found) = context.vm.limit(name.as_str())? {
                     if found.parse() != Ok(*count) {
@@ -149,7 +149,7 @@ fn obstacle(name: &ResourceName, context: &Context<'_>) -> Option<String> {
         AttachDevice::Never => "the policy's setting gpuDevicePlugin.attachDevice is never".to_owned(),
         AttachDevice::Auto => match context.lookups.kubevirt() {
             Ok(kubevirt) if kubevirt.serves_device(name.as_str()) => return None,
-            Ok(_) => "KubeVirt's permittedHostDevices does not have it".to_owned(),
+            Ok(_) => "KubeVirt's permittedHostDevices does not list it".to_owned(),
             Err(error) => format!("KubeVirt's permittedHostDevices cannot be read: {error}"),
         },
     };

@@ -16,10 +16,10 @@ const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
 const AMD64: &str = "amd64";
 
 /// CPU models by the start of their names, lower case. Source: libvirt, `src/cpu_map/x86_*.xml`.
-const AMD_MODELS: &str = "athlon epyc opteron phenom dhyana";
-const INTEL_MODELS: &str = "broadwell cascadelake clearwaterforest conroe cooperlake core2duo coreduo denverton \
-    diamondrapids graniterapids haswell icelake ivybridge knightsmill n270 nehalem penryn sandybridge sapphirerapids \
-    sierraforest skylake westmere";
+const AMD_MODELS: &str = "athlon,epyc,opteron,phenom,dhyana";
+const INTEL_MODELS: &str = "broadwell,cascadelake,clearwaterforest,conroe,cooperlake,core2duo,\
+    coreduo,denverton,diamondrapids,graniterapids,haswell,icelake,ivybridge,knightsmill,n270,nehalem,penryn,\
+    sandybridge,sapphirerapids,sierraforest,skylake,westmere";
 
 /// Whose CPU, and so which extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Vendor {
 
     fn of_model(model: &str) -> Option<Self> {
         let model = model.to_ascii_lowercase();
-        let is_one_of = |starts: &str| starts.split(' ').any(|start| model.starts_with(start));
+        let is_one_of = |starts: &str| starts.split(',').any(|start| model.starts_with(start));
         match (is_one_of(AMD_MODELS), is_one_of(INTEL_MODELS)) {
             (true, _) => Some(Vendor::Amd),
             (_, true) => Some(Vendor::Intel),
@@ -85,7 +85,7 @@ enum NestedVirtError {
     )]
     UnknownVendor { why: String, remedy: String },
     #[error(
-        "{who} of the architecture {}, and svm and vmx are features of amd64; remove the directive, or run the \
+        "{who} of the architecture {}, but svm and vmx are features of amd64; remove the directive, or run the \
          VirtualMachine on amd64",
         Quoted(.architecture)
     )]
@@ -203,7 +203,7 @@ fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Fa
     }
     if nodes.is_empty() {
         return Err(NestedVirtError::unknown(
-            "no node is one that the VirtualMachine's node selector and node affinity let it run on",
+            "the VirtualMachine's node selector and node affinity match no node",
             "correct the node selector or the node affinity",
         )
         .into());
@@ -213,7 +213,7 @@ fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Fa
     let Some(vendor) = only_one(found, "the nodes that the VirtualMachine may run on are of")? else {
         return Err(NestedVirtError::unknown(
             "no node that the VirtualMachine may run on has a label cpu-vendor.node.kubevirt.io/AMD or /Intel",
-            "see that KubeVirt's node labeller runs",
+            "make sure that KubeVirt's node labeller runs",
         )
         .into());
     };
@@ -243,7 +243,7 @@ impl NestedVirtError {
 fn unknown_vendor(error: LookupError) -> NestedVirtError {
     match &error.cause {
         ClusterError::NotFound => NestedVirtError::unknown(
-            "there is no node of the name that the node selector kubernetes.io/hostname gives",
+            "no node has the name that the node selector kubernetes.io/hostname gives",
             "correct the node selector",
         ),
         _ => NestedVirtError::unknown(format!("the VirtualMachine does not say, and {}", error.why()), error.remedy()),

@@ -102,7 +102,7 @@ impl Found<'_> {
             match vm.has_in_place_of(entry) {
                 Err(error) => return Some(error.to_string()),
                 Ok(true) => {
-                    return Some(format!("the {entry} was changed since the policy added it, so it stays"));
+                    return Some(format!("the {entry} has been changed since the policy added it, so it stays"));
                 }
                 Ok(false) => {}
             }

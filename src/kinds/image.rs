@@ -9,23 +9,23 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageReference(String);
 
-/// A text that is no image reference.
+/// A text that is not an image reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ImageReferenceError {
     /// More than 255 characters, or none, in the name.
-    #[error("its name has no characters or more than 255")]
+    #[error("its name must have 1 to 255 characters")]
     Length,
-    /// The registry is no host name with an optional port.
-    #[error("its registry is no host name with an optional port")]
+    /// The registry is not a host name with an optional port.
+    #[error("its registry is not a host name with an optional port")]
     Registry,
     /// A part of the path has a character that it must not have.
-    #[error("its path has a part that is not of lower-case letters and digits with . _ or - between them")]
+    #[error("its path must consist of lower-case letters and digits, with . _ or - between them")]
     Path,
     /// The tag has a character that it must not have, or too many.
-    #[error("its tag is not of 1 to 128 letters, digits, _ . and -")]
+    #[error("its tag must be 1 to 128 letters, digits, _, . and -")]
     Tag,
     /// The digest is no algorithm with hexadecimal digits.
-    #[error("its digest is not like sha256: and 64 hexadecimal digits")]
+    #[error("its digest must be sha256: and 64 hexadecimal digits, or the like")]
     Digest,
 }
 

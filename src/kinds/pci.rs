@@ -21,19 +21,19 @@ pub struct PciAddress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PciAddressError {
     /// The parts are not divided as they should be.
-    #[error("it is not of the form DDDD:BB:DD.F or BB:DD.F")]
+    #[error("it does not have the form DDDD:BB:DD.F or BB:DD.F")]
     Form,
     /// The domain is not of four hexadecimal digits.
-    #[error("its domain is not of four hexadecimal digits")]
+    #[error("its domain must be four hexadecimal digits")]
     Domain,
     /// The bus is not of two hexadecimal digits.
-    #[error("its bus is not of two hexadecimal digits")]
+    #[error("its bus must be two hexadecimal digits")]
     Bus,
     /// The device is not of two hexadecimal digits, or above 1f: PCI has 32 devices a bus.
-    #[error("its device is not of two hexadecimal digits from 00 to 1f")]
+    #[error("its device must be two hexadecimal digits from 00 to 1f")]
     Device,
     /// The function is not one digit from 0 to 7.
-    #[error("its function is not a digit from 0 to 7")]
+    #[error("its function must be a digit from 0 to 7")]
     Function,
 }
 

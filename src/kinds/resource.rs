@@ -15,17 +15,17 @@ pub struct ResourceName(String);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ResourceNameError {
     /// There is no domain, or more than one slash.
-    #[error("it is not of the form domain/name, as in nvidia.com/gpu")]
+    #[error("it does not have the form domain/name, as nvidia.com/gpu does")]
     Form,
     /// The domain is no DNS subdomain.
-    #[error("its domain is not of lower-case letters, digits, - and ., or is longer than 244 characters")]
+    #[error("its domain must consist of lower-case letters, digits, - and ., and have at most 244 characters")]
     Domain,
     /// The domain is one that Kubernetes keeps for itself.
     #[error("its domain is reserved by Kubernetes")]
     Reserved,
     /// The part behind the slash is no qualified name.
     #[error(
-        "the part behind the slash is not of 1 to 63 letters, digits, -, _ and ., with a letter or digit at both ends"
+        "the part after the slash must be 1 to 63 letters, digits, -, _ and ., with a letter or digit at both ends"
     )]
     Name,
 }

@@ -46,8 +46,7 @@ fn a_limit_without_a_device_is_a_warning() {
         let answer = evaluate("nvidia.com/gpu", json!({"attachDevice": attach}));
         let warning = answer.warnings().join(" ");
         let start = format!(
-            "gpu-device-plugin: a limit on nvidia.com/gpu gives the VirtualMachine's pod the resource, but the guest no \
-             device: {why}"
+            "gpu-device-plugin: a limit on nvidia.com/gpu gives the VirtualMachine's pod the resource, but the guest gets no device: {why}"
         );
         assert!(warning.starts_with(&start), "{warning}");
     }
@@ -79,11 +78,11 @@ fn no_limit_is_set_beside_a_device_of_the_resource(#[case] list: &str) {
 }
 
 #[rstest]
-#[case::empty("", "not of the form domain/name")]
-#[case::no_domain("gpu", "not of the form domain/name")]
-#[case::upper_case_domain("NVIDIA.com/gpu", "its domain is not of lower-case letters")]
+#[case::empty("", "the form domain/name")]
+#[case::no_domain("gpu", "the form domain/name")]
+#[case::upper_case_domain("NVIDIA.com/gpu", "its domain must consist of lower-case letters")]
 #[case::reserved("kubernetes.io/gpu", "reserved by Kubernetes")]
-#[case::bad_name("nvidia.com/-gpu", "the part behind the slash")]
+#[case::bad_name("nvidia.com/-gpu", "the part after the slash")]
 fn a_bad_name_is_an_error(#[case] value: &str, #[case] part: &str) {
     let settings = json!({"allowedPlugins": ["*"]});
     evaluate(value, settings).assert_denied(&["gpu-device-plugin", part, "such as nvidia.com/gpu"]);
@@ -154,8 +153,8 @@ mod with_kubevirt {
     }
 
     #[rstest]
-    #[case::not_served("nvidia.com/gpu", "auto", "permittedHostDevices does not have it")]
-    #[case::usb("nvidia.com/usb", "auto", "permittedHostDevices does not have it")]
+    #[case::not_served("nvidia.com/gpu", "auto", "permittedHostDevices does not list it")]
+    #[case::usb("nvidia.com/usb", "auto", "permittedHostDevices does not list it")]
     #[case::never("nvidia.com/T4", "never", "attachDevice is never")]
     fn else_there_is_a_limit_and_a_warning(#[case] name: &str, #[case] attach: &str, #[case] why: &str) {
         let answer = ask(bare_vm(&[("gpu-device-plugin", name)]), json!({"attachDevice": attach}));

@@ -111,7 +111,7 @@ fn the_node_tells_which_device_is_meant(#[case] devices: &[&str], #[case] spec: 
 #[test]
 fn an_address_that_stands_for_different_devices_is_ambiguous() {
     create(vm(&["0000:00:02.0"])).assert_denied(&[
-        "0000:00:02.0 stands for different devices",
+        "0000:00:02.0 is a different device on each node",
         "intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630 on node1",
         "amd.com/CEZANNE_RADEON_VEGA_SERIES on node2",
         "node1/0000:00:02.0",
@@ -139,9 +139,9 @@ fn a_device_that_the_vm_has_tells_the_node_of_the_next() {
 #[case::nowhere(&["0000:09:00.0"], "no node has a PCI device at 0000:09:00.0")]
 #[case::not_on_the_node(&["node2/0000:01:00.0"], "the node node2 has no PCI device at 0000:01:00.0")]
 #[case::no_such_node(&["node9/0000:01:00.0"], "the node node9 has no PCI device at 0000:01:00.0")]
-#[case::unclaimed(&["0000:01:00.1"], "0000:01:00.1 is not enabled for passthrough, on node1; enable passthrough")]
-#[case::unclaimed_on_the_node(&["node1/0000:01:00.1"], "0000:01:00.1 is not enabled for passthrough, on node1")]
-#[case::not_bound_yet(&["0000:03:00.1"], "0000:03:00.1 is not enabled for passthrough, on node1")]
+#[case::unclaimed(&["0000:01:00.1"], "0000:01:00.1 is not enabled for passthrough on node1; enable passthrough")]
+#[case::unclaimed_on_the_node(&["node1/0000:01:00.1"], "0000:01:00.1 is not enabled for passthrough on node1")]
+#[case::not_bound_yet(&["0000:03:00.1"], "0000:03:00.1 is not enabled for passthrough on node1")]
 fn a_device_that_cannot_be_had_is_an_error(#[case] devices: &[&str], #[case] part: &str) {
     create(vm(devices)).assert_denied(&["pci-passthrough", part]);
 }
@@ -159,7 +159,7 @@ fn devices_that_no_node_has_together_are_an_error() {
 fn a_device_of_another_node_than_those_the_vm_has_is_an_error() {
     let amd = device("node2-000000020", "amd.com/CEZANNE_RADEON_VEGA_SERIES");
     let vm = with_host_devices(vm(&["0000:01:00.0"]), &json!([amd]));
-    create(vm).assert_denied(&["host device of the node node2 already", "0000:01:00.0 on node1"]);
+    create(vm).assert_denied(&["already has a host device of the node node2", "0000:01:00.0 on node1"]);
 }
 
 #[rstest]
@@ -173,7 +173,7 @@ fn a_device_of_another_node_than_the_named_one_is_an_error(#[case] update: Optio
         Some(()) => Request::update(bare_vm(&[]), vm),
     };
     let answer = request.cluster(harvester()).evaluate();
-    answer.assert_denied(&["host device of the node node2 already", "0000:00:02.0 on node1"]);
+    answer.assert_denied(&["already has a host device of the node node2", "0000:00:02.0 on node1"]);
 }
 
 #[test]

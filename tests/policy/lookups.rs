@@ -162,7 +162,7 @@ fn a_name_that_no_object_can_have_is_not_looked_up(#[case] name: &str) {
     let settings = json!({"userData": {"enabled": true, "readSecrets": true}});
     let answer = Request::create(vm).settings(settings).cluster(harvester()).evaluate();
     assert!(!answer.lookups.iter().any(|lookup| lookup.contains(name)), "{:?}", answer.lookups);
-    answer.assert_denied(&["there is no node of the name that the node selector", "the node "]);
+    answer.assert_denied(&["no node has the name that the node selector", "the node "]);
     let message = answer.message();
     assert!(!message.replace('\n', "").contains(char::is_control), "{message}");
     assert!(message.len() < 10_000);

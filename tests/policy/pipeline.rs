@@ -241,8 +241,7 @@ mod strip_label {
             json!([{"op": "remove", "path": "/metadata/annotations/vm-feature-manager.io~1pci-passthrough"}])
         );
         assert_eq!(answer.warnings().len(), 1);
-        let start =
-            "pci-passthrough is not applied, and errorHandling strip-label removes the directive: not valid JSON";
+        let start = "pci-passthrough is not applied, and its directive is removed (errorHandling is strip-label): not valid JSON";
         assert!(answer.warnings()[0].starts_with(start), "{:?}", answer.warnings());
         assert_eq!(answer.audit("failed"), "pci-passthrough");
         assert_eq!(answer.logs.len(), 1);

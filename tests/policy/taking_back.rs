@@ -257,7 +257,7 @@ fn what_the_user_edited_stays(
     let answer = story.drop(directive);
     assert_eq!(spec(&answer.after(), pointer), &edited);
     assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
-    let warning = format!("the {entry} was changed since the policy added it, so it stays");
+    let warning = format!("the {entry} has been changed since the policy added it, so it stays");
     assert_eq!(answer.warnings(), [format!("{}: {warning}", directive.0)]);
 }
 
@@ -1163,7 +1163,8 @@ mod iommu_siblings {
         let answer = story.drop(CARD);
         assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
         let warning = answer.warnings().join(" ");
-        let start = "pci-passthrough: node1-000001001 may be there because of a device that goes, but stays,";
+        let start =
+            "pci-passthrough: node1-000001001 may have been added because of a device that is removed, but stays,";
         assert!(warning.starts_with(start), "{warning}");
         assert!(warning.contains("run: kubectl create clusterrolebinding"), "{warning}");
     }

@@ -172,7 +172,7 @@ mod precedence {
         let warnings = if first == "~" {
             vec![]
         } else {
-            vec![r#""nested-virt" stands in the user data of the volumes "a" and "b", and that of the first counts"#]
+            vec![r#""nested-virt" is in the user data of the volumes "a" and "b"; the first counts"#]
         };
         assert_eq!(answer.warnings(), warnings);
     }
@@ -305,13 +305,12 @@ mod secret {
     #[case::not_there_yet(FakeCluster::of(vec![]), "does not exist yet; what it asks for takes effect when the VirtualMachine is next changed")]
     #[case::not_granted(
         FakeCluster::default(),
-        "cannot be read: the ClusterAdmissionPolicy does not list v1 Secret under spec.contextAwareResources; put the \
-         directives into annotations, or have an administrator add {apiVersion: v1, kind: Secret} to that list"
+        "cannot be read: the ClusterAdmissionPolicy does not list v1 Secret under spec.contextAwareResources; write the directives as annotations, or have an administrator add {apiVersion: v1, kind: Secret} to that list"
     )]
     #[case::forbidden(
         FakeCluster::of(vec![]).without("get", Kind::Secret),
         "cannot be read: the policy reads the cluster as the service account kubewarden:policy-server, which may not get \
-         secrets in the namespace default; put the directives into annotations, or have an administrator run: kubectl create \
+         secrets in the namespace default; write the directives as annotations, or have an administrator run: kubectl create \
          role vm-feature-manager-secrets --namespace=default --verb=get --resource=secrets && kubectl create rolebinding \
          vm-feature-manager-secrets --namespace=default --role=vm-feature-manager-secrets \
          --serviceaccount=kubewarden:policy-server"
@@ -461,7 +460,7 @@ mod taking_back {
         volumes.push(volume(before, NESTED));
         let answer = create(vm(json!(volumes)));
         assert_eq!(answer.is_mutated(), is_read);
-        let note = "the user data of the volume \\\"v8\\\" and of those behind it is not read";
+        let note = "the user data of the volume \\\"v8\\\" and of those after it is not read";
         assert_eq!(answer.logs[0].contains(note), !is_read, "{}", answer.logs[0]);
     }
 

@@ -155,7 +155,7 @@ fn a_volume_of_that_name_that_is_not_the_roms_is_an_error() {
     let mut vm = vm();
     vm["spec"]["template"]["spec"]["volumes"] = json!([{"name": "vbios-rom", "configMap": {"name": "other"}}]);
     let answer = ask(vm, json!({"romDelivery": "volume"}), cluster());
-    answer.assert_denied(&["volume vbios-rom already", "rename or remove"]);
+    answer.assert_denied(&["already has a volume vbios-rom", "rename or remove"]);
 }
 
 #[test]
@@ -320,7 +320,7 @@ mod device {
         let expected: Vec<String> = ids
             .map(|ids| {
                 format!(
-                    "vbios-injection: the ROM says that it is for the device 1002:1638, and it goes to node2-000005000 ({ids})"
+                    "vbios-injection: the ROM says that it is for the device 1002:1638, but it goes to node2-000005000 ({ids})"
                 )
             })
             .into_iter()
@@ -353,7 +353,7 @@ mod config_map {
     #[case::other_key(json!({"binaryData": {"vbios.rom": "Vao="}}), "has no binaryData.rom, but \"vbios.rom\"")]
     #[case::wrong_type(json!({"binaryData": {"rom": 1}}), "has no binaryData.rom")]
     #[case::empty(json!({"binaryData": {"rom": ""}}), "binaryData.rom of the ConfigMap igpu-rom is empty")]
-    #[case::not_a_rom(json!({"binaryData": {"rom": "AAAA"}}), "starts with 00 00, and an option ROM starts with 55 AA")]
+    #[case::not_a_rom(json!({"binaryData": {"rom": "AAAA"}}), "starts with 00 00, but an option ROM starts with 55 AA")]
     #[case::not_base64(json!({"binaryData": {"rom": "?"}}), "is not valid base64")]
     fn that_holds_no_rom_is_an_error(#[case] config_map: Value, #[case] part: &str) {
         ask(vm(), json!({}), with_config_map(config_map)).assert_denied(&["igpu-rom", part]);
@@ -383,8 +383,8 @@ mod config_map {
     #[case::empty("", "not the name of a ConfigMap")]
     #[case::upper_case("Rom", "not the name of a ConfigMap")]
     #[case::path("../rom", "not the name of a ConfigMap")]
-    #[case::dot("igpu.rom", "KubeVirt makes a pod volume of the ConfigMap's name")]
-    #[case::volume_of_the_pod("private", "a volume of every KubeVirt pod has that name already")]
+    #[case::dot("igpu.rom", "KubeVirt names a pod volume after the ConfigMap")]
+    #[case::volume_of_the_pod("private", "a volume of every KubeVirt pod already has that name")]
     fn of_a_name_that_cannot_be_is_an_error(#[case] name: &str, #[case] part: &str) {
         let mut vm = vm();
         annotate(&mut vm, &[("vbios-injection", name)]);
@@ -406,13 +406,13 @@ mod config_map {
     fn of_the_name_of_another_pod_volume_is_an_error() {
         let mut with_volume = vm();
         with_volume["spec"]["template"]["spec"]["volumes"] = json!([{"name": "igpu-rom", "emptyDisk": {}}]);
-        create(with_volume).assert_denied(&["a volume of the VirtualMachine has that name already"]);
+        create(with_volume).assert_denied(&["a volume of the VirtualMachine already has that name"]);
 
         for kind in ["configMap", "pvc"] {
             let mut with_sidecar = vm();
             let others = json!([{kind: {"name": "igpu-rom"}}]).to_string();
             with_sidecar["spec"]["template"]["metadata"] = json!({"annotations": {ANNOTATION: others}});
-            create(with_sidecar).assert_denied(&["another hook sidecar has that name already"]);
+            create(with_sidecar).assert_denied(&["another hook sidecar already has that name"]);
         }
     }
 }
@@ -483,7 +483,7 @@ mod gate_and_image {
 
     #[test]
     fn an_option_that_is_no_image_is_an_error() {
-        create(with_image("Not An Image")).assert_denied(&["sidecar-image", "no image reference"]);
+        create(with_image("Not An Image")).assert_denied(&["sidecar-image", "not an image reference"]);
     }
 
     #[test]

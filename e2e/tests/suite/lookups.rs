@@ -191,7 +191,7 @@ const LIST_OF_NODES: &str = "the service account kubewarden:policy-server, which
     on_node("node1"),
     "Kubewarden does not let the policy look up nodes"
 )]
-#[case::no_such_node(with_metadata(), on_node("node9"), "no node of the name")]
+#[case::no_such_node(with_metadata(), on_node("node9"), "no node has the name")]
 fn a_lookup_that_fails_is_an_error_of_one_line_in_the_policys_words(
     #[case] faults: Faults,
     #[case] vm: Value,

@@ -50,7 +50,7 @@ fn the_benchmark_is_written_down() {
     assert!(code.contains(&format!("\\n{header}")), "{header}");
     let cases = [
         "no directive",
-        "update, nothing of ours",
+        "unchanged update",
         "nested-virt",
         "pci-passthrough",
         "gpu-device-plugin",

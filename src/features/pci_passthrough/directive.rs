@@ -19,11 +19,11 @@ pub(super) struct Devices {
 pub(super) enum DirectiveError {
     #[error("not valid JSON at column {column}; write {EXAMPLE}")]
     Json { column: usize },
-    #[error("{found} where an object is expected; write {EXAMPLE}")]
+    #[error("it is {found}, not an object; write {EXAMPLE}")]
     NotAnObject { found: &'static str },
-    #[error("unknown key {key}; the one key is devices: write {EXAMPLE}")]
+    #[error("unknown key {key}; the only key is devices: write {EXAMPLE}")]
     UnknownKey { key: String },
-    #[error("no device in it; write {EXAMPLE}, or remove the directive")]
+    #[error("it names no device; write {EXAMPLE}, or remove the directive")]
     NoDevice,
     #[error("devices is {found}, not a list; write {EXAMPLE}")]
     NotAList { found: &'static str },

@@ -26,30 +26,28 @@ enum PciPassthroughError {
     NotAllowed { device: String, namespace: String },
     #[error("Harvester's PCI devices cannot be looked up: {}; {}", .0.why(), remedy(.0))]
     Lookup(LookupError),
-    #[error("no node has a PCI device at {address}; see the PCI devices in Harvester for the addresses that there are")]
+    #[error("no node has a PCI device at {address}; look up the address under PCI Devices in Harvester")]
     Nowhere { address: PciAddress },
-    #[error(
-        "the node {node} has no PCI device at {address}; see the PCI devices in Harvester for the addresses that there are"
-    )]
+    #[error("the node {node} has no PCI device at {address}; look up the address under PCI Devices in Harvester")]
     NotOnNode { address: PciAddress, node: String },
     #[error(
-        "{address} is not enabled for passthrough, on {nodes}; enable passthrough for the PCI device in Harvester first"
+        "{address} is not enabled for passthrough on {nodes}; enable passthrough for the PCI device in Harvester first"
     )]
     Unclaimed { address: PciAddress, nodes: String },
     #[error(
-        "{address} stands for different devices: {first}, {second}; name the node, as in {node}/{address}, or give the \
+        "{address} is a different device on each node: {first}, {second}; name the node, as in {node}/{address}, or give the \
          VirtualMachine a node selector kubernetes.io/hostname"
     )]
     Ambiguous { address: PciAddress, first: String, second: String, node: String },
     #[error("no node has all the devices: {devices}; ask for devices of one node")]
     NoNodeHasAll { devices: String },
     #[error(
-        "the VirtualMachine has a host device of the node {bound} already, and the devices asked for are elsewhere: \
+        "the VirtualMachine already has a host device of the node {bound}, but the devices asked for are elsewhere: \
          {devices}; use devices of one node"
     )]
     OtherNode { bound: String, devices: String },
     #[error(
-        "the directive names the node {named}, and the VirtualMachine may run only on {placed}; name devices of that node, \
+        "the directive names the node {named}, but the VirtualMachine may run only on {placed}; name devices of that node, \
          or change the VirtualMachine's node selector"
     )]
     PlacedElsewhere { named: String, placed: String },
@@ -69,7 +67,7 @@ fn remedy(error: &LookupError) -> String {
     if has_harvester(error) {
         return error.remedy();
     }
-    format!("{}, or set pciPassthrough.deviceNames to address where there is no Harvester", error.remedy())
+    format!("{}, or set pciPassthrough.deviceNames to address if there is no Harvester", error.remedy())
 }
 
 /// Whether there may be a Harvester whose devices cannot be read for now, or not with these rights. The API server forbids
@@ -184,7 +182,7 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
         let siblings = inventory.siblings(&choices);
         if !siblings.is_empty() {
             plan.warnings.push(format!(
-                "these share an IOMMU group with the devices asked for and must go along, but Harvester adds them only \
+                "these devices share an IOMMU group with those asked for and must be passed through together with them, but Harvester adds them only \
                  to a new VirtualMachine: {}",
                 siblings
             ));

@@ -41,16 +41,16 @@ const POD_VOLUMES: [&str; 9] = [
 
 #[derive(Debug, thiserror::Error)]
 enum VbiosError {
-    #[error("not the name of a ConfigMap: write {}", SUBDOMAIN.takes)]
+    #[error("not the name of a ConfigMap; write {}", SUBDOMAIN.takes)]
     Name,
     #[error(
-        "KubeVirt makes a pod volume of the ConfigMap's name, so it must be {}; rename the ConfigMap, or have the \
+        "KubeVirt names a pod volume after the ConfigMap, so the ConfigMap needs {}; rename the ConfigMap, or have the \
          administrator set vbiosInjection.romDelivery to volume", LABEL.takes
     )]
     NameOfVolume,
-    #[error("KubeVirt makes a pod volume of the ConfigMap's name, and {0} has that name already; rename the ConfigMap")]
+    #[error("KubeVirt names a pod volume after the ConfigMap, but {0} already has that name; rename the ConfigMap")]
     NameTaken(String),
-    #[error("the VirtualMachine has a volume {VOLUME} already that is not the ROM's; rename or remove that volume")]
+    #[error("the VirtualMachine already has a volume {VOLUME} that is not the ROM's; rename or remove that volume")]
     VolumeTaken,
     #[error(
         "there is no ConfigMap {name} in the namespace {namespace}; create it there, with the ROM under binaryData.rom"
@@ -69,7 +69,7 @@ enum VbiosError {
          Sidecar to spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
     )]
     GateOff,
-    #[error("the option vm-feature-manager.io/sidecar-image {} is no image reference: {error}; write one such as quay.io/kubevirt/sidecar-shim:v1.4.0", Quoted(.value))]
+    #[error("the option vm-feature-manager.io/sidecar-image {} is not an image reference: {error}; write one such as quay.io/kubevirt/sidecar-shim:v1.4.0", Quoted(.value))]
     Image { value: String, error: ImageReferenceError },
     #[error(
         "the image {image} is not one that the policy allows ({allowed}); name one of these in the option \
@@ -78,14 +78,14 @@ enum VbiosError {
     )]
     ImageNotAllowed { image: ImageReference, allowed: String },
     #[error(
-        "the VirtualMachine has several host devices and GPUs ({devices}), and the ROM is for one; name it in the option \
+        "the VirtualMachine has several host devices and GPUs ({devices}), but the ROM is for one; name it in the option \
          vm-feature-manager.io/vbios-device, by its name or PCI address"
     )]
     SeveralDevices { devices: String },
-    #[error("the host device {} has a name with spaces, * or ? in it, or none, and the hook could not find it; rename it", Quoted(.name))]
+    #[error("the host device {} has no name, or one with spaces, * or ?, so the hook could not find it; rename it", Quoted(.name))]
     DeviceName { name: String },
     #[error(
-        "the option vm-feature-manager.io/vbios-device {} is none of the VirtualMachine's host devices and GPUs \
+        "the option vm-feature-manager.io/vbios-device {} names none of the VirtualMachine's host devices and GPUs \
          ({devices}); name one of them, or its PCI address", Quoted(.value)
     )]
     NoSuchDevice { value: String, devices: String },
@@ -304,5 +304,5 @@ fn mismatch(rom: Rom, pci_device: &str, context: &Context<'_>) -> Option<String>
     let rom = format!("{vendor:04x}:{device:04x}");
     let ids = pci_device.ids.to_ascii_lowercase();
     (ids != rom)
-        .then(|| format!("the ROM says that it is for the device {rom}, and it goes to {} ({ids})", pci_device.name))
+        .then(|| format!("the ROM says that it is for the device {rom}, but it goes to {} ({ids})", pci_device.name))
 }

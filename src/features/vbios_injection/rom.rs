@@ -24,8 +24,7 @@ pub(super) enum RomError {
     #[error("is not valid base64; make the ConfigMap with kubectl create configmap --from-file=rom=FILE")]
     Base64,
     #[error(
-        "starts with {:02X} {:02X}, and an option ROM starts with 55 AA; dump the ROM anew, it may have a header of the \
-         flash tool's in front", .0[0], .0[1]
+        "starts with {:02X} {:02X}, but an option ROM starts with 55 AA; dump the ROM again, as a flash tool may have put a header in front of it", .0[0], .0[1]
     )]
     Signature([u8; 2]),
 }
