@@ -178,7 +178,7 @@ add $domain/devices/hostDevices [{\"deviceName\":\"pci_0000_05_00_0\",\"name\":\
     [[ "$(patch)" != *hostDevices* ]]
 }
 
-@test "an update that changes nothing of ours is accepted as it is" {
+@test "an update that changes nothing of the policy's is accepted as it is" {
     update nested-virt '.metadata.annotations["vm-feature-manager.io/nested-virt"] = "maybe"' '.metadata.finalizers = ["x"]'
     evaluate
     same "$(answer '[.allowed, .patch]')" '[true,null]'

@@ -25,7 +25,7 @@ pub(crate) struct Evaluation<'r, 'a> {
     pub(crate) old_directives: Option<&'r Directives<'r, 'a>>,
     /// The VirtualMachine before the update.
     pub(crate) old: Option<VirtualMachine<'a>>,
-    /// What `kubectl apply` was given.
+    /// The manifest that `kubectl apply` was given.
     pub(crate) declared: Option<VirtualMachine<'r>>,
     pub(crate) lookups: &'r Lookups<'r>,
     pub(crate) namespace: &'r str,
@@ -35,18 +35,18 @@ pub(crate) struct Evaluation<'r, 'a> {
     pub(crate) refusals: Vec<String>,
 }
 
-/// What the VirtualMachine has of a feature from before.
+/// The traces that a feature left in the VirtualMachine earlier.
 #[derive(Default)]
 struct Traces {
     /// Whether the feature was applied, even if there was nothing to add.
     was_applied: bool,
     /// The entries that the feature added, as they are there.
     ours: Vec<Recorded>,
-    /// What the user should know of the others.
+    /// Warnings about the others.
     warnings: Vec<String>,
 }
 
-/// What a plan makes of the VirtualMachine.
+/// The changes that a plan makes to the VirtualMachine.
 struct Change {
     plan: Plan,
     record: Record,
@@ -178,7 +178,7 @@ impl<'a> Evaluation<'_, 'a> {
         }
     }
 
-    /// What of a plan is not in place, and what of the feature's entries is not in the plan. `bare` is the VirtualMachine
+    /// Compares a plan with the VirtualMachine: which entries are new, and which of the feature's own go. `bare` is the VirtualMachine
     /// that was planned on.
     fn change(
         &self,

@@ -1,5 +1,5 @@
 //! A JSON value that borrows from its text: what the policy does not read or change stays the text it was.
-//! What the members mean is not known here.
+//! The meaning of the members is not known here.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -60,12 +60,12 @@ impl<'a> Json<'a> {
         Ok(json)
     }
 
-    /// Takes the member `key` out; `null` if there is none, or this is no object.
+    /// Takes the member `key` out; `null` if there is none, or this is not an object.
     pub(crate) fn take(&mut self, key: &str) -> Json<'a> {
         self.get_mut(key).map_or(Json::Null, |value| std::mem::replace(value, Json::Null))
     }
 
-    /// The member `key` of an object; `None` if there is none, or this is no object.
+    /// The member `key` of an object; `None` if there is none, or this is not an object.
     pub(crate) fn get(&self, key: &str) -> Option<&Json<'a>> {
         match self {
             // The last one counts where a text repeats a key, as everywhere in Kubernetes.

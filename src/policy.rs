@@ -1,4 +1,4 @@
-//! What happens to a request, in order. Knows no JSON and no waPC.
+//! The order of things that happen to a request. Knows no JSON and no waPC.
 
 use slog::{Logger, info, warn};
 

@@ -31,7 +31,7 @@ fn may_read_user_data(payload: &[u8]) -> bool {
             let end = object.iter().position(|byte| *byte == b'}').unwrap_or(object.len());
             object.get(..end).unwrap_or(object)
         });
-        // An object in it is no setting.
+        // Nested objects are not settings.
         let may_be_on = |members: &[u8]| members.contains(&b'{') || after(members, b"true").is_some();
         if members.is_some_and(may_be_on) {
             return true;
@@ -41,12 +41,12 @@ fn may_read_user_data(payload: &[u8]) -> bool {
     false
 }
 
-/// What follows the first place of a text.
+/// The bytes after the first occurrence of a text.
 fn after<'b>(bytes: &'b [u8], text: &[u8]) -> Option<&'b [u8]> {
     bytes.get(position(bytes, text)? + text.len()..)
 }
 
-/// The first place of a text of at least two bytes.
+/// The position of the first occurrence of a text of at least two bytes.
 #[cfg(target_feature = "simd128")]
 fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
     use memchr::arch::all::packedpair::Pair;
@@ -60,7 +60,7 @@ fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
     finder.find(bytes, text)
 }
 
-/// The first place of a text.
+/// The position of the first occurrence of a text.
 #[cfg(not(target_feature = "simd128"))]
 fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
     memchr::memmem::find(bytes, text)

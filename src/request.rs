@@ -47,7 +47,7 @@ static PAYLOAD: Shape = Shape::OnlyMembers(&[
     ),
 ]);
 
-/// A payload that is no admission request.
+/// Why a payload is not an admission request.
 ///
 /// Says where, never what: the payload carries the whole VirtualMachine, with the passwords of its cloud-init.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +78,7 @@ impl<'a> Payload<'a> {
     /// Reads the payload of `validate`.
     ///
     /// # Errors
-    /// [`Unreadable`] where it is no JSON, or does not say what is done with an object of which kind.
+    /// [`Unreadable`] where it is not JSON, or does not say what is done with an object of which kind.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Unreadable> {
         let text = std::str::from_utf8(bytes).map_err(|_| Unreadable::NotUtf8)?;
         let mut payload =

@@ -99,7 +99,7 @@ fn end_of_line(text: &str) -> usize {
 
 /// The known name that a mistyped one is nearest to, if one is near: at most a third of its letters differ.
 pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    // Longer than any name of ours: not a typing mistake, and the distance takes time that grows with its length.
+    // Longer than any known name: not a typing mistake, and the distance takes time that grows with its length.
     if name.len() > 64 {
         return None;
     }

@@ -1,14 +1,14 @@
-//! What the policy answers. Knows nothing of how the verdict comes about, or of the bytes that it becomes.
+//! The policy's answer. Knows nothing of how the verdict comes about, or of the bytes that it becomes.
 
 use crate::request::Unreadable;
 use crate::settings::SettingsError;
 use crate::vm::{ShapeError, VirtualMachine};
 
-/// What the policy answers.
+/// The policy's answer.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict<'a> {
     pub(crate) decision: Decision<'a>,
-    /// What the user should know; true also where the host drops the mutation.
+    /// Warnings, true also where the host drops the mutation.
     pub(crate) warnings: Vec<String>,
     /// The features that are in place.
     pub(crate) applied: Vec<&'static str>,
@@ -16,7 +16,7 @@ pub(crate) struct Verdict<'a> {
     pub(crate) failed: Vec<&'static str>,
 }
 
-/// What becomes of the request.
+/// The decision about the request.
 #[derive(Debug, Default)]
 pub(crate) enum Decision<'a> {
     #[default]

@@ -89,7 +89,7 @@ impl fmt::Display for Account {
 pub(crate) struct LookupError {
     pub(crate) cause: ClusterError,
     pub(super) kind: Kind,
-    /// What the policy wanted to do, as a sentence has it.
+    /// The verbs that the policy needed, as a sentence has them.
     pub(super) verbs: &'static str,
     /// `None` where all namespaces are meant, or the kind has none.
     pub(super) namespace: Option<String>,
@@ -101,7 +101,7 @@ impl LookupError {
         self.cause == ClusterError::Unavailable
     }
 
-    /// What is wrong, as a clause.
+    /// The problem, as a clause.
     pub(crate) fn why(&self) -> String {
         let (api_version, name) = self.kind.api_version_and_kind();
         let resource = self.kind.full_resource();
@@ -128,7 +128,7 @@ impl LookupError {
         }
     }
 
-    /// What to do about it, as a clause in the imperative.
+    /// The remedy, as a clause in the imperative.
     pub(crate) fn remedy(&self) -> String {
         let (api_version, name) = self.kind.api_version_and_kind();
         match &self.cause {
@@ -177,7 +177,7 @@ impl LookupError {
     }
 }
 
-/// What is wrong, and what to do.
+/// The problem and the remedy.
 impl fmt::Display for LookupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}; {}", self.why(), self.remedy())

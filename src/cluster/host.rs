@@ -62,7 +62,7 @@ fn call(operation: &str, request: Members<'_>) -> Result<String, ClusterError> {
     String::from_utf8(answer).map_err(|_| ClusterError::Unavailable)
 }
 
-/// What a text of the host means. Only its first line counts: a stack trace may follow.
+/// The meaning of a text of the host. Only its first line counts: a stack trace may follow.
 ///
 /// The texts are those of kubewarden's `policy-evaluator`, in `callback_handler` and `runtimes/callback.rs`.
 fn of_host(text: &str) -> ClusterError {

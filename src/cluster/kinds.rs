@@ -24,16 +24,16 @@ pub enum Kind {
     SubjectAccessReview,
 }
 
-/// What there is to know of a kind.
+/// The facts about a kind.
 pub(super) struct KindFacts {
     pub(super) api_version: &'static str,
     pub(super) kind: &'static str,
     pub(super) resource: &'static str,
     /// The fields that the policy reads, beside the metadata, which the host never cuts.
     pub(super) fields: &'static [&'static str],
-    /// What is read of an object.
+    /// The parts of an object that are read.
     pub(super) object: &'static Shape,
-    /// What is read of a list.
+    /// The parts of a list that are read.
     pub(super) list: &'static Shape,
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct KubeVirt {
 
 impl KubeVirt {
     /// The tag that upstream gives the images of the running version: `v` and the version, without what a distribution
-    /// put behind it.
+    /// appended.
     pub(crate) fn version(&self) -> Option<String> {
         let version = self.observed_version.strip_prefix('v').unwrap_or(&self.observed_version);
         let (core, suffix) = match version.split_once(['-', '+']) {

@@ -1,4 +1,4 @@
-//! What the policy may look up in the cluster, and the lookups of one request. No feature is known here.
+//! The cluster as the policy may look it up, and the lookups of one request. No feature is known here.
 
 mod error;
 mod harvester;
@@ -54,7 +54,7 @@ pub(crate) struct Lookups<'c> {
     answers: RefCell<Vec<Answer>>,
 }
 
-/// What the cluster answered to a query.
+/// The cluster's answer to a query.
 struct Answer {
     kind: Kind,
     name: Option<String>,

@@ -1,4 +1,4 @@
-//! What the user asks for: directives and their options, from the source that the settings name, and from user data.
+//! The user's requests: directives and their options, from the source that the settings name, and from user data.
 //! What a feature does with its directive is not known here.
 
 mod user_data;
@@ -39,7 +39,7 @@ impl<'o> Directive<'o> {
     /// Its value, trimmed.
     ///
     /// # Errors
-    /// [`NotText`] where the value is no string.
+    /// [`NotText`] where the value is not a string.
     pub(crate) fn text(&self) -> Result<&'o str, NotText<'o>> {
         as_text(self.value, self.source, self.feature)
     }
@@ -125,7 +125,7 @@ impl<'o, 'a> Directives<'o, 'a> {
     /// The value of an option, trimmed; empty is not set. Annotations win over user data.
     ///
     /// # Errors
-    /// [`NotText`] where the annotation's value is no string.
+    /// [`NotText`] where the annotation's value is not a string.
     pub(crate) fn option(&self, name: &'static str) -> Result<Option<&'o str>, NotText<'o>> {
         let (value, source) = match lookup(self.annotations, Key::directive(name)) {
             Some(value) => (value, Source::Annotation),
@@ -143,7 +143,7 @@ impl<'o, 'a> Directives<'o, 'a> {
             && matches!(self.user_data.get(option), Asked::Unreadable)
     }
 
-    /// What the user should know of keys of ours that have no effect.
+    /// Warnings about the policy's keys that have no effect.
     pub(crate) fn warnings(&self, features: &[&'static str]) -> Vec<String> {
         let (read, elsewhere) = match self.source {
             Source::Label => ("labels", "annotations"),
@@ -198,7 +198,7 @@ fn as_text<'o>(json: &'o Json<'_>, source: Source<'o>, name: &'static str) -> Re
     json.as_str().map(str::trim).ok_or(NotText { place: source, name, found: json.kind() })
 }
 
-/// A directive or option whose value is no string.
+/// A directive or option whose value is not a string.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) struct NotText<'o> {
     // The name `source` would be the error behind this one.

@@ -48,7 +48,7 @@ struct Found {
 /// Reads a Secret's user data, in base64.
 pub(crate) type ReadSecret<'r> = &'r dyn Fn(&str) -> Result<UserDataSecret, LookupError>;
 
-/// What of a template tells its user data.
+/// The parts of a template that hold user data.
 static TEMPLATE: Shape = {
     const SOURCE: Shape = Shape::OnlyMembers(&[
         ("userData", Shape::Whole),
@@ -91,7 +91,7 @@ impl UserData {
         user_data
     }
 
-    /// What user data says of a feature, or an option.
+    /// The directive or option that user data has under the name.
     pub(super) fn get(&self, feature: &'static str) -> Asked<'_> {
         match self.found.iter().find(|found| found.name == feature) {
             Some(Found { value: Some(value), volume, .. }) => {
@@ -113,12 +113,12 @@ impl UserData {
         self.found.is_empty() && self.unreadable.is_empty() && !self.is_incomplete
     }
 
-    /// What the user should know.
+    /// Warnings for the user.
     pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// What is passed over, for the log.
+    /// The documents and values that are passed over, for the log.
     pub(crate) fn notes(&self) -> &[String] {
         &self.notes
     }

@@ -71,7 +71,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// The next key of the map, `Some(None)` where it is no text; `None` at the map's end.
+    /// The next key of the map, `Some(None)` where it is not a text; `None` at the map's end.
     fn key(&mut self) -> Result<Option<Option<Cow<'t, str>>>, Unreadable> {
         match self.next()? {
             Event::MappingEnd => Ok(None),
@@ -158,7 +158,7 @@ struct Writer {
     open: Vec<Open>,
 }
 
-/// What comes next in a map or a list.
+/// The next part of a map or a list.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Open {
     Item { is_first: bool },
@@ -224,7 +224,7 @@ fn is_null(text: &str, style: ScalarStyle) -> bool {
     style == ScalarStyle::Plain && matches!(text, "" | "~" | "null" | "Null" | "NULL")
 }
 
-/// What cloud-init takes for a boolean: it reads YAML 1.1.
+/// The boolean that cloud-init reads: it reads YAML 1.1.
 fn boolean(text: &str) -> Option<bool> {
     match text {
         "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Some(true),

@@ -25,7 +25,7 @@ enum GpuDevicePluginError {
     NotAllowed { name: ResourceName, allowed: String },
 }
 
-/// What a directive asks for.
+/// The resource and the number of devices that a directive asks for.
 #[derive(PartialEq, Eq)]
 struct Request {
     name: ResourceName,
@@ -104,7 +104,7 @@ impl Feature for GpuDevicePlugin {
     }
 }
 
-/// What the names of devices that the policy adds start with.
+/// The prefix of the names of devices that the policy adds.
 const PREFIX: &str = "gpu";
 
 fn parse(value: &str, max: usize) -> Result<Request, GpuDevicePluginError> {

@@ -38,10 +38,10 @@ pub(crate) trait Feature: Sync {
     /// The kinds of entries that it adds.
     fn adds(&self) -> &'static [&'static EntryKind];
 
-    /// What the directive's value needs; `None` where it switches the feature off.
+    /// Plans what the directive's value needs; `None` where it switches the feature off.
     ///
     /// # Errors
-    /// Whatever stands in the way, in words for the user: what it is, and what to do.
+    /// An obstacle, in words for the user: what it is, and what to do.
     fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure>;
 }
 
@@ -56,13 +56,13 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
-/// What a feature plans with.
+/// The facts that a feature plans with.
 pub(crate) struct Context<'c> {
     /// The VirtualMachine with what the features before have changed, and without what this one added.
     pub(crate) vm: &'c VirtualMachine<'c>,
-    /// What the feature added before. What a plan asks for again stays as it is; the rest goes.
+    /// The entries that the feature added earlier. Those that a plan asks for again stay as they are; the rest go.
     pub(crate) ours: &'c [Recorded],
-    /// What the feature was made from before this update, if it was there.
+    /// The value that the feature was applied from before this update, if it was.
     pub(crate) applied_before: Option<&'c str>,
     /// The VirtualMachine's namespace.
     pub(crate) namespace: &'c str,
@@ -74,13 +74,13 @@ pub(crate) struct Context<'c> {
     pub(crate) is_update: bool,
 }
 
-/// What a feature needs, checked.
+/// The entries that a feature needs, checked.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     /// All entries that the directive stands for. What is in place is left as it is, and is not recorded.
     pub(crate) entries: Vec<Entry>,
     /// The value of the `-applied` annotation.
     pub(crate) applied: String,
-    /// What the user should know, true also where the changes are dropped.
+    /// Warnings, true also where the changes are dropped.
     pub(crate) warnings: Vec<String>,
 }

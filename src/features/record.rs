@@ -1,4 +1,4 @@
-//! What a feature added to a VirtualMachine: the annotation that lists it, and what of it is still there.
+//! The record of what a feature added to a VirtualMachine: the annotation that lists it, and which of it is still there.
 //!
 //! An entry that was in place before is not in the record, and so stays for ever. No feature is known here.
 
@@ -82,7 +82,7 @@ impl Record {
     }
 }
 
-/// What of a record is there.
+/// The parts of a record that are there, and those that are not.
 #[derive(Debug, Default)]
 pub(crate) struct Found<'r> {
     /// The entries, as they are there.
@@ -96,7 +96,7 @@ impl Found<'_> {
         self.ours.push(Recorded { entry, beside: recorded.beside.clone() });
     }
 
-    /// What stands in the place of the entries that are missing, in words for the user.
+    /// Warnings about entries that somebody changed.
     pub(crate) fn changes(&self, vm: &VirtualMachine<'_>, ownership: &Ownership<'_>) -> Vec<String> {
         let messages = self.missing.iter().filter_map(|entry| {
             match vm.has_in_place_of(entry) {
@@ -144,13 +144,13 @@ pub(super) fn is_pci_device(entry: &Entry) -> bool {
     entry.as_device().is_some_and(|(name, _)| PciAddress::of_pci_device(name).is_some())
 }
 
-/// What tells the entries that a feature added from those of the user.
+/// Tells the entries that a feature added from those of the user.
 pub(crate) struct Ownership<'o> {
-    /// What `kubectl apply` was given.
+    /// The manifest that `kubectl apply` was given.
     pub(crate) declared: Option<&'o VirtualMachine<'o>>,
     /// The VirtualMachine before this update.
     pub(crate) old: Option<&'o VirtualMachine<'o>>,
-    /// What of it the feature had added.
+    /// The entries of it that the feature had added.
     pub(crate) added_to_old: Vec<Recorded>,
     /// Whether the VirtualMachine asks for the feature: then it may have been added in an earlier call for this request.
     pub(crate) is_asked_for: bool,

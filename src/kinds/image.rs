@@ -24,7 +24,7 @@ pub enum ImageReferenceError {
     /// The tag has a character that it must not have, or too many.
     #[error("its tag must be 1 to 128 letters, digits, _, . and -")]
     Tag,
-    /// The digest is no algorithm with hexadecimal digits.
+    /// The digest is not an algorithm with hexadecimal digits.
     #[error("its digest must be sha256: and 64 hexadecimal digits, or the like")]
     Digest,
 }
@@ -35,7 +35,7 @@ impl ImageReference {
         Self("quay.io/kubevirt/sidecar-shim:v1.4.0".to_owned())
     }
 
-    /// The same repository with another tag; `None` where a digest pins the image, or the tag is none.
+    /// The same repository with another tag; `None` where a digest pins the image, or the tag is invalid.
     pub(crate) fn with_tag(&self, tag: &str) -> Option<Self> {
         if self.0.contains('@') {
             return None;

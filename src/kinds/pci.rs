@@ -17,7 +17,7 @@ pub struct PciAddress {
     function: u8,
 }
 
-/// A text that is no PCI address.
+/// Why a text is not a PCI address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PciAddressError {
     /// The parts are not divided as they should be.

@@ -11,19 +11,19 @@ use crate::kinds::name::SUBDOMAIN;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResourceName(String);
 
-/// A text that is no name of an extended resource.
+/// Why a text is not the name of an extended resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ResourceNameError {
     /// There is no domain, or more than one slash.
     #[error("it does not have the form domain/name, as nvidia.com/gpu does")]
     Form,
-    /// The domain is no DNS subdomain.
+    /// The domain is not a DNS subdomain.
     #[error("its domain must consist of lower-case letters, digits, - and ., and have at most 244 characters")]
     Domain,
     /// The domain is one that Kubernetes keeps for itself.
     #[error("its domain is reserved by Kubernetes")]
     Reserved,
-    /// The part behind the slash is no qualified name.
+    /// The part after the slash is not a qualified name.
     #[error(
         "the part after the slash must be 1 to 63 letters, digits, -, _ and ., with a letter or digit at both ends"
     )]

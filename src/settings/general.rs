@@ -1,4 +1,4 @@
-//! What the settings are about, section by section, with their defaults.
+//! The settings, section by section, with their defaults.
 
 use crate::kinds::image::ImageReference;
 use crate::kinds::name::{LABEL, SUBDOMAIN};
@@ -8,17 +8,17 @@ use super::reader::{Count, Section, Setting, choice, section};
 use crate::json::Json;
 
 section! {
-    /// What every feature has.
+    /// The settings that every feature has.
     FeatureSettings(s) {
         /// A feature that is off ignores its directive.
         enabled: bool = s.get("enabled", true),
-        /// What a failure does to the request.
+        /// The fate of a request when the feature fails.
         error_handling: ErrorHandling = s.get("errorHandling", ErrorHandling::Reject),
     }
 }
 
 choice! {
-    /// What a feature's failure does to the request.
+    /// The fate of a request when a feature fails.
     ErrorHandling {
         /// The request is denied.
         Reject = "reject",
@@ -62,7 +62,7 @@ section! {
 section! {
     /// Setting `nestedVirtualization`.
     NestedVirtualization(s) {
-        /// What every feature has.
+        /// The settings that every feature has.
         feature: FeatureSettings = FeatureSettings::read(s),
         /// The vendor of all nodes, if they have one.
         cpu_vendor: CpuVendor = s.get("cpuVendor", CpuVendor::Auto),
@@ -84,7 +84,7 @@ choice! {
 section! {
     /// Setting `vbiosInjection`.
     VbiosInjection(s) {
-        /// What every feature has.
+        /// The settings that every feature has.
         feature: FeatureSettings = FeatureSettings::read(s),
         /// The hook sidecar's image.
         default_sidecar_image: ImageReference = s.get("defaultSidecarImage", ImageReference::sidecar_shim()),
@@ -96,7 +96,7 @@ section! {
         rom_delivery: RomDelivery = s.get("romDelivery", RomDelivery::Sidecar),
         /// The images that a VM may name; empty is any.
         allowed_sidecar_images: Vec<Pattern> = s.get("allowedSidecarImages", Vec::new()),
-        /// What the hook does when it cannot do its work.
+        /// The fate of the VM when the hook cannot do its work.
         on_hook_failure: OnHookFailure = s.get("onHookFailure", OnHookFailure::Fail),
     }
 }
@@ -122,7 +122,7 @@ choice! {
 }
 
 choice! {
-    /// What the hook does when it cannot do its work.
+    /// The fate of the VM when the hook cannot do its work.
     OnHookFailure {
         /// The VM does not start.
         Fail = "fail",
@@ -134,7 +134,7 @@ choice! {
 section! {
     /// Setting `pciPassthrough`.
     PciPassthrough(s) {
-        /// What every feature has.
+        /// The settings that every feature has.
         feature: FeatureSettings = FeatureSettings::read(s),
         /// The most host devices of a VM, those the user wrote included.
         max_devices: usize = s.get("maxDevices", Count(8)).0,
@@ -162,7 +162,7 @@ choice! {
 section! {
     /// Setting `gpuDevicePlugin`.
     GpuDevicePlugin(s) {
-        /// What every feature has.
+        /// The settings that every feature has.
         feature: FeatureSettings = FeatureSettings::read(s),
         /// The most devices of a resource that a VM may ask for.
         max_devices: usize = s.get("maxDevices", Count(8)).0,

@@ -56,7 +56,7 @@ impl Settings {
     /// Reads settings from JSON; whatever is `null`, `""`, `[]` or `{}` is not set and has its default.
     ///
     /// # Errors
-    /// Every problem of the settings: text that is no JSON, an unknown setting, a value that a setting does not take.
+    /// Every problem of the settings: text that is not JSON, an unknown setting, a value that a setting does not take.
     pub fn parse(text: &[u8]) -> Result<Self, SettingsError> {
         let text = std::str::from_utf8(text).map_err(|_| SettingsError(vec![Problem::NotUtf8]))?;
         Self::parse_text(Some(text))

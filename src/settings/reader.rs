@@ -51,7 +51,7 @@ pub(super) use {choice, section};
 
 /// A value of a setting.
 pub(super) trait Setting: Sized {
-    /// What the setting takes, as an error says it.
+    /// The values that the setting takes, as an error words them.
     fn takes() -> String;
 
     /// The value, if it is one that the setting takes.

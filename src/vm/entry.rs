@@ -1,4 +1,4 @@
-//! What a feature may add to a VirtualMachine: where it stands there, whether it is there, how it is added and taken back,
+//! The entries that a feature may add to a VirtualMachine: where it stands there, whether it is there, how it is added and taken back,
 //! and how it is written down.
 
 use std::fmt;
@@ -12,7 +12,7 @@ use super::{ShapeError, VirtualMachine, text};
 /// A kind of entry under `spec.template`: where its entries stand, what they look like, and how a record lists them.
 #[derive(Debug)]
 pub(crate) struct EntryKind {
-    /// What a message calls it.
+    /// Its name in a message.
     words: &'static str,
     /// The list or object that its entries stand in.
     path: Path,
@@ -21,7 +21,7 @@ pub(crate) struct EntryKind {
     value: Part,
 }
 
-/// What an entry is in its place.
+/// The form of an entry in its place.
 #[derive(Debug)]
 enum Form {
     /// An item of a list, with its name under `name` and its value under these keys.
@@ -39,7 +39,7 @@ enum Part {
     Listed(&'static str),
     /// The same for all entries of the kind, so no record has it.
     Always(&'static str),
-    /// A text that can be told by the policy's mark: a record has `true` under the key.
+    /// A text that carries the policy's mark: a record has `true` under the key.
     Marked(&'static str),
 }
 

@@ -183,7 +183,7 @@ impl<'a> VirtualMachine<'a> {
     /// Sets an annotation of the VirtualMachine itself.
     ///
     /// # Errors
-    /// [`ShapeError`] where `metadata.annotations` is no object.
+    /// [`ShapeError`] where `metadata.annotations` is not an object.
     pub(crate) fn set_annotation(&mut self, key: Key, value: String) -> Result<(), ShapeError> {
         let annotations = path::members_mut(&mut self.root, ANNOTATIONS)?;
         match annotations.iter_mut().rev().find(|(k, _)| key.is(k)) {
@@ -198,7 +198,7 @@ impl<'a> VirtualMachine<'a> {
     /// Removes an annotation of the VirtualMachine itself, if it is there.
     ///
     /// # Errors
-    /// [`ShapeError`] where `metadata.annotations` is no object.
+    /// [`ShapeError`] where `metadata.annotations` is not an object.
     pub(crate) fn remove_annotation(&mut self, key: Key) -> Result<(), ShapeError> {
         self.changed |= path::remove(&mut self.root, ANNOTATIONS, |k| key.is(k))?;
         Ok(())
@@ -207,7 +207,7 @@ impl<'a> VirtualMachine<'a> {
     /// Removes a label of the VirtualMachine itself, if it is there.
     ///
     /// # Errors
-    /// [`ShapeError`] where `metadata.labels` is no object.
+    /// [`ShapeError`] where `metadata.labels` is not an object.
     pub(crate) fn remove_label(&mut self, key: Key) -> Result<(), ShapeError> {
         self.changed |= path::remove(&mut self.root, LABELS, |k| key.is(k))?;
         Ok(())

@@ -98,7 +98,7 @@ pub(super) fn list<'j, 'a>(root: &'j Json<'a>, path: Path) -> Result<&'j [Json<'
     }
 }
 
-/// The members of the object at the path; none where there is no object.
+/// The members of the object at the path; none where there is not an object.
 pub(super) fn members<'j, 'a>(root: &'j Json<'a>, path: Path) -> Result<&'j [Member<'a>], ShapeError> {
     match find(root, path)? {
         None => Ok(&[]),

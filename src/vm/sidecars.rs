@@ -6,7 +6,7 @@ use crate::keys::PREFIX;
 
 use super::path::ShapeError;
 
-/// Where in its command a hook sidecar of the policy's has its mark: behind `python3 -c PROGRAM`.
+/// Where in its command a hook sidecar of the policy's has its mark: after `python3 -c PROGRAM`.
 const MARK: usize = 3;
 
 /// The hook sidecars; each stays the text that it is.
@@ -16,7 +16,7 @@ pub(crate) struct Sidecars<'t> {
 }
 
 impl<'t> Sidecars<'t> {
-    /// Reads the annotation's value; none, or an empty one, is no sidecar.
+    /// Reads the annotation's value; none, or an empty one, means no sidecars.
     pub(super) fn parse(value: &'t str) -> Result<Self, ShapeError> {
         static LIST: Shape = Shape::Each(&Shape::Raw);
         if value.trim().is_empty() {
@@ -57,7 +57,7 @@ impl<'t> Sidecars<'t> {
         (!others.is_empty()).then(|| format!("[{}]", others.join(",")))
     }
 
-    /// The annotation's value with the sidecar in the place of the policy's, or behind the others.
+    /// The annotation's value with the sidecar in the place of the policy's, or after the others.
     pub(super) fn with(&self, sidecar: &str) -> String {
         let place = self.entries.iter().position(is_of_policy);
         let mut list: Vec<String> = Vec::new();

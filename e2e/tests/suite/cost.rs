@@ -96,7 +96,7 @@ fn of_a_part_four_times_as_large_is_at_most_so_much_more(#[case] part: Part, #[v
     assert!(more.memory < some.memory * 9 / 2, "from {} to {}", some.memory, more.memory);
 }
 
-/// Where nothing is asked, nothing but the bytes is looked at; and of an update that changes nothing of ours, no
+/// Where nothing is asked, nothing but the bytes is looked at; and of an update that changes nothing of the policy's, no
 /// tree is built.
 #[rstest]
 #[case::nothing_asked(false, 5)]

@@ -75,7 +75,7 @@ impl<'n> Inventory<'n> {
             None => Some(choice.device.node.as_str()),
         });
         let first = nodes.find_map(|node| node);
-        // What was added before is no help where the rest is on another node.
+        // Devices that were added earlier do not help where the rest are on another node.
         if nodes.flatten().any(|node| Some(node) != first) && !ours.is_empty() {
             return self.choose_with(&[], devices, context);
         }

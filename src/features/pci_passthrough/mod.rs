@@ -115,7 +115,7 @@ fn host_device(device: &Device<'_>) -> Entry {
     HOST_DEVICE.of(device.name, device.resource)
 }
 
-/// What the names of host devices that stand for an address alone start with.
+/// The prefix of the names of host devices that stand for an address alone.
 const PREFIX: &str = "pci-device";
 
 /// Names the devices by their addresses.
@@ -241,7 +241,7 @@ fn the_node<'d>(devices: &'d Devices, context: &'d Context<'_>) -> Result<Option
     }
 }
 
-/// That the settings let a VirtualMachine of this namespace take the device.
+/// Checks that the settings let a VirtualMachine of this namespace take the device.
 fn check_allowed(
     address: PciAddress,
     node: Option<&str>,

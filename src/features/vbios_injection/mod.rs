@@ -161,14 +161,14 @@ fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> Re
 
 /// The device that the ROM is for.
 struct Target {
-    /// What the hook is to look for, as its program takes it.
+    /// The names and addresses that the hook looks for, as its program takes them.
     devices: String,
     /// The name of the PCIDevice, where the device is one of Harvester's.
     pci_device: Option<String>,
     warning: Option<String>,
 }
 
-/// Whatever else the guest has: Harvester may give the device another name, and other devices beside it.
+/// Matches any device: Harvester may rename the device, and add others beside it.
 const ONLY: &str = "*";
 
 /// The device that the option names, or the only one.
@@ -188,7 +188,7 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Fail
         if let (Some(address), Some(device)) = (address, devices.iter().find(at_address)) {
             return to_target(device, &address.to_string(), device.name);
         }
-        // Where the address of a device cannot be told here, the hook finds out.
+        // Where the address of a device is not known here, the hook finds it out.
         if let Some(address) = address.filter(|_| devices.iter().any(|d| address_of(d).is_none())) {
             return Ok(Target { devices: address.to_string(), pci_device: None, warning: None });
         }
@@ -257,7 +257,7 @@ fn rom(name: &str, context: &Context<'_>) -> Result<Rom, Failure> {
     }
 }
 
-/// What the ConfigMap has instead of the key.
+/// The keys that the ConfigMap has instead.
 fn describe_keys(config_map: &ConfigMap) -> String {
     if config_map.has_text_rom {
         ", only data.rom, which cannot hold bytes".to_owned()
@@ -297,7 +297,7 @@ fn image(
     Err(VbiosError::ImageNotAllowed { image, allowed: Pattern::list(allowed) }.into())
 }
 
-/// That the ROM is for another device than the one that it goes to, if it is.
+/// Warns of a ROM for another device than the one that it goes to.
 fn mismatch(rom: Rom, pci_device: &str, context: &Context<'_>) -> Option<String> {
     let (vendor, device) = rom.ids?;
     let pci_device = context.lookups.pci_device(pci_device).ok()?;

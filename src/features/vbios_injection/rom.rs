@@ -6,17 +6,17 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// How much of a ROM is decoded: more than any offset of 16 bits can reach with the structure behind it.
+/// How much of a ROM is decoded: more than any offset of 16 bits can reach with the structure after it.
 const HEAD: usize = 0x1_0000 + 0x20;
 
-/// What the header of an option ROM says.
+/// The header of an option ROM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rom {
     /// Vendor and device that it is for, if it says so.
     pub(super) ids: Option<(u16, u16)>,
 }
 
-/// Bytes that are no option ROM.
+/// Why bytes are not an option ROM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RomError {
     #[error("is empty; put the ROM's bytes there")]

@@ -4,7 +4,7 @@ use crate::json::{Json, member};
 use crate::kinds::image::ImageReference;
 use crate::settings::{HookVersion, OnHookFailure, RomDelivery, VbiosInjection};
 
-/// What tells our entry from others: the first argument of the program.
+/// The mark of the policy's own entry: the first argument of the program.
 const MARKER: &str = "vm-feature-manager.io/vbios-injection";
 
 /// The program that installs and is the hook.
