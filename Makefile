@@ -7,7 +7,6 @@ TARGET  := wasm32-wasip1
 RELEASE := target/$(TARGET)/release
 SOURCES := $(shell find src -type f) Cargo.toml Cargo.lock .cargo/config.toml
 
-CHART   := charts/vm-feature-manager-policy
 KWCTL   ?= kwctl
 
 EXAMPLE ?= harvester
@@ -49,6 +48,10 @@ fmt: ## Checks the format of the code
 lint: ## Lints the code
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
+.PHONY: generate
+generate: ## Writes the files that follow from the declarations in the source
+	cargo xtask generate
+
 .PHONY: bench
 bench: policy.wasm target/noop.wasm ## Measures the module, and one that does nothing beside it
 	cargo bench --quiet --locked --package vm-feature-manager-e2e --bench evaluate
@@ -70,9 +73,6 @@ annotated-policy.wasm: policy.wasm metadata.yml docs/usage.md ## Adds the metada
 
 artifacthub-pkg.yml: metadata.yml questions-ui.yml ## Writes the package for Artifact Hub, with kwctl
 	$(KWCTL) scaffold artifacthub --output $@
-
-$(CHART)/questions.yaml: questions-ui.yml ## Copies the form's questions into the chart
-	cp $< $@
 
 policy.wasm: $(SOURCES) scripts/wasm-cargo scripts/wasm-shrink ## Builds the module
 	scripts/wasm-cargo rustc --release --locked --lib --crate-type cdylib --target $(TARGET)

@@ -89,7 +89,7 @@ impl<'c> Lookups<'c> {
     /// The cluster's one KubeVirt object.
     pub(crate) fn kubevirt(&self) -> Result<KubeVirt, LookupError> {
         let place = &self.settings.kubevirt;
-        self.get(&place.name, Some(&place.namespace))
+        self.get(place.name.as_str(), Some(place.namespace.as_str()))
     }
 
     /// A PCI device by its name, from the list of all where that was looked up.
@@ -204,7 +204,7 @@ impl<'c> Lookups<'c> {
 
     fn configured_account(&self) -> Account {
         let account = &self.settings.policy_server;
-        Account::of_service_account(&account.namespace, &account.service_account)
+        Account::of_service_account(account.namespace.as_str(), account.service_account.as_str())
     }
 
     /// Checks that the cluster serves the kind: what it does not serve is mostly granted to nobody.

@@ -1,16 +1,43 @@
 //! GPU device plugin: the VM's pod gets an extended resource, and the guest a device where KubeVirt serves it as one.
 
 use super::host_devices::free_names;
+use super::pci_passthrough::DeviceNames;
 use super::{Context, Failure, Feature, Plan};
 use crate::cluster::{ClusterError, PciDevice};
 use crate::kinds::pattern::Pattern;
 use crate::kinds::resource::{ResourceName, ResourceNameError};
-use crate::settings::{AttachDevice, DeviceNames, FeatureSettings, Settings};
+use crate::settings::{Count, FeatureSettings, Settings, choice, section};
 use crate::text::Quoted;
 use crate::vm::entry::{EntryKind, GPU, HOST_DEVICE, LIMIT};
 use crate::vm::{ShapeError, VirtualMachine};
 
 pub(super) struct GpuDevicePlugin;
+
+section! {
+    /// Setting `gpuDevicePlugin`.
+    GpuDevicePluginSettings("GPU device plugin") {
+        ..feature: FeatureSettings;
+        /// The highest number that a directive may name, as in nvidia.com/gpu=2.
+        max_devices: Count = Count(8), "maxDevices", "most devices of a directive";
+        /// Patterns of extended resource names.
+        allowed_plugins: Vec<Pattern> = PLUGINS.map(Pattern::from).to_vec(), "allowedPlugins", "resources that a VM may name";
+        /// With auto, where KubeVirt's permittedHostDevices serves the resource; else the pod gets it, and the guest sees no GPU.
+        attach_device: AttachDevice = AttachDevice::Auto, "attachDevice", "give the guest a device";
+    }
+}
+
+/// The vendors' own device plugins.
+const PLUGINS: [&str; 3] = ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"];
+
+choice! {
+    /// Whether a GPU device-plugin resource also becomes a device of the guest.
+    AttachDevice {
+        /// Where KubeVirt serves the resource as a device.
+        Auto = "auto",
+        /// Never.
+        Never = "never",
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 enum GpuDevicePluginError {
@@ -47,7 +74,7 @@ impl Feature for GpuDevicePlugin {
     }
 
     fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
-        let request = parse(value, context.settings.gpu_device_plugin.max_devices)?;
+        let request = parse(value, context.settings.gpu_device_plugin.max_devices.0)?;
         let Request { name, count } = &request;
         let allowed = &context.settings.gpu_device_plugin.allowed_plugins;
         if !allowed.iter().any(|pattern| pattern.matches(name.as_str())) {

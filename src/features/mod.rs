@@ -1,11 +1,11 @@
 //! The features: each turns its directive into a plan, or an error. None knows another, or the response.
 
-mod gpu_device_plugin;
+pub(crate) mod gpu_device_plugin;
 pub(crate) mod host_devices;
-mod nested_virt;
-mod pci_passthrough;
+pub(crate) mod nested_virt;
+pub(crate) mod pci_passthrough;
 pub(crate) mod record;
-mod vbios_injection;
+pub(crate) mod vbios_injection;
 
 use crate::cluster::Lookups;
 use crate::directives::Directives;

@@ -2,7 +2,7 @@
 
 use super::{Context, Failure, Feature, Plan};
 use crate::cluster::{ClusterError, LookupError, Node};
-use crate::settings::{CpuVendor, FeatureSettings, Settings};
+use crate::settings::{FeatureSettings, Settings, choice, section};
 use crate::text::Quoted;
 use crate::vm::VirtualMachine;
 use crate::vm::entry::{CPU_FEATURE, EntryKind};
@@ -10,6 +10,27 @@ use crate::vm::entry::{CPU_FEATURE, EntryKind};
 pub(super) struct NestedVirt;
 
 const OPTION: &str = "cpu-vendor";
+
+section! {
+    /// Setting `nestedVirtualization`.
+    NestedVirtSettings("Nested virtualization") {
+        ..feature: FeatureSettings;
+        /// With auto it is found out for each virtual machine, from the machine itself and the nodes that it may run on.
+        cpu_vendor: CpuVendor = CpuVendor::Auto, "cpuVendor", "CPU vendor";
+    }
+}
+
+choice! {
+    /// The vendor of the nodes' CPUs.
+    CpuVendor {
+        /// Found out for each VM.
+        Auto = "auto",
+        /// AMD: `svm`.
+        Amd = "amd",
+        /// Intel: `vmx`.
+        Intel = "intel",
+    }
+}
 
 /// The label of a node's architecture, as the kubelet sets it.
 const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";

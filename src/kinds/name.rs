@@ -9,14 +9,14 @@ pub(crate) struct NameRule {
 }
 
 /// A DNS label as RFC 1123 has it: namespaces, pod volumes.
-pub(crate) static LABEL: NameRule = NameRule {
+pub(crate) const LABEL: NameRule = NameRule {
     max: 63,
     dots: false,
     takes: "a name of at most 63 characters: lower-case letters, digits and -, a letter or digit at both ends",
 };
 
 /// A DNS subdomain as RFC 1123 has it: most objects' names.
-pub(crate) static SUBDOMAIN: NameRule = NameRule {
+pub(crate) const SUBDOMAIN: NameRule = NameRule {
     max: 253,
     dots: true,
     takes: "a name of at most 253 characters: lower-case letters, digits, - and ., a letter or digit at the ends of each part",
@@ -27,6 +27,35 @@ impl NameRule {
     pub(crate) fn allows(&self, name: &str) -> bool {
         let parts_are_labels = if self.dots { name.split('.').all(is_label) } else { is_label(name) };
         name.len() <= self.max && parts_are_labels
+    }
+}
+
+/// A name that its rule allows: a DNS subdomain where it may have dots, else a DNS label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectName<const DOTS: bool>(String);
+
+/// A namespace.
+pub type Label = ObjectName<false>;
+
+/// The name of most objects.
+pub type Subdomain = ObjectName<true>;
+
+impl<const DOTS: bool> ObjectName<DOTS> {
+    pub(crate) const RULE: &NameRule = if DOTS { &SUBDOMAIN } else { &LABEL };
+
+    /// The name, if the rule allows it.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        Self::RULE.allows(name).then(|| Self(name.to_owned()))
+    }
+
+    /// A name that is known to be one.
+    pub(crate) fn known(name: &'static str) -> Self {
+        Self(name.to_owned())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 

@@ -13,6 +13,12 @@ impl Pattern {
         pattern.is_ok_and(|pattern| pattern.is_match(text.as_bytes()))
     }
 
+    /// The pattern as text.
+    #[cfg(feature = "describe")]
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// A pattern that can be used.
     pub(crate) fn read(text: &str) -> Option<Self> {
         // What it is to match is ASCII, and a message lists it.

@@ -1,38 +1,47 @@
-//! The policy's settings: the tree. Knows neither VM nor cluster.
+//! The policy's settings: the tree. Those of a feature stand with the feature. Knows neither VM nor cluster.
 
+#[cfg(feature = "describe")]
+mod describe;
 mod general;
 mod reader;
+mod value;
 
+use crate::features::gpu_device_plugin::GpuDevicePluginSettings;
+use crate::features::nested_virt::NestedVirtSettings;
+use crate::features::pci_passthrough::PciPassthroughSettings;
+use crate::features::vbios_injection::VbiosInjectionSettings;
 use crate::json::{Json, Shape};
-pub use general::{
-    AttachDevice, CpuVendor, DeviceNames, ErrorHandling, FeatureSettings, GpuDevicePlugin, HookVersion, KubeVirtObject,
-    NestedVirtualization, OnHookFailure, PciPassthrough, PolicyServer, RomDelivery, UserData, VbiosInjection,
-};
+#[cfg(feature = "describe")]
+pub use describe::{Content, Description};
+pub(crate) use general::{ErrorHandling, FeatureSettings};
+use general::{KubeVirtObject, PolicyServer, UserDataSettings};
+use reader::Problem;
 pub use reader::SettingsError;
-use reader::{Problem, Section, Setting, choice, section};
+pub(crate) use reader::{Section, Setting, SettingValue, choice, section};
+pub(crate) use value::Count;
 
 section! {
     /// All settings, each with a valid value.
-    Settings(s) {
-        /// Whether `-applied` and `-error` annotations are written.
-        add_tracking_annotations: bool = s.get("addTrackingAnnotations", true),
-        /// Where directives are read.
-        config_source: ConfigSource = s.get("configSource", ConfigSource::Annotations),
+    Settings("") {
+        /// Writes the annotations -applied and -error, which say what was done. What the policy added is written down in any
+        /// case.
+        add_tracking_annotations: bool = true, "addTrackingAnnotations", "Record on the VM what was applied";
+        /// Annotations of the virtual machine, or its labels. Options and records are annotations in any case.
+        config_source: ConfigSource = ConfigSource::Annotations, "configSource", "Where directives are read";
         /// Directives in cloud-init user data.
-        user_data: UserData = s.section("userData", UserData::read),
+        user_data: UserDataSettings, "userData";
         /// The cluster's one KubeVirt object.
-        kubevirt: KubeVirtObject = s.section("kubevirt", KubeVirtObject::read),
+        kubevirt: KubeVirtObject, "kubevirt";
         /// The service account that policy-server looks things up as.
-        policy_server: PolicyServer = s.section("policyServer", PolicyServer::read),
+        policy_server: PolicyServer, "policyServer";
         /// The feature `nested-virt`.
-        nested_virtualization: NestedVirtualization =
-            s.section("nestedVirtualization", NestedVirtualization::read),
-        /// The feature `vbios-injection`.
-        vbios_injection: VbiosInjection = s.section("vbiosInjection", VbiosInjection::read),
+        nested_virtualization: NestedVirtSettings, "nestedVirtualization";
         /// The feature `pci-passthrough`.
-        pci_passthrough: PciPassthrough = s.section("pciPassthrough", PciPassthrough::read),
+        pci_passthrough: PciPassthroughSettings, "pciPassthrough";
         /// The feature `gpu-device-plugin`.
-        gpu_device_plugin: GpuDevicePlugin = s.section("gpuDevicePlugin", GpuDevicePlugin::read),
+        gpu_device_plugin: GpuDevicePluginSettings, "gpuDevicePlugin";
+        /// The feature `vbios-injection`.
+        vbios_injection: VbiosInjectionSettings, "vbiosInjection";
     }
 }
 
@@ -53,6 +62,12 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// All settings as the form and the chart need them.
+    #[cfg(feature = "describe")]
+    pub fn description() -> Description {
+        Self::describe()
+    }
+
     /// Reads settings from JSON; whatever is `null`, `""`, `[]` or `{}` is not set and has its default.
     ///
     /// # Errors

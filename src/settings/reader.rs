@@ -3,117 +3,195 @@
 use std::fmt;
 
 use crate::json::Json;
-use crate::kinds::image::ImageReference;
-use crate::kinds::name::NameRule;
 use crate::kinds::pattern::Pattern;
-use crate::kinds::pci::MAX_DEVICES;
 use crate::text::{self, Quoted};
 
 /// An enum whose variants are words in the settings.
+///
+/// ```text
+/// choice! { /// How a host device is named. DeviceNames { /// By its PCI address. Address = "address", } }
+/// ```
 macro_rules! choice {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum $name { $($(#[$variant_doc])* $variant,)+ }
 
-        impl Setting for $name {
+        impl $name {
+            const ALL: &[(Self, &str)] = &[$((Self::$variant, $word),)+];
+
+            /// The word in the settings.
+            #[allow(dead_code)]
+            pub(crate) fn word(self) -> &'static str {
+                Self::ALL.iter().find(|(choice, _)| *choice == self).map(|(_, word)| *word).unwrap_or_default()
+            }
+        }
+
+        impl $crate::settings::SettingValue for $name {
             fn takes() -> String {
                 format!("one of {}", [$($word),+].join(", "))
             }
 
-            fn read(json: &Json<'_>) -> Option<Self> {
-                match json.as_str()? {
-                    $($word => Some($name::$variant),)+
-                    _ => None,
+            fn read(json: &$crate::json::Json<'_>) -> Option<Self> {
+                let word = json.as_str()?;
+                Self::ALL.iter().find(|(_, known)| *known == word).map(|(choice, _)| *choice)
+            }
+
+            #[cfg(feature = "describe")]
+            fn schema() -> serde_json::Value {
+                serde_json::json!({"enum": [$($word),+]})
+            }
+
+            #[cfg(feature = "describe")]
+            fn to_json(&self) -> serde_json::Value {
+                self.word().into()
+            }
+        }
+    };
+}
+
+/// A section of the settings, each setting declared once: the help of the form (its documentation), its type and default, its
+/// key, its label in the form. A setting without a default is a section itself; `..` takes another section's settings in.
+///
+/// ```text
+/// section! {
+///     /// The settings of PCI passthrough.
+///     PciPassthroughSettings("PCI passthrough") {
+///         ..feature: FeatureSettings;
+///         /// Those that the user wrote are counted, too.
+///         max_devices: Count = Count(8), "maxDevices", "most host devices of a VM";
+///     }
+/// }
+/// ```
+macro_rules! section {
+    (@read $section:ident, $type:ty, $key:literal, $default:expr) => {
+        <$type as $crate::settings::Setting>::get($section, $key, $default)
+    };
+    (@read $section:ident, $type:ty, $key:literal) => {
+        $section.section($key, <$type>::read)
+    };
+    (@describe $type:ty, $key:literal, $help:expr, $default:expr, $label:literal) => {
+        <$type as $crate::settings::Setting>::describe($default).labelled($label).named($key, $help)
+    };
+    (@describe $type:ty, $key:literal, $help:expr) => {
+        <$type>::describe().named($key, $help)
+    };
+    ($(#[doc = $doc:literal])+ $name:ident($title:literal) {
+        $(..$base:ident: $base_type:ty;)?
+        $($(#[doc = $help:literal])+ $field:ident: $type:ty $(= $default:expr)?, $key:literal $(, $label:literal)?;)+
+    }) => {
+        $(#[doc = $doc])+
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct $name {
+            $(/// The settings that it has in common with others.
+            pub $base: $base_type,)?
+            $($(#[doc = $help])+ pub $field: $type,)+
+        }
+
+        impl $name {
+            pub(crate) fn read(section: &mut $crate::settings::Section<'_, '_>) -> Self {
+                Self {
+                    $($base: <$base_type>::read(section),)?
+                    $($field: $crate::settings::section!(@read section, $type, $key $(, $default)?),)+
                 }
             }
         }
-    };
-}
 
-/// A section of the settings: a struct, and how each field is read. The field's second part is its reader, with its key and
-/// default.
-macro_rules! section {
-    ($(#[$doc:meta])* $name:ident($section:ident) { $($(#[$field_doc:meta])* $field:ident: $type:ty = $read:expr,)+ }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq)]
-        pub struct $name { $($(#[$field_doc])* pub $field: $type,)+ }
-
+        #[cfg(feature = "describe")]
         impl $name {
-            pub(in crate::settings) fn read($section: &mut Section<'_, '_>) -> Self {
-                Self { $($field: $read,)+ }
+            pub(crate) fn describe() -> $crate::settings::Description {
+                let fields = vec![$($crate::settings::section!(
+                    @describe $type, $key, concat!($($help),+) $(, $default)? $(, $label)?
+                ),)+];
+                $crate::settings::Description::section($title, fields)$(.with(<$base_type>::describe()))?
             }
         }
     };
 }
 
-pub(super) use {choice, section};
+pub(crate) use {choice, section};
+
+/// A part of the settings that is read as a whole.
+pub(crate) trait Setting: Sized {
+    /// The setting under the key; its default where it is not set, or is wrong.
+    fn get(section: &mut Section<'_, '_>, key: &'static str, default: Self) -> Self;
+
+    /// What the form and the chart need to know of it.
+    #[cfg(feature = "describe")]
+    fn describe(default: Self) -> super::Description;
+}
 
 /// A value of a setting.
-pub(super) trait Setting: Sized {
+pub(crate) trait SettingValue: Sized {
     /// The values that the setting takes, as an error words them.
     fn takes() -> String;
 
     /// The value, if it is one that the setting takes.
     fn read(json: &Json<'_>) -> Option<Self>;
+
+    /// The values that the setting takes, as a JSON schema.
+    #[cfg(feature = "describe")]
+    fn schema() -> serde_json::Value;
+
+    /// The value as a manifest has it.
+    #[cfg(feature = "describe")]
+    fn to_json(&self) -> serde_json::Value;
 }
 
-impl Setting for bool {
-    fn takes() -> String {
-        "true or false".to_owned()
-    }
-
-    fn read(json: &Json<'_>) -> Option<Self> {
-        match json {
-            Json::Bool(value) => Some(*value),
-            _ => None,
+impl<T: SettingValue> Setting for T {
+    fn get(section: &mut Section<'_, '_>, key: &'static str, default: Self) -> Self {
+        match section.value(key) {
+            None => default,
+            Some(json) => T::read(json).unwrap_or_else(|| {
+                section.wrong(key, json, T::takes());
+                default
+            }),
         }
     }
+
+    #[cfg(feature = "describe")]
+    fn describe(default: Self) -> super::Description {
+        super::Description::setting(T::schema(), default.to_json())
+    }
 }
 
-/// How many devices a VM may have: 1 to 256, the most that a guest's PCI bus numbers allow for.
-pub(super) struct Count(pub(super) usize);
-
-impl Setting for Count {
-    fn takes() -> String {
-        "a whole number from 1 to 256".to_owned()
-    }
-
-    fn read(json: &Json<'_>) -> Option<Self> {
-        match json {
-            Json::Number(number) => {
-                let value = usize::try_from(number.as_u64()?).ok()?;
-                (1..=MAX_DEVICES).contains(&value).then_some(Count(value))
+/// A map from patterns to lists of patterns, or texts with commas between them: the form of the Rancher UI has no lists in
+/// maps. A namespace with an empty list may take nothing: leaving it out instead would open what the administrator closed.
+impl Setting for Vec<(Pattern, Vec<Pattern>)> {
+    fn get(section: &mut Section<'_, '_>, key: &'static str, default: Self) -> Self {
+        let Some(json) = section.value(key) else {
+            return default;
+        };
+        let takes = "a map from namespace patterns to lists of device patterns";
+        if !matches!(json, Json::Object(_)) {
+            section.wrong(key, json, takes.to_owned());
+        }
+        let mut map = Vec::new();
+        for (namespace, patterns) in json.members() {
+            let namespace_pattern = Pattern::read(namespace);
+            let patterns_read = match patterns {
+                _ if patterns.is_empty() => Some(Vec::new()),
+                Json::String(text) => text.split(',').map(|p| Pattern::read(p.trim())).collect(),
+                _ => Vec::read(patterns),
+            };
+            match (namespace_pattern, patterns_read) {
+                (Some(namespace), Some(patterns)) => map.push((namespace, patterns)),
+                (None, _) => section.wrong(key, json, takes.to_owned()),
+                (_, None) => {
+                    let path = format!("{}.{}", section.path_of(key), Quoted(namespace));
+                    let takes = format!("{}; or one text with commas between them", Vec::<Pattern>::takes());
+                    section.problems.push(Problem::wrong(path, patterns, takes));
+                }
             }
-            _ => None,
         }
-    }
-}
-
-impl Setting for ImageReference {
-    fn takes() -> String {
-        "an image reference such as registry.example.com:5000/kubevirt/sidecar-shim:v1.4.0".to_owned()
+        map
     }
 
-    fn read(json: &Json<'_>) -> Option<Self> {
-        json.as_str()?.parse().ok()
-    }
-}
-
-impl Setting for Vec<Pattern> {
-    fn takes() -> String {
-        "a list of glob patterns: ASCII text without spaces, * for any characters, ? for one".to_owned()
-    }
-
-    fn read(json: &Json<'_>) -> Option<Self> {
-        match json {
-            // A form leaves empty rows.
-            Json::Array(items) => {
-                let texts = items.iter().filter(|item| !item.is_empty());
-                texts.map(|item| Pattern::read(item.as_str()?)).collect()
-            }
-            _ => None,
-        }
+    #[cfg(feature = "describe")]
+    fn describe(_default: Self) -> super::Description {
+        let patterns = serde_json::json!({"anyOf": [Vec::<Pattern>::schema(), {"type": "string"}]});
+        let schema = serde_json::json!({"type": "object", "additionalProperties": patterns});
+        super::Description::setting(schema, serde_json::json!({}))
     }
 }
 
@@ -139,63 +217,7 @@ impl<'s, 'j> Section<'s, 'j> {
         self.json.get(key).filter(|value| !value.is_empty())
     }
 
-    pub(super) fn get<T: Setting>(&mut self, key: &'static str, default: T) -> T {
-        match self.value(key) {
-            None => default,
-            Some(json) => T::read(json).unwrap_or_else(|| {
-                self.wrong(key, json, T::takes());
-                default
-            }),
-        }
-    }
-
-    pub(super) fn name(&mut self, key: &'static str, default: &str, rule: &NameRule) -> String {
-        match self.value(key) {
-            None => default.to_owned(),
-            Some(json) => match json.as_str().filter(|name| rule.allows(name)) {
-                Some(name) => name.to_owned(),
-                None => {
-                    self.wrong(key, json, rule.takes.to_owned());
-                    default.to_owned()
-                }
-            },
-        }
-    }
-
-    /// A map from patterns to lists of patterns, or texts with commas between them: the form of the Rancher UI has no lists
-    /// in maps. A namespace with an empty list may take nothing: leaving it out instead would open what the administrator
-    /// closed.
-    pub(super) fn patterns_by_pattern(&mut self, key: &'static str) -> Vec<(Pattern, Vec<Pattern>)> {
-        let Some(json) = self.value(key) else {
-            return Vec::new();
-        };
-        let takes = "a map from namespace patterns to lists of device patterns";
-        if !matches!(json, Json::Object(_)) {
-            self.wrong(key, json, takes.to_owned());
-        }
-        let mut map = Vec::new();
-        for (namespace, patterns) in json.members() {
-            let namespace_pattern = Pattern::read(namespace);
-            let patterns_read = match patterns {
-                _ if patterns.is_empty() => Some(Vec::new()),
-                Json::String(text) => text.split(',').map(|p| Pattern::read(p.trim())).collect(),
-                _ => Vec::read(patterns),
-            };
-            match (namespace_pattern, patterns_read) {
-                (Some(namespace), Some(patterns)) => map.push((namespace, patterns)),
-                (None, _) => self.wrong(key, json, takes.to_owned()),
-                (_, None) => {
-                    let path = format!("{}.{}", self.path_of(key), Quoted(namespace));
-                    let takes = format!("{}; or one text with commas between them", Vec::<Pattern>::takes());
-                    let problem = Problem::wrong(path, patterns, takes);
-                    self.problems.push(problem);
-                }
-            }
-        }
-        map
-    }
-
-    pub(super) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_, 'j>) -> T) -> T {
+    pub(crate) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_, 'j>) -> T) -> T {
         let json = self.value(key).unwrap_or(&Json::Null);
         let path = self.path_of(key);
         let mut section = Section::new(&path, json, self.problems);

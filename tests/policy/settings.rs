@@ -121,7 +121,7 @@ fn the_forms_empty_description_is_tolerated() {
 #[case::far(json!({"userData": {"x": 1}}), r#"unknown setting "x" in userData; known here: enabled, readSecrets"#)]
 #[case::empty_but_unknown(json!({"userData": {"x": null}}), r#"unknown setting "x" in userData; known here: enabled, readSecrets"#)]
 #[case::description(json!({"description": "mine"}), "unknown setting \"description\"; known here: addTrackingAnnotations, configSource, userData, \
-    kubevirt, policyServer, nestedVirtualization, vbiosInjection, pciPassthrough, gpuDevicePlugin")]
+    kubevirt, policyServer, nestedVirtualization, pciPassthrough, gpuDevicePlugin, vbiosInjection")]
 #[case::list(json!([1]), "the settings: got a list, expected an object")]
 #[case::section(json!({"kubevirt": "kubevirt"}), "setting kubevirt: got a string, expected an object")]
 #[case::boolean(json!({"userData": {"enabled": "true"}}), r#"setting userData.enabled: got "true", expected true or false"#)]

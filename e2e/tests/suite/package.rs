@@ -169,54 +169,6 @@ mod questions {
         settings
     }
 
-    /// The settings that the module knows: it names them where a setting is unknown, and a section is what takes no number.
-    fn known_settings(path: &str) -> BTreeSet<String> {
-        let mut settings = json!({});
-        set(
-            &mut settings,
-            &format!("{path}{}no-such-setting-at-all", if path.is_empty() { "" } else { "." }),
-            json!(1),
-        );
-        let message = refusal(&settings);
-        let (_, known) = message.split_once("known here: ").unwrap_or_else(|| panic!("{message}"));
-        let mut leaves = BTreeSet::new();
-        for key in known.split(", ") {
-            let path = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-            let mut settings = json!({});
-            set(&mut settings, &path, json!(-1));
-            if refusal(&settings).contains("expected an object") {
-                leaves.extend(known_settings(&path));
-            } else {
-                leaves.insert(path);
-            }
-        }
-        leaves
-    }
-
-    #[test]
-    fn every_setting_has_its_question_and_every_question_its_setting() {
-        let variables: Vec<String> = questions().iter().map(|q| q["variable"].as_str().unwrap().to_owned()).collect();
-        let unique: BTreeSet<String> = variables.iter().cloned().collect();
-        assert_eq!(variables.len(), unique.len());
-        let mut known = known_settings("");
-        // The form writes it of itself, and the policy only tolerates it.
-        known.remove("description");
-        assert_eq!(unique, known);
-    }
-
-    #[test]
-    fn the_defaults_are_those_of_the_chart() {
-        assert_eq!(defaults(), read(&format!("{CHART}/values.yaml"))["settings"]);
-    }
-
-    #[test]
-    fn the_chart_has_the_questions() {
-        assert!(
-            text("questions-ui.yml") == text(&format!("{CHART}/questions.yaml")),
-            "run make {CHART}/questions.yaml"
-        );
-    }
-
     /// Everything that can be chosen in the form.
     #[test]
     fn what_the_form_saves_is_valid() {

@@ -8,13 +8,42 @@ use super::{Context, Failure, Feature, Plan};
 use crate::cluster::{ClusterError, LookupError};
 use crate::kinds::pattern::Pattern;
 use crate::kinds::pci::PciAddress;
-use crate::settings::{DeviceNames, FeatureSettings, Settings};
+use crate::settings::{Count, FeatureSettings, Settings, choice, section};
 use crate::vm::entry::{Entry, EntryKind, HOST_DEVICE, NODE_SELECTOR};
 use crate::vm::{Device, ShapeError};
 use directive::{Devices, check_count};
 use harvester::{Choice, Inventory};
 
 pub(super) struct PciPassthrough;
+
+section! {
+    /// Setting `pciPassthrough`.
+    PciPassthroughSettings("PCI passthrough") {
+        ..feature: FeatureSettings;
+        /// Those that the user wrote are counted, too.
+        max_devices: Count = Count(8), "maxDevices", "most host devices of a VM";
+        /// With auto, Harvester's names where it has PCI devices, else names made of the address, which need a device plugin that
+        /// serves them.
+        device_names: DeviceNames = DeviceNames::Auto, "deviceNames", "names of host devices";
+        /// A node that stands before an address, as in node1/0000:00:02.0, becomes the virtual machine's node selector.
+        pin_to_node: bool = true, "pinToNode", "select the node that the directive names";
+        /// Namespace pattern, and patterns of addresses or resource names with commas between them. Empty is any device for
+        /// everybody; a namespace with an empty list may take none.
+        allowed_devices: Vec<(Pattern, Vec<Pattern>)> = Vec::new(), "allowedDevices", "devices that a namespace may take";
+    }
+}
+
+choice! {
+    /// How a host device is named.
+    DeviceNames {
+        /// As Harvester does where it has PCI devices, else by address.
+        Auto = "auto",
+        /// By Harvester's PCIDevice.
+        Harvester = "harvester",
+        /// By its PCI address.
+        Address = "address",
+    }
+}
 
 /// Why devices that are asked for as they should be cannot be given.
 #[derive(Debug, thiserror::Error)]
@@ -92,8 +121,8 @@ impl Feature for PciPassthrough {
 
     fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
         let settings = &context.settings.pci_passthrough;
-        let devices = Devices::parse(value, settings.max_devices)?;
-        check_count(context.vm.host_devices()?.len(), settings.max_devices)?;
+        let devices = Devices::parse(value, settings.max_devices.0)?;
+        check_count(context.vm.host_devices()?.len(), settings.max_devices.0)?;
         let mut plan = Plan { applied: devices.to_json(), ..Plan::default() };
         if settings.device_names == DeviceNames::Address {
             by_address(&devices, context, &mut plan)?;
@@ -141,7 +170,7 @@ fn by_address(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Resu
             None => HOST_DEVICE.of(&names.next().unwrap_or_default(), &resource),
         });
     }
-    check_count(count, context.settings.pci_passthrough.max_devices)?;
+    check_count(count, context.settings.pci_passthrough.max_devices.0)?;
     Ok(())
 }
 
@@ -176,7 +205,7 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
     }
     let added = plan.entries.iter().filter(|entry| !context.vm.has(entry)).count();
     let count = context.vm.host_devices()?.len() + added;
-    check_count(count, context.settings.pci_passthrough.max_devices)?;
+    check_count(count, context.settings.pci_passthrough.max_devices.0)?;
     let is_new = choices.iter().any(|choice| choice.entry.is_none());
     if context.is_update && is_new {
         let siblings = inventory.siblings(&choices);

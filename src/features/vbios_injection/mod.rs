@@ -10,7 +10,7 @@ use crate::kinds::image::{ImageReference, ImageReferenceError};
 use crate::kinds::name::{LABEL, SUBDOMAIN};
 use crate::kinds::pattern::Pattern;
 use crate::kinds::pci::PciAddress;
-use crate::settings::{FeatureSettings, RomDelivery, Settings};
+use crate::settings::{FeatureSettings, Settings, choice, section};
 use crate::text::{self, Quoted};
 use crate::vm::entry::{CONFIG_MAP_VOLUME, EntryKind, HOOK_SIDECAR};
 use crate::vm::{Device, Sidecars, argument_of};
@@ -18,6 +18,55 @@ use rom::{Rom, RomError};
 use sidecar::{DEVICES, sidecar};
 
 pub(super) struct VbiosInjection;
+
+section! {
+    /// Setting `vbiosInjection`.
+    VbiosInjectionSettings("vBIOS injection") {
+        ..feature: FeatureSettings;
+        /// In an air-gapped place, its mirror. It must have Python 3.9 or later.
+        default_sidecar_image: ImageReference = ImageReference::sidecar_shim(), "defaultSidecarImage", "sidecar image";
+        /// If off, the image is used as it is named.
+        auto_detect_version: bool = true, "autoDetectVersion", "the image's tag follows the running KubeVirt";
+        /// Patterns. Empty is any image.
+        allowed_sidecar_images: Vec<Pattern> = Vec::new(), "allowedSidecarImages", "images that a VM may name";
+        /// With v1alpha3 the sidecar ends when the virtual machine does; with v1alpha2 it stays, and keeps the device.
+        hook_version: HookVersion = HookVersion::V1Alpha3, "hookVersion", "version of the hook protocol";
+        /// With volume the guest also gets a small disk, and the form of the Harvester UI breaks the volume when it saves the VM.
+        rom_delivery: RomDelivery = RomDelivery::Sidecar, "romDelivery", "how the ROM reaches QEMU";
+        /// Keep the virtual machine from starting, or start it without the ROM.
+        on_hook_failure: OnHookFailure = OnHookFailure::Fail, "onHookFailure", "what a failure of the hook does";
+    }
+}
+
+choice! {
+    /// The version of KubeVirt's hook protocol.
+    HookVersion {
+        /// The sidecar ends when the VM does.
+        V1Alpha3 = "v1alpha3",
+        /// The sidecar stays.
+        V1Alpha2 = "v1alpha2",
+    }
+}
+
+choice! {
+    /// How the ROM reaches QEMU.
+    RomDelivery {
+        /// Through a folder that the sidecar shares with QEMU.
+        Sidecar = "sidecar",
+        /// Through a volume of the VM.
+        Volume = "volume",
+    }
+}
+
+choice! {
+    /// The fate of the VM when the hook cannot do its work.
+    OnHookFailure {
+        /// The VM does not start.
+        Fail = "fail",
+        /// The VM starts without the ROM.
+        Continue = "continue",
+    }
+}
 
 const NAME: &str = "vbios-injection";
 const DEVICE_OPTION: &str = "vbios-device";

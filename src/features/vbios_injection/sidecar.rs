@@ -2,7 +2,8 @@
 
 use crate::json::{Json, member};
 use crate::kinds::image::ImageReference;
-use crate::settings::{HookVersion, OnHookFailure, RomDelivery, VbiosInjection};
+
+use super::{RomDelivery, VbiosInjectionSettings};
 
 /// The mark of the policy's own entry: the first argument of the program.
 const MARKER: &str = "vm-feature-manager.io/vbios-injection";
@@ -18,19 +19,14 @@ const PROGRAM: &str = include_str!("hook.py");
 pub(super) const DEVICES: usize = 6;
 
 /// The sidecar for a ConfigMap's ROM and a device, as JSON. Source: `kubevirt.io/kubevirt`, `pkg/hooks/hooks.go`.
-pub(super) fn sidecar(image: &ImageReference, config_map: &str, devices: &str, settings: &VbiosInjection) -> String {
-    let version = match settings.hook_version {
-        HookVersion::V1Alpha3 => "v1alpha3",
-        HookVersion::V1Alpha2 => "v1alpha2",
-    };
-    let on_failure = match settings.on_hook_failure {
-        OnHookFailure::Fail => "fail",
-        OnHookFailure::Continue => "continue",
-    };
-    let delivery = match settings.rom_delivery {
-        RomDelivery::Volume => "volume",
-        RomDelivery::Sidecar => "sidecar",
-    };
+pub(super) fn sidecar(
+    image: &ImageReference,
+    config_map: &str,
+    devices: &str,
+    settings: &VbiosInjectionSettings,
+) -> String {
+    let (version, on_failure) = (settings.hook_version.word(), settings.on_hook_failure.word());
+    let delivery = settings.rom_delivery.word();
     let command = ["python3", "-c", PROGRAM, MARKER, delivery, on_failure, devices, "--version", version];
     let mut sidecar = vec![member("image", image.to_string()), member("command", Json::from(&command[..]))];
     if settings.rom_delivery == RomDelivery::Sidecar {

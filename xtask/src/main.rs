@@ -1,0 +1,89 @@
+//! The project's own tasks. `cargo xtask generate` writes the files that follow from the declarations in the policy's source.
+
+mod settings;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "The project's own tasks")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Writes the files, and the parts of files, that follow from the declarations in the policy's source
+    Generate {
+        /// Writes nothing, but fails where a file is not as it would be written
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+/// A file that is generated, or has a part that is: its path, and how its text is made from what it has.
+struct Generated {
+    path: &'static str,
+    make: fn(&str) -> Result<String>,
+}
+
+const FILES: [Generated; 6] = [
+    Generated { path: "questions-ui.yml", make: settings::questions },
+    Generated { path: "charts/vm-feature-manager-policy/questions.yaml", make: settings::questions },
+    Generated { path: "artifacthub-pkg.yml", make: settings::package },
+    Generated { path: "charts/vm-feature-manager-policy/values.yaml", make: settings::values },
+    Generated { path: "charts/vm-feature-manager-policy/values.schema.json", make: settings::schema },
+    Generated { path: "README.md", make: settings::reference },
+];
+
+fn main() -> Result<()> {
+    let Task::Generate { check } = Arguments::parse().task;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for Generated { path, make } in FILES {
+        let file = root.join(path);
+        let old = fs::read_to_string(&file).with_context(|| format!("{path} cannot be read"))?;
+        let new = make(&old).with_context(|| format!("{path} cannot be generated"))?;
+        if new == old {
+            continue;
+        }
+        if check {
+            bail!("{path} is not up to date; run: cargo xtask generate");
+        }
+        fs::write(&file, new).with_context(|| format!("{path} cannot be written"))?;
+        println!("{path}");
+    }
+    Ok(())
+}
+
+/// The text with another part between two marks. The marks stay.
+fn replace_between(text: &str, start: &str, end: &str, part: &str) -> Result<String> {
+    let (head, rest) = text.split_once(start).with_context(|| format!("there is no {start:?} in it"))?;
+    let (_, tail) = rest.split_once(end).with_context(|| format!("there is no {end:?} after {start:?}"))?;
+    Ok(format!("{head}{start}{part}{end}{tail}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_between_marks_is_replaced() {
+        let text = "a <x> old </x> b </x>";
+        assert_eq!(replace_between(text, "<x>", "</x>", " new ").unwrap(), "a <x> new </x> b </x>");
+        assert!(replace_between(text, "<y>", "</y>", "").is_err());
+        assert!(replace_between("<x> old", "<x>", "</x>", "").is_err());
+    }
+
+    #[test]
+    fn generated_files_stay_as_they_are() {
+        for Generated { path, make } in FILES {
+            let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap();
+            let once = make(&text).unwrap();
+            assert_eq!(make(&once).unwrap(), once, "{path}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What follows from the declarations of the settings: the form, the chart's values and their schema, the reference.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use vm_feature_manager_policy::settings::{Content, Description, Settings};
+
+use crate::replace_between;
+
+/// A setting with its whole name.
+struct Leaf {
+    path: String,
+    label: String,
+    help: String,
+    schema: Value,
+    default: Value,
+    /// The setting that switches its section off, if there is one.
+    switch: Option<String>,
+}
+
+/// All settings, in the order of their declarations.
+fn leaves() -> Vec<Leaf> {
+    let mut leaves = Vec::new();
+    let root = Settings::description();
+    collect(&root, "", &mut leaves);
+    leaves
+}
+
+fn collect(section: &Description, path: &str, leaves: &mut Vec<Leaf>) {
+    let Content::Section(settings) = &section.content else { return };
+    let switch = settings.iter().any(|setting| setting.key == "enabled").then(|| format!("{path}.enabled"));
+    for setting in settings {
+        let path = if path.is_empty() { setting.key.to_owned() } else { format!("{path}.{}", setting.key) };
+        match &setting.content {
+            Content::Section(_) => collect(setting, &path, leaves),
+            Content::Value { schema, default } => leaves.push(Leaf {
+                label: [section.label, setting.label]
+                    .into_iter()
+                    .filter(|l| !l.is_empty())
+                    .collect::<Vec<_>>()
+                    .join(": "),
+                help: setting.help.clone(),
+                schema: schema.clone(),
+                default: default.clone(),
+                switch: switch.clone().filter(|switch| *switch != path),
+                path,
+            }),
+        }
+    }
+}
+
+/// The questions of the form in the Rancher UI. Types and conditions are those that work in the UI extension of today: names
+/// with dots on the top level instead of `map[` containers, one group, no `required`, `show_if` with a single `=`.
+pub(crate) fn questions(_: &str) -> Result<String> {
+    let mut text = "# Written by cargo xtask generate, from the declarations of the settings.\nquestions:\n".to_owned();
+    for leaf in leaves() {
+        let schema = &leaf.schema;
+        let options = schema["enum"].as_array();
+        let kind = match (options, schema["type"].as_str()) {
+            (Some(_), _) => "enum",
+            (None, Some("boolean")) => "boolean",
+            (None, Some("integer")) => "int",
+            (None, Some("array")) => "array[",
+            (None, Some("object")) => "map[",
+            _ => "string",
+        };
+        let mut lines = vec![
+            format!("- variable: {}", leaf.path),
+            format!("  label: {}", scalar(&leaf.label)),
+            format!("  description: {}", scalar(&leaf.help)),
+            format!("  type: {kind}"),
+        ];
+        if let Some(options) = options {
+            lines.push(format!("  options: {}", flow(&json!(options))));
+        }
+        for (key, bound) in [("min", &schema["minimum"]), ("max", &schema["maximum"])] {
+            if !bound.is_null() {
+                lines.push(format!("  {key}: {bound}"));
+            }
+        }
+        lines.push(format!("  default: {}", flow(&leaf.default)));
+        if let Some(switch) = &leaf.switch {
+            lines.push(format!("  show_if: {switch}=true"));
+        }
+        lines.push("  group: Settings".to_owned());
+        for line in lines {
+            text.push_str(&format!("  {line}\n"));
+        }
+    }
+    Ok(text)
+}
+
+/// The package for Artifact Hub, which has the questions in it.
+pub(crate) fn package(old: &str) -> Result<String> {
+    let start = "  kubewarden/questions-ui: |\n";
+    let (head, rest) = old.split_once(start).context("there is no annotation kubewarden/questions-ui in it")?;
+    let is_of_block = |line: &&str| line.starts_with("    ") || line.is_empty();
+    let tail: Vec<&str> = rest.lines().skip_while(is_of_block).collect();
+    let questions = questions("")?;
+    let block: String = questions.lines().map(|line| format!("    {line}\n")).collect();
+    let tail: String = tail.iter().map(|line| format!("{line}\n")).collect();
+    Ok(format!("{head}{start}{block}{tail}"))
+}
+
+const START: &str = "# Written by cargo xtask generate, from the declarations of the settings.\n";
+const END: &str = "# End of what is generated.\n";
+
+/// The chart's values: the settings with their defaults.
+pub(crate) fn values(old: &str) -> Result<String> {
+    let mut text = "settings:\n".to_owned();
+    write_values(&Settings::description(), "  ", &mut text);
+    replace_between(old, START, END, &text)
+}
+
+fn write_values(section: &Description, indent: &str, text: &mut String) {
+    let Content::Section(settings) = &section.content else { return };
+    for setting in settings {
+        match &setting.content {
+            Content::Section(_) => {
+                text.push_str(&format!("{indent}{}:\n", setting.key));
+                write_values(setting, &format!("{indent}  "), text);
+            }
+            Content::Value { default, .. } => text.push_str(&format!("{indent}{}: {}\n", setting.key, flow(default))),
+        }
+    }
+}
+
+/// The schema of the chart's values, with the settings.
+pub(crate) fn schema(old: &str) -> Result<String> {
+    let mut schema: Value = serde_json::from_str(old)?;
+    let settings = schema.pointer_mut("/properties/settings").context("there is no property settings in it")?;
+    *settings = to_schema(&Settings::description());
+    settings["$comment"] = json!("Written by cargo xtask generate, from the declarations of the settings.");
+    Ok(serde_json::to_string_pretty(&schema)? + "\n")
+}
+
+fn to_schema(description: &Description) -> Value {
+    let mut schema = match &description.content {
+        Content::Value { schema, default } => {
+            let mut schema = schema.clone();
+            schema["default"] = default.clone();
+            schema
+        }
+        Content::Section(settings) => {
+            let properties = settings.iter().map(|setting| (setting.key.to_owned(), to_schema(setting)));
+            let properties: serde_json::Map<String, Value> = properties.collect();
+            json!({"type": "object", "additionalProperties": false, "properties": properties})
+        }
+    };
+    if !description.help.is_empty() {
+        schema["description"] = json!(description.help);
+    }
+    schema
+}
+
+/// The table of the settings in the README.
+pub(crate) fn reference(old: &str) -> Result<String> {
+    let mut table = "\n| setting | default | takes | what it does |\n| --- | --- | --- | --- |\n".to_owned();
+    for leaf in leaves() {
+        let (path, default, takes, help) = (&leaf.path, flow(&leaf.default), takes(&leaf.schema), &leaf.help);
+        table.push_str(&format!("| `{path}` | `{default}` | {takes} | {help} |\n"));
+    }
+    table.push('\n');
+    replace_between(old, "<!-- settings, written by cargo xtask generate -->\n", "<!-- end of settings -->\n", &table)
+}
+
+fn takes(schema: &Value) -> String {
+    if let Some(words) = schema["enum"].as_array() {
+        let words: Vec<String> = words.iter().map(|word| format!("`{}`", word.as_str().unwrap_or_default())).collect();
+        return match words.split_last() {
+            Some((last, others)) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+            _ => words.concat(),
+        };
+    }
+    match schema["type"].as_str() {
+        Some("boolean") => "`true` or `false`".to_owned(),
+        Some("integer") => format!("{} to {}", schema["minimum"], schema["maximum"]),
+        Some("array") => "a list of glob patterns".to_owned(),
+        Some("object") => "a map from patterns to lists of patterns".to_owned(),
+        _ => "a text".to_owned(),
+    }
+}
+
+/// A value in YAML's flow style.
+fn flow(value: &Value) -> String {
+    match value {
+        Value::String(text) => scalar(text),
+        Value::Array(items) => format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", ")),
+        other => other.to_string(),
+    }
+}
+
+/// A text in YAML: in quotes where it would be read as something else.
+fn scalar(text: &str) -> String {
+    let is_plain =
+        text.starts_with(|c: char| c.is_ascii_alphanumeric()) && !text.contains(": ") && !text.contains(" #");
+    if is_plain { text.to_owned() } else { json!(text).to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_has_a_label_and_help_of_its_own() {
+        let leaves = leaves();
+        assert!(leaves.len() > 25);
+        for leaf in &leaves {
+            assert!(!leaf.help.is_empty() && leaf.help.ends_with('.'), "{}: {:?}", leaf.path, leaf.help);
+            assert_eq!(leaves.iter().filter(|other| other.label == leaf.label).count(), 1, "{}", leaf.label);
+        }
+    }
+
+    #[test]
+    fn texts_that_yaml_would_misread_are_in_quotes() {
+        assert_eq!(scalar("plain, text"), "plain, text");
+        assert_eq!(scalar("a: b"), r#""a: b""#);
+        assert_eq!(scalar("a #b"), r##""a #b""##);
+        assert_eq!(scalar(""), r#""""#);
+        assert_eq!(flow(&json!(["a", "*"])), r#"[a, "*"]"#);
+    }
+}
