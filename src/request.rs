@@ -52,10 +52,17 @@ static PAYLOAD: Shape = Shape::OnlyMembers(&[
 /// Says where, never what: the payload carries the whole VirtualMachine, with the passwords of its cloud-init.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
+    /// Cause: the request does not come from an API server, or an annotation of the policy's is nested too deeply
+    /// Cure: look at who sends it
     #[error("the admission request cannot be read: it is not UTF-8")]
     NotUtf8,
+    /// Cause: "it ends too early", or "it is not valid JSON, nested too deeply, or has a number out of range": the
+    /// request does not come from an API server, or an annotation of the policy's is nested too deeply
+    /// Cure: look at who sends it
     #[error("{what} cannot be read: {problem} at line {line}, column {column}")]
     Json { what: &'static str, problem: &'static str, line: usize, column: usize },
+    /// Cause: the request does not come from an API server, or an annotation of the policy's is nested too deeply
+    /// Cure: look at who sends it
     #[error("the admission request cannot be read: {0} is missing, or is not as an API server writes it")]
     Field(&'static str),
 }

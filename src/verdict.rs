@@ -30,6 +30,8 @@ pub(crate) enum Decision<'a> {
 pub(crate) enum Denial {
     #[error("{0}")]
     Unreadable(#[from] Unreadable),
+    /// Cause: the settings changed behind policy-server's back
+    /// Cure: the administrator corrects what follows
     #[error("the policy's settings are invalid, so no feature can be applied: {0}")]
     Settings(#[from] SettingsError),
     #[error("{0}")]

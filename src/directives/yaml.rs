@@ -21,6 +21,9 @@ pub(super) enum Value {
 }
 
 /// Why YAML, or a value in it, is not read. Says nothing of what stands there.
+///
+/// Cause: the document, or the value, is not as the policy reads it
+/// Cure: correct it; `cloud-init schema` checks a document
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unreadable {
     #[error("it is not valid YAML")]

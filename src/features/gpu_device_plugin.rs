@@ -41,10 +41,16 @@ choice! {
 
 #[derive(Debug, thiserror::Error)]
 enum GpuDevicePluginError {
+    /// Cause: a typing mistake
+    /// Cure: `kubectl describe node` lists the names under Capacity
     #[error("not the name of an extended resource: {0}; write one such as nvidia.com/gpu, or nvidia.com/gpu=2")]
     Name(#[from] ResourceNameError),
+    /// Cause: another number, or more than the setting `gpuDevicePlugin.maxDevices`
+    /// Cure: a number in the range
     #[error("the count after = must be a whole number from 1 to {max}; write {name}=2, for example, or the name alone")]
     Count { name: ResourceName, max: usize },
+    /// Cause: the allow-list
+    /// Cure: one of the resources in the message, or another pattern under `allowedPlugins`
     #[error(
         "{name} is not one of the resources that the policy allows ({allowed}); name one of them, or have the administrator \
          add it to the setting gpuDevicePlugin.allowedPlugins"

@@ -82,29 +82,43 @@ impl Vendor {
 
 #[derive(Debug, thiserror::Error)]
 enum NestedVirtError {
+    /// Cause: another value
+    /// Cure: `enabled`, `true`, `yes`, `1`; `disabled`, `false`, `no`, `0`
     #[error("neither on nor off; write enabled or disabled")]
     Value,
+    /// Cause: another value
+    /// Cure: one of these
     #[error(
         "the option vm-feature-manager.io/cpu-vendor is {}; write amd, intel or auto",
         Quoted(.0)
     )]
     Option(String),
+    /// Cause: the VM forbids what the directive asks for
+    /// Cure: one of the two
     #[error(
         "spec.template.spec.domain.cpu.features has {extension} with the policy {policy}, which contradicts nested \
          virtualization; remove that entry or the directive"
     )]
     Contradiction { extension: &'static str, policy: String },
+    /// Cause: CPUs of two vendors: "the VirtualMachine's CPU settings and node selector name" both, or "the nodes
+    /// that the VirtualMachine may run on are of" both
+    /// Cure: pin the VirtualMachine to one vendor's nodes, or set `cpu-vendor`; in user data, `cpu_vendor`
     #[error(
         "{0} both AMD and Intel, so neither svm nor vmx would be right; pin the VirtualMachine to nodes of one \
          vendor with the node selector cpu-vendor.node.kubevirt.io/AMD or cpu-vendor.node.kubevirt.io/Intel, or name \
          the vendor in the option vm-feature-manager.io/cpu-vendor"
     )]
     BothVendors(&'static str),
+    /// Cause: what follows the colon: one of the next rows, or "the VirtualMachine does not say, and" one of [Lookups](#lookups)
+    /// Cure: what follows the last "or"
     #[error(
         "the policy cannot determine whether to add svm (AMD) or vmx (Intel): {why}; set the option \
          vm-feature-manager.io/cpu-vendor or the policy's setting nestedVirtualization.cpuVendor to amd or intel, or {remedy}"
     )]
     UnknownVendor { why: String, remedy: String },
+    /// Cause: ARM or another architecture: "the VirtualMachine is", or "all nodes that the VirtualMachine may run on
+    /// are"
+    /// Cure: remove the directive; nested virtualization is another matter there
     #[error(
         "{who} of the architecture {}, but svm and vmx are features of amd64; remove the directive, or run the \
          VirtualMachine on amd64",

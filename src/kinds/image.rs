@@ -10,6 +10,9 @@ use std::str::FromStr;
 pub struct ImageReference(String);
 
 /// A text that is not an image reference.
+///
+/// Cause: a typing mistake
+/// Cure: the reference as `docker pull` takes it
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ImageReferenceError {
     /// More than 255 characters, or none, in the name.

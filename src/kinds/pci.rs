@@ -18,6 +18,9 @@ pub struct PciAddress {
 }
 
 /// Why a text is not a PCI address.
+///
+/// Cause: a typing mistake
+/// Cure: `lspci -D` on the node, or the PCI devices in Harvester
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PciAddressError {
     /// The parts are not divided as they should be.

@@ -12,6 +12,9 @@ use crate::kinds::name::SUBDOMAIN;
 pub struct ResourceName(String);
 
 /// Why a text is not the name of an extended resource.
+///
+/// Cause: a typing mistake
+/// Cure: `kubectl describe node` lists the names under Capacity
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ResourceNameError {
     /// There is no domain, or more than one slash.

@@ -289,14 +289,27 @@ impl From<serde_json::Error> for SettingsError {
 /// One thing that is wrong with the settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Problem {
+    /// Cause: not JSON or YAML
+    /// Cure: correct it
     #[error("the settings cannot be read: not UTF-8")]
     NotUtf8,
+    /// Cause: not JSON or YAML
+    /// Cure: correct it
     #[error("the settings cannot be read: not valid JSON at line {line}, column {column}")]
     NotJson { line: usize, column: usize },
+    /// Cause: a section that is not a map
+    /// Cure: write a map under the name, or remove it
     #[error("{}: got {found}, expected an object", place(.path))]
     NotAnObject { path: String, found: &'static str },
+    /// Cause: a typing mistake
+    /// Cure: the name that is suggested, or one of those that are listed
     #[error("unknown setting {key}{}; {hint}", within(.path))]
     Unknown { path: String, key: String, hint: String },
+    /// Cause: not "true or false", "one of" the words, "a whole number from 1 to 256", "an image reference such as
+    /// registry.example.com:5000/kubevirt/sidecar-shim:v1.4.0", "a list of glob patterns: ASCII text without
+    /// spaces, * for any characters, ? for one" ("; or one text with commas between them"), "a map from namespace patterns to
+    /// lists of device patterns", or a name as Kubernetes has it
+    /// Cure: a value of the type that is expected
     #[error("setting {path}: got {got}, expected {takes}")]
     Wrong { path: String, got: String, takes: String },
 }

@@ -51,12 +51,20 @@ pub(super) const HOOK_SIDECARS_KEY: &str = "hooks.kubevirt.io/hookSidecars";
 /// A part of the VirtualMachine that is not as KubeVirt's API has it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ShapeError {
+    /// Cause: a part of the VM has the wrong type
+    /// Cure: KubeVirt would refuse it, too
     #[error("{path} is {found} where KubeVirt expects {expected}; correct the VirtualMachine")]
     WrongType { path: Path, found: &'static str, expected: &'static str },
+    /// Cause: there is no `spec.template.spec`
+    /// Cure: add it
     #[error("{path} is missing, and a VirtualMachine needs it; correct the VirtualMachine")]
     Missing { path: Path },
+    /// Cause: more devices in the template than a guest can have
+    /// Cure: remove those that it does not need
     #[error("{path} has {count} entries, but a guest can have at most {MAX_DEVICES} devices; remove some")]
     TooMany { path: Path, count: usize },
+    /// Cause: somebody wrote it by hand
+    /// Cure: make it a JSON list, or remove it
     #[error(
         "spec.template.metadata.annotations[\"{HOOK_SIDECARS_KEY}\"] is not a JSON list, so no sidecar can be added to it; \
          correct or remove that annotation"

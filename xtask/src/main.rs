@@ -1,9 +1,10 @@
 //! The project's own tasks. `cargo xtask generate` writes the files that follow from the declarations in the policy's source.
 
+mod messages;
 mod settings;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
@@ -31,18 +32,19 @@ struct Generated {
     make: fn(&str) -> Result<String>,
 }
 
-const FILES: [Generated; 6] = [
+const FILES: [Generated; 7] = [
     Generated { path: "questions-ui.yml", make: settings::questions },
     Generated { path: "charts/vm-feature-manager-policy/questions.yaml", make: settings::questions },
     Generated { path: "artifacthub-pkg.yml", make: settings::package },
     Generated { path: "charts/vm-feature-manager-policy/values.yaml", make: settings::values },
     Generated { path: "charts/vm-feature-manager-policy/values.schema.json", make: settings::schema },
     Generated { path: "README.md", make: settings::reference },
+    Generated { path: "docs/troubleshooting.md", make: messages::guide },
 ];
 
 fn main() -> Result<()> {
     let Task::Generate { check } = Arguments::parse().task;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = root();
     for Generated { path, make } in FILES {
         let file = root.join(path);
         let old = fs::read_to_string(&file).with_context(|| format!("{path} cannot be read"))?;
@@ -57,6 +59,11 @@ fn main() -> Result<()> {
         println!("{path}");
     }
     Ok(())
+}
+
+/// The project's folder.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 /// The text with another part between two marks. The marks stay.
@@ -81,7 +88,7 @@ mod tests {
     #[test]
     fn generated_files_stay_as_they_are() {
         for Generated { path, make } in FILES {
-            let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap();
+            let text = fs::read_to_string(root().join(path)).unwrap();
             let once = make(&text).unwrap();
             assert_eq!(make(&once).unwrap(), once, "{path}");
         }

@@ -17,28 +17,50 @@ pub(super) struct Devices {
 /// A value that names no devices, or not as it should.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DirectiveError {
+    /// Cause: quotes or commas
+    /// Cure: single quotes around the whole value in YAML
     #[error("not valid JSON at column {column}; write {EXAMPLE}")]
     Json { column: usize },
+    /// Cause: JSON of another type
+    /// Cure: write the object with its key `devices`
     #[error("it is {found}, not an object; write {EXAMPLE}")]
     NotAnObject { found: &'static str },
+    /// Cause: another key
+    /// Cure: `devices`
     #[error("unknown key {key}; the only key is devices: write {EXAMPLE}")]
     UnknownKey { key: String },
+    /// Cause: an empty list
+    /// Cure: name at least one device, or remove the directive
     #[error("it names no device; write {EXAMPLE}, or remove the directive")]
     NoDevice,
+    /// Cause: one text instead of a list
+    /// Cure: brackets
     #[error("devices is {found}, not a list; write {EXAMPLE}")]
     NotAList { found: &'static str },
+    /// Cause: a number
+    /// Cure: quotes
     #[error("devices[{index}] is {found}, not a string; write {EXAMPLE}")]
     NotText { index: usize, found: &'static str },
+    /// Cause: a typing mistake
+    /// Cure: `lspci -D` on the node, or the PCI devices in Harvester
     #[error("devices[{index}] {} is not a PCI address: {error}; write one such as 0000:00:02.0", Quoted(.value))]
     Address { index: usize, value: String, error: PciAddressError },
+    /// Cause: the part before the slash is not a name that a node can have
+    /// Cure: correct it, or leave out the node
     #[error("devices[{index}] {} does not name a node: {}; write node/address or the address alone", Quoted(.value), SUBDOMAIN.takes)]
     Node { index: usize, value: String },
+    /// Cause: the same address, perhaps with and without the domain
+    /// Cure: remove the others
     #[error("{address} is listed more than once; keep one")]
     Duplicate { address: PciAddress },
+    /// Cause: two nodes in one directive
+    /// Cure: two VirtualMachines, or other devices
     #[error(
         "the devices are on the nodes {first} and {second}, but a VirtualMachine runs on one; name devices of one node"
     )]
     TwoNodes { first: String, second: String },
+    /// Cause: the limit counts the devices that the VM has anyway
+    /// Cure: fewer devices, or a higher `maxDevices`
     #[error(
         "the VirtualMachine would have {count} host devices, but the setting pciPassthrough.maxDevices allows {max}; ask \
          for fewer, or have the administrator raise it"

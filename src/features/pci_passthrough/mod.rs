@@ -48,43 +48,65 @@ choice! {
 /// Why devices that are asked for as they should be cannot be given.
 #[derive(Debug, thiserror::Error)]
 enum PciPassthroughError {
+    /// Cause: the allow-list of the namespace
+    /// Cure: another device, or a pattern for it under `allowedDevices`
     #[error(
         "{device} is not allowed in the namespace {namespace}; ask for another device, or have the administrator add it \
          to the setting pciPassthrough.allowedDevices"
     )]
     NotAllowed { device: String, namespace: String },
+    /// Cause: one of [Lookups](#lookups)
+    /// Cure: the remedy there
     #[error("Harvester's PCI devices cannot be looked up: {}; {}", .0.why(), remedy(.0))]
     Lookup(LookupError),
+    /// Cause: a typing mistake, or the device moved
+    /// Cure: compare with Advanced, PCI Devices in Harvester, or `kubectl get pcidevices`
     #[error("no node has a PCI device at {address}; look up the address under PCI Devices in Harvester")]
     Nowhere { address: PciAddress },
+    /// Cause: a typing mistake, or the device moved
+    /// Cure: compare with Advanced, PCI Devices in Harvester, or `kubectl get pcidevices`
     #[error("the node {node} has no PCI device at {address}; look up the address under PCI Devices in Harvester")]
     NotOnNode { address: PciAddress, node: String },
+    /// Cause: the device is not claimed
+    /// Cure: Advanced, PCI Devices, Enable Passthrough
     #[error(
         "{address} is not enabled for passthrough on {nodes}; enable passthrough for the PCI device in Harvester first"
     )]
     Unclaimed { address: PciAddress, nodes: String },
+    /// Cause: unequal nodes
+    /// Cure: `node1/0000:00:02.0` instead of `0000:00:02.0`, or pin the VirtualMachine to a node
     #[error(
         "{address} is a different device on each node: {first}, {second}; name the node, as in {node}/{address}, or give the \
          VirtualMachine a node selector kubernetes.io/hostname"
     )]
     Ambiguous { address: PciAddress, first: String, second: String, node: String },
+    /// Cause: the devices are spread
+    /// Cure: choose devices of one node
     #[error("no node has all the devices: {devices}; ask for devices of one node")]
     NoNodeHasAll { devices: String },
+    /// Cause: devices from the form and from the directive
+    /// Cure: remove the one from the form, or ask for devices of its node
     #[error(
         "the VirtualMachine already has a host device of the node {bound}, but the devices asked for are elsewhere: \
          {devices}; use devices of one node"
     )]
     OtherNode { bound: String, devices: String },
+    /// Cause: two nodes
+    /// Cure: make the two agree
     #[error(
         "the directive names the node {named}, but the VirtualMachine may run only on {placed}; name devices of that node, \
          or change the VirtualMachine's node selector"
     )]
     PlacedElsewhere { named: String, placed: String },
+    /// Cause: an entry of `deviceNames: address`, or of the original webhook
+    /// Cure: remove the entry under `spec.template.spec.domain.devices.hostDevices`; the directive adds the right one
     #[error(
         "the VirtualMachine's host device {entry} has the name that stands for {address} where there is no Harvester, and \
          Harvester does not know it; remove that entry"
     )]
     NamedByAddress { entry: String, address: PciAddress },
+    /// Cause: the gate is off; on Harvester it is on
+    /// Cure: add `HostDevices` to the gates of the KubeVirt object
     #[error(
         "KubeVirt's feature gate HostDevices is off, so KubeVirt would refuse the VirtualMachine; have the administrator \
          add HostDevices to spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
