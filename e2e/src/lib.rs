@@ -6,5 +6,6 @@
 pub mod admission;
 pub mod cluster;
 pub mod host;
+pub mod jsonpath;
 pub mod report;
 pub mod yaml;

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use serde_json::{Value, json};
 
 use vm_feature_manager_e2e::admission::{self, RequestOptions};
 use vm_feature_manager_e2e::cluster::{self, Cluster, Faults};
 use vm_feature_manager_e2e::host::Host;
+use vm_feature_manager_e2e::jsonpath::Expression;
 use vm_feature_manager_e2e::{report, yaml};
 
 /// Evaluate a VirtualMachine against the VM Feature Manager policy, as Kubewarden would.
@@ -50,8 +51,10 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     old: Option<PathBuf>,
 
-    /// What is printed.
-    #[arg(long, short, value_enum, default_value_t = Output::Diff)]
+    /// What is printed: `diff` shows the change, the warnings and the audit annotations; `json` and `yaml` the verdict, the
+    /// patch and the object after it; `jsonpath=EXPRESSION` a part of the object after it, as in
+    /// 'jsonpath={.spec.template.spec.nodeSelector}'.
+    #[arg(long, short, value_parser = Output::parse, default_value = "diff")]
     output: Output,
 
     /// Print the policy's log lines and the time that the evaluation took on standard error.
@@ -59,7 +62,7 @@ struct Arguments {
     verbose: bool,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone)]
 enum Output {
     /// The change as a unified diff, the warnings, the audit annotations.
     Diff,
@@ -67,6 +70,22 @@ enum Output {
     Json,
     /// The same as YAML.
     Yaml,
+    /// A part of the object after the patch.
+    JsonPath(Expression),
+}
+
+impl Output {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "diff" => Ok(Self::Diff),
+            "json" => Ok(Self::Json),
+            "yaml" => Ok(Self::Yaml),
+            _ => match text.strip_prefix("jsonpath=") {
+                Some(expression) => Expression::parse(expression).map(Self::JsonPath),
+                None => Err("write diff, json, yaml or jsonpath=EXPRESSION".to_owned()),
+            },
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -121,10 +140,16 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         }
         eprintln!("evaluated in {:.3} ms", evaluation.duration.as_secs_f64() * 1000.0);
     }
-    match arguments.output {
+    match &arguments.output {
         Output::Diff => print!("{}", report::diff(&request, &evaluation)),
         Output::Json => println!("{:#}", report::value(&request, &evaluation)),
         Output::Yaml => print!("{}", yaml::write(&report::value(&request, &evaluation))),
+        Output::JsonPath(expression) => match &evaluation.response.status {
+            Some(status) if !evaluation.response.allowed => {
+                eprintln!("denied: {}", status.message.as_deref().unwrap_or("(no message)"));
+            }
+            _ => println!("{}", expression.evaluate(&report::after(&request, &evaluation))),
+        },
     }
     Ok(evaluation.response.allowed)
 }

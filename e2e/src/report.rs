@@ -56,7 +56,8 @@ pub fn value(request: &Value, evaluation: &Evaluation) -> Value {
     })
 }
 
-fn after(request: &Value, evaluation: &Evaluation) -> Value {
+/// The object as the patch leaves it.
+pub fn after(request: &Value, evaluation: &Evaluation) -> Value {
     let object = &request["object"];
     evaluation.response.patched(object).unwrap_or_else(|_| object.clone())
 }

@@ -130,6 +130,23 @@ fn json_and_yaml_have_everything() {
 }
 
 #[test]
+fn a_part_of_the_object_is_printed_by_its_path() {
+    let limits = "jsonpath={.spec.template.spec.domain.resources.limits}";
+    let (code, stdout, stderr) = run(&["--output", limits, "-"], VM);
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "{\"nvidia.com/gpu\":\"1\"}\n", ""));
+
+    let (code, stdout, stderr) = run(&["--output", limits, "-"], &VM.replace("nvidia.com/gpu", "gpu"));
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert!(stderr.starts_with("denied: gpu-device-plugin cannot be applied"), "{stderr}");
+
+    for (output, part) in [("jsonpath={.spec[}", "which is $['spec']["), ("xml", "jsonpath=EXPRESSION")] {
+        let (code, stdout, stderr) = run(&["--output", output, "-"], VM);
+        assert_eq!((code, stdout.as_str()), (2, ""));
+        assert!(stderr.contains(part), "{stderr}");
+    }
+}
+
+#[test]
 fn a_denial_is_printed_and_has_exit_code_1() {
     let (code, stdout, stderr) = run(&["-"], &VM.replace("nvidia.com/gpu", "gpu"));
     assert_eq!((code, stderr.as_str()), (1, ""));
