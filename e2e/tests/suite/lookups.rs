@@ -5,6 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use rstest::rstest;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use vm_feature_manager_e2e::cluster::{Cluster, Faults, granted_by_metadata};
 use vm_feature_manager_e2e::host::Evaluation;
@@ -140,6 +142,83 @@ fn the_metadata_declares_exactly_what_is_used() {
     let mut granted = metadata();
     granted.sort();
     assert_eq!(kinds, granted);
+}
+
+/// All requests to the host of a few evaluations, by the operation.
+fn requests() -> Vec<(String, Value)> {
+    let reads_secrets = json!({"userData": {"enabled": true, "readSecrets": true}});
+    let runs = [
+        evaluate(vm(ALL), settings(), with_metadata()),
+        evaluate(vm(&[("vbios-injection", "igpu-rom")]), settings(), with_metadata()),
+        evaluate(vm(&[]), reads_secrets, with_metadata()),
+    ];
+    runs.into_iter().flat_map(|run| run.activity.lookups).collect()
+}
+
+/// The module writes its requests itself; they are those that the SDK's types read and write.
+#[test]
+fn requests_are_those_of_the_sdk() {
+    use kubewarden_policy_sdk::host_capabilities::kubernetes::{
+        CanIRequest, GetResourceRequest, ListAllResourcesRequest,
+    };
+    fn again<T: Serialize + DeserializeOwned>(request: &Value) -> Value {
+        let typed: T = serde_json::from_value(request.clone()).unwrap_or_else(|e| panic!("{request}: {e}"));
+        json!(typed)
+    }
+    /// Without members that are null, which the SDK writes and the host takes for absent, and with lists in an order.
+    fn plain(value: Value) -> Value {
+        match value {
+            Value::Object(members) => {
+                let members = members.into_iter().filter(|(_, value)| !value.is_null());
+                members.map(|(key, value)| (key, plain(value))).collect()
+            }
+            Value::Array(mut items) => {
+                items.sort_by_key(Value::to_string);
+                Value::Array(items)
+            }
+            other => other,
+        }
+    }
+    let requests = requests();
+    for operation in ["get_resource", "list_resources_all", "can_i"] {
+        assert!(requests.iter().any(|(found, _)| found == operation), "no {operation}");
+    }
+    for (operation, request) in requests {
+        let of_sdk = match operation.as_str() {
+            "get_resource" => again::<GetResourceRequest>(&request),
+            "list_resources_all" => again::<ListAllResourcesRequest>(&request),
+            "can_i" => again::<CanIRequest>(&request),
+            other => panic!("{other} is no operation of the SDK's"),
+        };
+        assert_eq!(plain(of_sdk), plain(request), "{operation}");
+    }
+}
+
+/// The kinds that Kubernetes itself serves have the names that its API has.
+#[test]
+fn kinds_are_those_of_kubernetes() {
+    use k8s_openapi::Resource;
+    use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+    use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
+    fn of<T: Resource>() -> [&'static str; 2] {
+        [T::API_VERSION, T::KIND]
+    }
+    let known = [of::<ConfigMap>(), of::<Node>(), of::<Secret>(), of::<SubjectAccessReview>()];
+    let declared = metadata();
+    for [api_version, kind] in known {
+        let is_it = |(found_version, found): &(String, String)| found == kind && found_version == api_version;
+        assert!(declared.iter().any(is_it), "{api_version} {kind}");
+    }
+    let reviewed: Vec<Value> =
+        requests().into_iter().filter(|(operation, _)| operation == "can_i").map(|(_, r)| r).collect();
+    let of_nodes = |review: &&Value| review["subject_access_review"]["resource_attributes"]["group"] == "";
+    let resources: Vec<&Value> = reviewed
+        .iter()
+        .filter(of_nodes)
+        .map(|review| &review["subject_access_review"]["resource_attributes"]["resource"])
+        .collect();
+    assert!(!resources.is_empty());
+    assert!(resources.iter().all(|resource| *resource == Node::URL_PATH_SEGMENT), "{resources:?}");
 }
 
 const LIST_OF_NODES: &str = "the service account kubewarden:policy-server, which may not list and watch nodes";
