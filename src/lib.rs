@@ -54,6 +54,13 @@ pub fn validate_settings(payload: &[u8]) -> Vec<u8> {
     response::settings_to_bytes(Settings::parse(payload).map(|_| ()))
 }
 
+/// The names of all directives and options, for `cargo xtask generate`.
+#[cfg(feature = "describe")]
+pub fn names() -> Vec<&'static str> {
+    let features = features::FEATURES.iter();
+    features.flat_map(|feature| [feature.name()].into_iter().chain(feature.options().iter().copied())).collect()
+}
+
 /// Registers the functions that the Kubewarden host calls.
 #[unsafe(no_mangle)]
 pub extern "C" fn wapc_init() {

@@ -50,6 +50,18 @@ pub(super) const METADATA: (&str, Shape) =
     ("metadata", Shape::OnlyMembers(&[("name", Shape::Whole), ("labels", Shape::Whole)]));
 
 impl Kind {
+    /// All kinds, for `cargo xtask generate`.
+    #[cfg(feature = "describe")]
+    pub const ALL: [Self; 7] = [
+        Self::Node,
+        Self::KubeVirt,
+        Self::PciDevice,
+        Self::PciDeviceClaim,
+        Self::ConfigMap,
+        Self::Secret,
+        Self::SubjectAccessReview,
+    ];
+
     /// The API version and the name, as a manifest has them.
     pub fn api_version_and_kind(self) -> (&'static str, &'static str) {
         (self.facts().api_version, self.facts().kind)

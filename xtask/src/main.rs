@@ -1,5 +1,6 @@
 //! The project's own tasks. `cargo xtask generate` writes the files that follow from the declarations in the policy's source.
 
+mod kinds;
 mod messages;
 mod settings;
 
@@ -32,12 +33,16 @@ struct Generated {
     make: fn(&str) -> Result<String>,
 }
 
-const FILES: [Generated; 7] = [
+const FILES: [Generated; 11] = [
+    Generated { path: "metadata.yml", make: kinds::all },
+    Generated { path: "charts/vm-feature-manager-policy/Chart.yaml", make: kinds::chart },
+    Generated { path: "deploy/base/policy.yaml", make: kinds::by_default },
     Generated { path: "questions-ui.yml", make: settings::questions },
     Generated { path: "charts/vm-feature-manager-policy/questions.yaml", make: settings::questions },
     Generated { path: "artifacthub-pkg.yml", make: settings::package },
     Generated { path: "charts/vm-feature-manager-policy/values.yaml", make: settings::values },
     Generated { path: "charts/vm-feature-manager-policy/values.schema.json", make: settings::schema },
+    Generated { path: "fuzz/dictionary.txt", make: settings::dictionary },
     Generated { path: "README.md", make: settings::reference },
     Generated { path: "docs/troubleshooting.md", make: messages::guide },
 ];

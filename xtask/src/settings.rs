@@ -1,5 +1,7 @@
 //! What follows from the declarations of the settings: the form, the chart's values and their schema, the reference.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use vm_feature_manager_policy::settings::{Content, Description, Settings};
@@ -178,6 +180,20 @@ fn takes(schema: &Value) -> String {
         Some("object") => "a map from patterns to lists of patterns".to_owned(),
         _ => "a text".to_owned(),
     }
+}
+
+/// The fuzzer's dictionary: the names of directives and options, the settings and their words.
+pub(crate) fn dictionary(old: &str) -> Result<String> {
+    let mut words: Vec<String> = vm_feature_manager_policy::names().into_iter().map(str::to_owned).collect();
+    for leaf in leaves() {
+        words.extend(leaf.path.split('.').map(|key| format!("\\\"{key}\\\":")));
+        let choices = leaf.schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        words.extend(choices.map(str::to_owned));
+    }
+    let mut seen = BTreeSet::new();
+    words.retain(|word| seen.insert(word.clone()));
+    let lines: String = words.iter().map(|word| format!("\"{word}\"\n")).collect();
+    replace_between(old, START, END, &lines)
 }
 
 /// A value in YAML's flow style.
