@@ -3,12 +3,9 @@
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
-use vm_feature_manager_policy::cluster::{Account, Cluster, ClusterError, Kind};
+use vm_feature_manager_testkit::MemoryCluster;
 
 use crate::SECRET;
-
-/// Answers every lookup from objects that never change.
-pub(crate) struct FixedCluster;
 
 static OBJECTS: LazyLock<Vec<Value>> = LazyLock::new(|| {
     let files = [
@@ -26,34 +23,17 @@ static OBJECTS: LazyLock<Vec<Value>> = LazyLock::new(|| {
     objects
 });
 
-impl FixedCluster {
-    fn of_kind(kind: Kind) -> impl Iterator<Item = &'static Value> {
-        let (_, name) = kind.api_version_and_kind();
-        OBJECTS.iter().filter(move |object| object["kind"] == name)
-    }
+thread_local! {
+    static CLUSTER: MemoryCluster = MemoryCluster::of(OBJECTS.clone());
 }
 
-impl Cluster for FixedCluster {
-    fn get(&self, kind: Kind, name: &str, namespace: Option<&str>) -> Result<String, ClusterError> {
-        if kind == Kind::SubjectAccessReview {
-            let account = Account::of_service_account("kubewarden", "policy-server");
-            return Err(ClusterError::Forbidden(Some(account)));
-        }
-        let is_it = |object: &&Value| {
-            let metadata = &object["metadata"];
-            metadata["name"] == name && metadata["namespace"].as_str() == namespace
-        };
-        let object = Self::of_kind(kind).find(is_it);
-        object.map(Value::to_string).ok_or(ClusterError::NotFound)
-    }
-
-    fn list(&self, kind: Kind) -> Result<String, ClusterError> {
-        Ok(json!({"items": Self::of_kind(kind).collect::<Vec<_>>()}).to_string())
-    }
-
-    fn can_i(&self, _: &Account, _: &'static str, _: Kind) -> Result<String, ClusterError> {
-        Ok(json!({"allowed": true}).to_string())
-    }
+/// Lends the cluster, which remembers nothing from one loan to the next.
+pub(crate) fn with_cluster<T>(use_it: impl FnOnce(&MemoryCluster) -> T) -> T {
+    CLUSTER.with(|cluster| {
+        cluster.lookups.take();
+        cluster.reviews.take();
+        use_it(cluster)
+    })
 }
 
 /// Standard base64, with padding.

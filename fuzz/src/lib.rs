@@ -2,7 +2,6 @@
 //! takes the bytes of one input, and panics where something does not hold.
 
 mod cluster;
-mod log;
 pub mod seeds;
 
 use std::collections::BTreeMap;
@@ -12,10 +11,9 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use slog::{Logger, o};
 
-use cluster::FixedCluster;
-use log::Lines;
-
-const PREFIX: &str = "vm-feature-manager.io/";
+use cluster::with_cluster;
+use vm_feature_manager_testkit::PREFIX;
+use vm_feature_manager_testkit::log::Lines;
 
 /// Looks at what comes of one input.
 pub type Check = fn(&[u8]);
@@ -40,13 +38,13 @@ impl Answer {
     fn to(payload: &[u8]) -> Self {
         let lines = Lines::default();
         let log = Logger::root(lines.clone(), o!());
-        let bytes = vm_feature_manager_policy::validate(payload, &FixedCluster, &log);
+        let bytes = with_cluster(|cluster| vm_feature_manager_policy::validate(payload, cluster, &log));
         // The object may have numbers and depths that no tree can hold.
         let mut parts: BTreeMap<String, Box<RawValue>> =
             serde_json::from_slice(&bytes).expect("the answer is an object in JSON");
         let object = parts.remove("mutated_object");
         let mut response = serde_json::to_value(&parts).expect("a tree");
-        let mut words = format!("{response}\n{}", lines.text());
+        let mut words = format!("{response}\n{}", lines.lines().join("\n"));
         if let Some(object) = object {
             response["mutated_object"] = serde_json::from_str(object.get()).unwrap_or_default();
             let annotations = response["mutated_object"]["metadata"]["annotations"].as_object();
@@ -240,13 +238,13 @@ fn is_record(key: &str) -> bool {
 /// The prefilter changes no answer to an admission request.
 fn check_prefilter(payload: &[u8]) {
     let log = Logger::root(slog::Discard, o!());
-    let read = vm_feature_manager_policy::evaluate(payload, &FixedCluster, &log);
+    let read = with_cluster(|cluster| vm_feature_manager_policy::evaluate(payload, cluster, &log));
     let response: Value = serde_json::from_slice(&read).unwrap_or_default();
     let message = response["message"].as_str().unwrap_or_default();
     if message.starts_with("the admission request cannot be read") {
         return;
     }
-    let filtered = vm_feature_manager_policy::validate(payload, &FixedCluster, &log);
+    let filtered = with_cluster(|cluster| vm_feature_manager_policy::validate(payload, cluster, &log));
     assert_eq!(String::from_utf8_lossy(&filtered), String::from_utf8_lossy(&read));
 }
 

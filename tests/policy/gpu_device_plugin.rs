@@ -117,11 +117,11 @@ fn resources_of_wrong_types_are_an_error(#[case] resources: Value, #[case] part:
 }
 
 mod with_kubevirt {
-    use super::super::harness::FakeCluster;
+    use super::super::harness::MemoryCluster;
     use super::*;
 
-    fn kubevirt() -> FakeCluster {
-        FakeCluster::of(vec![json!({
+    fn kubevirt() -> MemoryCluster {
+        MemoryCluster::of(vec![json!({
             "kind": "KubeVirt",
             "metadata": {"name": "kubevirt", "namespace": "harvester-system"},
             "spec": {"configuration": {"permittedHostDevices": {

@@ -4,11 +4,11 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use vm_feature_manager_policy::cluster::{ClusterError, Kind};
 
-use super::harness::{Answer, FakeCluster, Request, bare_vm, fixtures};
+use super::harness::{Answer, MemoryCluster, Request, bare_vm, fixtures};
 
 /// Two nodes, their devices and claims, and KubeVirt.
-fn harvester() -> FakeCluster {
-    FakeCluster::of(fixtures("../../examples/harvester/cluster/cluster.yaml"))
+fn harvester() -> MemoryCluster {
+    MemoryCluster::of(fixtures("../../examples/harvester/cluster/cluster.yaml"))
 }
 
 fn vm(devices: &[&str]) -> Value {
@@ -64,7 +64,7 @@ fn a_device_of_one_node_has_the_name_of_its_pci_device_and_its_resource() {
     harvester().failing(Kind::PciDevice, ClusterError::KindNotServed), "nvidia.com/TU104GL_TESLA_T4", "gpus"
 )]
 fn gpus_that_harvester_handles_as_host_devices_are_written_as_such(
-    #[case] cluster: FakeCluster,
+    #[case] cluster: MemoryCluster,
     #[case] resource: &str,
     #[case] list: &str,
 ) {

@@ -4,10 +4,10 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use vm_feature_manager_policy::cluster::{Account, Cluster, ClusterError, Kind};
 
-use super::harness::{FakeCluster, KUBEWARDEN, RANCHER, Request, bare_vm, fixtures, vm};
+use super::harness::{KUBEWARDEN, MemoryCluster, RANCHER, Request, bare_vm, fixtures, vm};
 
-fn harvester() -> FakeCluster {
-    FakeCluster::of(fixtures("../../examples/harvester/cluster/cluster.yaml"))
+fn harvester() -> MemoryCluster {
+    MemoryCluster::of(fixtures("../../examples/harvester/cluster/cluster.yaml"))
 }
 
 const ALL: &[(&str, &str)] = &[

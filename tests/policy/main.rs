@@ -1,7 +1,7 @@
 //! Requests in, responses out: the policy as a Kubewarden host sees it, natively, with a cluster in memory.
 
 mod gpu_device_plugin;
-mod harness;
+use vm_feature_manager_testkit as harness;
 mod harvester;
 mod lookups;
 mod messages;

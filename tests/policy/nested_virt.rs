@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use vm_feature_manager_policy::cluster::{ClusterError, Kind};
 
-use super::harness::{FakeCluster, Request, bare_vm, vm};
+use super::harness::{MemoryCluster, Request, bare_vm, vm};
 
 /// A bare VM that asks for nested virtualization, with a `spec.template.spec` of its own.
 fn vm_with_spec(spec: Value) -> Value {
@@ -150,7 +150,7 @@ fn affinity(expressions: Value) -> Value {
 #[case::selected_by_label(&[("a", AMD), ("b", INTEL)], json!({"zone-b": "true"}), "vmx")]
 #[case::selected_by_name(&[("a", AMD), ("b", INTEL)], json!({"kubernetes.io/hostname": "a"}), "svm")]
 fn the_nodes_tell_the_vendor(#[case] nodes: &[(&str, &[&str])], #[case] selector: Value, #[case] feature: &str) {
-    let cluster = FakeCluster::with_nodes(nodes);
+    let cluster = MemoryCluster::with_nodes(nodes);
     let vm = vm_with_spec(json!({"nodeSelector": selector, "domain": {}}));
     let answer = Request::create(vm).cluster(cluster).evaluate();
     assert_eq!(answer.domain()["cpu"]["features"], require(feature), "{}", answer.message());
@@ -163,7 +163,7 @@ fn the_nodes_tell_the_vendor(#[case] nodes: &[(&str, &[&str])], #[case] selector
 #[case::no_such_node(&[("a", AMD)], json!({"kubernetes.io/hostname": "x"}), "no node has the name")]
 fn nodes_that_do_not_tell_are_an_error(#[case] nodes: &[(&str, &[&str])], #[case] selector: Value, #[case] part: &str) {
     let vm = vm_with_spec(json!({"nodeSelector": selector, "domain": {}}));
-    let answer = Request::create(vm).cluster(FakeCluster::with_nodes(nodes)).evaluate();
+    let answer = Request::create(vm).cluster(MemoryCluster::with_nodes(nodes)).evaluate();
     answer.assert_denied(&["nested-virt", part, "vm-feature-manager.io/cpu-vendor"]);
 }
 
@@ -189,7 +189,7 @@ fn without_access_to_nodes_the_error_says_what_to_set_or_grant() {
 fn a_vm_of_wrong_types_is_an_error_that_says_where(#[case] spec: Value, #[case] part: &str) {
     let settings = json!({"nestedVirtualization": {"cpuVendor": "auto"}});
     let mut vm = vm_with_spec(spec);
-    let cluster = FakeCluster::with_nodes(&[("a", AMD)]);
+    let cluster = MemoryCluster::with_nodes(&[("a", AMD)]);
     let answer = Request::create(vm.clone()).settings(settings).cluster(cluster).evaluate();
     answer.assert_denied(&[part]);
 
@@ -211,7 +211,7 @@ fn a_vm_of_wrong_types_is_an_error_that_says_where(#[case] spec: Value, #[case] 
     "list Node"
 )]
 fn required_node_affinity_selects_nodes(#[case] affinity: Value, #[case] lookup: &str) {
-    let cluster = FakeCluster::with_nodes(&[("a", AMD), ("b", INTEL), ("c", INTEL)]);
+    let cluster = MemoryCluster::with_nodes(&[("a", AMD), ("b", INTEL), ("c", INTEL)]);
     let vm = vm_with_spec(json!({"affinity": {"nodeAffinity": affinity}, "domain": {}}));
     let answer = Request::create(vm).cluster(cluster).evaluate();
     assert_eq!(answer.domain()["cpu"]["features"], require("vmx"), "{}", answer.message());
@@ -225,7 +225,7 @@ fn of_several_terms_one_is_enough() {
         {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["a"]}]},
     ]);
     let affinity = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
-    let cluster = FakeCluster::with_nodes(&[("a", AMD), ("b", INTEL)]);
+    let cluster = MemoryCluster::with_nodes(&[("a", AMD), ("b", INTEL)]);
     let vm = vm_with_spec(json!({"affinity": {"nodeAffinity": affinity}, "domain": {}}));
     Request::create(vm).cluster(cluster).evaluate().assert_denied(&["both AMD and Intel"]);
 }
@@ -252,11 +252,11 @@ fn nodes_of_another_architecture_do_not_count() {
         labels.iter().for_each(|label| node["metadata"]["labels"][label] = json!("true"));
         node
     };
-    let cluster = FakeCluster::of(vec![node("a", "arm64", INTEL), node("b", "amd64", AMD)]);
+    let cluster = MemoryCluster::of(vec![node("a", "arm64", INTEL), node("b", "amd64", AMD)]);
     let answer = Request::create(vm_with_spec(json!({"domain": {}}))).cluster(cluster).evaluate();
     assert_eq!(answer.domain()["cpu"]["features"], require("svm"), "{}", answer.message());
 
-    let cluster = FakeCluster::of(vec![node("a", "arm64", &[])]);
+    let cluster = MemoryCluster::of(vec![node("a", "arm64", &[])]);
     let answer = Request::create(vm_with_spec(json!({"domain": {}}))).cluster(cluster).evaluate();
     answer.assert_denied(&["all nodes that the VirtualMachine may run on are", "arm64"]);
 }
@@ -264,13 +264,13 @@ fn nodes_of_another_architecture_do_not_count() {
 #[test]
 fn nodes_without_the_extension_are_a_warning() {
     let vendor_only = &["cpu-vendor.node.kubevirt.io/AMD"];
-    let cluster = FakeCluster::with_nodes(&[("a", vendor_only)]);
+    let cluster = MemoryCluster::with_nodes(&[("a", vendor_only)]);
     let answer = Request::create(vm_with_spec(json!({"domain": {}}))).cluster(cluster).evaluate();
     assert_eq!(answer.domain()["cpu"]["features"], require("svm"));
     assert_eq!(answer.warnings().len(), 1);
     assert!(answer.warnings()[0].contains("cpu-feature.node.kubevirt.io/svm=true"));
 
-    let cluster = FakeCluster::with_nodes(&[("a", vendor_only), ("b", AMD)]);
+    let cluster = MemoryCluster::with_nodes(&[("a", vendor_only), ("b", AMD)]);
     let answer = Request::create(vm_with_spec(json!({"domain": {}}))).cluster(cluster).evaluate();
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
@@ -280,7 +280,7 @@ fn nodes_without_the_extension_are_a_warning() {
 #[case::unavailable(ClusterError::Unavailable, "looking up nodes failed for now")]
 fn a_node_that_cannot_be_read_is_an_error(#[case] error: ClusterError, #[case] part: &str) {
     let vm = vm_with_spec(json!({"nodeSelector": {"kubernetes.io/hostname": "a"}, "domain": {}}));
-    let cluster = FakeCluster::with_nodes(&[("a", AMD)]).failing(Kind::Node, error);
+    let cluster = MemoryCluster::with_nodes(&[("a", AMD)]).failing(Kind::Node, error);
     let answer = Request::create(vm).cluster(cluster).evaluate();
     answer.assert_denied(&[part, "vm-feature-manager.io/cpu-vendor"]);
 }

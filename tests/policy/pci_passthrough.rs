@@ -4,7 +4,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use vm_feature_manager_policy::cluster::{ClusterError, Kind};
 
-use super::harness::{Answer, FakeCluster, Request, bare_vm, vm};
+use super::harness::{Answer, MemoryCluster, Request, bare_vm, vm};
 
 fn evaluate(value: &str, settings: Value) -> Answer {
     Request::create(bare_vm(&[("pci-passthrough", value)])).settings(json!({"pciPassthrough": settings})).evaluate()
@@ -182,16 +182,16 @@ fn devices_are_allowed_by_namespace(#[case] allowed: Value, #[case] accepted: bo
 }
 
 /// A cluster in which PCI devices cannot be looked up.
-fn cluster(error: ClusterError) -> FakeCluster {
-    FakeCluster::of(vec![]).failing(Kind::PciDevice, error)
+fn cluster(error: ClusterError) -> MemoryCluster {
+    MemoryCluster::of(vec![]).failing(Kind::PciDevice, error)
 }
 
 #[rstest]
-#[case::not_declared(FakeCluster::default(), "does not list")]
+#[case::not_declared(MemoryCluster::default(), "does not list")]
 #[case::not_offered(cluster(ClusterError::NotOffered), "does not let the policy look up")]
 #[case::not_served(cluster(ClusterError::KindNotServed), "does not serve")]
 #[case::neither_granted_nor_served(cluster(ClusterError::KindNotServed).without("list", Kind::PciDevice), "does not serve")]
-fn auto_without_harvester_names_by_address_and_warns(#[case] cluster: FakeCluster, #[case] why: &str) {
+fn auto_without_harvester_names_by_address_and_warns(#[case] cluster: MemoryCluster, #[case] why: &str) {
     let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
     let answer = Request::create(vm).cluster(cluster).evaluate();
     let device = answer.domain()["devices"]["hostDevices"][0].clone();
@@ -212,7 +212,7 @@ fn auto_does_not_name_by_address_what_harvester_forbids_to_read(
     #[case] right: &str,
 ) {
     let vm = bare_vm(&[("pci-passthrough", &json!({"devices": [device]}).to_string())]);
-    let cluster = FakeCluster::of(vec![]).without(verb, Kind::PciDevice);
+    let cluster = MemoryCluster::of(vec![]).without(verb, Kind::PciDevice);
     let answer = Request::create(vm).cluster(cluster).evaluate();
     answer.assert_denied(&[
         right,
@@ -229,12 +229,12 @@ fn auto_does_not_guess_while_the_cluster_does_not_answer() {
 }
 
 #[rstest]
-#[case::not_declared(FakeCluster::default(), "to that list")]
+#[case::not_declared(MemoryCluster::default(), "to that list")]
 #[case::not_served(
     cluster(ClusterError::KindNotServed),
     "Harvester's add-on pcidevices-controller is installed and enabled"
 )]
-fn harvester_without_harvester_is_an_error_that_says_what_to_do(#[case] cluster: FakeCluster, #[case] part: &str) {
+fn harvester_without_harvester_is_an_error_that_says_what_to_do(#[case] cluster: MemoryCluster, #[case] part: &str) {
     let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
     let settings = json!({"pciPassthrough": {"deviceNames": "harvester"}});
     let answer = Request::create(vm).settings(settings).cluster(cluster).evaluate();
@@ -284,7 +284,7 @@ fn kubevirts_gate_is_checked_where_it_can_be_read(#[case] gates: Value, #[case] 
     });
     let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
     let settings = json!({"pciPassthrough": {"deviceNames": "address"}});
-    let cluster = FakeCluster::of(vec![kubevirt]);
+    let cluster = MemoryCluster::of(vec![kubevirt]);
     let answer = Request::create(vm).settings(settings).cluster(cluster).evaluate();
     if accepted {
         assert!(answer.is_accepted(), "{}", answer.message());

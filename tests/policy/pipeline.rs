@@ -3,7 +3,7 @@
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::harness::{Answer, FakeCluster, PREFIX, Request, annotate, bare_vm, evaluate, fixture, vm};
+use super::harness::{Answer, MemoryCluster, PREFIX, Request, annotate, bare_vm, evaluate, fixture, vm};
 
 /// Works with nothing but the defaults.
 const GOOD: (&str, &str) = ("gpu-device-plugin", "nvidia.com/gpu");
@@ -445,7 +445,7 @@ fn unknown_fields_and_exact_numbers_survive() {
         r#"{{"request":{{"kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},"operation":"CREATE","object":{vm}}}}}"#
     );
     let log = slog::Logger::root(slog::Discard, slog::o!());
-    let bytes = vm_feature_manager_policy::validate(payload.as_bytes(), &FakeCluster::default(), &log);
+    let bytes = vm_feature_manager_policy::validate(payload.as_bytes(), &MemoryCluster::default(), &log);
     let answer = String::from_utf8(bytes).unwrap();
     assert!(answer.contains(r#""nvidia.com/gpu":"1""#), "{answer}");
     assert!(answer.contains(r#"{"precise":1.000000000000000000001,"big":123456789012345678901234567890}"#));
@@ -512,14 +512,14 @@ mod unusable_payload {
     #[case::more_behind(r#"{"request": {}} hunter2"#, "it is not valid JSON")]
     #[case::cut_off(r#"{"request": {"object": {"a": "hunter2"#, "it ends too early")]
     fn is_denied_without_a_word_of_it(#[case] payload: &str, #[case] part: &str) {
-        let answer = evaluate(payload.as_bytes(), &FakeCluster::default());
+        let answer = evaluate(payload.as_bytes(), &MemoryCluster::default());
         answer.assert_denied(&["the admission request cannot be read", part]);
         assert!(!answer.message().contains("hunter2"), "{}", answer.message());
     }
 
     #[test]
     fn that_is_not_utf_8_is_denied() {
-        let answer = evaluate(b"{\"request\": \"\xff\"}", &FakeCluster::default());
+        let answer = evaluate(b"{\"request\": \"\xff\"}", &MemoryCluster::default());
         answer.assert_denied(&["it is not UTF-8"]);
     }
 
@@ -556,7 +556,7 @@ mod extremes {
         let payload = format!(
             r#"{{"request":{{"kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},"operation":"CREATE","object":{object}}}}}"#
         );
-        evaluate(payload.as_bytes(), &FakeCluster::default())
+        evaluate(payload.as_bytes(), &MemoryCluster::default())
     }
 
     fn deep() -> String {
@@ -581,7 +581,7 @@ mod extremes {
             r#"{{"request":{{"kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},"operation":"CREATE","object":{}}}}}"#,
             object.replace("DEEP", &deep())
         );
-        let bytes = vm_feature_manager_policy::validate(payload.as_bytes(), &FakeCluster::default(), &log);
+        let bytes = vm_feature_manager_policy::validate(payload.as_bytes(), &MemoryCluster::default(), &log);
         let answer = String::from_utf8(bytes).unwrap();
         assert!(answer.starts_with(r#"{"accepted":true"#) && answer.contains(&deep()));
     }

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::harness::{FakeCluster, PREFIX, Request, evaluate, fixtures, vbios_objects};
+use super::harness::{MemoryCluster, PREFIX, Request, evaluate, fixtures, vbios_objects};
 
 /// The objects of both examples; of the two KubeVirt objects the one with the gate `Sidecar` counts.
 static HARVESTER: LazyLock<Vec<Value>> = LazyLock::new(|| {
@@ -448,7 +448,7 @@ proptest! {
                 None => Request::create(object.clone()),
                 Some(old) => Request::update(old.clone(), object.clone()),
             };
-            if harvester { request.cluster(FakeCluster::of(HARVESTER.clone())) } else { request }
+            if harvester { request.cluster(MemoryCluster::of(HARVESTER.clone())) } else { request }
         };
         let answer = request(&vm).settings(settings.clone()).evaluate();
 
@@ -485,7 +485,7 @@ proptest! {
                 settings["configSource"] = json!("annotations");
             }
             let request = request.settings(settings);
-            if harvester { request.cluster(FakeCluster::of(HARVESTER.clone())) } else { request }
+            if harvester { request.cluster(MemoryCluster::of(HARVESTER.clone())) } else { request }
         };
         let with_directives = |vm: &Value| {
             let mut vm = without_directives(vm);
@@ -522,7 +522,7 @@ proptest! {
                 settings["addTrackingAnnotations"] = json!(true);
             }
             let request = request.settings(settings);
-            if harvester { request.cluster(FakeCluster::of(HARVESTER.clone())) } else { request }
+            if harvester { request.cluster(MemoryCluster::of(HARVESTER.clone())) } else { request }
         };
         prop_assume!(!has_our_sidecar(&vm));
         // Without records of before, which would be taken back as well.
@@ -560,7 +560,7 @@ proptest! {
             false => json!({"userDataBase64": base64}),
         };
         vm["spec"]["template"]["spec"]["volumes"] = json!([{"name": "seed", "cloudInitNoCloud": source}]);
-        let cluster = FakeCluster::of(vec![json!({
+        let cluster = MemoryCluster::of(vec![json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "seed", "namespace": "default"},
             "data": {"userdata": base64},
         })]);
@@ -594,7 +594,7 @@ proptest! {
         any_json().prop_map(|json| json.to_string().into_bytes()),
         any_json().prop_map(|json| json!({"request": json}).to_string().into_bytes()),
     ]) {
-        let answer = evaluate(&payload, &FakeCluster::default());
+        let answer = evaluate(&payload, &MemoryCluster::default());
         prop_assert!(!answer.is_accepted());
         prop_assert!(!answer.message().is_empty());
         let answer: Value = serde_json::from_slice(&vm_feature_manager_policy::validate_settings(&payload)).unwrap();

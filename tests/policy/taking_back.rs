@@ -4,7 +4,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use vm_feature_manager_policy::cluster::{ClusterError, Kind};
 
-use super::harness::{Answer, FakeCluster, PREFIX, Request, annotate, bare_vm, fixtures, vbios_objects};
+use super::harness::{Answer, MemoryCluster, PREFIX, Request, annotate, bare_vm, fixtures, vbios_objects};
 
 const NESTED: (&str, &str) = ("nested-virt", "enabled");
 const PCI: (&str, &str) = ("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#);
@@ -29,14 +29,14 @@ fn on_harvester() -> Value {
 }
 
 /// Harvester with an iGPU on node1 and a ROM.
-fn cluster() -> FakeCluster {
+fn cluster() -> MemoryCluster {
     let mut objects = vbios_objects();
     objects.extend(fixtures("../../examples/harvester/cluster/cluster.yaml"));
-    FakeCluster::of(objects)
+    MemoryCluster::of(objects)
 }
 
 /// A cluster whose KubeVirt serves the resource as a device.
-fn serving(resource: &str) -> FakeCluster {
+fn serving(resource: &str) -> MemoryCluster {
     let mut cluster = cluster();
     cluster.object("KubeVirt", "kubevirt")["spec"]["configuration"]["permittedHostDevices"] =
         json!({"pciHostDevices": [{"pciVendorSelector": "10de:1", "resourceName": resource}]});
@@ -46,14 +46,14 @@ fn serving(resource: &str) -> FakeCluster {
 /// How a virtual machine comes to be, and what happens to it then.
 struct Story {
     settings: Value,
-    cluster: fn() -> FakeCluster,
+    cluster: fn() -> MemoryCluster,
     vm: Value,
 }
 
 impl Story {
     /// A virtual machine that has these entries, put there by the user.
     fn of(entries: &[(&str, Value)]) -> Self {
-        Self { settings: settings(), cluster: FakeCluster::default, vm: with(bare_vm(&[]), entries) }
+        Self { settings: settings(), cluster: MemoryCluster::default, vm: with(bare_vm(&[]), entries) }
     }
 
     fn on_harvester(mut self) -> Self {
@@ -379,7 +379,7 @@ mod changed {
         assert_eq!(spec(&answer.after(), GPUS), &json!([gpu(0)]));
         // And it stays one where KubeVirt cannot be asked for the moment.
         story.vm = answer.after();
-        story.cluster = FakeCluster::default;
+        story.cluster = MemoryCluster::default;
         let answer = story.update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(4))]));
         answer.assert_accepted_unchanged();
     }
@@ -530,7 +530,7 @@ mod harvester {
     }
 
     /// Two nodes that both have devices at 0000:03:00.0 and 0000:0a:00.0; only node2 has one at 0000:09:00.0.
-    fn of_two_nodes() -> FakeCluster {
+    fn of_two_nodes() -> MemoryCluster {
         let mut objects = fixtures("../../examples/harvester/cluster/cluster.yaml");
         for (node, slot) in [("node1", "0a"), ("node2", "0a"), ("node2", "09")] {
             let name = format!("{node}-0000{slot}000");
@@ -544,7 +544,7 @@ mod harvester {
                 "status": {"passthroughEnabled": true},
             }));
         }
-        FakeCluster::of(objects)
+        MemoryCluster::of(objects)
     }
 
     fn names(vm: &Value) -> Vec<&str> {
@@ -909,7 +909,7 @@ mod not_readable {
     #[rstest]
     #[case::not_granted(|| cluster().without("list", Kind::PciDevice))]
     #[case::not_served(|| cluster().failing(Kind::PciDevice, ClusterError::KindNotServed))]
-    fn harvesters_devices(#[case] cluster: fn() -> FakeCluster) {
+    fn harvesters_devices(#[case] cluster: fn() -> MemoryCluster) {
         let mut story = Story::of(&[]).on_harvester();
         story.settings["pciPassthrough"] = json!({"deviceNames": "auto"});
         let mut story = story.ask(&[("pci-passthrough", r#"{"devices": ["0000:01:00.0"]}"#)]);

@@ -6,7 +6,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use vm_feature_manager_policy::cluster::{ClusterError, Kind};
 
-use super::harness::{Answer, FakeCluster, PREFIX, Request, annotate, bare_vm, fixture};
+use super::harness::{Answer, MemoryCluster, PREFIX, Request, annotate, bare_vm, fixture};
 
 const NESTED: &str = "#cloud-config\nx_kubevirt_features:\n  nested_virt: true\n";
 
@@ -251,7 +251,7 @@ mod secret {
     use super::*;
 
     fn answer(objects: Vec<Value>) -> Answer {
-        Request::create(of_secret()).settings(secrets()).cluster(FakeCluster::of(objects)).evaluate()
+        Request::create(of_secret()).settings(secrets()).cluster(MemoryCluster::of(objects)).evaluate()
     }
 
     #[rstest]
@@ -276,7 +276,7 @@ mod secret {
     fn is_not_read_unless_the_settings_say_so() {
         let answer = Request::create(of_secret())
             .settings(settings())
-            .cluster(FakeCluster::of(vec![secret("userdata", NESTED)]))
+            .cluster(MemoryCluster::of(vec![secret("userdata", NESTED)]))
             .evaluate();
         assert_eq!(answer.response, json!({"accepted": true}));
         assert_eq!(answer.lookups, Vec::<String>::new());
@@ -287,7 +287,7 @@ mod secret {
         let mut vm = of_secret();
         let volumes = vm["spec"]["template"]["spec"]["volumes"].as_array_mut().unwrap();
         volumes.push(json!({"name": "b", "cloudInitNoCloud": {"secretRef": {"name": "seed"}}}));
-        let cluster = FakeCluster::of(vec![secret("userdata", NESTED)]);
+        let cluster = MemoryCluster::of(vec![secret("userdata", NESTED)]);
         let answer = Request::create(vm).settings(secrets()).cluster(cluster).evaluate();
         assert_eq!(answer.lookups, ["get Secret seed"]);
     }
@@ -302,21 +302,21 @@ mod secret {
     }
 
     #[rstest]
-    #[case::not_there_yet(FakeCluster::of(vec![]), "does not exist yet; what it asks for takes effect when the VirtualMachine is next changed")]
+    #[case::not_there_yet(MemoryCluster::of(vec![]), "does not exist yet; what it asks for takes effect when the VirtualMachine is next changed")]
     #[case::not_granted(
-        FakeCluster::default(),
+        MemoryCluster::default(),
         "cannot be read: the ClusterAdmissionPolicy does not list v1 Secret under spec.contextAwareResources; write the directives as annotations, or have an administrator add {apiVersion: v1, kind: Secret} to that list"
     )]
     #[case::forbidden(
-        FakeCluster::of(vec![]).without("get", Kind::Secret),
+        MemoryCluster::of(vec![]).without("get", Kind::Secret),
         "cannot be read: the policy reads the cluster as the service account kubewarden:policy-server, which may not get \
          secrets in the namespace default; write the directives as annotations, or have an administrator run: kubectl create \
          role vm-feature-manager-secrets --namespace=default --verb=get --resource=secrets && kubectl create rolebinding \
          vm-feature-manager-secrets --namespace=default --role=vm-feature-manager-secrets \
          --serviceaccount=kubewarden:policy-server"
     )]
-    #[case::unavailable(FakeCluster::of(vec![]).failing(Kind::Secret, ClusterError::Unavailable), "cannot be read for now; what it asks for takes effect when the VirtualMachine is next changed")]
-    fn that_cannot_be_read_is_a_warning(#[case] cluster: FakeCluster, #[case] why: &str) {
+    #[case::unavailable(MemoryCluster::of(vec![]).failing(Kind::Secret, ClusterError::Unavailable), "cannot be read for now; what it asks for takes effect when the VirtualMachine is next changed")]
+    fn that_cannot_be_read_is_a_warning(#[case] cluster: MemoryCluster, #[case] why: &str) {
         let answer = Request::create(of_secret()).settings(secrets()).cluster(cluster).evaluate();
         let warning = format!("the Secret \"seed\" with the user data of the volume \"cloudinitdisk\" {why}");
         assert_eq!(answer.warnings().join(" "), warning);
@@ -331,7 +331,7 @@ mod secret {
         new["spec"]["template"]["spec"]["domain"]["cpu"]["cores"] = json!(2);
         let answer = Request::update(applied.clone(), new.clone())
             .settings(secrets())
-            .cluster(FakeCluster::default())
+            .cluster(MemoryCluster::default())
             .evaluate();
         answer.assert_accepted_unchanged();
         assert_eq!(
@@ -343,7 +343,7 @@ mod secret {
         // Once it can be read, and asks for nothing, it goes.
         let answer = Request::update(applied, new)
             .settings(secrets())
-            .cluster(FakeCluster::of(vec![secret("userdata", "#cloud-config\n")]))
+            .cluster(MemoryCluster::of(vec![secret("userdata", "#cloud-config\n")]))
             .evaluate();
         assert_eq!(answer.annotation("nested-virt-applied"), None);
         assert_eq!(answer.domain()["cpu"], json!({"cores": 2}));
@@ -359,7 +359,7 @@ mod taking_back {
         let mut vm = of_secret();
         annotate(&mut vm, &[("nested-virt", "enabled")]);
         let intel = secret("userdata", "#cloud-config\nx_kubevirt_features: {cpu_vendor: intel}\n");
-        let request = Request::create(vm).settings(secrets()).cluster(FakeCluster::of(vec![intel]));
+        let request = Request::create(vm).settings(secrets()).cluster(MemoryCluster::of(vec![intel]));
         let stored = request.evaluate().after();
         assert_eq!(stored["spec"]["template"]["spec"]["domain"]["cpu"]["features"][0]["name"], "vmx");
         let mut new = stored.clone();
@@ -392,7 +392,7 @@ mod taking_back {
             vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"].as_array_mut().unwrap().pop();
         }
         let evaluate = |request: Request| {
-            let cluster = FakeCluster::of(super::super::harness::vbios_objects());
+            let cluster = MemoryCluster::of(super::super::harness::vbios_objects());
             request.settings(settings()).cluster(cluster).evaluate()
         };
         let created = evaluate(Request::create(vm));

@@ -4,13 +4,13 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use vm_feature_manager_policy::cluster::{ClusterError, Kind};
 
-use super::harness::{Answer, FakeCluster, Request, annotate, bare_vm, vbios_objects};
+use super::harness::{Answer, MemoryCluster, Request, annotate, bare_vm, vbios_objects};
 
 const ANNOTATION: &str = "hooks.kubevirt.io/hookSidecars";
 
 /// A node with a claimed iGPU, KubeVirt 1.7.0 with the gate on, and the ConfigMap `igpu-rom`.
-fn cluster() -> FakeCluster {
-    FakeCluster::of(vbios_objects())
+fn cluster() -> MemoryCluster {
+    MemoryCluster::of(vbios_objects())
 }
 
 fn igpu() -> Value {
@@ -28,7 +28,7 @@ fn vm() -> Value {
     vm_with(json!({"hostDevices": [igpu()]}))
 }
 
-fn ask(vm: Value, settings: Value, cluster: FakeCluster) -> Answer {
+fn ask(vm: Value, settings: Value, cluster: MemoryCluster) -> Answer {
     Request::create(vm).settings(json!({"vbiosInjection": settings})).cluster(cluster).evaluate()
 }
 
@@ -338,7 +338,7 @@ mod device {
 mod config_map {
     use super::*;
 
-    fn with_config_map(config_map: Value) -> FakeCluster {
+    fn with_config_map(config_map: Value) -> MemoryCluster {
         let mut cluster = cluster();
         let object = cluster.object("ConfigMap", "igpu-rom");
         for (key, value) in [("binaryData", json!(null)), ("data", json!(null))] {
@@ -420,7 +420,7 @@ mod config_map {
 mod gate_and_image {
     use super::*;
 
-    fn with_kubevirt(gates: Value, version: &str) -> FakeCluster {
+    fn with_kubevirt(gates: Value, version: &str) -> MemoryCluster {
         let mut cluster = cluster();
         let kubevirt = cluster.object("KubeVirt", "kubevirt");
         kubevirt["spec"]["configuration"]["developerConfiguration"]["featureGates"] = gates;

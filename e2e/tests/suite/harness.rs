@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use vm_feature_manager_e2e::admission::{self, RequestOptions};
 use vm_feature_manager_e2e::cluster::Cluster;
 use vm_feature_manager_e2e::host::{Evaluation, Host};
-use vm_feature_manager_e2e::yaml;
+pub use vm_feature_manager_testkit::vm;
 
 /// The module, with nothing in its cluster.
 pub static HOST: LazyLock<Host> = LazyLock::new(|| {
@@ -17,16 +17,6 @@ pub static HOST: LazyLock<Host> = LazyLock::new(|| {
 
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// A virtual machine as the Harvester form creates it, with annotations of the policy's (without their prefix).
-pub fn vm(annotations: &[(&str, &str)]) -> Value {
-    let mut documents = yaml::read(&root().join("tests/data/vm-ui-create.yaml")).unwrap();
-    let mut vm = documents.remove(0);
-    for (key, value) in annotations {
-        vm["metadata"]["annotations"][format!("vm-feature-manager.io/{key}")] = json!(value);
-    }
-    vm
 }
 
 pub fn request(object: Value, old: Option<Value>) -> Value {

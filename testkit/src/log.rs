@@ -1,16 +1,18 @@
 //! The log lines of a request, to look at.
 
-use std::fmt::{Arguments, Write};
+use std::fmt::Arguments;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_json::{Map, Value, json};
 use slog::{Drain, KV, Key, Never, OwnedKVList, Record, Serializer};
 
-/// Keeps each line with its fields.
-#[derive(Clone, Default)]
-pub(crate) struct Lines(Arc<Mutex<String>>);
+/// Collects log lines: the level, the message, then the fields in the order of their keys.
+#[derive(Debug, Clone, Default)]
+pub struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl Lines {
-    pub(crate) fn text(&self) -> String {
+    /// The lines so far.
+    pub fn lines(&self) -> Vec<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -20,19 +22,20 @@ impl Drain for Lines {
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
-        let mut fields = Fields(format!("{} {}", record.level(), record.msg()));
+        let mut fields = Fields(Map::new());
         let written = record.kv().serialize(record, &mut fields);
         written.and_then(|()| values.serialize(record, &mut fields)).expect("written to memory");
-        fields.0.push('\n');
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_str(&fields.0);
+        let line = format!("{} {} {}", record.level(), record.msg(), Value::Object(fields.0));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         Ok(())
     }
 }
 
-struct Fields(String);
+struct Fields(Map<String, Value>);
 
 impl Serializer for Fields {
     fn emit_arguments(&mut self, key: Key, value: &Arguments<'_>) -> slog::Result {
-        Ok(write!(self.0, " {key}={value}")?)
+        self.0.insert(key.to_string(), json!(value.to_string()));
+        Ok(())
     }
 }

@@ -1,0 +1,125 @@
+//! A cluster in memory.
+
+use std::cell::RefCell;
+
+use serde_json::{Map, Value, json};
+use vm_feature_manager_policy::cluster::{Account, Cluster, ClusterError, Kind};
+
+/// The account as which policy-server runs where Kubewarden's own charts install it.
+pub const KUBEWARDEN: &str = "system:serviceaccount:kubewarden:policy-server";
+/// And where Rancher does.
+pub const RANCHER: &str = "system:serviceaccount:cattle-kubewarden-system:policy-server";
+
+/// A cluster in memory, whose policy-server runs as one account and which grants rights to another or the same; one that
+/// was not given anything grants nothing.
+pub struct MemoryCluster {
+    objects: Option<Vec<Value>>,
+    errors: Vec<(Kind, ClusterError)>,
+    cannot: Vec<(Kind, &'static str)>,
+    account: &'static str,
+    granted: &'static str,
+    /// What was asked, as `get Node a` or `list Node`.
+    pub lookups: RefCell<Vec<String>>,
+    /// What was asked of `can_i`, as `account verb resource`.
+    pub reviews: RefCell<Vec<String>>,
+}
+
+impl Default for MemoryCluster {
+    fn default() -> Self {
+        Self {
+            objects: None,
+            errors: Vec::new(),
+            cannot: Vec::new(),
+            account: KUBEWARDEN,
+            granted: KUBEWARDEN,
+            lookups: RefCell::default(),
+            reviews: RefCell::default(),
+        }
+    }
+}
+
+impl MemoryCluster {
+    /// A cluster with these objects, all of which may be looked up.
+    pub fn of(objects: Vec<Value>) -> Self {
+        Self { objects: Some(objects), ..Self::default() }
+    }
+
+    /// A cluster of nodes that have a name and labels.
+    pub fn with_nodes(nodes: &[(&str, &[&str])]) -> Self {
+        let node = |(name, labels): &(&str, &[&str])| {
+            let mut labels: Map<_, _> = labels.iter().map(|label| ((*label).to_owned(), json!("true"))).collect();
+            labels.insert("kubernetes.io/hostname".to_owned(), json!(name));
+            json!({
+                "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels},
+            })
+        };
+        Self::of(nodes.iter().map(node).collect())
+    }
+
+    /// Every lookup of the kind fails.
+    pub fn failing(mut self, kind: Kind, error: ClusterError) -> Self {
+        self.errors.push((kind, error));
+        self
+    }
+
+    /// policy-server runs as one account, and another or the same has the rights.
+    pub fn run_as(mut self, account: &'static str, granted: &'static str) -> Self {
+        (self.account, self.granted) = (account, granted);
+        self
+    }
+
+    /// The verb is not granted for the kind.
+    pub fn without(mut self, verb: &'static str, kind: Kind) -> Self {
+        self.cannot.push((kind, verb));
+        self
+    }
+
+    pub fn object(&mut self, kind: &str, name: &str) -> &mut Value {
+        let objects = self.objects.iter_mut().flatten();
+        let mut found = objects.filter(|o| o["kind"] == kind && o["metadata"]["name"] == name);
+        found.next().unwrap_or_else(|| panic!("no {kind} {name}"))
+    }
+
+    fn may(&self, account: &str, verb: &'static str, kind: Kind) -> bool {
+        account == self.granted && !self.cannot.contains(&(kind, verb))
+    }
+
+    fn of_kind(&self, kind: Kind) -> Result<Vec<&Value>, ClusterError> {
+        let (_, name) = kind.api_version_and_kind();
+        if let Some((_, error)) = self.errors.iter().find(|(k, _)| *k == kind) {
+            return Err(error.clone());
+        }
+        let objects = self.objects.as_ref().ok_or(ClusterError::NotDeclared)?;
+        Ok(objects.iter().filter(|object| object["kind"] == name).collect())
+    }
+}
+
+impl Cluster for MemoryCluster {
+    fn get(&self, kind: Kind, name: &str, namespace: Option<&str>) -> Result<String, ClusterError> {
+        self.lookups.borrow_mut().push(format!("get {kind:?} {name}"));
+        let objects = self.of_kind(kind)?;
+        if kind == Kind::SubjectAccessReview || !self.may(self.account, "get", kind) {
+            return Err(ClusterError::Forbidden(Account::of_user(self.account)));
+        }
+        let is_it = |object: &&&Value| {
+            let metadata = &object["metadata"];
+            metadata["name"] == name && metadata["namespace"].as_str() == namespace
+        };
+        objects.iter().find(is_it).map(|o| o.to_string()).ok_or(ClusterError::NotFound)
+    }
+
+    fn list(&self, kind: Kind) -> Result<String, ClusterError> {
+        let may = |verb| self.may(self.account, verb, kind);
+        assert!(may("list") && may("watch"), "this list would never return");
+        self.lookups.borrow_mut().push(format!("list {kind:?}"));
+        Ok(json!({"metadata": {}, "items": self.of_kind(kind)?}).to_string())
+    }
+
+    fn can_i(&self, account: &Account, verb: &'static str, kind: Kind) -> Result<String, ClusterError> {
+        let (group, resource) = kind.group_and_resource();
+        let review = format!("{} {verb} {resource}.{group}", account.as_str());
+        self.reviews.borrow_mut().push(review);
+        let granted = self.objects.is_some() && self.may(account.as_str(), verb, kind);
+        Ok(json!({"allowed": granted, "reason": "a test"}).to_string())
+    }
+}

@@ -1,0 +1,59 @@
+//! One world for the tests: virtual machines, requests and answers, a cluster in memory, log lines. Used by the native tests,
+//! those of the module, and fuzzing. Panics where a test has to fail.
+
+pub mod cluster;
+pub mod log;
+mod request;
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+pub use cluster::{KUBEWARDEN, MemoryCluster, RANCHER};
+pub use request::{Answer, Request, evaluate};
+
+/// The start of the policy's keys.
+pub const PREFIX: &str = "vm-feature-manager.io/";
+
+/// A virtual machine as the Harvester form creates it, with annotations of the policy's (without their prefix).
+pub fn vm(annotations: &[(&str, &str)]) -> Value {
+    let mut vm = fixture("vm-ui-create.yaml");
+    annotate(&mut vm, annotations);
+    vm
+}
+
+/// The smallest virtual machine, with annotations of the policy's (without their prefix).
+pub fn bare_vm(annotations: &[(&str, &str)]) -> Value {
+    let mut vm = json!({
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachine",
+        "metadata": {"name": "bare", "namespace": "default"},
+        "spec": {"template": {"spec": {"domain": {"devices": {}}}}},
+    });
+    annotate(&mut vm, annotations);
+    vm
+}
+
+/// Adds annotations of the policy's (without their prefix).
+pub fn annotate(vm: &mut Value, annotations: &[(&str, &str)]) {
+    for (key, value) in annotations {
+        vm["metadata"]["annotations"][format!("{PREFIX}{key}")] = json!(value);
+    }
+}
+
+/// The only document of a file under `tests/data`.
+pub fn fixture(name: &str) -> Value {
+    fixtures(name).remove(0)
+}
+
+/// All documents of a file.
+pub fn fixtures(name: &str) -> Vec<Value> {
+    let path = format!("{}/../tests/data/{name}", env!("CARGO_MANIFEST_DIR"));
+    serde_saphyr::from_multiple(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// The objects of the example with a ROM.
+pub fn vbios_objects() -> Vec<Value> {
+    let files = ["cluster.yaml", "rom.yaml"];
+    files.iter().flat_map(|name| fixtures(&format!("../../examples/vbios/cluster/{name}"))).collect()
+}
