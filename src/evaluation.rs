@@ -62,8 +62,9 @@ impl<'a> Evaluation<'_, 'a> {
                 self.one_feature(feature)?;
             }
         }
-        let names = FEATURES.map(Feature::name);
-        self.verdict.warnings.extend(self.directives.warnings(&names));
+        let mut known = FEATURES.map(Feature::name).to_vec();
+        FEATURES.iter().for_each(|feature| known.extend_from_slice(feature.options()));
+        self.verdict.warnings.extend(self.directives.warnings(&known, FEATURES.len()));
         if !self.refusals.is_empty() {
             self.verdict.applied.clear();
             self.verdict.decision = Decision::Denied(Denial::Failures(self.refusals));

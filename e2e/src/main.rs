@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use serde_json::{Value, json};
 
@@ -92,30 +93,29 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
-        Err(message) => {
-            eprintln!("error: {message}");
+        Err(error) => {
+            eprintln!("error: {error:#}");
             ExitCode::from(2)
         }
     }
 }
 
 /// Whether the request is allowed.
-fn run(arguments: &Arguments) -> Result<bool, String> {
+fn run(arguments: &Arguments) -> Result<bool> {
     let old = arguments.old.as_deref().map(only_document).transpose()?;
-    let documents = yaml::read(&arguments.manifest).map_err(|e| e.to_string())?;
-    let options = RequestOptions { old };
-    let (request, others) =
-        admission::request(documents, &options).map_err(|e| format!("{}: {e}", arguments.manifest.display()))?;
+    let documents = yaml::read(&arguments.manifest)?;
+    let place = || arguments.manifest.display().to_string();
+    let (request, others) = admission::request(documents, &RequestOptions { old }).with_context(place)?;
 
     let mut cluster = match &arguments.cluster {
-        Some(folder) => Cluster::from_folder(folder).map_err(|e| e.to_string())?,
+        Some(folder) => Cluster::from_folder(folder)?,
         None => Cluster::default(),
     };
     others.into_iter().for_each(|object| cluster.add(object));
-    let granted = cluster::granted_by_metadata(&arguments.metadata).map_err(|e| e.to_string())?;
+    let granted = cluster::granted_by_metadata(&arguments.metadata)?;
     if let Some(kind) = arguments.deny.iter().find(|kind| !granted.grants(kind)) {
         let metadata = arguments.metadata.display();
-        return Err(format!("--deny {kind}: {metadata} grants no such kind; write it as it stands there"));
+        bail!("--deny {kind}: {metadata} grants no such kind; write it as it stands there");
     }
     let cluster = cluster.with_faults(Faults { denied: arguments.deny.clone(), offline: arguments.offline, ..granted });
     let settings = match &arguments.settings {
@@ -123,11 +123,11 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         None => json!({}),
     };
 
-    let host = Host::load(&arguments.module, cluster).map_err(|e| e.to_string())?;
-    let validation = host.validate_settings(&settings).map_err(|e| e.to_string())?;
+    let host = Host::load(&arguments.module, cluster)?;
+    let validation = host.validate_settings(&settings)?;
     if !validation.valid {
         let place = arguments.settings.as_deref().unwrap_or(Path::new("settings"));
-        return Err(format!("{}: {}", place.display(), validation.message.unwrap_or_default()));
+        bail!("{}: {}", place.display(), validation.message.unwrap_or_default());
     }
 
     let evaluation = host.validate(&settings, &request);
@@ -155,11 +155,11 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
 }
 
 /// The one document of a file; nothing at all is an empty object.
-fn only_document(file: &Path) -> Result<Value, String> {
-    let mut documents = yaml::read(file).map_err(|e| e.to_string())?;
+fn only_document(file: &Path) -> Result<Value> {
+    let mut documents = yaml::read(file)?;
     match (documents.pop(), documents.len()) {
         (None, _) => Ok(json!({})),
         (Some(document), 0) => Ok(document),
-        (Some(_), _) => Err(format!("{}: more than one YAML document", file.display())),
+        (Some(_), _) => bail!("{}: more than one YAML document", file.display()),
     }
 }

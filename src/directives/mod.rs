@@ -13,9 +13,6 @@ use crate::text::{self, Quoted};
 use crate::vm::VmOutline;
 pub(crate) use user_data::{ReadSecret, UserData};
 
-/// The options that go with a directive. They are annotations, also where directives are labels, or stand in user data.
-pub(crate) const OPTIONS: [&str; 3] = ["sidecar-image", "vbios-device", "cpu-vendor"];
-
 /// Whether a feature is asked for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Asked<'o> {
@@ -143,21 +140,22 @@ impl<'o, 'a> Directives<'o, 'a> {
             && matches!(self.user_data.get(option), Asked::Unreadable)
     }
 
-    /// Warnings about the policy's keys that have no effect.
-    pub(crate) fn warnings(&self, features: &[&'static str]) -> Vec<String> {
+    /// Warnings about the policy's keys that have no effect. Of the known names, the first are features; the others are options,
+    /// which are annotations also where directives are labels, or stand in user data.
+    pub(crate) fn warnings(&self, known: &[&'static str], features: usize) -> Vec<String> {
         let (read, elsewhere) = match self.source {
             Source::Label => ("labels", "annotations"),
             _ => ("annotations", "labels"),
         };
         let mut warnings = self.user_data.warnings().to_vec();
         let is_misplaced = |name: &&'static str| lookup(self.elsewhere, Key::directive(name)).is_some();
-        let misplaced = text::list(features.iter().copied().filter(is_misplaced));
+        let misplaced = text::list(known.iter().copied().take(features).filter(is_misplaced));
         if !misplaced.is_empty() {
             warnings.push(format!(
                 "the policy reads directives from {read}, and these {elsewhere} are ignored: {misplaced}"
             ));
         }
-        let unknown = self.unknown(features);
+        let unknown = self.unknown(known, features);
         if !unknown.is_empty() {
             warnings.push(format!("no such directive: {}", unknown.join(", ")));
         }
@@ -165,26 +163,25 @@ impl<'o, 'a> Directives<'o, 'a> {
     }
 
     /// The first keys that mean nothing, as many as a warning can hold, with the known name that is nearest.
-    fn unknown(&self, features: &[&'static str]) -> Vec<String> {
-        let options: &[_] = if self.source == Source::Label { self.annotations } else { &[] };
-        let keys = self.directives.iter().chain(options);
+    fn unknown(&self, known: &[&'static str], features: usize) -> Vec<String> {
+        let annotations: &[_] = if self.source == Source::Label { self.annotations } else { &[] };
+        let keys = self.directives.iter().chain(annotations);
         keys.filter_map(|(key, _)| key.strip_prefix(PREFIX))
             .chain(self.user_data.names())
-            .filter(|name| !is_known(name, features))
+            .filter(|name| !is_known(name, known, features))
             .take(4)
-            .map(|name| describe_unknown(name, features))
+            .map(|name| describe_unknown(name, known))
             .collect()
     }
 }
 
-fn is_known(name: &str, features: &[&str]) -> bool {
-    let feature = RECORDS.into_iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
-    features.contains(&feature) || OPTIONS.contains(&name)
+fn is_known(name: &str, known: &[&str], features: usize) -> bool {
+    let of_record = RECORDS.into_iter().find_map(|suffix| name.strip_suffix(suffix));
+    known.contains(&name) || of_record.is_some_and(|name| known.iter().take(features).any(|known| *known == name))
 }
 
-fn describe_unknown(name: &str, features: &[&'static str]) -> String {
-    let known = features.iter().chain(OPTIONS.iter()).copied();
-    match text::nearest(name, known) {
+fn describe_unknown(name: &str, known: &[&'static str]) -> String {
+    match text::nearest(name, known.iter().copied()) {
         Some(near) => format!("{} (did you mean {PREFIX}{near}?)", Quoted(name)),
         None => Quoted(name).to_string(),
     }
