@@ -58,12 +58,12 @@ impl<'a> Evaluation<'_, 'a> {
     /// Applies the features in their order.
     pub(crate) fn all_features(mut self) -> Result<Verdict<'a>, Denial> {
         for feature in FEATURES {
-            if feature.settings(self.settings).enabled {
+            if (feature.settings)(self.settings).enabled {
                 self.one_feature(feature)?;
             }
         }
-        let mut known = FEATURES.map(Feature::name).to_vec();
-        FEATURES.iter().for_each(|feature| known.extend_from_slice(feature.options()));
+        let mut known = FEATURES.map(|feature| feature.name).to_vec();
+        FEATURES.iter().for_each(|feature| known.extend_from_slice(feature.options));
         self.verdict.warnings.extend(self.directives.warnings(&known, FEATURES.len()));
         if !self.refusals.is_empty() {
             self.verdict.applied.clear();
@@ -79,14 +79,14 @@ impl<'a> Evaluation<'_, 'a> {
         Ok(self.verdict)
     }
 
-    fn one_feature(&mut self, feature: &dyn Feature) -> Result<(), ShapeError> {
-        let asked = self.directives.get(feature.name());
+    fn one_feature(&mut self, feature: &Feature) -> Result<(), ShapeError> {
+        let asked = self.directives.get(feature.name);
         let traces = self.find(feature, matches!(asked, Asked::Yes(_)));
         // Without its options, what is in place might be planned otherwise.
         let is_unreadable = |option: &&'static str| self.directives.is_unreadable(option);
         let directive = match asked {
             Asked::No => return self.clear(feature, traces),
-            Asked::Yes(_) if traces.was_applied && feature.options().iter().any(is_unreadable) => {
+            Asked::Yes(_) if traces.was_applied && feature.options.iter().any(is_unreadable) => {
                 self.leave(feature);
                 return Ok(());
             }
@@ -105,9 +105,9 @@ impl<'a> Evaluation<'_, 'a> {
     }
 
     /// Finds what the feature added before: what its record lists, as far as it is there and is not the user's.
-    fn find(&self, feature: &dyn Feature, is_asked_for: bool) -> Traces {
-        let name = feature.name();
-        let read = |text| Record::read(text, feature.adds());
+    fn find(&self, feature: &Feature, is_asked_for: bool) -> Traces {
+        let name = feature.name;
+        let read = |text| Record::read(text, feature.adds);
         let old_directives = self.old_directives;
         let texts = [Some(self.directives), old_directives].map(|d| d.and_then(|d| d.record(name)));
         let [record, old_record] = texts.map(|text| text.and_then(read));
@@ -131,9 +131,9 @@ impl<'a> Evaluation<'_, 'a> {
         traces
     }
 
-    fn ownership(&self, feature: &dyn Feature, is_asked_for: bool) -> Ownership<'_> {
-        let old_record = self.old_directives.and_then(|old| old.record(feature.name()));
-        let old_record = old_record.and_then(|text| Record::read(text, feature.adds()));
+    fn ownership(&self, feature: &Feature, is_asked_for: bool) -> Ownership<'_> {
+        let old_record = self.old_directives.and_then(|old| old.record(feature.name));
+        let old_record = old_record.and_then(|text| Record::read(text, feature.adds));
         let added_to_old = match (old_record, &self.old) {
             (Some(record), Some(old)) => record.still_in(old, |_| true).ours,
             _ => Vec::new(),
@@ -143,22 +143,17 @@ impl<'a> Evaluation<'_, 'a> {
     }
 
     /// Leaves the feature as it is, with a word about it.
-    fn leave(&mut self, feature: &dyn Feature) {
+    fn leave(&mut self, feature: &Feature) {
         let why = "what the policy added stays as it is, because user data that may say otherwise cannot be read";
         self.warn(feature, [why.to_owned()]);
     }
 
     /// Plans the feature on the VirtualMachine without what it added before, and compares what is there with what should be.
-    fn plan(
-        &self,
-        feature: &dyn Feature,
-        directive: &Directive<'_>,
-        traces: &Traces,
-    ) -> Result<Option<Change>, Failure> {
+    fn plan(&self, feature: &Feature, directive: &Directive<'_>, traces: &Traces) -> Result<Option<Change>, Failure> {
         let value = directive.text()?;
         let ours = || traces.ours.iter().map(|added| &added.entry);
         let mut bare = self.without(ours())?;
-        let mut plan = feature.plan(value, &self.context(feature, &bare, traces));
+        let mut plan = (feature.plan)(value, &self.context(feature, &bare, traces));
         let mut siblings = Siblings::default();
         let stays = |plan: &Plan| ours().all(|entry| plan.entries.contains(entry));
         if !matches!(&plan, Ok(Some(plan)) if stays(plan)) {
@@ -167,7 +162,7 @@ impl<'a> Evaluation<'_, 'a> {
             (siblings, warning) = self.siblings(feature, traces);
             if siblings.entries().next().is_some() {
                 bare = self.without(ours().chain(siblings.entries()))?;
-                plan = feature.plan(value, &self.context(feature, &bare, traces));
+                plan = (feature.plan)(value, &self.context(feature, &bare, traces));
             }
             if let Ok(Some(plan)) = &mut plan {
                 plan.warnings.extend(warning);
@@ -183,7 +178,7 @@ impl<'a> Evaluation<'_, 'a> {
     /// that was planned on.
     fn change(
         &self,
-        feature: &dyn Feature,
+        feature: &Feature,
         plan: Plan,
         traces: &Traces,
         bare: &VirtualMachine<'_>,
@@ -235,11 +230,11 @@ impl<'a> Evaluation<'_, 'a> {
     }
 
     /// The devices that Harvester added because of those of the feature, and a warning where that cannot be found out.
-    fn siblings(&self, feature: &dyn Feature, traces: &Traces) -> (Siblings, Option<String>) {
+    fn siblings(&self, feature: &Feature, traces: &Traces) -> (Siblings, Option<String>) {
         let is_declared = |entry: &Entry| self.declared.as_ref().is_some_and(|declared| declared.has(entry));
         let is_of_another = |entry: &Entry| {
-            let others = FEATURES.iter().filter(|other| other.name() != feature.name());
-            let records = others.filter_map(|other| Record::read(self.directives.record(other.name())?, other.adds()));
+            let others = FEATURES.iter().filter(|other| other.name != feature.name);
+            let records = others.filter_map(|other| Record::read(self.directives.record(other.name)?, other.adds));
             records.into_iter().any(|r| r.0.iter().any(|added| added.entry == *entry))
         };
         let is_asked_for = |entry: &Entry| is_declared(entry) || is_of_another(entry);
@@ -255,8 +250,8 @@ impl<'a> Evaluation<'_, 'a> {
         }
     }
 
-    fn context<'c>(&'c self, feature: &dyn Feature, vm: &'c VirtualMachine<'c>, traces: &'c Traces) -> Context<'c> {
-        let name = feature.name();
+    fn context<'c>(&'c self, feature: &Feature, vm: &'c VirtualMachine<'c>, traces: &'c Traces) -> Context<'c> {
+        let name = feature.name;
         let directive_before = || match self.old_directives?.get(name) {
             Asked::Yes(directive) => directive.text().ok(),
             Asked::No | Asked::Unreadable => None,
@@ -274,8 +269,8 @@ impl<'a> Evaluation<'_, 'a> {
         }
     }
 
-    fn succeed(&mut self, feature: &dyn Feature, change: Change, warnings: Vec<String>) -> Result<(), ShapeError> {
-        let name = feature.name();
+    fn succeed(&mut self, feature: &Feature, change: Change, warnings: Vec<String>) -> Result<(), ShapeError> {
+        let name = feature.name;
         change.gone.iter().try_for_each(|entry| self.vm.take_back(entry))?;
         change.new.iter().try_for_each(|entry| self.vm.add(entry))?;
         self.vm.remove_annotation(Key::error(name))?;
@@ -296,14 +291,14 @@ impl<'a> Evaluation<'_, 'a> {
     }
 
     /// Takes back what the feature added, and leaves no annotation of it.
-    fn clear(&mut self, feature: &dyn Feature, traces: Traces) -> Result<(), ShapeError> {
+    fn clear(&mut self, feature: &Feature, traces: Traces) -> Result<(), ShapeError> {
         self.take_back(feature, traces)?;
-        self.vm.remove_annotation(Key::error(feature.name()))
+        self.vm.remove_annotation(Key::error(feature.name))
     }
 
     /// Takes back what the feature added, and its records.
-    fn take_back(&mut self, feature: &dyn Feature, traces: Traces) -> Result<(), ShapeError> {
-        let name = feature.name();
+    fn take_back(&mut self, feature: &Feature, traces: Traces) -> Result<(), ShapeError> {
+        let name = feature.name;
         let (siblings, warning) = self.siblings(feature, &traces);
         let entries = traces.ours.iter().map(|added| &added.entry).chain(siblings.entries());
         let mut is_changed = false;
@@ -320,23 +315,23 @@ impl<'a> Evaluation<'_, 'a> {
         Ok(())
     }
 
-    fn warn(&mut self, feature: &dyn Feature, messages: impl IntoIterator<Item = String>) {
-        let name = feature.name();
+    fn warn(&mut self, feature: &Feature, messages: impl IntoIterator<Item = String>) {
+        let name = feature.name;
         let messages = messages.into_iter().map(|message| format!("{name}: {message}"));
         self.verdict.warnings.extend(messages);
     }
 
     fn fail(
         &mut self,
-        feature: &dyn Feature,
+        feature: &Feature,
         directive: &Directive<'_>,
         error: String,
         traces: Traces,
     ) -> Result<(), ShapeError> {
-        let name = feature.name();
+        let name = feature.name;
         let error = text::line(&error);
         self.verdict.failed.push(name);
-        match feature.settings(self.settings).error_handling {
+        match (feature.settings)(self.settings).error_handling {
             ErrorHandling::Reject => {
                 warn!(self.log, "feature refused"; self.request, "feature" => name, "error" => &error);
                 self.refusals.push(format!("{name} cannot be applied ({directive}): {error}"));

@@ -58,7 +58,7 @@ pub fn validate_settings(payload: &[u8]) -> Vec<u8> {
 #[cfg(feature = "describe")]
 pub fn names() -> Vec<&'static str> {
     let features = features::FEATURES.iter();
-    features.flat_map(|feature| [feature.name()].into_iter().chain(feature.options().iter().copied())).collect()
+    features.flat_map(|feature| [feature.name].into_iter().chain(feature.options.iter().copied())).collect()
 }
 
 /// Registers the functions that the Kubewarden host calls.

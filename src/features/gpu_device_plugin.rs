@@ -1,17 +1,14 @@
 //! GPU device plugin: the VM's pod gets an extended resource, and the guest a device where KubeVirt serves it as one.
 
 use super::host_devices::free_names;
-use super::pci_passthrough::DeviceNames;
 use super::{Context, Failure, Feature, Plan};
 use crate::cluster::{ClusterError, PciDevice};
 use crate::kinds::pattern::Pattern;
 use crate::kinds::resource::{ResourceName, ResourceNameError};
-use crate::settings::{Count, FeatureSettings, Settings, choice, section};
+use crate::settings::{Count, FeatureSettings, choice, section};
 use crate::text::Quoted;
-use crate::vm::entry::{EntryKind, GPU, HOST_DEVICE, LIMIT};
+use crate::vm::entry::{GPU, HOST_DEVICE, LIMIT};
 use crate::vm::{ShapeError, VirtualMachine};
-
-pub(super) struct GpuDevicePlugin;
 
 section! {
     /// Setting `gpuDevicePlugin`.
@@ -65,76 +62,69 @@ struct Request {
     count: usize,
 }
 
-impl Feature for GpuDevicePlugin {
-    fn name(&self) -> &'static str {
-        "gpu-device-plugin"
-    }
+pub(super) static FEATURE: Feature = Feature {
+    name: "gpu-device-plugin",
+    options: &[],
+    adds: &[&HOST_DEVICE, &GPU, &LIMIT],
+    settings: |settings| &settings.gpu_device_plugin.feature,
+    plan,
+};
 
-    fn settings<'s>(&self, settings: &'s Settings) -> &'s FeatureSettings {
-        &settings.gpu_device_plugin.feature
+fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
+    let request = parse(value, context.settings.gpu_device_plugin.max_devices.0)?;
+    let Request { name, count } = &request;
+    let allowed = &context.settings.gpu_device_plugin.allowed_plugins;
+    if !allowed.iter().any(|pattern| pattern.matches(name.as_str())) {
+        let (name, allowed) = (name.clone(), Pattern::list(allowed));
+        return Err(GpuDevicePluginError::NotAllowed { name, allowed }.into());
     }
-
-    fn adds(&self) -> &'static [&'static EntryKind] {
-        static KINDS: [&EntryKind; 3] = [&HOST_DEVICE, &GPU, &LIMIT];
-        &KINDS
+    let applied = if *count == 1 { name.to_string() } else { format!("{name}={count}") };
+    let mut plan = Plan { applied, ..Plan::default() };
+    let ours = context.ours.iter().map(|added| &added.entry);
+    let ours = ours.filter(|entry| entry.as_device().is_some_and(|(_, r)| r == name.as_str()));
+    let in_place = count_devices(name, context.vm)?;
+    let before = context.applied_before.and_then(|value| parse(value, usize::MAX).ok());
+    let reused = match before {
+        // What the user had before the directive counts; what they add beside it takes nothing away.
+        Some(before) if before == request => *count,
+        _ => count.saturating_sub(in_place),
+    };
+    plan.entries.extend(ours.take(reused).cloned());
+    let attached = in_place + plan.entries.len();
+    if attached >= *count {
+        return Ok(Some(plan));
     }
-
-    fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
-        let request = parse(value, context.settings.gpu_device_plugin.max_devices.0)?;
-        let Request { name, count } = &request;
-        let allowed = &context.settings.gpu_device_plugin.allowed_plugins;
-        if !allowed.iter().any(|pattern| pattern.matches(name.as_str())) {
-            let (name, allowed) = (name.clone(), Pattern::list(allowed));
-            return Err(GpuDevicePluginError::NotAllowed { name, allowed }.into());
+    match obstacle(name, context) {
+        // KubeVirt computes the limit of a device; one written beside it would override the count.
+        None => {
+            let names = free_names(PREFIX, count - attached, context)?;
+            let kind = if is_host_device(name, context) { &HOST_DEVICE } else { &GPU };
+            plan.entries.extend(names.map(|device| kind.of(&device, name.as_str())));
+            if context.vm.limit(name.as_str())?.is_some() {
+                plan.warnings.push(format!(
+                    "the VirtualMachine's own limit on {name} overrides the number that its devices need"
+                ));
+            }
         }
-        let applied = if *count == 1 { name.to_string() } else { format!("{name}={count}") };
-        let mut plan = Plan { applied, ..Plan::default() };
-        let ours = context.ours.iter().map(|added| &added.entry);
-        let ours = ours.filter(|entry| entry.as_device().is_some_and(|(_, r)| r == name.as_str()));
-        let in_place = count_devices(name, context.vm)?;
-        let before = context.applied_before.and_then(|value| parse(value, usize::MAX).ok());
-        let reused = match before {
-            // What the user had before the directive counts; what they add beside it takes nothing away.
-            Some(before) if before == request => *count,
-            _ => count.saturating_sub(in_place),
-        };
-        plan.entries.extend(ours.take(reused).cloned());
-        let attached = in_place + plan.entries.len();
-        if attached >= *count {
-            return Ok(Some(plan));
+        Some(obstacle) if attached > 0 => {
+            plan.warnings.push(format!("the guest has {attached} of the {count} devices of {name}: {obstacle}"))
         }
-        match obstacle(name, context) {
-            // KubeVirt computes the limit of a device; one written beside it would override the count.
-            None => {
-                let names = free_names(PREFIX, count - attached, context)?;
-                let kind = if is_host_device(name, context) { &HOST_DEVICE } else { &GPU };
-                plan.entries.extend(names.map(|device| kind.of(&device, name.as_str())));
-                if context.vm.limit(name.as_str())?.is_some() {
+        Some(obstacle) => {
+            plan.warnings.push(format!(
+                "a limit on {name} gives the VirtualMachine's pod the resource, but the guest gets no device: {obstacle}"
+            ));
+            if let Some(found) = context.vm.limit(name.as_str())? {
+                if found.parse() != Ok(*count) {
                     plan.warnings.push(format!(
-                        "the VirtualMachine's own limit on {name} overrides the number that its devices need"
+                        "the VirtualMachine's own limit of {} on {name} stays, although the directive asks for {count}",
+                        Quoted(found)
                     ));
                 }
             }
-            Some(obstacle) if attached > 0 => {
-                plan.warnings.push(format!("the guest has {attached} of the {count} devices of {name}: {obstacle}"))
-            }
-            Some(obstacle) => {
-                plan.warnings.push(format!(
-                    "a limit on {name} gives the VirtualMachine's pod the resource, but the guest gets no device: {obstacle}"
-                ));
-                if let Some(found) = context.vm.limit(name.as_str())? {
-                    if found.parse() != Ok(*count) {
-                        plan.warnings.push(format!(
-                            "the VirtualMachine's own limit of {} on {name} stays, although the directive asks for {count}",
-                            Quoted(found)
-                        ));
-                    }
-                }
-                plan.entries.push(LIMIT.of(name.as_str(), &count.to_string()));
-            }
+            plan.entries.push(LIMIT.of(name.as_str(), &count.to_string()));
         }
-        Ok(Some(plan))
     }
+    Ok(Some(plan))
 }
 
 /// The prefix of the names of devices that the policy adds.
@@ -166,7 +156,7 @@ fn count_devices(name: &ResourceName, vm: &VirtualMachine<'_>) -> Result<usize, 
 /// Whether Harvester handles devices of the resource as host devices. It makes host devices of GPUs itself, but with a patch
 /// that the API server cannot apply to two or more of them. Source: `harvester/pcidevices`, `pkg/webhook/vm.go`.
 fn is_host_device(name: &ResourceName, context: &Context<'_>) -> bool {
-    if context.settings.pci_passthrough.device_names == DeviceNames::Address {
+    if context.settings.pci_passthrough.names_by_address() {
         return false;
     }
     match context.lookups.list::<PciDevice>() {

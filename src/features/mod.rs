@@ -15,34 +15,22 @@ use crate::vm::entry::{Entry, EntryKind};
 use record::Recorded;
 
 /// The features, in the order in which they are planned and applied.
-pub(crate) static FEATURES: [&dyn Feature; 4] = [
-    &nested_virt::NestedVirt,
-    &pci_passthrough::PciPassthrough,
-    &gpu_device_plugin::GpuDevicePlugin,
-    &vbios_injection::VbiosInjection,
-];
+pub(crate) static FEATURES: [&Feature; 4] =
+    [&nested_virt::FEATURE, &pci_passthrough::FEATURE, &gpu_device_plugin::FEATURE, &vbios_injection::FEATURE];
 
 /// One feature.
-pub(crate) trait Feature: Sync {
+pub(crate) struct Feature {
     /// Its name, as it stands in the directive's key.
-    fn name(&self) -> &'static str;
-
-    /// Its part of the settings that every feature has.
-    fn settings<'s>(&self, settings: &'s Settings) -> &'s FeatureSettings;
-
+    pub(crate) name: &'static str,
     /// The options that go with its directive.
-    fn options(&self) -> &'static [&'static str] {
-        &[]
-    }
-
+    pub(crate) options: &'static [&'static str],
     /// The kinds of entries that it adds.
-    fn adds(&self) -> &'static [&'static EntryKind];
-
-    /// Plans what the directive's value needs; `None` where it switches the feature off.
-    ///
-    /// # Errors
-    /// An obstacle, in words for the user: what it is, and what to do.
-    fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure>;
+    pub(crate) adds: &'static [&'static EntryKind],
+    /// Its part of the settings that every feature has.
+    pub(crate) settings: fn(&Settings) -> &FeatureSettings,
+    /// Plans what the directive's value needs; `None` where it switches the feature off. An obstacle is an error in words for
+    /// the user: what it is, and what to do.
+    pub(crate) plan: fn(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure>,
 }
 
 /// Why a feature cannot be applied, in words for the user. Each feature has an enum of its own for its reasons;

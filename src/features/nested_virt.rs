@@ -2,12 +2,10 @@
 
 use super::{Context, Failure, Feature, Plan};
 use crate::cluster::{ClusterError, LookupError, Node};
-use crate::settings::{FeatureSettings, Settings, choice, section};
+use crate::settings::{FeatureSettings, choice, section};
 use crate::text::Quoted;
 use crate::vm::VirtualMachine;
-use crate::vm::entry::{CPU_FEATURE, EntryKind};
-
-pub(super) struct NestedVirt;
+use crate::vm::entry::CPU_FEATURE;
 
 const OPTION: &str = "cpu-vendor";
 
@@ -127,48 +125,37 @@ enum NestedVirtError {
     Architecture { who: &'static str, architecture: String },
 }
 
-impl Feature for NestedVirt {
-    fn name(&self) -> &'static str {
-        "nested-virt"
-    }
+pub(super) static FEATURE: Feature = Feature {
+    name: "nested-virt",
+    options: &[OPTION],
+    adds: &[&CPU_FEATURE],
+    settings: |settings| &settings.nested_virtualization.feature,
+    plan,
+};
 
-    fn settings<'s>(&self, settings: &'s Settings) -> &'s FeatureSettings {
-        &settings.nested_virtualization.feature
+fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
+    if !is_on(value)? {
+        return Ok(None);
     }
-
-    fn options(&self) -> &'static [&'static str] {
-        &[OPTION]
+    let architecture = context.vm.architecture()?;
+    if !matches!(architecture, "" | AMD64) {
+        let architecture = architecture.to_owned();
+        let who = "the VirtualMachine is";
+        return Err(NestedVirtError::Architecture { who, architecture }.into());
     }
-
-    fn adds(&self) -> &'static [&'static EntryKind] {
-        static KINDS: [&EntryKind; 1] = [&CPU_FEATURE];
-        &KINDS
+    let (vendor, warning) = vendor(context)?;
+    let extension = vendor.extension();
+    let features = context.vm.cpu_features()?;
+    let same = features.iter().find(|feature| feature.name == extension);
+    if let Some(feature) = same.filter(|f| matches!(f.policy, "forbid" | "disable")) {
+        let policy = feature.policy.to_owned();
+        return Err(NestedVirtError::Contradiction { extension, policy }.into());
     }
-
-    fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
-        if !is_on(value)? {
-            return Ok(None);
-        }
-        let architecture = context.vm.architecture()?;
-        if !matches!(architecture, "" | AMD64) {
-            let architecture = architecture.to_owned();
-            let who = "the VirtualMachine is";
-            return Err(NestedVirtError::Architecture { who, architecture }.into());
-        }
-        let (vendor, warning) = vendor(context)?;
-        let extension = vendor.extension();
-        let features = context.vm.cpu_features()?;
-        let same = features.iter().find(|feature| feature.name == extension);
-        if let Some(feature) = same.filter(|f| matches!(f.policy, "forbid" | "disable")) {
-            let policy = feature.policy.to_owned();
-            return Err(NestedVirtError::Contradiction { extension, policy }.into());
-        }
-        Ok(Some(Plan {
-            entries: vec![CPU_FEATURE.of(extension, "")],
-            applied: "true".to_owned(),
-            warnings: warning.into_iter().collect(),
-        }))
-    }
+    Ok(Some(Plan {
+        entries: vec![CPU_FEATURE.of(extension, "")],
+        applied: "true".to_owned(),
+        warnings: warning.into_iter().collect(),
+    }))
 }
 
 fn is_on(value: &str) -> Result<bool, NestedVirtError> {

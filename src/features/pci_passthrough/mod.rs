@@ -8,13 +8,11 @@ use super::{Context, Failure, Feature, Plan};
 use crate::cluster::{ClusterError, LookupError};
 use crate::kinds::pattern::Pattern;
 use crate::kinds::pci::PciAddress;
-use crate::settings::{Count, FeatureSettings, Settings, choice, section};
-use crate::vm::entry::{Entry, EntryKind, HOST_DEVICE, NODE_SELECTOR};
+use crate::settings::{Count, FeatureSettings, choice, section};
+use crate::vm::entry::{Entry, HOST_DEVICE, NODE_SELECTOR};
 use crate::vm::{Device, ShapeError};
 use directive::{Devices, check_count};
 use harvester::{Choice, Inventory};
-
-pub(super) struct PciPassthrough;
 
 section! {
     /// Setting `pciPassthrough`.
@@ -30,6 +28,13 @@ section! {
         /// Namespace pattern, and patterns of addresses or resource names with commas between them. Empty is any device for
         /// everybody; a namespace with an empty list may take none.
         allowed_devices: Vec<(Pattern, Vec<Pattern>)> = Vec::new(), "allowedDevices", "devices that a namespace may take";
+    }
+}
+
+impl PciPassthroughSettings {
+    /// Whether host devices are named without Harvester.
+    pub(crate) fn names_by_address(&self) -> bool {
+        self.device_names == DeviceNames::Address
     }
 }
 
@@ -127,39 +132,32 @@ fn has_harvester(error: &LookupError) -> bool {
     !matches!(error.cause, ClusterError::KindNotServed | ClusterError::NotDeclared | ClusterError::NotOffered)
 }
 
-impl Feature for PciPassthrough {
-    fn name(&self) -> &'static str {
-        "pci-passthrough"
-    }
+pub(super) static FEATURE: Feature = Feature {
+    name: "pci-passthrough",
+    options: &[],
+    adds: &[&HOST_DEVICE, &NODE_SELECTOR],
+    settings: |settings| &settings.pci_passthrough.feature,
+    plan,
+};
 
-    fn settings<'s>(&self, settings: &'s Settings) -> &'s FeatureSettings {
-        &settings.pci_passthrough.feature
+fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
+    let settings = &context.settings.pci_passthrough;
+    let devices = Devices::parse(value, settings.max_devices.0)?;
+    check_count(context.vm.host_devices()?.len(), settings.max_devices.0)?;
+    let mut plan = Plan { applied: devices.to_json(), ..Plan::default() };
+    if settings.names_by_address() {
+        by_address(&devices, context, &mut plan)?;
+    } else {
+        by_harvester(&devices, context, &mut plan)?;
     }
-
-    fn adds(&self) -> &'static [&'static EntryKind] {
-        static KINDS: [&EntryKind; 2] = [&HOST_DEVICE, &NODE_SELECTOR];
-        &KINDS
-    }
-
-    fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
-        let settings = &context.settings.pci_passthrough;
-        let devices = Devices::parse(value, settings.max_devices.0)?;
-        check_count(context.vm.host_devices()?.len(), settings.max_devices.0)?;
-        let mut plan = Plan { applied: devices.to_json(), ..Plan::default() };
-        if settings.device_names == DeviceNames::Address {
-            by_address(&devices, context, &mut plan)?;
-        } else {
-            by_harvester(&devices, context, &mut plan)?;
+    if let Ok(kubevirt) = context.lookups.kubevirt() {
+        if !kubevirt.has_gate("HostDevices") {
+            return Err(PciPassthroughError::GateOff.into());
         }
-        if let Ok(kubevirt) = context.lookups.kubevirt() {
-            if !kubevirt.has_gate("HostDevices") {
-                return Err(PciPassthroughError::GateOff.into());
-            }
-        }
-        let hostname = devices.node.filter(|_| settings.pin_to_node);
-        plan.entries.extend(hostname.map(|hostname| NODE_SELECTOR.of("", &hostname)));
-        Ok(Some(plan))
     }
+    let hostname = devices.node.filter(|_| settings.pin_to_node);
+    plan.entries.extend(hostname.map(|hostname| NODE_SELECTOR.of("", &hostname)));
+    Ok(Some(plan))
 }
 
 fn host_device(device: &Device<'_>) -> Entry {

@@ -10,14 +10,12 @@ use crate::kinds::image::{ImageReference, ImageReferenceError};
 use crate::kinds::name::{LABEL, SUBDOMAIN};
 use crate::kinds::pattern::Pattern;
 use crate::kinds::pci::PciAddress;
-use crate::settings::{FeatureSettings, Settings, choice, section};
+use crate::settings::{FeatureSettings, choice, section};
 use crate::text::{self, Quoted};
-use crate::vm::entry::{CONFIG_MAP_VOLUME, EntryKind, HOOK_SIDECAR};
+use crate::vm::entry::{CONFIG_MAP_VOLUME, HOOK_SIDECAR};
 use crate::vm::{Device, Sidecars, argument_of};
 use rom::{Rom, RomError};
 use sidecar::{DEVICES, sidecar};
-
-pub(super) struct VbiosInjection;
 
 section! {
     /// Setting `vbiosInjection`.
@@ -172,47 +170,36 @@ enum VbiosError {
     NoSuchDevice { value: String, devices: String },
 }
 
-impl Feature for VbiosInjection {
-    fn name(&self) -> &'static str {
-        NAME
-    }
+pub(super) static FEATURE: Feature = Feature {
+    name: NAME,
+    options: &[DEVICE_OPTION, IMAGE_OPTION],
+    adds: &[&CONFIG_MAP_VOLUME, &HOOK_SIDECAR],
+    settings: |settings| &settings.vbios_injection.feature,
+    plan,
+};
 
-    fn settings<'s>(&self, settings: &'s Settings) -> &'s FeatureSettings {
-        &settings.vbios_injection.feature
+fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
+    let settings = &context.settings.vbios_injection;
+    let sidecars = context.vm.hook_sidecars()?;
+    check_names(value, &sidecars, context)?;
+    let target = target(&sidecars, context)?;
+    let option = image_option(context)?;
+    let rom = rom(value, context)?;
+    let kubevirt = context.lookups.kubevirt().ok();
+    if kubevirt.as_ref().is_some_and(|kubevirt| !kubevirt.has_gate("Sidecar")) {
+        return Err(VbiosError::GateOff.into());
     }
+    let image = image(option, kubevirt.as_ref(), context)?;
 
-    fn options(&self) -> &'static [&'static str] {
-        &[DEVICE_OPTION, IMAGE_OPTION]
+    let mut plan = Plan { applied: value.to_owned(), ..Plan::default() };
+    plan.warnings.extend(target.warning);
+    plan.warnings.extend(target.pci_device.and_then(|name| mismatch(rom, &name, context)));
+    if settings.rom_delivery == RomDelivery::Volume {
+        plan.entries.push(CONFIG_MAP_VOLUME.of(VOLUME, value));
     }
-
-    fn adds(&self) -> &'static [&'static EntryKind] {
-        static KINDS: [&EntryKind; 2] = [&CONFIG_MAP_VOLUME, &HOOK_SIDECAR];
-        &KINDS
-    }
-
-    fn plan(&self, value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
-        let settings = &context.settings.vbios_injection;
-        let sidecars = context.vm.hook_sidecars()?;
-        check_names(value, &sidecars, context)?;
-        let target = target(&sidecars, context)?;
-        let option = image_option(context)?;
-        let rom = rom(value, context)?;
-        let kubevirt = context.lookups.kubevirt().ok();
-        if kubevirt.as_ref().is_some_and(|kubevirt| !kubevirt.has_gate("Sidecar")) {
-            return Err(VbiosError::GateOff.into());
-        }
-        let image = image(option, kubevirt.as_ref(), context)?;
-
-        let mut plan = Plan { applied: value.to_owned(), ..Plan::default() };
-        plan.warnings.extend(target.warning);
-        plan.warnings.extend(target.pci_device.and_then(|name| mismatch(rom, &name, context)));
-        if settings.rom_delivery == RomDelivery::Volume {
-            plan.entries.push(CONFIG_MAP_VOLUME.of(VOLUME, value));
-        }
-        let json = sidecar(&image, value, &target.devices, settings);
-        plan.entries.push(HOOK_SIDECAR.of("", &json));
-        Ok(Some(plan))
-    }
+    let json = sidecar(&image, value, &target.devices, settings);
+    plan.entries.push(HOOK_SIDECAR.of("", &json));
+    Ok(Some(plan))
 }
 
 /// Checks that the ConfigMap's name is one, and can be that of a pod volume.
