@@ -16,7 +16,7 @@ section! {
         ..feature: FeatureSettings;
         /// The highest number that a directive may name, as in nvidia.com/gpu=2.
         max_devices: Count = Count(8), "maxDevices", "most devices of a directive";
-        /// Patterns of extended resource names.
+        /// Glob patterns of extended resource names.
         allowed_plugins: Vec<Pattern> = PLUGINS.map(Pattern::from).to_vec(), "allowedPlugins", "resources that a VM may name";
         /// With auto, where KubeVirt's permittedHostDevices serves the resource; else the pod gets it, and the guest sees no GPU.
         attach_device: AttachDevice = AttachDevice::Auto, "attachDevice", "give the guest a device";

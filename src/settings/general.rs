@@ -9,7 +9,7 @@ section! {
     FeatureSettings("") {
         /// If off, the directive is ignored.
         enabled: bool = true, "enabled", "enabled";
-        /// Deny the request; allow it and tell in a warning, an annotation and the log; or remove the directive.
+        /// Denies the request; allows it and tells in a warning, an annotation and the log; or removes the directive.
         error_handling: ErrorHandling = ErrorHandling::Reject, "errorHandling", "what a failure does";
     }
 }

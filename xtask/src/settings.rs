@@ -11,7 +11,9 @@ use crate::replace_between;
 /// A setting with its whole name.
 struct Leaf {
     path: String,
+    /// In the form, with its section's title; elsewhere the section is in the path.
     label: String,
+    short_label: &'static str,
     help: String,
     schema: Value,
     default: Value,
@@ -40,6 +42,7 @@ fn collect(section: &Description, path: &str, leaves: &mut Vec<Leaf>) {
                     .filter(|l| !l.is_empty())
                     .collect::<Vec<_>>()
                     .join(": "),
+                short_label: setting.label,
                 help: setting.help.clone(),
                 schema: schema.clone(),
                 default: default.clone(),
@@ -156,10 +159,12 @@ fn to_schema(description: &Description) -> Value {
 
 /// The table of the settings in the README.
 pub(crate) fn reference(old: &str) -> Result<String> {
-    let mut table = "\n| setting | default | takes | what it does |\n| --- | --- | --- | --- |\n".to_owned();
+    let mut table = "\n| setting | default | takes | meaning |\n| --- | --- | --- | --- |\n".to_owned();
     for leaf in leaves() {
-        let (path, default, takes, help) = (&leaf.path, flow(&leaf.default), takes(&leaf.schema), &leaf.help);
-        table.push_str(&format!("| `{path}` | `{default}` | {takes} | {help} |\n"));
+        let (path, default, takes) = (&leaf.path, flow(&leaf.default), takes(&leaf.schema));
+        let (first, rest) = leaf.short_label.split_at(1);
+        let meaning = format!("{}{rest}. {}", first.to_ascii_uppercase(), leaf.help);
+        table.push_str(&format!("| `{path}` | `{default}` | {takes} | {meaning} |\n"));
     }
     table.push('\n');
     replace_between(old, "<!-- settings, written by cargo xtask generate -->\n", "<!-- end of settings -->\n", &table)

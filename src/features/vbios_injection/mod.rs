@@ -21,17 +21,17 @@ section! {
     /// Setting `vbiosInjection`.
     VbiosInjectionSettings("vBIOS injection") {
         ..feature: FeatureSettings;
-        /// In an air-gapped place, its mirror. It must have Python 3.9 or later.
+        /// The container of the hook, which must have Python 3.9 or later. Where there is no internet, its mirror.
         default_sidecar_image: ImageReference = ImageReference::sidecar_shim(), "defaultSidecarImage", "sidecar image";
         /// If off, the image is used as it is named.
         auto_detect_version: bool = true, "autoDetectVersion", "the image's tag follows the running KubeVirt";
-        /// Patterns. Empty is any image.
+        /// Glob patterns; empty is any image.
         allowed_sidecar_images: Vec<Pattern> = Vec::new(), "allowedSidecarImages", "images that a VM may name";
         /// With v1alpha3 the sidecar ends when the virtual machine does; with v1alpha2 it stays, and keeps the device.
         hook_version: HookVersion = HookVersion::V1Alpha3, "hookVersion", "version of the hook protocol";
         /// With volume the guest also gets a small disk, and the form of the Harvester UI breaks the volume when it saves the VM.
         rom_delivery: RomDelivery = RomDelivery::Sidecar, "romDelivery", "how the ROM reaches QEMU";
-        /// Keep the virtual machine from starting, or start it without the ROM.
+        /// Keeps the virtual machine from starting, or starts it without the ROM.
         on_hook_failure: OnHookFailure = OnHookFailure::Fail, "onHookFailure", "what a failure of the hook does";
     }
 }
