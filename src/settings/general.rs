@@ -29,8 +29,7 @@ choice! {
 section! {
     /// Setting `userData`.
     UserDataSettings("User data") {
-        /// Reads directives under the key x_kubevirt_features of a cloud-config document, too: Rancher's node driver can set no
-        /// annotation.
+        /// They stand under the key x_kubevirt_features of a cloud-config document. Rancher's node driver can set no annotations.
         enabled: bool = false, "enabled", "read directives in cloud-init user data";
         /// Needs a Role for policy-server to get Secrets in the namespaces concerned.
         read_secrets: bool = false, "readSecrets", "read user data in Secrets, too";
@@ -42,7 +41,7 @@ section! {
     KubeVirtObject("KubeVirt object") {
         /// harvester-system on Harvester, kubevirt where KubeVirt was installed by itself.
         namespace: Label = Label::known("harvester-system"), "namespace", "namespace";
-        /// The name of the cluster's one KubeVirt object.
+        /// A cluster has one KubeVirt object.
         name: Subdomain = Subdomain::known("kubevirt"), "name", "name";
     }
 }
@@ -50,11 +49,10 @@ section! {
 section! {
     /// Setting `policyServer`: who asks the API server, where it does not say so itself.
     PolicyServer("policy-server") {
-        /// The service account that policy-server runs as. The policy finds it out by itself, unless that account is an
-        /// administrator.
+        /// policy-server runs as it. The policy finds it out by itself, unless that account is an administrator.
         service_account: Subdomain = Subdomain::known("policy-server"), "serviceAccount", "service account";
-        /// The namespace of that service account. The chart grants its rights to the account in kubewarden or
-        /// cattle-kubewarden-system, or in any third namespace that is named here.
+        /// Where that service account is. The chart grants its rights to the account in kubewarden or cattle-kubewarden-system,
+        /// or in any third namespace that is named here.
         namespace: Label = Label::known("kubewarden"), "namespace", "namespace";
     }
 }
