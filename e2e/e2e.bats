@@ -161,7 +161,7 @@ add $domain/devices/gpus [{\"deviceName\":\"nvidia.com/gpu\",\"name\":\"gpu-0\"}
 add $domain/devices/hostDevices [{\"deviceName\":\"pci_0000_05_00_0\",\"name\":\"pci-device-0\"}]"
 }
 
-@test "what may not be read is told, and nothing is listed" {
+@test "what may not be read is named, and nothing is listed" {
     create kubevirt/nested-virt
     replay no-rights-nodes
     same "$(answer .allowed)" false
@@ -170,7 +170,7 @@ add $domain/devices/hostDevices [{\"deviceName\":\"pci_0000_05_00_0\",\"name\":\
     run -1 grep -q KubernetesList e2e/sessions/no-rights-nodes.yml
 }
 
-@test "without any rights the account and the command that grants them are told" {
+@test "without any rights the account and the command that grants them are named" {
     create all
     replay no-rights --settings-json '{"pciPassthrough": {"errorHandling": "allow-and-log"}, "vbiosInjection": {"errorHandling": "allow-and-log"}}'
     same "$(answer '.auditAnnotations | [.applied, .failed]')" '["nested-virt,gpu-device-plugin","pci-passthrough,vbios-injection"]'

@@ -150,7 +150,7 @@ pub(crate) struct Ownership<'o> {
     pub(crate) declared: Option<&'o VirtualMachine<'o>>,
     /// The VirtualMachine before this update.
     pub(crate) old: Option<&'o VirtualMachine<'o>>,
-    /// The entries of it that the feature had added.
+    /// The entries of it that the feature added.
     pub(crate) added_to_old: Vec<Recorded>,
     /// Whether the VirtualMachine asks for the feature: then it may have been added in an earlier call for this request.
     pub(crate) is_asked_for: bool,

@@ -273,7 +273,7 @@ fn is_kept(path: &str, before: &Value, after: &Value, takes_back: bool) -> Resul
                 }
             })
         }
-        // Of the annotation's list the entries are compared; that of ours may be replaced.
+        // Of the annotation's list the entries are compared; the policy's own may be replaced.
         (Value::String(before), Value::String(after)) if path.ends_with("/hooks.kubevirt.io/hookSidecars") => {
             let entries = |text: &str| match text.trim() {
                 "" => Ok(Vec::new()),

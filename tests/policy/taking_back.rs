@@ -1,4 +1,4 @@
-//! Taking back: what a feature had added goes with its directive, and what the user wrote stays.
+//! Taking back: what a feature added goes with its directive, and what the user wrote stays.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -480,7 +480,7 @@ mod harvester {
         assert_eq!(answer.warnings(), Vec::<&str>::new());
     }
 
-    /// The policy did not see the update that renamed it: as many of the resource go as it had added.
+    /// The policy did not see the update that renamed it: as many of the resource go as it added.
     #[test]
     fn of_two_devices_that_may_be_the_renamed_one_goes() {
         let other = json!({"name": "node1-000008000", "deviceName": igpu()["deviceName"]});
