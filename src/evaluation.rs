@@ -62,9 +62,10 @@ impl<'a> Evaluation<'_, 'a> {
                 self.one_feature(feature)?;
             }
         }
-        let mut known = FEATURES.map(|feature| feature.name).to_vec();
+        let features = FEATURES.map(|feature| feature.name);
+        let mut known = features.to_vec();
         FEATURES.iter().for_each(|feature| known.extend_from_slice(feature.options));
-        self.verdict.warnings.extend(self.directives.warnings(&known, FEATURES.len()));
+        self.verdict.warnings.extend(self.directives.warnings(&features, &known));
         if !self.refusals.is_empty() {
             self.verdict.applied.clear();
             self.verdict.decision = Decision::Denied(Denial::Failures(self.refusals));

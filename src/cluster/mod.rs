@@ -58,6 +58,7 @@ pub(crate) struct Lookups<'c> {
 struct Answer {
     kind: Kind,
     name: Option<String>,
+    namespace: Option<String>,
     json: Result<Rc<String>, LookupError>,
 }
 
@@ -152,14 +153,15 @@ impl<'c> Lookups<'c> {
             Some(name) => cluster.get(kind, name, namespace).map_err(|cause| query.failed(cause)),
             None => self.guard(kind).and_then(|()| cluster.list(kind).map_err(|cause| query.failed(cause))),
         };
-        let (name, json) = (name.map(str::to_owned), json.map(Rc::new));
-        self.answers.borrow_mut().push(Answer { kind, name, json: json.clone() });
+        let ([name, namespace], json) = ([name, namespace].map(|text| text.map(str::to_owned)), json.map(Rc::new));
+        self.answers.borrow_mut().push(Answer { kind, name, namespace, json: json.clone() });
         json
     }
 
     fn known(&self, query: Query<'_>) -> Option<Result<Rc<String>, LookupError>> {
         let answers = self.answers.borrow();
-        let is_it = |a: &&Answer| a.kind == query.kind && a.name.as_deref() == query.name;
+        let Query { kind, name, namespace } = query;
+        let is_it = |a: &&Answer| a.kind == kind && a.name.as_deref() == name && a.namespace.as_deref() == namespace;
         answers.iter().find(is_it).map(|answer| answer.json.clone())
     }
 

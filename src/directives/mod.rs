@@ -140,22 +140,22 @@ impl<'o, 'a> Directives<'o, 'a> {
             && matches!(self.user_data.get(option), Asked::Unreadable)
     }
 
-    /// Warnings about the policy's keys that have no effect. Of the known names, the first are features; the others are options,
-    /// which are annotations also where directives are labels, or stand in user data.
-    pub(crate) fn warnings(&self, known: &[&'static str], features: usize) -> Vec<String> {
+    /// Warnings about the policy's keys that have no effect. The known names are those of features and of options, which
+    /// are annotations also where directives are labels, or stand in user data.
+    pub(crate) fn warnings(&self, features: &[&'static str], known: &[&'static str]) -> Vec<String> {
         let (read, elsewhere) = match self.source {
             Source::Label => ("labels", "annotations"),
             _ => ("annotations", "labels"),
         };
         let mut warnings = self.user_data.warnings().to_vec();
         let is_misplaced = |name: &&'static str| lookup(self.elsewhere, Key::directive(name)).is_some();
-        let misplaced = text::list(known.iter().copied().take(features).filter(is_misplaced));
+        let misplaced = text::list(features.iter().copied().filter(is_misplaced));
         if !misplaced.is_empty() {
             warnings.push(format!(
                 "the policy reads directives from {read}, and these {elsewhere} are ignored: {misplaced}"
             ));
         }
-        let unknown = self.unknown(known, features);
+        let unknown = self.unknown(features, known);
         if !unknown.is_empty() {
             warnings.push(format!("no such directive: {}", unknown.join(", ")));
         }
@@ -163,21 +163,21 @@ impl<'o, 'a> Directives<'o, 'a> {
     }
 
     /// The first keys that mean nothing, as many as a warning can hold, with the known name that is nearest.
-    fn unknown(&self, known: &[&'static str], features: usize) -> Vec<String> {
+    fn unknown(&self, features: &[&'static str], known: &[&'static str]) -> Vec<String> {
         let annotations: &[_] = if self.source == Source::Label { self.annotations } else { &[] };
         let keys = self.directives.iter().chain(annotations);
         keys.filter_map(|(key, _)| key.strip_prefix(PREFIX))
             .chain(self.user_data.names())
-            .filter(|name| !is_known(name, known, features))
+            .filter(|name| !is_known(name, features, known))
             .take(4)
             .map(|name| describe_unknown(name, known))
             .collect()
     }
 }
 
-fn is_known(name: &str, known: &[&str], features: usize) -> bool {
+fn is_known(name: &str, features: &[&str], known: &[&str]) -> bool {
     let of_record = RECORDS.into_iter().find_map(|suffix| name.strip_suffix(suffix));
-    known.contains(&name) || of_record.is_some_and(|name| known.iter().take(features).any(|known| *known == name))
+    known.contains(&name) || of_record.is_some_and(|feature| features.contains(&feature))
 }
 
 fn describe_unknown(name: &str, known: &[&'static str]) -> String {

@@ -17,7 +17,7 @@ pub(crate) use general::{ErrorHandling, FeatureSettings};
 use general::{KubeVirtObject, PolicyServer, UserDataSettings};
 use reader::Problem;
 pub use reader::SettingsError;
-pub(crate) use reader::{Section, Setting, SettingValue, choice, section};
+pub(crate) use reader::{Choice, Section, Setting, SettingValue, choice, section};
 pub(crate) use value::Count;
 
 section! {

@@ -17,35 +17,9 @@ macro_rules! choice {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum $name { $($(#[$variant_doc])* $variant,)+ }
 
-        impl $name {
-            const ALL: &[(Self, &str)] = &[$((Self::$variant, $word),)+];
-
-            /// The word in the settings.
-            #[allow(dead_code)]
-            pub(crate) fn word(self) -> &'static str {
-                Self::ALL.iter().find(|(choice, _)| *choice == self).map(|(_, word)| *word).unwrap_or_default()
-            }
-        }
-
-        impl $crate::settings::SettingValue for $name {
-            fn takes() -> String {
-                format!("one of {}", [$($word),+].join(", "))
-            }
-
-            fn read(json: &$crate::json::Json<'_>) -> Option<Self> {
-                let word = json.as_str()?;
-                Self::ALL.iter().find(|(_, known)| *known == word).map(|(choice, _)| *choice)
-            }
-
-            #[cfg(feature = "describe")]
-            fn schema() -> serde_json::Value {
-                serde_json::json!({"enum": [$($word),+]})
-            }
-
-            #[cfg(feature = "describe")]
-            fn to_json(&self) -> serde_json::Value {
-                self.word().into()
-            }
+        impl $crate::settings::Choice for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            const WORDS: &'static [&'static str] = &[$($word,)+];
         }
     };
 }
@@ -129,13 +103,30 @@ pub(crate) trait SettingValue: Sized {
     /// The value, if it is one that the setting takes.
     fn read(json: &Json<'_>) -> Option<Self>;
 
-    /// The values that the setting takes, as a JSON schema.
+    /// The values that the setting takes, as a JSON schema; texts unless said otherwise.
     #[cfg(feature = "describe")]
-    fn schema() -> serde_json::Value;
+    fn schema() -> serde_json::Value {
+        serde_json::json!({"type": "string"})
+    }
 
     /// The value as a manifest has it.
     #[cfg(feature = "describe")]
     fn to_json(&self) -> serde_json::Value;
+}
+
+/// An enum whose variants are words in the settings; [`choice`] makes it.
+pub(crate) trait Choice: Copy + PartialEq + 'static {
+    /// The variants.
+    const ALL: &'static [Self];
+
+    /// Their words, in the same order.
+    const WORDS: &'static [&'static str];
+
+    /// The word in the settings.
+    fn word(self) -> &'static str {
+        let index = Self::ALL.iter().position(|choice| *choice == self);
+        index.and_then(|index| Self::WORDS.get(index)).copied().unwrap_or_default()
+    }
 }
 
 impl<T: SettingValue> Setting for T {

@@ -1,11 +1,36 @@
 //! The values that settings take.
 
-use super::SettingValue;
+use super::{Choice, SettingValue};
 use crate::json::Json;
 use crate::kinds::image::ImageReference;
 use crate::kinds::name::ObjectName;
 use crate::kinds::pattern::Pattern;
 use crate::kinds::pci::MAX_DEVICES;
+
+fn index_of(json: &Json<'_>, words: &[&str]) -> Option<usize> {
+    let word = json.as_str()?;
+    words.iter().position(|known| *known == word)
+}
+
+impl<T: Choice> SettingValue for T {
+    fn takes() -> String {
+        format!("one of {}", T::WORDS.join(", "))
+    }
+
+    fn read(json: &Json<'_>) -> Option<Self> {
+        T::ALL.get(index_of(json, T::WORDS)?).copied()
+    }
+
+    #[cfg(feature = "describe")]
+    fn schema() -> serde_json::Value {
+        serde_json::json!({"enum": T::WORDS})
+    }
+
+    #[cfg(feature = "describe")]
+    fn to_json(&self) -> serde_json::Value {
+        self.word().into()
+    }
+}
 
 impl SettingValue for bool {
     fn takes() -> String {
@@ -70,11 +95,6 @@ impl<const DOTS: bool> SettingValue for ObjectName<DOTS> {
     }
 
     #[cfg(feature = "describe")]
-    fn schema() -> serde_json::Value {
-        serde_json::json!({"type": "string"})
-    }
-
-    #[cfg(feature = "describe")]
     fn to_json(&self) -> serde_json::Value {
         self.as_str().into()
     }
@@ -87,11 +107,6 @@ impl SettingValue for ImageReference {
 
     fn read(json: &Json<'_>) -> Option<Self> {
         json.as_str()?.parse().ok()
-    }
-
-    #[cfg(feature = "describe")]
-    fn schema() -> serde_json::Value {
-        serde_json::json!({"type": "string"})
     }
 
     #[cfg(feature = "describe")]

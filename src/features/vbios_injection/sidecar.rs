@@ -4,6 +4,7 @@ use crate::json::{Json, member};
 use crate::kinds::image::ImageReference;
 
 use super::{RomDelivery, VbiosInjectionSettings};
+use crate::settings::Choice;
 
 /// The mark of the policy's own entry: the first argument of the program.
 const MARKER: &str = "vm-feature-manager.io/vbios-injection";
