@@ -29,6 +29,8 @@ use slog::{Logger, o};
 use wapc_guest::{CallResult, register_function};
 
 use cluster::{Cluster, HostCluster};
+#[cfg(feature = "describe")]
+pub use features::reference;
 pub use kinds::image::{ImageReference, ImageReferenceError};
 pub use kinds::pattern::Pattern;
 use settings::Settings;
@@ -52,13 +54,6 @@ pub fn evaluate(payload: &[u8], cluster: &dyn Cluster, log: &Logger) -> Vec<u8> 
 /// The answer is Kubewarden's `SettingsValidationResponse` as JSON; its message names every problem.
 pub fn validate_settings(payload: &[u8]) -> Vec<u8> {
     response::settings_to_bytes(Settings::parse(payload).map(|_| ()))
-}
-
-/// The names of all directives and options, for `cargo xtask generate`.
-#[cfg(feature = "describe")]
-pub fn names() -> Vec<&'static str> {
-    let features = features::FEATURES.iter();
-    features.flat_map(|feature| [feature.name].into_iter().chain(feature.options.iter().copied())).collect()
 }
 
 /// Registers the functions that the Kubewarden host calls.

@@ -81,7 +81,7 @@ impl Kind {
     }
 
     /// Whether users' namespaces hold the objects, so that a right for a single namespace is enough.
-    pub(super) fn is_of_users(self) -> bool {
+    pub fn is_of_users(self) -> bool {
         matches!(self, Kind::ConfigMap | Kind::Secret)
     }
 

@@ -1,5 +1,7 @@
 //! The cluster as the policy may look it up, and the lookups of one request. No feature is known here.
 
+#[cfg(feature = "describe")]
+pub mod access;
 mod error;
 mod harvester;
 mod host;

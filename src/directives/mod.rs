@@ -11,6 +11,8 @@ use crate::keys::{Key, PREFIX, RECORDS};
 use crate::settings::ConfigSource;
 use crate::text::{self, Quoted};
 use crate::vm::VmOutline;
+#[cfg(feature = "describe")]
+pub(crate) use user_data::SECRETS;
 pub(crate) use user_data::{ReadSecret, UserData};
 
 /// Whether a feature is asked for.

@@ -7,6 +7,11 @@ use base64::engine::general_purpose::STANDARD;
 use super::yaml::{self, Value};
 use super::{Asked, Directive, Source};
 use crate::cluster::{ClusterError, LookupError, UserDataSecret};
+#[cfg(feature = "describe")]
+use crate::cluster::{
+    Kind,
+    access::{Access, Condition, Verbs},
+};
 use crate::json::{Json, Shape};
 use crate::text::Quoted;
 
@@ -44,6 +49,16 @@ struct Found {
     /// Whether another volume has it, too.
     is_repeated: bool,
 }
+
+/// When and why Secrets are read.
+#[cfg(feature = "describe")]
+pub(crate) const SECRETS: Access = Access {
+    kinds: &[Kind::Secret],
+    verbs: Verbs::Get,
+    what: "user data in a Secret, in the VM's namespace, when a VM is created or its template changes",
+    without: "the directives in it are not read, with a warning",
+    needed: &[Condition::On("userData.enabled"), Condition::On("userData.readSecrets")],
+};
 
 /// Reads a Secret's user data, in base64.
 pub(crate) type ReadSecret<'r> = &'r dyn Fn(&str) -> Result<UserDataSecret, LookupError>;

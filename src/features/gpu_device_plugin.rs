@@ -1,8 +1,15 @@
 //! GPU device plugin: the VM's pod gets an extended resource, and the guest a device where KubeVirt serves it as one.
 
 use super::host_devices::free_names;
+#[cfg(feature = "describe")]
+use super::reference::Reference;
 use super::{Context, Failure, Feature, Plan};
 use crate::cluster::{ClusterError, PciDevice};
+#[cfg(feature = "describe")]
+use crate::cluster::{
+    Kind,
+    access::{Access, Condition, Verbs},
+};
 use crate::kinds::pattern::Pattern;
 use crate::kinds::resource::{ResourceName, ResourceNameError};
 use crate::settings::{Count, FeatureSettings, choice, section};
@@ -68,6 +75,32 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&HOST_DEVICE, &GPU, &LIMIT],
     settings: |settings| &settings.gpu_device_plugin.feature,
     plan,
+    #[cfg(feature = "describe")]
+    reference: Reference {
+        settings: "gpuDevicePlugin",
+        takes: "an extended resource such as `nvidia.com/gpu`, or several of it: `nvidia.com/gpu=2`",
+        effect: "`domain.devices.gpus` or `hostDevices` gets a device of it, or `domain.resources.limits` gets one of it",
+        options: &[],
+        looks_up: &[
+            Access {
+                kinds: &[Kind::KubeVirt],
+                verbs: Verbs::Get,
+                what: "`permittedHostDevices`",
+                without: "the resource becomes a limit, with a warning",
+                needed: &[Condition::Is("gpuDevicePlugin.attachDevice", "auto")],
+            },
+            Access {
+                kinds: &[Kind::PciDevice],
+                verbs: Verbs::List,
+                what: "whether Harvester serves the resource",
+                without: "the resource becomes a host device",
+                needed: &[
+                    Condition::Is("gpuDevicePlugin.attachDevice", "auto"),
+                    Condition::IsNot("pciPassthrough.deviceNames", "address"),
+                ],
+            },
+        ],
+    },
 };
 
 fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {

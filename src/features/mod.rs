@@ -5,6 +5,9 @@ pub(crate) mod host_devices;
 pub(crate) mod nested_virt;
 pub(crate) mod pci_passthrough;
 pub(crate) mod record;
+#[cfg(feature = "describe")]
+pub mod reference;
+mod switch;
 pub(crate) mod vbios_injection;
 
 use crate::cluster::Lookups;
@@ -31,6 +34,9 @@ pub(crate) struct Feature {
     /// Plans what the directive's value needs; `None` where it switches the feature off. An obstacle is an error in words for
     /// the user: what it is, and what to do.
     pub(crate) plan: fn(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure>,
+    /// What users and administrators need to know of it.
+    #[cfg(feature = "describe")]
+    pub(crate) reference: reference::Reference,
 }
 
 /// Why a feature cannot be applied, in words for the user. Each feature has an enum of its own for its reasons;

@@ -1,7 +1,15 @@
 //! Nested virtualization: the guest's CPU gets the vendor's virtualization extension.
 
+#[cfg(feature = "describe")]
+use super::reference::{OptionReference, Reference};
+use super::switch::Switch;
 use super::{Context, Failure, Feature, Plan};
 use crate::cluster::{ClusterError, LookupError, Node};
+#[cfg(feature = "describe")]
+use crate::cluster::{
+    Kind,
+    access::{Access, Condition, Verbs},
+};
 use crate::settings::{FeatureSettings, choice, section};
 use crate::text::Quoted;
 use crate::vm::VirtualMachine;
@@ -81,10 +89,6 @@ impl Vendor {
 #[derive(Debug, thiserror::Error)]
 enum NestedVirtError {
     /// Cause: another value
-    /// Cure: `enabled`, `true`, `yes`, `1`; `disabled`, `false`, `no`, `0`
-    #[error("neither on nor off; write enabled or disabled")]
-    Value,
-    /// Cause: another value
     /// Cure: one of these
     #[error(
         "the option vm-feature-manager.io/cpu-vendor is {}; write amd, intel or auto",
@@ -131,10 +135,28 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&CPU_FEATURE],
     settings: |settings| &settings.nested_virtualization.feature,
     plan,
+    #[cfg(feature = "describe")]
+    reference: Reference {
+        settings: "nestedVirtualization",
+        takes: Switch::TAKES,
+        effect: "`domain.cpu.features` gets `svm` (AMD) or `vmx` (Intel) with `policy: require`",
+        options: &[OptionReference {
+            name: OPTION,
+            takes: "`amd`, `intel`, `auto`",
+            meaning: "whose CPU the VM runs on; `auto` finds it out",
+        }],
+        looks_up: &[Access {
+            kinds: &[Kind::Node],
+            verbs: Verbs::List,
+            what: "the CPU vendor, where neither option, setting nor VM tell it; one node is read by its name",
+            without: "the directive fails and says what to set or grant",
+            needed: &[Condition::Is("nestedVirtualization.cpuVendor", "auto")],
+        }],
+    },
 };
 
 fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
-    if !is_on(value)? {
+    if value.parse::<Switch>()? == Switch::Off {
         return Ok(None);
     }
     let architecture = context.vm.architecture()?;
@@ -156,14 +178,6 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
         applied: "true".to_owned(),
         warnings: warning.into_iter().collect(),
     }))
-}
-
-fn is_on(value: &str) -> Result<bool, NestedVirtError> {
-    match value.to_ascii_lowercase().as_str() {
-        "enabled" | "true" | "yes" | "1" => Ok(true),
-        "disabled" | "false" | "no" | "0" | "" => Ok(false),
-        _ => Err(NestedVirtError::Value),
-    }
 }
 
 /// The vendor, from the first that answers: the option, the setting, the VM, the nodes; and what is amiss with the nodes.

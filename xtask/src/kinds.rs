@@ -18,6 +18,16 @@ pub(crate) fn by_default(old: &str) -> Result<String> {
     declare(old, "contextAwareResources:", |kind| kind != Kind::Secret)
 }
 
+/// The patch of the manifest for clusters without Harvester.
+pub(crate) fn without_harvester(old: &str) -> Result<String> {
+    declare(old, "contextAwareResources:", |kind| kind != Kind::Secret && !is_harvester(kind))
+}
+
+/// Whether Harvester alone serves the kind.
+pub(crate) fn is_harvester(kind: Kind) -> bool {
+    kind.group_and_resource().0.ends_with("harvesterhci.io")
+}
+
 /// The text with another list under the key.
 fn declare(old: &str, key: &str, is_declared: impl Fn(Kind) -> bool) -> Result<String> {
     let mut lines = old.lines();

@@ -2,6 +2,8 @@
 
 mod kinds;
 mod messages;
+mod reference;
+mod rights;
 mod settings;
 
 use std::fs;
@@ -33,17 +35,20 @@ struct Generated {
     make: fn(&str) -> Result<String>,
 }
 
-const FILES: [Generated; 11] = [
+const FILES: [Generated; 14] = [
     Generated { path: "metadata.yml", make: kinds::all },
     Generated { path: "charts/vm-feature-manager-policy/Chart.yaml", make: kinds::chart },
     Generated { path: "deploy/base/policy.yaml", make: kinds::by_default },
+    Generated { path: "deploy/base/rbac.yaml", make: rights::manifest },
+    Generated { path: "deploy/kubevirt/kustomization.yaml", make: rights::without_harvester },
+    Generated { path: "charts/vm-feature-manager-policy/templates/rbac.yaml", make: rights::chart },
     Generated { path: "questions-ui.yml", make: settings::questions },
     Generated { path: "charts/vm-feature-manager-policy/questions.yaml", make: settings::questions },
     Generated { path: "artifacthub-pkg.yml", make: settings::package },
     Generated { path: "charts/vm-feature-manager-policy/values.yaml", make: settings::values },
     Generated { path: "charts/vm-feature-manager-policy/values.schema.json", make: settings::schema },
     Generated { path: "fuzz/dictionary.txt", make: settings::dictionary },
-    Generated { path: "README.md", make: settings::reference },
+    Generated { path: "README.md", make: reference::tables },
     Generated { path: "docs/troubleshooting.md", make: messages::guide },
 ];
 

@@ -157,17 +157,22 @@ fn to_schema(description: &Description) -> Value {
     schema
 }
 
-/// The table of the settings in the README.
-pub(crate) fn reference(old: &str) -> Result<String> {
-    let mut table = "\n| setting | default | takes | meaning |\n| --- | --- | --- | --- |\n".to_owned();
+/// The table of the settings.
+pub(crate) fn table() -> String {
+    let mut table = "| setting | default | takes | meaning |\n| --- | --- | --- | --- |\n".to_owned();
     for leaf in leaves() {
         let (path, default, takes) = (&leaf.path, flow(&leaf.default), takes(&leaf.schema));
         let (first, rest) = leaf.short_label.split_at(1);
         let meaning = format!("{}{rest}. {}", first.to_ascii_uppercase(), leaf.help);
         table.push_str(&format!("| `{path}` | `{default}` | {takes} | {meaning} |\n"));
     }
-    table.push('\n');
-    replace_between(old, "<!-- settings, written by cargo xtask generate -->\n", "<!-- end of settings -->\n", &table)
+    table
+}
+
+/// The whole names of all settings.
+#[cfg(test)]
+pub(crate) fn paths() -> Vec<String> {
+    leaves().into_iter().map(|leaf| leaf.path).collect()
 }
 
 fn takes(schema: &Value) -> String {
@@ -189,7 +194,7 @@ fn takes(schema: &Value) -> String {
 
 /// The fuzzer's dictionary: the names of directives and options, the settings and their words.
 pub(crate) fn dictionary(old: &str) -> Result<String> {
-    let mut words: Vec<String> = vm_feature_manager_policy::names().into_iter().map(str::to_owned).collect();
+    let mut words: Vec<String> = crate::reference::names().into_iter().map(str::to_owned).collect();
     for leaf in leaves() {
         words.extend(leaf.path.split('.').map(|key| format!("\\\"{key}\\\":")));
         let choices = leaf.schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str);

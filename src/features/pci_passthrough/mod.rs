@@ -4,8 +4,15 @@ mod directive;
 mod harvester;
 
 use super::host_devices::free_names;
+#[cfg(feature = "describe")]
+use super::reference::Reference;
 use super::{Context, Failure, Feature, Plan};
 use crate::cluster::{ClusterError, LookupError};
+#[cfg(feature = "describe")]
+use crate::cluster::{
+    Kind,
+    access::{Access, Condition, Verbs},
+};
 use crate::kinds::pattern::Pattern;
 use crate::kinds::pci::PciAddress;
 use crate::settings::{Count, FeatureSettings, choice, section};
@@ -138,6 +145,30 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&HOST_DEVICE, &NODE_SELECTOR],
     settings: |settings| &settings.pci_passthrough.feature,
     plan,
+    #[cfg(feature = "describe")]
+    reference: Reference {
+        settings: "pciPassthrough",
+        takes: "`{\"devices\": [\"0000:00:02.0\", \"node1/0000:03:00.0\"]}`",
+        effect: "`domain.devices.hostDevices` gets each device",
+        options: &[],
+        looks_up: &[
+            Access {
+                kinds: &[Kind::PciDevice, Kind::PciDeviceClaim],
+                verbs: Verbs::List,
+                what: "where the device is, and whether it is enabled for passthrough; read by name for a new VM whose node \
+                       is known",
+                without: "the directive fails and says what to grant",
+                needed: &[Condition::IsNot("pciPassthrough.deviceNames", "address")],
+            },
+            Access {
+                kinds: &[Kind::KubeVirt],
+                verbs: Verbs::Get,
+                what: "the feature gate `HostDevices`",
+                without: "the gate is not checked",
+                needed: &[],
+            },
+        ],
+    },
 };
 
 fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {

@@ -4,8 +4,15 @@
 mod rom;
 mod sidecar;
 
+#[cfg(feature = "describe")]
+use super::reference::{OptionReference, Reference};
 use super::{Context, Failure, Feature, Plan};
 use crate::cluster::{ClusterError, ConfigMap, KubeVirt, LookupError};
+#[cfg(feature = "describe")]
+use crate::cluster::{
+    Kind,
+    access::{Access, Verbs},
+};
 use crate::kinds::image::{ImageReference, ImageReferenceError};
 use crate::kinds::name::{LABEL, SUBDOMAIN};
 use crate::kinds::pattern::Pattern;
@@ -176,6 +183,43 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&CONFIG_MAP_VOLUME, &HOOK_SIDECAR],
     settings: |settings| &settings.vbios_injection.feature,
     plan,
+    #[cfg(feature = "describe")]
+    reference: Reference {
+        settings: "vbiosInjection",
+        takes: "the name of a ConfigMap with the ROM under `binaryData.rom`",
+        effect: "a hook sidecar gives the device its ROM at each start",
+        options: &[
+            OptionReference {
+                name: DEVICE_OPTION,
+                takes: "the name of a host device or GPU of the VM, or its PCI address",
+                meaning: "which device gets the ROM, where the VM has several",
+            },
+            OptionReference { name: IMAGE_OPTION, takes: "an image reference", meaning: "the sidecar's image" },
+        ],
+        looks_up: &[
+            Access {
+                kinds: &[Kind::ConfigMap],
+                verbs: Verbs::Get,
+                what: "the ROM, in the VM's namespace",
+                without: "the directive fails and says what to grant",
+                needed: &[],
+            },
+            Access {
+                kinds: &[Kind::KubeVirt],
+                verbs: Verbs::Get,
+                what: "the feature gate `Sidecar` and the version",
+                without: "the gate is not checked, and the sidecar's image is the setting's",
+                needed: &[],
+            },
+            Access {
+                kinds: &[Kind::PciDevice],
+                verbs: Verbs::Get,
+                what: "the device that the ROM goes to",
+                without: "the ROM is not compared with the device",
+                needed: &[],
+            },
+        ],
+    },
 };
 
 fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {

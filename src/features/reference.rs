@@ -1,0 +1,54 @@
+//! A feature as the reference and the manifests need it, for `cargo xtask generate`. Not in the module.
+
+use super::FEATURES;
+use crate::cluster::access::{Access, REVIEW};
+use crate::directives;
+
+/// What users and administrators need to know of a feature.
+#[derive(Debug, Clone, Copy)]
+pub struct Reference {
+    /// The key of its section in the settings.
+    pub settings: &'static str,
+    /// The values that its directive takes, in Markdown.
+    pub takes: &'static str,
+    /// What it does to the template of the VirtualMachine, in Markdown.
+    pub effect: &'static str,
+    /// Its options.
+    pub options: &'static [OptionReference],
+    /// What it looks up.
+    pub looks_up: &'static [Access],
+}
+
+/// What users need to know of an option.
+#[derive(Debug, Clone, Copy)]
+pub struct OptionReference {
+    /// Its name, as it stands in the key.
+    pub name: &'static str,
+    /// The values that it takes, in Markdown.
+    pub takes: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+/// The features by their names, in the order in which they are applied.
+pub fn features() -> Vec<(&'static str, Reference)> {
+    FEATURES.iter().map(|feature| (feature.name, feature.reference)).collect()
+}
+
+/// What is looked up for no feature in particular.
+pub fn general() -> [Access; 2] {
+    [directives::SECRETS, REVIEW]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_is_described() {
+        for feature in FEATURES {
+            let described: Vec<_> = feature.reference.options.iter().map(|option| option.name).collect();
+            assert_eq!(described, feature.options, "{}", feature.name);
+        }
+    }
+}

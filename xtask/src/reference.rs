@@ -1,0 +1,50 @@
+//! The tables of the reference: directives, options, settings, lookups.
+
+use anyhow::Result;
+use vm_feature_manager_policy::reference;
+
+use crate::{replace_between, rights, settings};
+
+const PREFIX: &str = "vm-feature-manager.io/";
+
+/// The text with all tables, each between the comments that name it.
+pub(crate) fn tables(old: &str) -> Result<String> {
+    let tables = [
+        ("directives", directives()),
+        ("options", options()),
+        ("settings", settings::table()),
+        ("lookups", rights::table()),
+    ];
+    tables.into_iter().try_fold(old.to_owned(), |text, (name, table)| {
+        let start = format!("<!-- {name}, written by cargo xtask generate -->\n");
+        replace_between(&text, &start, &format!("<!-- end of {name} -->\n"), &format!("\n{table}\n"))
+    })
+}
+
+fn directives() -> String {
+    let mut table =
+        "| annotation | value | what it does under `spec.template.spec` |\n| --- | --- | --- |\n".to_owned();
+    for (name, reference) in reference::features() {
+        table.push_str(&format!("| `{PREFIX}{name}` | {} | {} |\n", reference.takes, reference.effect));
+    }
+    table
+}
+
+fn options() -> String {
+    let mut table = "| annotation | value | meaning | of |\n| --- | --- | --- | --- |\n".to_owned();
+    for (feature, reference) in reference::features() {
+        for option in reference.options {
+            table.push_str(&format!(
+                "| `{PREFIX}{}` | {} | {} | {feature} |\n",
+                option.name, option.takes, option.meaning
+            ));
+        }
+    }
+    table
+}
+
+/// The names of all directives and options.
+pub(crate) fn names() -> Vec<&'static str> {
+    let features = reference::features().into_iter();
+    features.flat_map(|(name, r)| [name].into_iter().chain(r.options.iter().map(|option| option.name))).collect()
+}
