@@ -8,10 +8,10 @@ use crate::cluster::Lookups;
 use crate::directives::{Asked, Directive, Directives, Source};
 use crate::features::host_devices::{Siblings, beside};
 use crate::features::record::{Ownership, Record, Recorded};
-use crate::features::{Context, FEATURES, Failure, Feature, Plan};
+use crate::features::{Context, FEATURES, Failure, Feature, Plan, Settings};
 use crate::keys::Key;
 use crate::request::AdmissionRequest;
-use crate::settings::{ErrorHandling, Settings};
+use crate::settings::ErrorHandling;
 use crate::text;
 use crate::verdict::{Decision, Denial, Verdict};
 use crate::vm::entry::Entry;
@@ -62,8 +62,8 @@ impl<'a> Evaluation<'_, 'a> {
                 self.one_feature(feature)?;
             }
         }
-        let features = FEATURES.map(|feature| feature.name);
-        let mut known = features.to_vec();
+        let features: Vec<_> = FEATURES.iter().map(|feature| feature.name).collect();
+        let mut known = features.clone();
         FEATURES.iter().for_each(|feature| known.extend_from_slice(feature.options));
         self.verdict.warnings.extend(self.directives.warnings(&features, &known));
         if !self.refusals.is_empty() {
@@ -280,7 +280,7 @@ impl<'a> Evaluation<'_, 'a> {
         } else {
             self.vm.set_annotation(Key::record(name), change.record.to_text())?;
         }
-        if self.settings.add_tracking_annotations {
+        if self.settings.general.add_tracking_annotations {
             self.vm.set_annotation(Key::applied(name), change.plan.applied)?;
         } else {
             self.vm.remove_annotation(Key::applied(name))?;
@@ -341,7 +341,7 @@ impl<'a> Evaluation<'_, 'a> {
                 warn!(self.log, "feature not applied"; self.request, "feature" => name, "error" => &error);
                 self.verdict.warnings.push(format!("{name} is not applied: {error}"));
                 self.take_back(feature, traces)?;
-                if self.settings.add_tracking_annotations {
+                if self.settings.general.add_tracking_annotations {
                     self.vm.set_annotation(Key::error(name), error)?;
                 } else {
                     self.vm.remove_annotation(Key::error(name))?;

@@ -29,11 +29,12 @@ use slog::{Logger, o};
 use wapc_guest::{CallResult, register_function};
 
 use cluster::{Cluster, HostCluster};
+
+pub use features::Settings;
 #[cfg(feature = "describe")]
 pub use features::reference;
 pub use kinds::image::{ImageReference, ImageReferenceError};
 pub use kinds::pattern::Pattern;
-use settings::Settings;
 
 /// Answers an admission request.
 ///

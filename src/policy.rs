@@ -5,8 +5,9 @@ use slog::{Logger, info, warn};
 use crate::cluster::{Cluster, Lookups};
 use crate::directives::{Directives, ReadSecret, UserData};
 use crate::evaluation::Evaluation;
+use crate::features::Settings;
 use crate::request::{Payload, Unreadable};
-use crate::settings::Settings;
+use crate::settings::reads_user_data;
 use crate::verdict::{Decision, Denial, Verdict};
 use crate::vm::{VirtualMachine, VmOutline};
 
@@ -33,17 +34,18 @@ fn decide<'a>(payload: &Payload<'a>, cluster: &dyn Cluster, log: &Logger) -> Res
         return Ok(Verdict::default());
     }
     let mut templates = [Some(new), old].into_iter().flatten().filter_map(VmOutline::template);
-    let reads_user_data = Settings::reads_user_data(payload.settings) && templates.any(UserData::is_possible);
+    let reads_user_data = reads_user_data(payload.settings) && templates.any(UserData::is_possible);
     let is_mentioned = new.mentions_policy() || old.is_some_and(VmOutline::mentions_policy);
     if !(is_mentioned || reads_user_data) {
         return Ok(Verdict::default());
     }
 
     let settings = Settings::parse_text(payload.settings)?;
-    let lookups = Lookups::new(cluster, &settings);
+    let lookups = Lookups::new(cluster, &settings.general);
     let namespace = request.namespace.as_ref();
     let read_secret = |name: &str| lookups.get(name, Some(namespace));
-    let read_secret: Option<ReadSecret<'_>> = if settings.user_data.read_secrets { Some(&read_secret) } else { None };
+    let read_secret: Option<ReadSecret<'_>> =
+        if settings.general.user_data.read_secrets { Some(&read_secret) } else { None };
     let template = new.template().filter(|_| reads_user_data);
     let user_data = template.map(|t| UserData::read(t, read_secret)).unwrap_or_default();
     for note in user_data.notes() {
@@ -57,8 +59,8 @@ fn decide<'a>(payload: &Payload<'a>, cluster: &dyn Cluster, log: &Logger) -> Res
         return Ok(Verdict::default());
     }
 
-    let directives = Directives::read(new, settings.config_source, &user_data);
-    let old_directives = old.map(|old| Directives::read(old, settings.config_source, &old_user_data));
+    let directives = Directives::read(new, settings.general.config_source, &user_data);
+    let old_directives = old.map(|old| Directives::read(old, settings.general.config_source, &old_user_data));
     let read = |outline| VirtualMachine::read(outline);
     let vm = read(new).map_err(|e| Unreadable::new("the VirtualMachine's template", &e))?;
     let last_applied = vm.last_applied();

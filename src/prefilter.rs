@@ -72,13 +72,13 @@ mod tests {
     use rstest::rstest;
 
     #[rstest]
-    #[case::directive(r#"{"vm-feature-manager.io/nested-virt":"on"}"#, true)]
+    #[case::directive(r#"{"vm-feature-manager.io/feature":"on"}"#, true)]
     #[case::in_a_text(r#"["vm-vm-feature-manager.io/"]"#, true)]
     #[case::escaped(r#"{"vm\u002dfeature-manager.io/nested-virt":"on"}"#, true)]
-    #[case::slash_escaped(r#"{"vm-feature-manager.io\/nested-virt":"on"}"#, true)]
+    #[case::slash_escaped(r#"{"vm-feature-manager.io\/feature":"on"}"#, true)]
     #[case::other_escapes(r#"{"a":"\"\\n"}"#, false)]
     #[case::cut_off(r#""vm-feature-manager.io""#, false)]
-    #[case::another_prefix(r#"{"vm-feature-manager.example/nested-virt":"on"}"#, false)]
+    #[case::another_prefix(r#"{"vm-feature-manager.example/feature":"on"}"#, false)]
     #[case::user_data_on(r#"{"userData":{"readSecrets":false,"enabled":true}}"#, true)]
     #[case::user_data_on_with_spaces("{\"userData\" : { \"enabled\":\ttrue}}", true)]
     #[case::user_data_off(r#"{"userData":{"enabled":false},"x":true}"#, false)]

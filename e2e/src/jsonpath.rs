@@ -9,7 +9,7 @@ pub struct Expression(JsonPath);
 
 impl Expression {
     /// Reads an expression. Braces around it and the `$` before it may be missing, and `\.` is a dot in a key, as in
-    /// `.metadata.annotations.vm-feature-manager\.io/nested-virt`.
+    /// `.metadata.annotations.vm-feature-manager\.io/feature`.
     ///
     /// # Errors
     /// What is wrong with an expression that is not valid, and the expression that RFC 9535 would have.
@@ -123,8 +123,8 @@ mod tests {
     #[case::of_the_standard("$.spec.cpu.cores", "2")]
     #[case::text("{.metadata.name}", "vm")]
     #[case::object("{.spec.cpu}", r#"{"cores":2}"#)]
-    #[case::dot_in_a_key(r"{.metadata.annotations.vm-feature-manager\.io/nested-virt}", "enabled")]
-    #[case::brackets("{.metadata.annotations['vm-feature-manager.io/nested-virt']}", "enabled")]
+    #[case::dot_in_a_key(r"{.metadata.annotations.vm-feature-manager\.io/feature}", "enabled")]
+    #[case::brackets("{.metadata.annotations['vm-feature-manager.io/feature']}", "enabled")]
     #[case::index("{.spec.devices[0].name}", "a")]
     #[case::all("{.spec.devices[*].name}", "a b]")]
     #[case::star("{.spec.devices.*.name}", "a b]")]
@@ -134,7 +134,7 @@ mod tests {
     #[case::quote("{.spec.o'clock}", "1")]
     fn what_is_at_a_path(#[case] expression: &str, #[case] value: &str) {
         let object = json!({
-            "metadata": {"name": "vm", "annotations": {"vm-feature-manager.io/nested-virt": "enabled"}},
+            "metadata": {"name": "vm", "annotations": {"vm-feature-manager.io/feature": "enabled"}},
             "spec": {"cpu": {"cores": 2}, "devices": [{"name": "a"}, {"name": "b]", "resource": "r"}], "o'clock": 1},
         });
         assert_eq!(Expression::parse(expression).map(|e| e.evaluate(&object)), Ok(value.to_owned()));

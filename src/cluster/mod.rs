@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use crate::json::{Json, Shape};
 use crate::kinds::name::SUBDOMAIN;
-use crate::settings::Settings;
+use crate::settings::GeneralSettings;
 pub(crate) use error::LookupError;
 pub use error::{Account, ClusterError};
 pub(crate) use harvester::{PciDevice, PciDeviceClaim};
@@ -51,7 +51,7 @@ const REFUSED: &str = "this-refusal-is-expected.vm-feature-manager.io";
 /// The lookups of one request: typed, guarded, and each made only once.
 pub(crate) struct Lookups<'c> {
     cluster: &'c dyn Cluster,
-    settings: &'c Settings,
+    settings: &'c GeneralSettings,
     account: OnceCell<Result<Account, ClusterError>>,
     answers: RefCell<Vec<Answer>>,
 }
@@ -85,7 +85,7 @@ impl Query<'_> {
 }
 
 impl<'c> Lookups<'c> {
-    pub(crate) fn new(cluster: &'c dyn Cluster, settings: &'c Settings) -> Self {
+    pub(crate) fn new(cluster: &'c dyn Cluster, settings: &'c GeneralSettings) -> Self {
         Self { cluster, settings, account: OnceCell::new(), answers: RefCell::default() }
     }
 

@@ -1,25 +1,78 @@
 //! The features: each turns its directive into a plan, or an error. None knows another, or the response.
 
-pub(crate) mod gpu_device_plugin;
+mod gpu_device_plugin;
 pub(crate) mod host_devices;
-pub(crate) mod nested_virt;
-pub(crate) mod pci_passthrough;
+mod nested_virt;
+mod pci_passthrough;
 pub(crate) mod record;
 #[cfg(feature = "describe")]
 pub mod reference;
 mod switch;
-pub(crate) mod vbios_injection;
+mod vbios_injection;
 
 use crate::cluster::Lookups;
 use crate::directives::Directives;
-use crate::settings::{FeatureSettings, Settings};
+use crate::json::Json;
+#[cfg(feature = "describe")]
+use crate::settings::Description;
+use crate::settings::{FeatureSettings, GeneralSettings, SettingsError, parse_settings, read_settings, section};
 use crate::vm::VirtualMachine;
 use crate::vm::entry::{Entry, EntryKind};
 use record::Recorded;
 
-/// The features, in the order in which they are planned and applied.
-pub(crate) static FEATURES: [&Feature; 4] =
-    [&nested_virt::FEATURE, &pci_passthrough::FEATURE, &gpu_device_plugin::FEATURE, &vbios_injection::FEATURE];
+/// Lists the features: the module, the type of its settings and their key.
+macro_rules! features {
+    ($($(#[doc = $doc:literal])+ $module:ident: $settings:ident, $key:literal;)+) => {
+        /// The features, in the order in which they are planned and applied.
+        pub(crate) static FEATURES: &[&Feature] = &[$(&$module::FEATURE,)+];
+
+        section! {
+            /// All settings, each with a valid value.
+            Settings("") {
+                ..general: GeneralSettings;
+                $($(#[doc = $doc])+ $module: $module::$settings, $key;)+
+            }
+        }
+    };
+}
+
+features! {
+    /// The feature `nested-virt`.
+    nested_virt: NestedVirtSettings, "nestedVirtualization";
+    /// The feature `pci-passthrough`.
+    pci_passthrough: PciPassthroughSettings, "pciPassthrough";
+    /// The feature `gpu-device-plugin`.
+    gpu_device_plugin: GpuDevicePluginSettings, "gpuDevicePlugin";
+    /// The feature `vbios-injection`.
+    vbios_injection: VbiosInjectionSettings, "vbiosInjection";
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        read_settings(&Json::Null, Self::read).0
+    }
+}
+
+impl Settings {
+    /// All settings as the form and the chart need them.
+    #[cfg(feature = "describe")]
+    pub fn description() -> Description {
+        Self::describe()
+    }
+
+    /// Reads settings from JSON; whatever is `null`, `""`, `[]` or `{}` is not set and has its default.
+    ///
+    /// # Errors
+    /// Every problem of the settings: text that is not JSON, an unknown setting, a value that a setting does not take.
+    pub fn parse(text: &[u8]) -> Result<Self, SettingsError> {
+        parse_settings(std::str::from_utf8(text).map(Some)?, Self::read)
+    }
+
+    /// As [`Settings::parse`]; none at all is the defaults.
+    pub(crate) fn parse_text(text: Option<&str>) -> Result<Self, SettingsError> {
+        parse_settings(text, Self::read)
+    }
+}
 
 /// One feature.
 pub(crate) struct Feature {

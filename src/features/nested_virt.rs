@@ -133,7 +133,7 @@ pub(super) static FEATURE: Feature = Feature {
     name: "nested-virt",
     options: &[OPTION],
     adds: &[&CPU_FEATURE],
-    settings: |settings| &settings.nested_virtualization.feature,
+    settings: |settings| &settings.nested_virt.feature,
     plan,
     #[cfg(feature = "describe")]
     reference: Reference {
@@ -185,7 +185,7 @@ fn vendor(context: &Context<'_>) -> Result<(Vendor, Option<String>), Failure> {
     if let Some(vendor) = vendor_of_option(context)? {
         return Ok((vendor, None));
     }
-    match context.settings.nested_virtualization.cpu_vendor {
+    match context.settings.nested_virt.cpu_vendor {
         CpuVendor::Amd => return Ok((Vendor::Amd, None)),
         CpuVendor::Intel => return Ok((Vendor::Intel, None)),
         CpuVendor::Auto => {}

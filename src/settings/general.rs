@@ -1,8 +1,36 @@
 //! The settings that no feature has for itself.
 
+use crate::json::{Json, Shape};
 use crate::kinds::name::{Label, Subdomain};
 
 use super::{choice, section};
+
+section! {
+    /// The settings of the policy as a whole.
+    GeneralSettings("") {
+        /// Writes the annotations -applied and -error, which say what was done. What the policy added is written down in any
+        /// case.
+        add_tracking_annotations: bool = true, "addTrackingAnnotations", "Record on the VM what was applied";
+        /// Annotations of the virtual machine, or its labels. Options and records are annotations in any case.
+        config_source: ConfigSource = ConfigSource::Annotations, "configSource", "Where directives are read";
+        /// Directives in cloud-init user data.
+        user_data: UserDataSettings, "userData";
+        /// The cluster's one KubeVirt object.
+        kubevirt: KubeVirtObject, "kubevirt";
+        /// The service account that policy-server looks things up as.
+        policy_server: PolicyServer, "policyServer";
+    }
+}
+
+choice! {
+    /// Where directives are read.
+    ConfigSource {
+        /// The VirtualMachine's annotations.
+        Annotations = "annotations",
+        /// The VirtualMachine's labels.
+        Labels = "labels",
+    }
+}
 
 section! {
     /// The settings that every feature has.
@@ -55,4 +83,12 @@ section! {
         /// or in any third namespace that is named here.
         namespace: Label = Label::known("kubewarden"), "namespace", "namespace";
     }
+}
+
+/// Whether settings switch user data on, without a look at the others.
+pub(crate) fn reads_user_data(settings: Option<&str>) -> bool {
+    static USER_DATA: Shape = Shape::OnlyMembers(&[("userData", Shape::OnlyMembers(&[("enabled", Shape::Whole)]))]);
+    let json = settings.and_then(|text| Json::parse(text, &USER_DATA).ok());
+    let enabled = json.as_ref().and_then(|json| json.at(&["userData", "enabled"]));
+    matches!(enabled, Some(Json::Bool(true)))
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::json::Json;
+use crate::json::{Json, Shape};
 use crate::kinds::pattern::Pattern;
 use crate::text::{self, Quoted};
 
@@ -29,11 +29,11 @@ macro_rules! choice {
 ///
 /// ```text
 /// section! {
-///     /// The settings of PCI passthrough.
-///     PciPassthroughSettings("PCI passthrough") {
+///     /// The settings of a feature.
+///     ExampleSettings("Example") {
 ///         ..feature: FeatureSettings;
 ///         /// Those that the user wrote are counted, too.
-///         max_devices: Count = Count(8), "maxDevices", "most host devices of a VM";
+///         max_devices: Count = Count(8), "maxDevices", "most devices of a VM";
 ///     }
 /// }
 /// ```
@@ -251,6 +251,30 @@ impl<'s, 'j> Section<'s, 'j> {
     }
 }
 
+/// Reads all settings with the reader of their tree; none at all is the defaults.
+pub(crate) fn parse_settings<T>(
+    text: Option<&str>,
+    read: impl Fn(&mut Section<'_, '_>) -> T,
+) -> Result<T, SettingsError> {
+    let json = match text {
+        Some(text) => Json::parse(text, &Shape::Whole)?,
+        None => Json::Null,
+    };
+    let (settings, problems) = read_settings(&json, read);
+    if problems.is_empty() { Ok(settings) } else { Err(SettingsError(problems)) }
+}
+
+/// Reads all settings, and what is wrong with them: those have their defaults.
+pub(crate) fn read_settings<T>(json: &Json<'_>, read: impl Fn(&mut Section<'_, '_>) -> T) -> (T, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let mut root = Section::new("", json, &mut problems);
+    // The form of the Rancher UI writes it.
+    root.ignore_if_empty("description");
+    let settings = read(&mut root);
+    root.finish();
+    (settings, problems)
+}
+
 /// How many problems a message lists: Kubernetes takes no more than 32 KiB into a status.
 const LISTED: usize = 16;
 
@@ -271,6 +295,12 @@ impl fmt::Display for SettingsError {
     }
 }
 
+impl From<std::str::Utf8Error> for SettingsError {
+    fn from(_: std::str::Utf8Error) -> Self {
+        SettingsError(vec![Problem::NotUtf8])
+    }
+}
+
 impl From<serde_json::Error> for SettingsError {
     fn from(error: serde_json::Error) -> Self {
         SettingsError(vec![Problem::NotJson { line: error.line(), column: error.column() }])
@@ -279,7 +309,7 @@ impl From<serde_json::Error> for SettingsError {
 
 /// One thing that is wrong with the settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Problem {
+pub(crate) enum Problem {
     /// Cause: not JSON or YAML
     /// Cure: correct it
     #[error("the settings cannot be read: not UTF-8")]

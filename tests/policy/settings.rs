@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_policy::settings::Settings;
+use vm_feature_manager_policy::Settings;
 use vm_feature_manager_policy::validate_settings;
 
 /// The message for settings that are invalid; `None` where they are valid.

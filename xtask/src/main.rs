@@ -35,7 +35,7 @@ struct Generated {
     make: fn(&str) -> Result<String>,
 }
 
-const FILES: [Generated; 14] = [
+const FILES: [Generated; 15] = [
     Generated { path: "metadata.yml", make: kinds::all },
     Generated { path: "charts/vm-feature-manager-policy/Chart.yaml", make: kinds::chart },
     Generated { path: "deploy/base/policy.yaml", make: kinds::by_default },
@@ -49,6 +49,7 @@ const FILES: [Generated; 14] = [
     Generated { path: "charts/vm-feature-manager-policy/values.schema.json", make: settings::schema },
     Generated { path: "fuzz/dictionary.txt", make: settings::dictionary },
     Generated { path: "README.md", make: reference::tables },
+    Generated { path: "docs/usage.md", make: reference::usage },
     Generated { path: "docs/troubleshooting.md", make: messages::guide },
 ];
 

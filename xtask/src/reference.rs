@@ -43,6 +43,23 @@ fn options() -> String {
     table
 }
 
+/// The page that kwctl shows, with the directives and the options.
+pub(crate) fn usage(old: &str) -> Result<String> {
+    let mut table = "| annotation of the VirtualMachine | value |\n| --- | --- |\n".to_owned();
+    for (name, reference) in reference::features() {
+        table.push_str(&format!("| `{PREFIX}{name}` | {} |\n", reference.takes));
+        for option in reference.options {
+            table.push_str(&format!("| option `{PREFIX}{}` | {} |\n", option.name, option.takes));
+        }
+    }
+    replace_between(
+        old,
+        "<!-- directives, written by cargo xtask generate -->\n",
+        "<!-- end of directives -->\n",
+        &format!("\n{table}\n"),
+    )
+}
+
 /// The names of all directives and options.
 pub(crate) fn names() -> Vec<&'static str> {
     let features = reference::features().into_iter();

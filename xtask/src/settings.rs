@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use vm_feature_manager_policy::settings::{Content, Description, Settings};
+use vm_feature_manager_policy::Settings;
+use vm_feature_manager_policy::settings::{Content, Description};
 
 use crate::replace_between;
 
