@@ -62,6 +62,7 @@ impl<'a> Evaluation<'_, 'a> {
                 self.one_feature(feature)?;
             }
         }
+        self.warn_of_options();
         let features: Vec<_> = FEATURES.iter().map(|feature| feature.name).collect();
         let mut known = features.clone();
         FEATURES.iter().for_each(|feature| known.extend_from_slice(feature.options));
@@ -78,6 +79,17 @@ impl<'a> Evaluation<'_, 'a> {
             self.verdict.decision = Decision::Mutated(self.vm);
         }
         Ok(self.verdict)
+    }
+
+    /// Warns of options whose directive is not there.
+    fn warn_of_options(&mut self) {
+        for feature in FEATURES.iter().filter(|feature| matches!(self.directives.get(feature.name), Asked::No)) {
+            let is_there = |option: &&&'static str| matches!(self.directives.option(option), Ok(Some(_)));
+            for option in feature.options.iter().filter(is_there) {
+                let name = feature.name;
+                self.verdict.warnings.push(format!("the option {option} has no effect without the directive {name}"));
+            }
+        }
     }
 
     fn one_feature(&mut self, feature: &Feature) -> Result<(), ShapeError> {

@@ -7,11 +7,13 @@ pub(super) static NODE: KindFacts = KindFacts {
     api_version: "v1",
     kind: "Node",
     resource: "nodes",
-    // Labels are all that is read; a mask must name something.
-    fields: &["status.phase"],
-    object: &Shape::OnlyMembers(&[METADATA]),
-    list: &Shape::OnlyMembers(&[("items", Shape::Each(&Shape::OnlyMembers(&[METADATA])))]),
+    fields: &["status.allocatable"],
+    object: &NODE_OBJECT,
+    list: &Shape::OnlyMembers(&[("items", Shape::Each(&NODE_OBJECT))]),
 };
+
+const NODE_OBJECT: Shape =
+    Shape::OnlyMembers(&[METADATA, ("status", Shape::OnlyMembers(&[("allocatable", Shape::Whole)]))]);
 
 pub(super) static CONFIG_MAP: KindFacts = KindFacts {
     api_version: "v1",
@@ -50,12 +52,18 @@ pub(super) static SUBJECT_ACCESS_REVIEW: KindFacts = KindFacts {
 #[derive(Debug)]
 pub(crate) struct Node {
     labels: Vec<(String, String)>,
+    allocatable: Vec<(String, String)>,
 }
 
 impl Node {
     /// The value of a label.
     pub(crate) fn label(&self, key: &str) -> Option<&str> {
-        self.labels.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+        find(&self.labels, key)
+    }
+
+    /// How much of a resource pods may have of it, as it is written.
+    pub(crate) fn allocatable(&self, resource: &str) -> Option<&str> {
+        find(&self.allocatable, resource)
     }
 }
 
@@ -63,14 +71,18 @@ impl Object for Node {
     const KIND: Kind = Kind::Node;
 
     fn read(json: &Json<'_>) -> Self {
-        let labels = json.at(&["metadata", "labels"]).map(Json::members).unwrap_or_default();
-        Self {
-            labels: labels
-                .iter()
-                .map(|(key, value)| (key.as_ref().to_owned(), value.as_str().unwrap_or_default().to_owned()))
-                .collect(),
-        }
+        Self { labels: texts(json, &["metadata", "labels"]), allocatable: texts(json, &["status", "allocatable"]) }
     }
+}
+
+/// The members of the object at the path that are texts.
+fn texts(json: &Json<'_>, path: &[&str]) -> Vec<(String, String)> {
+    let members = json.at(path).map(Json::members).unwrap_or_default();
+    members.iter().filter_map(|(key, value)| Some((key.as_ref().to_owned(), value.as_str()?.to_owned()))).collect()
+}
+
+fn find<'t>(texts: &'t [(String, String)], key: &str) -> Option<&'t str> {
+    texts.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
 }
 
 /// A ConfigMap that should hold a ROM.

@@ -55,6 +55,16 @@ impl KubeVirt {
         })
     }
 
+    /// Whether the running version is known to be older than KubeVirt 1 with this minor version.
+    pub(crate) fn is_before(&self, minor: u32) -> bool {
+        let version = self.version().unwrap_or_default();
+        let mut parts = version.trim_start_matches('v').split('.').map(str::parse);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(major)), Some(Ok(found))) => (major, found) < (1, minor),
+            _ => false,
+        }
+    }
+
     /// Whether a feature gate that is off by default is on.
     pub(crate) fn has_gate(&self, name: &str) -> bool {
         self.feature_gates.iter().any(|gate| gate == name)

@@ -1,8 +1,11 @@
 //! The features: each turns its directive into a plan, or an error. None knows another, or the response.
 
+mod cpu_pinning;
 mod gpu_device_plugin;
 pub(crate) mod host_devices;
+mod hugepages;
 mod nested_virt;
+mod numa;
 mod pci_passthrough;
 pub(crate) mod record;
 #[cfg(feature = "describe")]
@@ -10,14 +13,14 @@ pub mod reference;
 mod switch;
 mod vbios_injection;
 
-use crate::cluster::Lookups;
+use crate::cluster::{LookupError, Lookups, Node};
 use crate::directives::Directives;
 use crate::json::Json;
 #[cfg(feature = "describe")]
 use crate::settings::Description;
 use crate::settings::{FeatureSettings, GeneralSettings, SettingsError, parse_settings, read_settings, section};
-use crate::vm::VirtualMachine;
 use crate::vm::entry::{Entry, EntryKind};
+use crate::vm::{Placement, VirtualMachine};
 use record::Recorded;
 
 /// Lists the features: the module, the type of its settings and their key.
@@ -39,6 +42,12 @@ macro_rules! features {
 features! {
     /// The feature `nested-virt`.
     nested_virt: NestedVirtSettings, "nestedVirtualization";
+    /// The feature `cpu-pinning`.
+    cpu_pinning: CpuPinningSettings, "cpuPinning";
+    /// The feature `hugepages`.
+    hugepages: HugepagesSettings, "hugepages";
+    /// The feature `numa`.
+    numa: NumaSettings, "numa";
     /// The feature `pci-passthrough`.
     pci_passthrough: PciPassthroughSettings, "pciPassthrough";
     /// The feature `gpu-device-plugin`.
@@ -119,6 +128,18 @@ pub(crate) struct Context<'c> {
     pub(crate) lookups: &'c Lookups<'c>,
     /// Whether the VirtualMachine was there before.
     pub(crate) is_update: bool,
+}
+
+impl Context<'_> {
+    /// Looks up the nodes that the VirtualMachine may run on, as far as its placement tells: one by its name, else all.
+    fn nodes(&self, placement: &Placement<'_>) -> Result<Vec<Node>, LookupError> {
+        let mut nodes = match placement.hostname() {
+            Some(name) => vec![self.lookups.get::<Node>(name, None)?],
+            None => self.lookups.list::<Node>()?,
+        };
+        nodes.retain(|node| placement.allows(|key| node.label(key)));
+        Ok(nodes)
+    }
 }
 
 /// The entries that a feature needs, checked.

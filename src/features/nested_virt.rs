@@ -4,7 +4,7 @@
 use super::reference::{OptionReference, Reference};
 use super::switch::Switch;
 use super::{Context, Failure, Feature, Plan};
-use crate::cluster::{ClusterError, LookupError, Node};
+use crate::cluster::{ClusterError, LookupError};
 #[cfg(feature = "describe")]
 use crate::cluster::{
     Kind,
@@ -223,13 +223,7 @@ fn vendor_of_vm(vm: &VirtualMachine<'_>) -> Result<Option<Vendor>, Failure> {
 }
 
 fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Failure> {
-    let placement = context.vm.placement()?;
-    let nodes = match placement.hostname() {
-        Some(name) => context.lookups.get::<Node>(name, None).map(|node| vec![node]),
-        None => context.lookups.list::<Node>(),
-    };
-    let mut nodes = nodes.map_err(unknown_vendor)?;
-    nodes.retain(|node| placement.allows(|key| node.label(key)));
+    let mut nodes = context.nodes(&context.vm.placement()?).map_err(unknown_vendor)?;
     let other = nodes.iter().find_map(|node| node.label(ARCHITECTURE_LABEL).filter(|a| *a != AMD64));
     let other = other.map(str::to_owned);
     nodes.retain(|node| node.label(ARCHITECTURE_LABEL).is_none_or(|a| a == AMD64));

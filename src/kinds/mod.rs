@@ -4,4 +4,5 @@ pub mod image;
 pub(crate) mod name;
 pub(crate) mod pattern;
 pub(crate) mod pci;
+pub(crate) mod quantity;
 pub(crate) mod resource;

@@ -68,7 +68,7 @@ section! {
     /// Setting `kubevirt`: where the KubeVirt object is.
     KubeVirtObject("KubeVirt object") {
         /// harvester-system on Harvester, kubevirt where KubeVirt was installed by itself.
-        namespace: Label = Label::known("harvester-system"), "namespace", "namespace";
+        namespace: Label = Label::known(HARVESTER), "namespace", "namespace";
         /// A cluster has one KubeVirt object.
         name: Subdomain = Subdomain::known("kubevirt"), "name", "name";
     }
@@ -91,4 +91,14 @@ pub(crate) fn reads_user_data(settings: Option<&str>) -> bool {
     let json = settings.and_then(|text| Json::parse(text, &USER_DATA).ok());
     let enabled = json.as_ref().and_then(|json| json.at(&["userData", "enabled"]));
     matches!(enabled, Some(Json::Bool(true)))
+}
+
+/// The namespace of Harvester's own parts.
+const HARVESTER: &str = "harvester-system";
+
+impl GeneralSettings {
+    /// Whether the cluster is Harvester: its KubeVirt object is where no other installation has it.
+    pub(crate) fn is_harvester(&self) -> bool {
+        self.kubevirt.namespace.as_str() == HARVESTER
+    }
 }

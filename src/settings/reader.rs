@@ -52,21 +52,21 @@ macro_rules! section {
     };
     ($(#[doc = $doc:literal])+ $name:ident($title:literal) {
         $(..$base:ident: $base_type:ty;)?
-        $($(#[doc = $help:literal])+ $field:ident: $type:ty $(= $default:expr)?, $key:literal $(, $label:literal)?;)+
+        $($(#[doc = $help:literal])+ $field:ident: $type:ty $(= $default:expr)?, $key:literal $(, $label:literal)?;)*
     }) => {
         $(#[doc = $doc])+
         #[derive(Debug, Clone, PartialEq)]
         pub struct $name {
             $(/// The settings that it has in common with others.
             pub $base: $base_type,)?
-            $($(#[doc = $help])+ pub $field: $type,)+
+            $($(#[doc = $help])+ pub $field: $type,)*
         }
 
         impl $name {
             pub(crate) fn read(section: &mut $crate::settings::Section<'_, '_>) -> Self {
                 Self {
                     $($base: <$base_type>::read(section),)?
-                    $($field: $crate::settings::section!(@read section, $type, $key $(, $default)?),)+
+                    $($field: $crate::settings::section!(@read section, $type, $key $(, $default)?),)*
                 }
             }
         }
@@ -76,7 +76,7 @@ macro_rules! section {
             pub(crate) fn describe() -> $crate::settings::Description {
                 let fields = vec![$($crate::settings::section!(
                     @describe $type, $key, concat!($($help),+) $(, $default)? $(, $label)?
-                ),)+];
+                ),)*];
                 $crate::settings::Description::section($title, fields)$(.with(<$base_type>::describe()))?
             }
         }

@@ -55,6 +55,30 @@ impl SettingValue for bool {
     }
 }
 
+impl<T: Choice> SettingValue for Vec<T> {
+    fn takes() -> String {
+        format!("a list of {}", T::WORDS.join(", "))
+    }
+
+    fn read(json: &Json<'_>) -> Option<Self> {
+        match json {
+            // A form leaves empty rows.
+            Json::Array(items) => items.iter().filter(|item| !item.is_empty()).map(T::read).collect(),
+            _ => None,
+        }
+    }
+
+    #[cfg(feature = "describe")]
+    fn schema() -> serde_json::Value {
+        serde_json::json!({"type": "array", "items": T::schema()})
+    }
+
+    #[cfg(feature = "describe")]
+    fn to_json(&self) -> serde_json::Value {
+        self.iter().map(|choice| choice.to_json()).collect()
+    }
+}
+
 /// How many devices a VM may have: 1 to 256, the most that a guest's PCI bus numbers allow for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count(pub usize);

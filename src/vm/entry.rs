@@ -28,6 +28,8 @@ enum Form {
     Item(&'static [&'static str]),
     /// A member of an object: its name is the key.
     Member,
+    /// A member of an object that always has this value: its name is the key.
+    Fixed(Json<'static>),
     /// The sidecar with the policy's mark in the list of hook sidecars: its value is that sidecar's JSON.
     Sidecar,
 }
@@ -39,7 +41,7 @@ enum Part {
     Listed(&'static str),
     /// The same for all entries of the kind, so no record has it.
     Always(&'static str),
-    /// A text that carries the policy's mark: a record has `true` under the key.
+    /// What needs no text: a record has `true` under the key.
     Marked(&'static str),
 }
 
@@ -61,6 +63,39 @@ const DEVICE: Form = Form::Item(&["deviceName"]);
 /// `domain.resources.limits[name]`.
 pub(crate) static LIMIT: EntryKind =
     EntryKind::new("limit on", path::LIMITS, Form::Member, Listed("limit"), Listed("quantity"));
+
+/// `domain.cpu.dedicatedCpuPlacement: true`.
+pub(crate) static CPU_PLACEMENT: EntryKind = EntryKind::new(
+    "dedicated CPU placement",
+    path::CPU,
+    TRUE,
+    Always("dedicatedCpuPlacement"),
+    Marked("dedicatedCpuPlacement"),
+);
+
+/// `domain.cpu.isolateEmulatorThread: true`.
+pub(crate) static EMULATOR_THREAD: EntryKind = EntryKind::new(
+    "isolated emulator thread",
+    path::CPU,
+    TRUE,
+    Always("isolateEmulatorThread"),
+    Marked("isolateEmulatorThread"),
+);
+
+const TRUE: Form = Form::Fixed(Json::Bool(true));
+
+/// `domain.cpu.numa.guestMappingPassthrough: {}`.
+pub(crate) static NUMA_MAPPING: EntryKind = EntryKind::new(
+    "NUMA mapping",
+    path::NUMA,
+    Form::Fixed(Json::Object(Vec::new())),
+    Always("guestMappingPassthrough"),
+    Marked("guestMappingPassthrough"),
+);
+
+/// `domain.memory.hugepages.pageSize`.
+pub(crate) static HUGEPAGES: EntryKind =
+    EntryKind::new("hugepages", path::HUGEPAGES, Form::Member, Always("pageSize"), Listed("hugepages"));
 
 /// `{name, configMap: {name}}` in `volumes`.
 pub(crate) static CONFIG_MAP_VOLUME: EntryKind =
@@ -166,7 +201,7 @@ impl fmt::Display for Entry {
 impl VirtualMachine<'_> {
     /// Whether the VirtualMachine has exactly the entry: nothing less, nothing beside it.
     pub(crate) fn has(&self, entry: &Entry) -> bool {
-        match entry.kind.form {
+        match &entry.kind.form {
             Form::Item(keys) => {
                 let item = entry.to_item(keys);
                 self.items(entry).unwrap_or_default().iter().any(|i| is_like(i, &item, true))
@@ -174,6 +209,10 @@ impl VirtualMachine<'_> {
             Form::Member => {
                 let member = self.member(entry.kind.path, &entry.name);
                 member.is_ok_and(|member| member == Some(&entry.value))
+            }
+            Form::Fixed(value) => {
+                let found = self.value(entry);
+                found.is_ok_and(|found| found.is_some_and(|found| found.to_text() == value.to_text()))
             }
             Form::Sidecar => {
                 let sidecars = self.hook_sidecars();
@@ -190,6 +229,7 @@ impl VirtualMachine<'_> {
         Ok(match entry.kind.form {
             Form::Item(_) => self.items(entry)?.iter().any(|i| text(i, "name") == entry.name),
             Form::Member => self.member(entry.kind.path, &entry.name)?.is_some(),
+            Form::Fixed(_) => self.value(entry)?.is_some(),
             Form::Sidecar => self.hook_sidecars()?.of_policy().is_some(),
         })
     }
@@ -222,7 +262,7 @@ impl VirtualMachine<'_> {
             return Ok(());
         }
         let path = entry.kind.path;
-        match entry.kind.form {
+        match &entry.kind.form {
             Form::Item(keys) => {
                 let item = Json::Object(entry.to_item(keys));
                 match path::reach(&mut self.root, path)? {
@@ -233,6 +273,10 @@ impl VirtualMachine<'_> {
             Form::Member => {
                 let member = (entry.name.clone().into(), entry.value.clone().into());
                 path::members_mut(&mut self.root, path)?.push(member);
+            }
+            Form::Fixed(value) => {
+                path::remove(&mut self.root, path, |key| key == entry.name)?;
+                path::members_mut(&mut self.root, path)?.push((entry.name.clone().into(), value.clone()));
             }
             Form::Sidecar => {
                 let value = self.hook_sidecars()?.with(&entry.value);
@@ -252,7 +296,7 @@ impl VirtualMachine<'_> {
             return Ok(());
         }
         let path = entry.kind.path;
-        match entry.kind.form {
+        match &entry.kind.form {
             Form::Item(keys) => {
                 let item = entry.to_item(keys);
                 if let Json::Array(items) = path::reach(&mut self.root, path)? {
@@ -260,7 +304,7 @@ impl VirtualMachine<'_> {
                     index.map(|index| items.remove(index));
                 }
             }
-            Form::Member => {
+            Form::Member | Form::Fixed(_) => {
                 path::remove(&mut self.root, path, |key| key == entry.name)?;
             }
             Form::Sidecar => match self.hook_sidecars()?.without() {
@@ -273,6 +317,13 @@ impl VirtualMachine<'_> {
         path::remove_if_empty(&mut self.root, path)?;
         self.changed = true;
         Ok(())
+    }
+
+    /// The value of the member that the entry would be; what is null is not there.
+    fn value(&self, entry: &Entry) -> Result<Option<&Json<'_>>, ShapeError> {
+        let members = path::members(&self.root, entry.kind.path)?;
+        let member = members.iter().rev().find(|(key, _)| key == &entry.name);
+        Ok(member.map(|(_, value)| value).filter(|value| value.kind() != "null"))
     }
 
     /// The items of the list that the entry would stand in.

@@ -9,11 +9,12 @@ mod sidecars;
 use crate::json::{Json, Shape};
 use crate::keys::Key;
 use crate::kinds::pci::MAX_DEVICES;
+use crate::kinds::quantity::{NotAQuantity, Quantity};
 pub(crate) use outline::{OUTLINE, VmOutline};
 pub(crate) use path::ShapeError;
 use path::{
-    ANNOTATIONS, ARCHITECTURE, CPU_FEATURES, CPU_MODEL, GPUS, HOOK_SIDECARS, HOOK_SIDECARS_KEY, HOST_DEVICES, LABELS,
-    LIMITS, NODE_AFFINITY_TERMS, NODE_SELECTOR, Path, VOLUMES,
+    ANNOTATIONS, ARCHITECTURE, CPU, CPU_FEATURES, CPU_MODEL, GPUS, HOOK_SIDECARS, HOOK_SIDECARS_KEY, HOST_DEVICES,
+    HUGEPAGES, INSTANCE_TYPE, LABELS, LIMITS, MEMORY, NODE_AFFINITY_TERMS, NODE_SELECTOR, Path, REQUESTS, VOLUMES,
 };
 pub(crate) use placement::Placement;
 pub(crate) use sidecars::{Sidecars, argument_of};
@@ -31,6 +32,32 @@ pub(crate) struct CpuFeature<'v> {
     pub(crate) name: &'v str,
     /// KubeVirt's policy for it; empty means `require`.
     pub(crate) policy: &'v str,
+}
+
+/// `domain.cpu`, as far as the number of CPUs and their placement go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Cpu {
+    /// Sockets times cores times threads, as KubeVirt counts: what is absent counts as 1, and 0 where all are.
+    pub(crate) count: u64,
+    pub(crate) threads: u64,
+    /// `dedicatedCpuPlacement`, where it is written.
+    pub(crate) is_dedicated: Option<bool>,
+    /// `isolateEmulatorThread`, where it is written.
+    pub(crate) is_isolated: Option<bool>,
+}
+
+/// An amount of CPUs or memory that the VirtualMachine names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Amount<'v> {
+    pub(crate) text: &'v str,
+    pub(crate) quantity: Quantity,
+}
+
+/// The CPUs or the memory that the VirtualMachine's pod asks for; what is zero is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Resources<'v> {
+    pub(crate) request: Option<Amount<'v>>,
+    pub(crate) limit: Option<Amount<'v>>,
 }
 
 /// An item of `domain.devices.hostDevices` or `domain.devices.gpus`; what it lacks is empty.
@@ -56,10 +83,21 @@ const LAST_APPLIED_KEY: &str = "kubectl.kubernetes.io/last-applied-configuration
 static TEMPLATE: Shape = {
     const DEVICES: Shape = Shape::Each(&Shape::Members(&[("name", Shape::Whole), ("deviceName", Shape::Whole)]));
     const FEATURES: Shape = Shape::Each(&Shape::Members(&[("name", Shape::Whole), ("policy", Shape::Whole)]));
+    const CPU: Shape = Shape::Members(&[
+        ("model", Shape::Whole),
+        ("features", FEATURES),
+        ("cores", Shape::Whole),
+        ("sockets", Shape::Whole),
+        ("threads", Shape::Whole),
+        ("dedicatedCpuPlacement", Shape::Whole),
+        ("isolateEmulatorThread", Shape::Whole),
+        ("numa", Shape::Members(&[("guestMappingPassthrough", Shape::Whole)])),
+    ]);
     const DOMAIN: Shape = Shape::Members(&[
-        ("cpu", Shape::Members(&[("model", Shape::Whole), ("features", FEATURES)])),
+        ("cpu", CPU),
+        ("memory", Shape::Members(&[("hugepages", Shape::Members(&[]))])),
         ("devices", Shape::Members(&[("hostDevices", DEVICES), ("gpus", DEVICES)])),
-        ("resources", Shape::Members(&[("limits", Shape::Members(&[]))])),
+        ("resources", Shape::Members(&[("limits", Shape::Members(&[])), ("requests", Shape::Members(&[]))])),
     ]);
     const VOLUMES: Shape = Shape::Each(&Shape::Members(&[
         ("name", Shape::Whole),
@@ -117,6 +155,60 @@ impl<'a> VirtualMachine<'a> {
     /// `domain.cpu.model`; empty if there is none.
     pub(crate) fn cpu_model(&self) -> Result<&str, ShapeError> {
         path::string(&self.root, CPU_MODEL)
+    }
+
+    /// `domain.cpu`: how many CPUs, and how they are placed.
+    pub(crate) fn cpu(&self) -> Result<Cpu, ShapeError> {
+        let cpu = path::members(&self.root, CPU)?;
+        let find = |key: &str| cpu.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value);
+        let number = |key: &str| match find(key) {
+            Some(Json::Number(number)) => number.as_u64().unwrap_or_default(),
+            _ => 0,
+        };
+        let flag = |key: &str| match find(key) {
+            Some(Json::Bool(flag)) => Some(*flag),
+            _ => None,
+        };
+        let parts = [number("cores"), number("sockets"), number("threads")];
+        let product = parts.iter().filter(|n| **n > 0).fold(1, |product: u64, n| product.saturating_mul(*n));
+        Ok(Cpu {
+            count: if parts == [0; 3] { 0 } else { product },
+            threads: number("threads"),
+            is_dedicated: flag("dedicatedCpuPlacement"),
+            is_isolated: flag("isolateEmulatorThread"),
+        })
+    }
+
+    /// `domain.memory.guest`.
+    pub(crate) fn guest_memory(&self) -> Result<Option<Amount<'_>>, ShapeError> {
+        self.amount(MEMORY, "guest")
+    }
+
+    /// `domain.memory.hugepages.pageSize`.
+    pub(crate) fn page_size(&self) -> Result<Option<&str>, ShapeError> {
+        self.member(HUGEPAGES, "pageSize")
+    }
+
+    /// `domain.resources`, of `cpu` or `memory`.
+    pub(crate) fn resources(&self, resource: &'static str) -> Result<Resources<'_>, ShapeError> {
+        Ok(Resources { request: self.amount(REQUESTS, resource)?, limit: self.amount(LIMITS, resource)? })
+    }
+
+    /// Whether CPUs and memory may come from an instance type, which is looked up when the VirtualMachine starts.
+    pub(crate) fn has_instance_type(&self) -> bool {
+        matches!(path::find(&self.root, INSTANCE_TYPE), Ok(Some(_)))
+    }
+
+    /// The amount under the key; `None` where there is none, or zero.
+    fn amount(&self, path: Path, key: &'static str) -> Result<Option<Amount<'_>>, ShapeError> {
+        let Some(text) = self.member(path, key)? else { return Ok(None) };
+        if matches!(text, "" | "null") {
+            return Ok(None);
+        }
+        match text.parse() {
+            Ok(quantity) => Ok(Some(Amount { text, quantity }).filter(|amount| !amount.quantity.is_zero())),
+            Err(NotAQuantity) => Err(ShapeError::Quantity { path, key, text: text.to_owned() }),
+        }
     }
 
     /// `architecture`; empty if there is none.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::json::{Json, Member, Members};
 use crate::kinds::pci::MAX_DEVICES;
+use crate::text::Quoted;
 
 /// A place in a VirtualMachine: the keys that lead to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +42,14 @@ pub(super) const NODE_AFFINITY_TERMS: Path = Path(&[
 pub(super) const ARCHITECTURE: Path = Path(&["spec", "template", "spec", "architecture"]);
 pub(super) const CPU_MODEL: Path = Path(&["spec", "template", "spec", "domain", "cpu", "model"]);
 pub(super) const CPU_FEATURES: Path = Path(&["spec", "template", "spec", "domain", "cpu", "features"]);
+pub(super) const CPU: Path = Path(&["spec", "template", "spec", "domain", "cpu"]);
+pub(super) const NUMA: Path = Path(&["spec", "template", "spec", "domain", "cpu", "numa"]);
+pub(super) const MEMORY: Path = Path(&["spec", "template", "spec", "domain", "memory"]);
+pub(super) const HUGEPAGES: Path = Path(&["spec", "template", "spec", "domain", "memory", "hugepages"]);
+pub(super) const INSTANCE_TYPE: Path = Path(&["spec", "instancetype"]);
 pub(super) const HOST_DEVICES: Path = Path(&["spec", "template", "spec", "domain", "devices", "hostDevices"]);
 pub(super) const GPUS: Path = Path(&["spec", "template", "spec", "domain", "devices", "gpus"]);
+pub(super) const REQUESTS: Path = Path(&["spec", "template", "spec", "domain", "resources", "requests"]);
 pub(super) const LIMITS: Path = Path(&["spec", "template", "spec", "domain", "resources", "limits"]);
 
 /// The annotation of the template in which KubeVirt reads hook sidecars.
@@ -63,6 +70,10 @@ pub(crate) enum ShapeError {
     /// Cure: remove those that it does not need
     #[error("{path} has {count} entries, but a guest can have at most {MAX_DEVICES} devices; remove some")]
     TooMany { path: Path, count: usize },
+    /// Cause: a typing mistake
+    /// Cure: a quantity as Kubernetes has it, such as `2`, `500m`, `8Gi`
+    #[error("{key} under {path} is {}, which is not a quantity; write one such as 2 or 8Gi", Quoted(.text))]
+    Quantity { path: Path, key: &'static str, text: String },
     /// Cause: somebody wrote it by hand
     /// Cure: make it a JSON list, or remove it
     #[error(

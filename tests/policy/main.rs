@@ -1,11 +1,14 @@
 //! Requests in, responses out: the policy as a Kubewarden host sees it, natively, with a cluster in memory.
 
+mod cpu_pinning;
 mod gpu_device_plugin;
 use vm_feature_manager_testkit as harness;
 mod harvester;
+mod hugepages;
 mod lookups;
 mod messages;
 mod nested_virt;
+mod numa;
 mod pci_passthrough;
 mod pipeline;
 mod properties;

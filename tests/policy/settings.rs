@@ -24,6 +24,9 @@ fn defaults() -> Value {
         "kubevirt": {"namespace": "harvester-system", "name": "kubevirt"},
         "policyServer": {"serviceAccount": "policy-server", "namespace": "kubewarden"},
         "nestedVirtualization": {"enabled": true, "errorHandling": "reject", "cpuVendor": "auto"},
+        "cpuPinning": {"enabled": true, "errorHandling": "reject"},
+        "hugepages": {"enabled": true, "errorHandling": "reject", "pageSizes": ["2Mi", "1Gi"]},
+        "numa": {"enabled": true, "errorHandling": "reject"},
         "vbiosInjection": {
             "enabled": true,
             "errorHandling": "reject",
@@ -121,7 +124,7 @@ fn the_forms_empty_description_is_tolerated() {
 #[case::far(json!({"userData": {"x": 1}}), r#"unknown setting "x" in userData; known here: enabled, readSecrets"#)]
 #[case::empty_but_unknown(json!({"userData": {"x": null}}), r#"unknown setting "x" in userData; known here: enabled, readSecrets"#)]
 #[case::description(json!({"description": "mine"}), "unknown setting \"description\"; known here: addTrackingAnnotations, configSource, userData, \
-    kubevirt, policyServer, nestedVirtualization, pciPassthrough, gpuDevicePlugin, vbiosInjection")]
+    kubevirt, policyServer, nestedVirtualization, cpuPinning, hugepages, numa, pciPassthrough, gpuDevicePlugin, vbiosInjection")]
 #[case::list(json!([1]), "the settings: got a list, expected an object")]
 #[case::section(json!({"kubevirt": "kubevirt"}), "setting kubevirt: got a string, expected an object")]
 #[case::boolean(json!({"userData": {"enabled": "true"}}), r#"setting userData.enabled: got "true", expected true or false"#)]

@@ -1,0 +1,195 @@
+//! CPU pinning: each CPU of the guest has a CPU of the node to itself.
+
+#[cfg(feature = "describe")]
+use super::reference::{OptionReference, Reference};
+use super::switch::Switch;
+use super::{Context, Failure, Feature, Plan};
+#[cfg(feature = "describe")]
+use crate::cluster::{
+    Kind,
+    access::{Access, Verbs},
+};
+use crate::settings::{FeatureSettings, section};
+use crate::text::Quoted;
+use crate::vm::Amount;
+use crate::vm::entry::{CPU_PLACEMENT, EMULATOR_THREAD};
+
+const ISOLATION_OPTION: &str = "isolate-emulator-thread";
+
+section! {
+    /// Setting `cpuPinning`.
+    CpuPinningSettings("CPU pinning") {
+        ..feature: FeatureSettings;
+    }
+}
+
+/// The labels of nodes whose kubelet pins CPUs: since KubeVirt 1.8, and before. Source: `kubevirt.io/api/core/v1`.
+const LABELS: [&str; 2] = ["kubevirt.io/cpumanager", "cpumanager"];
+
+/// The most threads of a core that KubeVirt pins.
+const MAX_THREADS: u64 = 2;
+
+/// Why CPUs cannot be pinned. The rules are those of KubeVirt's `vmi-create-admitter.go`, `validateCpuPinning`.
+#[derive(Debug, thiserror::Error)]
+enum CpuPinningError {
+    /// Cause: another value
+    /// Cure: `enabled` or `disabled`
+    #[error("the option vm-feature-manager.io/isolate-emulator-thread is {}; write enabled or disabled", Quoted(.0))]
+    Option(String),
+    /// Cause: the VM forbids what the directive asks for
+    /// Cure: one of the two
+    #[error(
+        "spec.template.spec.domain.cpu.{0} is false, which contradicts the directive; remove that line or the directive"
+    )]
+    Contradiction(&'static str),
+    /// Cause: neither `domain.cpu` nor `domain.resources` says how many CPUs
+    /// Cure: `spec.template.spec.domain.cpu.cores`
+    #[error(
+        "the VirtualMachine does not say how many CPUs it has; set spec.template.spec.domain.cpu.cores, or \
+         spec.template.spec.domain.resources.limits.cpu"
+    )]
+    NoCount,
+    /// Cause: a share of a CPU
+    /// Cure: a whole number
+    #[error(
+        "spec.template.spec.domain.resources.{field}.cpu is {text}, but only whole CPUs can be pinned; write a whole number"
+    )]
+    Fraction { field: &'static str, text: String },
+    /// Cause: a request below the limit. On Harvester, which sets the request itself, this is no error
+    /// Cure: make the two equal, or leave out the request
+    #[error(
+        "spec.template.spec.domain.resources.requests.{resource} is {request} and limits.{resource} is {limit}, but pinned \
+         CPUs need a pod whose requests are its limits; make the two equal"
+    )]
+    Unequal { resource: &'static str, request: String, limit: String },
+    /// Cause: CPUs that the guest would see and the pod does not have, or the other way round
+    /// Cure: make the two equal
+    #[error(
+        "the guest has {guest} CPUs (sockets x cores x threads), but spec.template.spec.domain.resources.{field}.cpu is \
+         {text}, and each CPU of the guest is pinned to one of the pod's; make the two equal"
+    )]
+    Count { guest: u64, field: &'static str, text: String },
+    /// Cause: `domain.cpu.threads` above 2
+    /// Cure: more cores instead
+    #[error(
+        "spec.template.spec.domain.cpu.threads is {0}, but KubeVirt pins at most {MAX_THREADS} threads of a core; ask for more \
+         cores instead"
+    )]
+    Threads(u64),
+}
+
+pub(super) static FEATURE: Feature = Feature {
+    name: "cpu-pinning",
+    options: &[ISOLATION_OPTION],
+    adds: &[&CPU_PLACEMENT, &EMULATOR_THREAD],
+    settings: |settings| &settings.cpu_pinning.feature,
+    plan,
+    #[cfg(feature = "describe")]
+    reference: Reference {
+        settings: "cpuPinning",
+        takes: Switch::TAKES,
+        effect: "`domain.cpu.dedicatedCpuPlacement: true`",
+        options: &[OptionReference {
+            name: ISOLATION_OPTION,
+            takes: "`enabled`, `disabled`",
+            meaning: "QEMU's own thread gets a CPU of its own, beside those of the guest",
+        }],
+        looks_up: &[Access {
+            kinds: &[Kind::Node],
+            verbs: Verbs::List,
+            what: "whether a node pins CPUs; one node is read by its name",
+            without: "no warning where none does",
+            needed: &[],
+        }],
+    },
+};
+
+fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
+    if value.parse::<Switch>()? == Switch::Off {
+        return Ok(None);
+    }
+    let is_isolated = is_isolated(context)?;
+    let cpu = context.vm.cpu()?;
+    if cpu.is_dedicated == Some(false) {
+        return Err(CpuPinningError::Contradiction("dedicatedCpuPlacement").into());
+    }
+    if is_isolated && cpu.is_isolated == Some(false) {
+        return Err(CpuPinningError::Contradiction("isolateEmulatorThread").into());
+    }
+    check_amounts(context)?;
+    let mut plan = Plan { applied: "true".to_owned(), ..Plan::default() };
+    plan.entries.push(CPU_PLACEMENT.of("", ""));
+    if is_isolated {
+        plan.entries.push(EMULATOR_THREAD.of("", ""));
+    }
+    plan.warnings.extend(warning(context)?);
+    Ok(Some(plan))
+}
+
+fn is_isolated(context: &Context<'_>) -> Result<bool, Failure> {
+    let Some(option) = context.directives.option(ISOLATION_OPTION)? else {
+        return Ok(false);
+    };
+    match option.parse::<Switch>() {
+        Ok(switch) => Ok(switch == Switch::On),
+        Err(_) => Err(CpuPinningError::Option(option.to_owned()).into()),
+    }
+}
+
+/// Checks that KubeVirt would pin the CPUs. What an instance type has is not known here, and is left to KubeVirt.
+fn check_amounts(context: &Context<'_>) -> Result<(), Failure> {
+    if context.vm.has_instance_type() {
+        return Ok(());
+    }
+    let cpu = context.vm.cpu()?;
+    let mut cpus = context.vm.resources("cpu")?;
+    let mut memory = context.vm.resources("memory")?;
+    // Harvester's webhook, which comes later, makes the requests of a VirtualMachine with pinned CPUs those of its limits.
+    if context.settings.general.is_harvester() {
+        for resources in [&mut cpus, &mut memory] {
+            resources.request = resources.limit.or(resources.request);
+        }
+    }
+    for (resource, amounts) in [("cpu", cpus), ("memory", memory)] {
+        if let (Some(request), Some(limit)) = (amounts.request, amounts.limit) {
+            if request.quantity.ceil() != limit.quantity.ceil() {
+                let [request, limit] = [request, limit].map(|amount| amount.text.to_owned());
+                return Err(CpuPinningError::Unequal { resource, request, limit }.into());
+            }
+        }
+    }
+    let request = cpus.request.map(|amount| ("requests", amount));
+    let limit = cpus.limit.map(|amount| ("limits", amount));
+    let Some((field, amount)) = limit.or(request) else {
+        return if cpu.count == 0 { Err(CpuPinningError::NoCount.into()) } else { check_threads(cpu.threads) };
+    };
+    let is_fraction = |(_, amount): &(_, Amount<'_>)| !amount.quantity.is_whole();
+    if let Some((field, amount)) = [request, limit].into_iter().flatten().find(is_fraction) {
+        return Err(CpuPinningError::Fraction { field, text: amount.text.to_owned() }.into());
+    }
+    let guest = cpu.count;
+    if guest > 0 && amount.quantity.ceil() != u128::from(guest) {
+        return Err(CpuPinningError::Count { guest, field, text: amount.text.to_owned() }.into());
+    }
+    check_threads(cpu.threads)
+}
+
+fn check_threads(threads: u64) -> Result<(), Failure> {
+    if threads > MAX_THREADS { Err(CpuPinningError::Threads(threads).into()) } else { Ok(()) }
+}
+
+/// What is amiss with the nodes, where they may be read.
+fn warning(context: &Context<'_>) -> Result<Option<String>, Failure> {
+    let placement = context.vm.placement()?;
+    let Ok(nodes) = context.nodes(&placement) else {
+        return Ok(None);
+    };
+    let pins = |label: &&str| nodes.iter().any(|node| node.label(label) == Some("true"));
+    let [label, _] = LABELS;
+    Ok((!LABELS.iter().any(pins)).then(|| {
+        format!(
+            "no node that the VirtualMachine may run on has the label {label}=true, so it will not be scheduled; enable the CPU \
+             manager of a node, in Harvester under Hosts"
+        )
+    }))
+}

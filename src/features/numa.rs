@@ -1,0 +1,102 @@
+//! NUMA passthrough: the guest sees the NUMA nodes that its CPUs and pages are of.
+
+#[cfg(feature = "describe")]
+use super::reference::Reference;
+use super::switch::Switch;
+use super::{Context, Failure, Feature, Plan};
+#[cfg(feature = "describe")]
+use crate::cluster::{
+    Kind,
+    access::{Access, Verbs},
+};
+use crate::settings::{FeatureSettings, section};
+use crate::vm::entry::NUMA_MAPPING;
+
+section! {
+    /// Setting `numa`.
+    NumaSettings("NUMA") {
+        ..feature: FeatureSettings;
+    }
+}
+
+/// The value that switches it on.
+const PASSTHROUGH: &str = "passthrough";
+
+/// The gate, and the first minor version of KubeVirt 1 that has no need of it. Source: KubeVirt's pull request 12232.
+const GATE: &str = "NUMA";
+const PERMANENT_SINCE: u32 = 4;
+
+/// Why the guest cannot have the node's NUMA nodes. The rules are those of KubeVirt's `vmi-create-admitter.go`, `validateNUMA`.
+#[derive(Debug, thiserror::Error)]
+enum NumaError {
+    /// Cause: another value
+    /// Cure: `passthrough`; `disabled`, `false`, `no`, `0`
+    #[error("not a way to give the guest NUMA nodes; write passthrough, or disabled")]
+    Value,
+    /// Cause: pinned CPUs or hugepages are missing
+    /// Cure: the directives in the message, or the same in the VM's template
+    #[error("NUMA passthrough needs {missing}; add {remedy}")]
+    Needs { missing: &'static str, remedy: &'static str },
+    /// Cause: KubeVirt before 1.4 without the gate
+    /// Cure: add `NUMA` to the gates of the KubeVirt object
+    #[error(
+        "KubeVirt's feature gate NUMA is off, so KubeVirt would refuse the VirtualMachine; have the administrator add NUMA to \
+         spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
+    )]
+    GateOff,
+}
+
+pub(super) static FEATURE: Feature = Feature {
+    name: "numa",
+    options: &[],
+    adds: &[&NUMA_MAPPING],
+    settings: |settings| &settings.numa.feature,
+    plan,
+    #[cfg(feature = "describe")]
+    reference: Reference {
+        settings: "numa",
+        takes: "`passthrough`; off: `disabled`, `false`, `no`, `0` or nothing",
+        effect: "`domain.cpu.numa.guestMappingPassthrough: {}`; needs cpu-pinning and hugepages",
+        options: &[],
+        looks_up: &[Access {
+            kinds: &[Kind::KubeVirt],
+            verbs: Verbs::Get,
+            what: "the feature gate `NUMA`, which KubeVirt needs before 1.4",
+            without: "the gate is not checked",
+            needed: &[],
+        }],
+    },
+};
+
+fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
+    let is_on = value.eq_ignore_ascii_case(PASSTHROUGH);
+    if !is_on {
+        return match value.parse() {
+            Ok(Switch::Off) => Ok(None),
+            _ => Err(NumaError::Value.into()),
+        };
+    }
+    if !context.vm.has_instance_type() {
+        let is_dedicated = context.vm.cpu()?.is_dedicated == Some(true);
+        let has_pages = context.vm.page_size()?.is_some();
+        let (missing, remedy) = match (is_dedicated, has_pages) {
+            (true, true) => ("", ""),
+            (true, false) => ("hugepages", "the directive vm-feature-manager.io/hugepages: 2Mi"),
+            (false, true) => ("pinned CPUs", "the directive vm-feature-manager.io/cpu-pinning: enabled"),
+            (false, false) => (
+                "pinned CPUs and hugepages",
+                "the directives vm-feature-manager.io/cpu-pinning: enabled and vm-feature-manager.io/hugepages: 2Mi",
+            ),
+        };
+        if !missing.is_empty() {
+            return Err(NumaError::Needs { missing, remedy }.into());
+        }
+    }
+    if let Ok(kubevirt) = context.lookups.kubevirt() {
+        if kubevirt.is_before(PERMANENT_SINCE) && !kubevirt.has_gate(GATE) {
+            return Err(NumaError::GateOff.into());
+        }
+    }
+    let entries = vec![NUMA_MAPPING.of("", "")];
+    Ok(Some(Plan { entries, applied: PASSTHROUGH.to_owned(), ..Plan::default() }))
+}

@@ -1,0 +1,201 @@
+//! Directive `cpu-pinning`.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use vm_feature_manager_policy::cluster::Kind;
+
+use super::harness::{MemoryCluster, Request, annotate, bare_vm, vm};
+
+/// Settings of a cluster without Harvester, where nobody changes the requests after the policy.
+fn plain() -> Value {
+    json!({"kubevirt": {"namespace": "kubevirt"}})
+}
+
+fn pinned(domain: Value) -> Value {
+    let mut vm = bare_vm(&[("cpu-pinning", "enabled")]);
+    vm["spec"]["template"]["spec"]["domain"] = domain;
+    vm
+}
+
+fn node(label: &str) -> MemoryCluster {
+    MemoryCluster::with_nodes(&[("node1", &[label])])
+}
+
+#[rstest]
+fn on(#[values("enabled", "true", "Yes", "1")] value: &str) {
+    let answer = Request::create(vm(&[("cpu-pinning", value)])).cluster(node("kubevirt.io/cpumanager")).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(
+        answer.patch(),
+        json!([
+            {"op": "add", "path": "/metadata/annotations/vm-feature-manager.io~1cpu-pinning-added", "value": r#"[{"dedicatedCpuPlacement":true}]"#},
+            {"op": "add", "path": "/metadata/annotations/vm-feature-manager.io~1cpu-pinning-applied", "value": "true"},
+            {"op": "add", "path": "/spec/template/spec/domain/cpu/dedicatedCpuPlacement", "value": true},
+        ])
+    );
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+#[rstest]
+fn off(#[values("disabled", "false", "no", "0", "")] value: &str) {
+    Request::create(vm(&[("cpu-pinning", value)])).evaluate().assert_accepted_unchanged();
+}
+
+#[test]
+fn anything_else_is_an_error() {
+    let answer = Request::create(vm(&[("cpu-pinning", "static")])).evaluate();
+    answer.assert_denied(&["cpu-pinning", "\"static\"", "write enabled or disabled"]);
+}
+
+#[rstest]
+#[case::on("enabled", json!(true), r#"[{"dedicatedCpuPlacement":true},{"isolateEmulatorThread":true}]"#)]
+#[case::off("disabled", Value::Null, r#"[{"dedicatedCpuPlacement":true}]"#)]
+#[case::empty("", Value::Null, r#"[{"dedicatedCpuPlacement":true}]"#)]
+fn the_emulator_thread(#[case] option: &str, #[case] isolated: Value, #[case] record: &str) {
+    let vm = vm(&[("cpu-pinning", "enabled"), ("isolate-emulator-thread", option)]);
+    let answer = Request::create(vm).evaluate();
+    assert_eq!(answer.domain()["cpu"]["dedicatedCpuPlacement"], json!(true));
+    assert_eq!(answer.domain()["cpu"]["isolateEmulatorThread"], isolated);
+    assert_eq!(answer.annotation("cpu-pinning-added").unwrap(), record);
+}
+
+#[test]
+fn an_option_that_is_neither_on_nor_off_is_an_error() {
+    let answer = Request::create(vm(&[("cpu-pinning", "enabled"), ("isolate-emulator-thread", "maybe")])).evaluate();
+    answer.assert_denied(&["isolate-emulator-thread is \"maybe\"", "write enabled or disabled"]);
+}
+
+#[test]
+fn an_option_without_its_directive_has_no_effect() {
+    let answer = Request::create(vm(&[("isolate-emulator-thread", "enabled")])).evaluate();
+    answer.assert_accepted_unchanged();
+    let warnings = answer.warnings().join("\n");
+    assert!(warnings.contains("isolate-emulator-thread has no effect without the directive cpu-pinning"), "{warnings}");
+}
+
+#[rstest]
+#[case::cores(json!({"cpu": {"cores": 2}}))]
+#[case::sockets_alone(json!({"cpu": {"sockets": 2}, "resources": {"limits": {"cpu": 2}}}))]
+#[case::limit(json!({"resources": {"limits": {"cpu": "2"}}}))]
+#[case::request(json!({"resources": {"requests": {"cpu": "2"}}}))]
+#[case::zero_is_nothing(json!({"cpu": {"cores": 2}, "resources": {"requests": {"cpu": "0"}, "limits": {"cpu": 2}}}))]
+#[case::both(json!({"cpu": {"cores": 2, "sockets": 2, "threads": 2}, "resources": {"requests": {"cpu": "8"}, "limits": {"cpu": "8000m"}}}))]
+#[case::memory(json!({"cpu": {"cores": 2}, "resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "1024Mi"}}}))]
+#[case::two_threads(json!({"cpu": {"threads": 2}}))]
+fn amounts_that_kubevirt_takes(#[case] domain: Value) {
+    let answer = Request::create(pinned(domain)).settings(plain()).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(answer.domain()["cpu"]["dedicatedCpuPlacement"], json!(true));
+}
+
+#[rstest]
+#[case::no_count(json!({}), &["how many CPUs", "domain.cpu.cores"])]
+#[case::zero(json!({"cpu": {"cores": 0}, "resources": {"limits": {"cpu": "0"}}}), &["how many CPUs"])]
+#[case::fraction(json!({"resources": {"limits": {"cpu": "1500m"}}}), &["limits.cpu is 1500m", "whole number"])]
+#[case::fraction_of_request(json!({"cpu": {"cores": 1}, "resources": {"requests": {"cpu": 0.5}}}), &["requests.cpu is 0.5"])]
+#[case::unequal(json!({"cpu": {"cores": 2}, "resources": {"requests": {"cpu": 1}, "limits": {"cpu": 2}}}), &["requests.cpu is 1 and limits.cpu is 2", "make the two equal"])]
+#[case::unequal_memory(json!({"cpu": {"cores": 2}, "resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "2Gi"}}}), &["requests.memory is 1Gi and limits.memory is 2Gi"])]
+#[case::count(json!({"cpu": {"cores": 4}, "resources": {"limits": {"cpu": 2}}}), &["the guest has 4 CPUs", "limits.cpu is 2"])]
+#[case::count_of_request(json!({"cpu": {"cores": 4, "sockets": 2}, "resources": {"requests": {"cpu": "2"}}}), &["the guest has 8 CPUs", "requests.cpu is 2"])]
+#[case::threads(json!({"cpu": {"threads": 4}}), &["threads is 4", "at most 2 threads"])]
+#[case::threads_and_limit(json!({"cpu": {"threads": 3}, "resources": {"limits": {"cpu": 3}}}), &["threads is 3"])]
+#[case::forbidden(json!({"cpu": {"cores": 1, "dedicatedCpuPlacement": false}}), &["dedicatedCpuPlacement is false", "contradicts"])]
+#[case::no_quantity(json!({"cpu": {"cores": 1}, "resources": {"limits": {"cpu": "two"}}}), &["cpu under spec.template.spec.domain.resources.limits is \"two\"", "not a quantity"])]
+fn amounts_that_kubevirt_refuses(#[case] domain: Value, #[case] parts: &[&str]) {
+    Request::create(pinned(domain)).settings(plain()).evaluate().assert_denied(parts);
+}
+
+#[test]
+fn an_emulator_thread_that_the_user_forbids() {
+    let mut vm = pinned(json!({"cpu": {"cores": 1, "isolateEmulatorThread": false}}));
+    assert!(Request::create(vm.clone()).evaluate().is_accepted());
+    annotate(&mut vm, &[("isolate-emulator-thread", "enabled")]);
+    Request::create(vm).evaluate().assert_denied(&["isolateEmulatorThread is false", "contradicts"]);
+}
+
+#[test]
+fn harvester_sets_the_requests_itself() {
+    let resources =
+        |limit| json!({"requests": {"cpu": "62m", "memory": "1Gi"}, "limits": {"cpu": limit, "memory": "8Gi"}});
+    let vm = |limit| pinned(json!({"cpu": {"cores": 2}, "resources": resources(limit)}));
+    assert!(Request::create(vm("2")).evaluate().is_accepted());
+    Request::create(vm("2")).settings(plain()).evaluate().assert_denied(&["make the two equal"]);
+    Request::create(vm("3")).evaluate().assert_denied(&["the guest has 2 CPUs", "limits.cpu is 3"]);
+}
+
+#[test]
+fn what_an_instance_type_has_is_left_to_kubevirt() {
+    let mut vm = pinned(json!({"resources": {"limits": {"cpu": "1500m"}}}));
+    vm["spec"]["instancetype"] = json!({"name": "u1.medium"});
+    let answer = Request::create(vm).settings(plain()).evaluate();
+    assert_eq!(answer.domain()["cpu"], json!({"dedicatedCpuPlacement": true}), "{}", answer.message());
+}
+
+#[test]
+fn what_the_user_wrote_is_theirs() {
+    let answer = Request::create(pinned(json!({"cpu": {"cores": 1, "dedicatedCpuPlacement": true}}))).evaluate();
+    assert!(answer.is_accepted());
+    assert_eq!(answer.annotation("cpu-pinning-added"), None);
+    assert_eq!(answer.annotation("cpu-pinning-applied").unwrap(), "true");
+}
+
+#[rstest]
+#[case::label(node("kubevirt.io/cpumanager"), false)]
+#[case::old_label(node("cpumanager"), false)]
+#[case::no_label(node("other"), true)]
+#[case::another_node(MemoryCluster::with_nodes(&[("node2", &["kubevirt.io/cpumanager"])]), false)]
+#[case::nodes_that_may_not_be_read(node("other").without("list", Kind::Node), false)]
+fn a_warning_where_no_node_pins_cpus(#[case] cluster: MemoryCluster, #[case] warns: bool) {
+    let answer = Request::create(vm(&[("cpu-pinning", "enabled")])).cluster(cluster).evaluate();
+    assert!(answer.is_accepted());
+    let warnings = answer.warnings().join("\n");
+    assert_eq!(warnings.contains("has the label kubevirt.io/cpumanager=true"), warns, "{warnings}");
+}
+
+#[test]
+fn a_node_that_is_named_is_read_alone() {
+    let mut vm = vm(&[("cpu-pinning", "enabled")]);
+    vm["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "node1"});
+    let cluster = MemoryCluster::with_nodes(&[("node1", &[]), ("node2", &["kubevirt.io/cpumanager"])]);
+    let answer = Request::create(vm).cluster(cluster).evaluate();
+    assert_eq!(answer.lookups, ["get Node node1"]);
+    assert!(answer.warnings().join("\n").contains("cpumanager=true"));
+}
+
+#[test]
+fn a_directive_that_goes_leaves_the_vm_as_it_was() {
+    let before = vm(&[]);
+    let asked = vm(&[("cpu-pinning", "enabled"), ("isolate-emulator-thread", "enabled")]);
+    let stored = Request::update(before.clone(), asked).evaluate().after();
+    assert_eq!(stored["spec"]["template"]["spec"]["domain"]["cpu"]["isolateEmulatorThread"], json!(true));
+    let mut without = stored.clone();
+    let annotations = without["metadata"]["annotations"].as_object_mut().unwrap();
+    annotations.retain(|key, _| {
+        !matches!(key.as_str(), "vm-feature-manager.io/cpu-pinning" | "vm-feature-manager.io/isolate-emulator-thread")
+    });
+    assert_eq!(Request::update(stored, without).evaluate().after(), before);
+}
+
+#[test]
+fn an_option_that_goes_takes_its_entry_along() {
+    let asked = vm(&[("cpu-pinning", "enabled"), ("isolate-emulator-thread", "enabled")]);
+    let stored = Request::create(asked).evaluate().after();
+    let mut without = stored.clone();
+    without["metadata"]["annotations"]["vm-feature-manager.io/isolate-emulator-thread"] = json!("disabled");
+    let answer = Request::update(stored, without).evaluate();
+    assert_eq!(answer.domain()["cpu"]["isolateEmulatorThread"], Value::Null);
+    assert_eq!(answer.domain()["cpu"]["dedicatedCpuPlacement"], json!(true));
+    assert_eq!(answer.annotation("cpu-pinning-added").unwrap(), r#"[{"dedicatedCpuPlacement":true}]"#);
+}
+
+#[test]
+fn a_flag_that_was_changed_stays_with_a_warning() {
+    let stored = Request::create(vm(&[("cpu-pinning", "enabled")])).evaluate().after();
+    let mut changed = stored.clone();
+    changed["metadata"]["annotations"].as_object_mut().unwrap().remove("vm-feature-manager.io/cpu-pinning");
+    changed["spec"]["template"]["spec"]["domain"]["cpu"]["dedicatedCpuPlacement"] = json!(false);
+    let answer = Request::update(stored, changed).evaluate();
+    assert_eq!(answer.domain()["cpu"]["dedicatedCpuPlacement"], json!(false));
+    assert!(answer.warnings().join("\n").contains("dedicated CPU placement"), "{:?}", answer.warnings());
+}

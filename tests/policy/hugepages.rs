@@ -1,0 +1,181 @@
+//! Directive `hugepages`.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use vm_feature_manager_policy::cluster::Kind;
+
+use super::harness::{MemoryCluster, Request, annotate, bare_vm};
+
+/// Settings of a cluster without Harvester, where nobody changes the requests after the policy.
+fn plain() -> Value {
+    json!({"kubevirt": {"namespace": "kubevirt"}})
+}
+
+fn vm(size: &str, domain: Value) -> Value {
+    let mut vm = bare_vm(&[("hugepages", size)]);
+    vm["spec"]["template"]["spec"]["domain"] = domain;
+    vm
+}
+
+fn guest(memory: &str) -> Value {
+    json!({"memory": {"guest": memory}})
+}
+
+fn node(pages: Value) -> MemoryCluster {
+    let mut cluster = MemoryCluster::with_nodes(&[("node1", &[])]);
+    cluster.object("Node", "node1")["status"] = json!({"allocatable": pages});
+    cluster
+}
+
+#[rstest]
+fn sizes(#[values("2Mi", "1Gi")] size: &str) {
+    let cluster = node(json!({"hugepages-2Mi": "8Gi", "hugepages-1Gi": "8Gi"}));
+    let answer = Request::create(vm(size, guest("8Gi"))).settings(plain()).cluster(cluster).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(answer.domain()["memory"], json!({"guest": "8Gi", "hugepages": {"pageSize": size}}));
+    assert_eq!(answer.annotation("hugepages-applied").unwrap(), size);
+    assert_eq!(answer.annotation("hugepages-added").unwrap(), format!(r#"[{{"hugepages":"{size}"}}]"#));
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+#[rstest]
+#[case::another_size("4Ki", json!({}), "write 2Mi or 1Gi")]
+#[case::another_case("2mi", json!({}), "write 2Mi or 1Gi")]
+#[case::nothing("", json!({}), "write 2Mi or 1Gi")]
+#[case::setting("1Gi", json!({"hugepages": {"pageSizes": ["2Mi"]}}), "write 2Mi")]
+fn sizes_that_are_not_allowed(#[case] size: &str, #[case] settings: Value, #[case] part: &str) {
+    let answer = Request::create(vm(size, guest("8Gi"))).settings(settings).evaluate();
+    answer.assert_denied(&["not a page size that the policy allows", part]);
+}
+
+#[rstest]
+#[case::list(json!("2Mi"), "a list of 2Mi, 1Gi")]
+#[case::word(json!(["4Mi"]), "a list of 2Mi, 1Gi")]
+fn settings_that_are_wrong(#[case] sizes: Value, #[case] part: &str) {
+    let answer =
+        Request::create(vm("2Mi", guest("8Gi"))).settings(json!({"hugepages": {"pageSizes": sizes}})).evaluate();
+    assert!(!answer.is_accepted());
+    assert!(
+        answer.message().contains("hugepages.pageSizes") && answer.message().contains(part),
+        "{}",
+        answer.message()
+    );
+}
+
+#[rstest]
+#[case::request("1Gi", json!({"resources": {"requests": {"memory": "2Gi"}}}))]
+#[case::limit("1Gi", json!({"resources": {"limits": {"memory": "2048Mi"}}}))]
+#[case::the_request_before_the_limit("2Mi", json!({"resources": {"requests": {"memory": "2Mi"}, "limits": {"memory": "3Mi"}}}))]
+#[case::one_page("1Gi", guest("1Gi"))]
+#[case::no_memory("1Gi", json!({}))]
+fn memory_that_kubevirt_takes(#[case] size: &str, #[case] domain: Value) {
+    let answer = Request::create(vm(size, domain)).settings(plain()).evaluate();
+    assert_eq!(answer.domain()["memory"]["hugepages"], json!({"pageSize": size}), "{}", answer.message());
+}
+
+#[rstest]
+#[case::less("1Gi", guest("512Mi"), &["memory.guest is 512Mi", "less than one page of 1Gi"])]
+#[case::not_a_multiple("1Gi", guest("8092Mi"), &["memory.guest is 8092Mi", "not a multiple of the page size 1Gi"])]
+#[case::odd("2Mi", guest("1365Mi"), &["1365Mi", "2Mi"])]
+#[case::request("2Mi", json!({"memory": {"guest": "2Gi"}, "resources": {"requests": {"memory": "1365Mi"}}}), &["requests.memory is 1365Mi"])]
+#[case::guest_beside_a_request("1Gi", json!({"memory": {"guest": "1536Mi"}, "resources": {"requests": {"memory": "2Gi"}}}), &["memory.guest is 1536Mi"])]
+#[case::limit("1Gi", json!({"resources": {"limits": {"memory": "1500M"}}}), &["limits.memory is 1500M"])]
+#[case::another_size("2Mi", json!({"memory": {"guest": "2Gi", "hugepages": {"pageSize": "1Gi"}}}), &["pageSize is \"1Gi\"", "contradicts"])]
+fn memory_that_kubevirt_refuses(#[case] size: &str, #[case] domain: Value, #[case] parts: &[&str]) {
+    let answer = Request::create(vm(size, domain)).settings(plain()).evaluate();
+    answer.assert_denied(parts);
+    assert!(!answer.message().contains("Harvester"), "{}", answer.message());
+}
+
+#[test]
+fn on_harvester_the_message_names_the_reserved_memory() {
+    let answer = Request::create(vm("1Gi", guest("8092Mi"))).evaluate();
+    answer.assert_denied(&["not a multiple", "harvesterhci.io/reservedMemory"]);
+}
+
+#[rstest]
+#[case::not_pinned(json!({"memory": {"guest": "8Gi"}, "resources": {"limits": {"memory": "8Gi"}}}), true)]
+#[case::pinned(json!({"cpu": {"dedicatedCpuPlacement": true}, "memory": {"guest": "8Gi"}, "resources": {"requests": {"memory": "5461Mi"}, "limits": {"memory": "8Gi"}}}), false)]
+#[case::host_devices(json!({"memory": {"guest": "8Gi"}, "devices": {"hostDevices": [{"name": "a", "deviceName": "b/c"}]}, "resources": {"limits": {"memory": "8Gi"}}}), false)]
+#[case::no_limit(json!({"memory": {"guest": "8Gi"}}), false)]
+fn harvester_lowers_the_request_of_a_new_vm(#[case] domain: Value, #[case] warns: bool) {
+    let answer = Request::create(vm("2Mi", domain.clone())).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    let warnings = answer.warnings().join("\n");
+    assert_eq!(warnings.contains("add the directive cpu-pinning"), warns, "{warnings}");
+    if warns {
+        let answer = Request::create(vm("2Mi", domain)).settings(plain()).evaluate();
+        assert!(!answer.warnings().join("\n").contains("cpu-pinning"));
+    }
+}
+
+#[test]
+fn the_request_of_a_vm_that_harvester_stored_counts() {
+    let domain = |request| json!({"resources": {"requests": {"memory": request}, "limits": {"memory": "8Gi"}}});
+    let update = |request| {
+        let old = vm("", domain(request));
+        let mut new = old.clone();
+        annotate(&mut new, &[("hugepages", "2Mi")]);
+        Request::update(old, new).evaluate()
+    };
+    update("5461Mi").assert_denied(&["requests.memory is 5461Mi"]);
+    assert!(update("5460Mi").is_accepted());
+}
+
+#[test]
+fn pinning_in_the_same_request_counts() {
+    let mut vm = vm(
+        "1Gi",
+        json!({"cpu": {"cores": 1}, "resources": {"requests": {"memory": "1365Mi"}, "limits": {"memory": "2Gi"}}}),
+    );
+    annotate(&mut vm, &[("cpu-pinning", "enabled")]);
+    let answer = Request::create(vm).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert!(!answer.warnings().join("\n").contains("overcommit"));
+}
+
+#[test]
+fn what_an_instance_type_has_is_left_to_kubevirt() {
+    let mut vm = vm("1Gi", guest("8092Mi"));
+    vm["spec"]["instancetype"] = json!({"name": "u1.medium"});
+    assert!(Request::create(vm).evaluate().is_accepted());
+}
+
+#[test]
+fn what_the_user_wrote_is_theirs() {
+    let domain = json!({"memory": {"guest": "2Gi", "hugepages": {"pageSize": "2Mi"}}});
+    let answer = Request::create(vm("2Mi", domain)).settings(plain()).evaluate();
+    assert!(answer.is_accepted());
+    assert_eq!(answer.annotation("hugepages-added"), None);
+}
+
+#[rstest]
+#[case::enough(node(json!({"hugepages-2Mi": "8Gi"})), false)]
+#[case::too_few(node(json!({"hugepages-2Mi": "8190Mi"})), true)]
+#[case::another_size(node(json!({"hugepages-1Gi": "8Gi"})), true)]
+#[case::odd(node(json!({"hugepages-2Mi": "many"})), true)]
+#[case::none(node(json!({})), true)]
+#[case::nodes_that_may_not_be_read(node(json!({})).without("watch", Kind::Node), false)]
+fn a_warning_where_no_node_has_enough(#[case] cluster: MemoryCluster, #[case] warns: bool) {
+    let answer = Request::create(vm("2Mi", guest("8Gi"))).settings(plain()).cluster(cluster).evaluate();
+    assert!(answer.is_accepted());
+    let warnings = answer.warnings().join("\n");
+    assert_eq!(warnings.contains("has enough hugepages-2Mi"), warns, "{warnings}");
+}
+
+#[test]
+fn a_directive_that_changes_or_goes() {
+    let before = vm("2Mi", guest("8Gi"));
+    let stored = Request::create(before.clone()).settings(plain()).evaluate().after();
+    let mut changed = stored.clone();
+    annotate(&mut changed, &[("hugepages", "1Gi")]);
+    let answer = Request::update(stored, changed).settings(plain()).evaluate();
+    assert_eq!(answer.domain()["memory"]["hugepages"], json!({"pageSize": "1Gi"}), "{}", answer.message());
+    let stored = answer.after();
+    let mut gone = stored.clone();
+    gone["metadata"]["annotations"].as_object_mut().unwrap().remove("vm-feature-manager.io/hugepages");
+    let after = Request::update(stored, gone).settings(plain()).evaluate().after();
+    assert_eq!(after["spec"], before["spec"]);
+    assert_eq!(after["metadata"]["annotations"], json!({}));
+}
