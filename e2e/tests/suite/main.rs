@@ -11,5 +11,6 @@ mod lookups;
 #[path = "../../benches/meter.rs"]
 mod meter;
 mod module;
+mod observability;
 mod package;
 mod taking_back;
