@@ -9,7 +9,8 @@ setup_file() {
     discover
     make_world >&2
     # The registry, the repository and the tag of the installed policy.
-    local module=${POLICY_MODULE:-$(jq --raw-output .spec.module <<<"$POLICY_JSON")}
+    local module
+    module=$(jq --raw-output .spec.module <<<"$POLICY_JSON")
     module=${module#registry://}
     jq --null-input --arg name "$RUN" --arg url "$module" --arg server "$SERVER" --argjson policy "$POLICY_JSON" '{
         name: $name,

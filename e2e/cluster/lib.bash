@@ -336,25 +336,38 @@ hook() {
     bash -c "$1" >&2 3>&- 4>&-
 }
 
+# The Deployments of Kubewarden's controller, which would start policy-server again, and of policy-server, with their replicas.
+deployments() {
+    kubectl get deployments --namespace "$SERVER_NAMESPACE" --output json | jq --raw-output --arg server "policy-server-$SERVER" '
+        .items | sort_by(.metadata.name == $server)[]
+        | select(.metadata.name == $server or any(.spec.template.spec.containers[]; .name == "controller"))
+        | "\(.metadata.name) \(.spec.replicas)"'
+}
+
 stop_server() {
-    touch "$BATS_FILE_TMPDIR/stopped"
+    local name
+    deployments >"$BATS_FILE_TMPDIR/stopped"
     if [ -n "${POLICY_SERVER_STOP-}" ]; then
         hook "$POLICY_SERVER_STOP"
         return
     fi
-    kubectl get policyservers "$SERVER" --output jsonpath='{.spec.replicas}' >"$BATS_FILE_TMPDIR/stopped"
-    # The controller sets the number of the Deployment.
-    kubectl patch policyservers "$SERVER" --type merge --patch '{"spec": {"replicas": 0}}'
+    while read -r name _; do
+        kubectl scale deployment "$name" --namespace "$SERVER_NAMESPACE" --replicas 0
+    done <"$BATS_FILE_TMPDIR/stopped"
     eventually 120 no_server_pods
 }
 
 start_server() {
+    local name replicas
     if [ -n "${POLICY_SERVER_START-}" ]; then
         hook "$POLICY_SERVER_START"
     else
-        kubectl patch policyservers "$SERVER" --type merge --patch "{\"spec\": {\"replicas\": $(cat "$BATS_FILE_TMPDIR/stopped")}}"
-        eventually 60 [ -n "$(server_pods)" ]
-        kubectl rollout status deployment "policy-server-$SERVER" --namespace "$SERVER_NAMESPACE" --timeout 3m
+        while read -r name replicas; do
+            kubectl scale deployment "$name" --namespace "$SERVER_NAMESPACE" --replicas "$replicas"
+        done <"$BATS_FILE_TMPDIR/stopped"
+        while read -r name _; do
+            kubectl rollout status deployment "$name" --namespace "$SERVER_NAMESPACE" --timeout 3m
+        done <"$BATS_FILE_TMPDIR/stopped"
     fi
     rm "$BATS_FILE_TMPDIR/stopped"
 }
