@@ -53,7 +53,7 @@ example() {
 
     k apply --server-side --filename "$file"
     same "$(stored "$name" | summary)" "$2"
-    survives "$name" k apply --server-side --filename "$file"
+    stays "$name" k apply --server-side --filename "$file"
     k diff --server-side --filename "$file"
     remove "$name"
 }
