@@ -8,6 +8,8 @@ RELEASE := target/$(TARGET)/release
 SOURCES := $(shell find src -type f) Cargo.toml Cargo.lock .cargo/config.toml
 
 KWCTL   ?= kwctl
+KUBECTL ?= kubectl
+export KUBECTL
 
 EXAMPLE ?= harvester
 OUTPUT  ?= diff
@@ -67,6 +69,10 @@ mutants: ## Changes the policy in small ways, and lists the changes that no test
 .PHONY: e2e-tests
 e2e-tests: annotated-policy.wasm ## Runs the annotated module in kwctl, which must be installed, as bats and jq
 	bats e2e/e2e.bats
+
+.PHONY: cluster-tests
+cluster-tests: ## Tests the installed policy in the cluster of KUBECONFIG; needs kubectl, bats, jq and helm
+	bats --timing $(or $(CLUSTER_TESTS),e2e/cluster)
 
 annotated-policy.wasm: policy.wasm metadata.yml docs/usage.md ## Adds the metadata to the module, with kwctl
 	$(KWCTL) annotate --metadata-path metadata.yml --usage-path docs/usage.md --output-path $@ policy.wasm

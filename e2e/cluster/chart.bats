@@ -1,0 +1,119 @@
+#!/usr/bin/env bats
+# shellcheck disable=SC2154 # the names that lib.bash exports
+# The chart beside the installed policy, under another name: installed, upgraded with other settings, uninstalled. It sees the tests'
+# namespace alone, and the installed policy does not see it for that time.
+
+setup_file() {
+    load lib
+    command -v helm >/dev/null || return 0
+    discover
+    make_world >&2
+    # The registry, the repository and the tag of the installed policy.
+    local module
+    module=$(jq --raw-output .spec.module <<<"$POLICY_JSON")
+    module=${module#registry://}
+    jq --null-input --arg name "$RUN" --arg url "$module" --arg server "$SERVER" --argjson policy "$POLICY_JSON" '{
+        name: $name,
+        global: {cattle: {systemDefaultRegistry: ($url | split("/")[0])}},
+        module: ($url | sub("^[^/]*/"; "") | capture("^(?<repository>.*):(?<tag>[^:]*)$")),
+        policyServer: $server,
+        namespaceSelector: {matchExpressions: [{key: "kubernetes.io/metadata.name", operator: "In", values: [$name]}]},
+        settings: ({nestedVirtualization: {cpuVendor: "amd"}} + ($policy.spec.settings | {kubevirt, policyServer} | del(.[] | nulls)))
+    }' >"$BATS_FILE_TMPDIR/values.json"
+    sees_not "$RUN"
+}
+
+teardown_file() {
+    load lib
+    command -v helm >/dev/null || return 0
+    if helm status "$RUN" --namespace "$NAMESPACE" >/dev/null 2>&1; then
+        helm uninstall "$RUN" --namespace "$NAMESPACE" || true
+    fi
+    [ -n "${POLICY_JSON-}" ] || return 0
+    kubectl patch clusteradmissionpolicies "$POLICY" --type merge --patch "$(jq '{spec: {namespaceSelector: (.spec.namespaceSelector // null)}}' <<<"$POLICY_JSON")"
+    eventually_reloaded
+    unmake_world
+}
+
+setup() {
+    load lib
+    cd "$BATS_TEST_DIRNAME/../.." || return
+    command -v helm >/dev/null || skip "helm is missing"
+    [ -n "${POLICY_SERVER_RELOAD-}" ] || [ -n "$(server_pods)" ] ||
+        skip "policy-server is not a pod here; name a command that gives it its policies anew in POLICY_SERVER_RELOAD"
+}
+
+# Takes a namespace out of the installed policy's sight.
+sees_not() {
+    kubectl patch clusteradmissionpolicies "$POLICY" --type merge --patch "$(jq --arg namespace "$1" '{spec: {namespaceSelector: {matchExpressions: (
+        (.spec.namespaceSelector.matchExpressions // []) + [{key: "kubernetes.io/metadata.name", operator: "NotIn", values: [$namespace]}])}}}' <<<"$POLICY_JSON")"
+    eventually 60 webhook_has "$1"
+}
+
+webhook_has() {
+    has "$(kubectl get mutatingwebhookconfigurations "clusterwide-$POLICY" --output json)" "$1"
+}
+
+# What Kubewarden does by itself, where policy-server is a pod.
+eventually_reloaded() {
+    [ -z "${POLICY_SERVER_RELOAD-}" ] || hook "$POLICY_SERVER_RELOAD"
+}
+
+# The virtual machine whose vendor only the settings tell.
+asks() {
+    try asks nested-virt "$plain | $(with nested-virt enabled)" | summary
+}
+
+makes() {
+    same "$(asks)" "$1"
+}
+
+# The chart's objects in the cluster.
+objects() {
+    kubectl get clusteradmissionpolicies,clusterroles,clusterrolebindings,mutatingwebhookconfigurations --output name | grep "$RUN"
+    k get roles,rolebindings --output name | grep "$RUN"
+}
+
+@test "the chart is installed under another name" {
+    makes "" # The installed policy does not look here.
+    helm install "$RUN" charts/vm-feature-manager-policy --namespace "$NAMESPACE" --values "$BATS_FILE_TMPDIR/values.json"
+    eventually_reloaded
+    kubectl wait --for=condition=PolicyActive clusteradmissionpolicies "$RUN" --timeout 3m
+    eventually 180 makes $'features: svm=require\napplied: nested-virt=true'
+    same "$(objects | sort)" "\
+clusteradmissionpolicy.policies.kubewarden.io/$RUN
+clusterrole.rbac.authorization.k8s.io/$RUN
+clusterrolebinding.rbac.authorization.k8s.io/$RUN
+mutatingwebhookconfiguration.admissionregistration.k8s.io/clusterwide-$RUN"
+    create kept nested-virt "$plain | $(with nested-virt enabled) | .spec.runStrategy = \"Halted\""
+}
+
+@test "an upgrade brings other settings and other rights" {
+    helm upgrade "$RUN" charts/vm-feature-manager-policy --namespace "$NAMESPACE" --values "$BATS_FILE_TMPDIR/values.json" \
+        --set settings.nestedVirtualization.cpuVendor=intel --set "rbac.configMapNamespaces={$NAMESPACE}"
+    eventually_reloaded
+    eventually 180 makes $'features: vmx=require\napplied: nested-virt=true'
+    has "$(objects)" "role.rbac.authorization.k8s.io/$RUN-configmaps"
+    same "$(kubectl get clusterroles "$RUN" --output json | jq --compact-output '[.rules[].resources[]]')" \
+        '["kubevirts","pcidevices","pcideviceclaims","subjectaccessreviews"]'
+    # What is stored stays as it is until its directives or its template change.
+    same "$(stored kept | summary)" $'features: svm=require\napplied: nested-virt=true'
+    change kept '{"spec": {"template": {"spec": {"domain": {"cpu": {"cores": 2}}}}}}'
+    same "$(stored kept | summary)" $'features: vmx=require\napplied: nested-virt=true'
+}
+
+@test "uninstalled, it leaves nothing, and virtual machines stay as they are" {
+    helm uninstall "$RUN" --namespace "$NAMESPACE"
+    eventually_reloaded
+    eventually 120 no_objects
+    same "$(helm list --namespace "$NAMESPACE" --short)" ""
+    makes ""
+    change kept '{"spec": {"template": {"spec": {"domain": {"cpu": {"cores": 3}}}}}}'
+    same "$(stored kept | summary)" $'features: vmx=require\napplied: nested-virt=true'
+    remove kept
+    kubectl wait --for=condition=PolicyActive clusteradmissionpolicies "$POLICY" --timeout 1m
+}
+
+no_objects() {
+    [ -z "$(objects)" ]
+}

@@ -1,0 +1,558 @@
+#!/usr/bin/env bats
+# shellcheck disable=SC2154 # the names that lib.bash exports
+# shellcheck disable=SC2153
+# The installed policy in a cluster: what is stored, by everything that writes a virtual machine. CONTRIBUTING.md tells what the
+# cluster must have.
+
+setup_file() {
+    load lib
+    discover
+    make_world >&2
+    local gates
+    gates=$(for gate in HostDevices Sidecar; do gate $gate && printf '%s ' $gate; done || true)
+    echo "# $POLICY, policy-server in $SERVER_NAMESPACE, Harvester: ${HARVESTER-no}, gates: ${gates:-none }, GPU: ${GPU:-none}" >&3
+}
+
+teardown_file() {
+    load lib
+    unmake_world
+}
+
+setup() {
+    load lib
+    cd "$BATS_TEST_DIRNAME/../.." || return
+}
+
+# A test that failed leaves nothing to those behind it.
+teardown() {
+    give_rights_back
+    [ ! -e "$BATS_FILE_TMPDIR/stopped" ] || start_server
+    [ -n "$BATS_TEST_COMPLETED" ] || k delete virtualmachines.kubevirt.io --all --ignore-not-found
+}
+
+# Takes an example through its life: name, what the policy makes of it, jq program that changes it.
+example() {
+    local file=$BATS_TEST_TMPDIR/vm.json name=vm-$BATS_TEST_NUMBER before directives
+    # Without directives: what has to be left in the end.
+    vm "$name" "$1" "${3:-.} | $plain" | k create --filename -
+    before=$(everything "$name")
+    same "$(stored "$name" | summary | grep -v '^node:')" ""
+    remove "$name"
+
+    vm "$name" "$1" "${3:-.}" >"$file"
+    k apply --filename "$file"
+    same "$(stored "$name" | summary)" "$2"
+    stays "$name" k apply --filename "$file"
+    k diff --filename "$file"
+    survives "$name" k replace --filename "$file"
+    directives=$(jq --raw-output --arg ours "$ours/" '.metadata.annotations | keys[] | select(startswith($ours)) | "\(.)-"' "$file")
+    # shellcheck disable=SC2086 # one argument each
+    k annotate virtualmachines.kubevirt.io "$name" $directives
+    same "$(everything "$name")" "$before"
+    remove "$name"
+
+    k apply --server-side --filename "$file"
+    same "$(stored "$name" | summary)" "$2"
+    stays "$name" k apply --server-side --filename "$file"
+    k diff --server-side --filename "$file"
+    remove "$name"
+}
+
+# Runs a command that must leave the virtual machine as it is: name, command.
+stays() {
+    local before
+    before=$(everything "$1")
+    "${@:2}"
+    same "$(everything "$1")" "$before"
+}
+
+# The same for a command that writes a manifest anew. Devices of an IOMMU group that Harvester added are not in the manifest, and it
+# adds them only to a new virtual machine.
+survives() {
+    local before
+    before=$(everything "$1" | without_siblings)
+    "${@:2}"
+    same "$(everything "$1" | without_siblings)" "$before"
+}
+
+without_siblings() {
+    jq --arg sibling "$AMD-000000020" 'del(.template.spec.domain.devices.hostDevices[]? | select(.name == $sibling))'
+}
+
+# Adds, changes and removes a directive on a virtual machine that has none: example, jq program for the virtual machine, directives,
+# what they make, other directives, what these make. Directives are name=value, one a line.
+directive() {
+    local name=vm-$BATS_TEST_NUMBER before added changed
+    create "$name" "$1" "$plain | $2"
+    before=$(everything "$name")
+    mapfile -t added <<<"$3"
+    mapfile -t changed <<<"$5"
+    annotate "$name" "${added[@]}"
+    same "$(stored "$name" | summary)" "$4"
+    annotate "$name" "${changed[@]}"
+    same "$(stored "$name" | summary)" "$6"
+    annotate "$name" "${added[@]/%=*/-}"
+    same "$(everything "$name")" "$before"
+    remove "$name"
+}
+
+# What the policy makes of a number of GPUs: resource, number.
+gpus() {
+    local kind=limits devices
+    devices=$(seq --format "gpu-%g=$1" --separator ' ' 0 $(($2 - 1)))
+    if ! served "$1"; then
+        devices=$1=$2
+    elif [ -n "${SIBLINGS-}" ] || { [ -n "${HARVESTER-}" ] && [ "$1" = "$GPU" ]; }; then
+        kind='host devices'
+    else
+        kind=gpus
+    fi
+    echo "$kind: $devices"
+}
+
+# The iGPU of the examples with a ROM, and what Harvester adds.
+igpu() {
+    echo "$AMD-000005000=amd.com/CEZANNE_RADEON_VEGA_SERIES${SIBLINGS:+ $AMD-000000020=amd.com/CEZANNE_RADEON_VEGA_SERIES}"
+}
+
+card=intel.com/I350_GIGABIT_NETWORK_CONNECTION
+
+# jq: the node that a virtual machine must run on.
+on() {
+    echo ".spec.template.spec.nodeSelector[\"kubernetes.io/hostname\"] = \"$1\""
+}
+
+@test "the policy is active" {
+    kubectl wait --for=condition=PolicyActive clusteradmissionpolicies "$POLICY" --timeout 2m
+    same "$(kubectl get clusteradmissionpolicies "$POLICY" --output jsonpath='{.spec.mode} {.spec.mutating} {.status.mode}')" "protect true protect"
+    kubectl get mutatingwebhookconfigurations "clusterwide-$POLICY"
+}
+
+@test "policy-server's account may look up what the policy asks for" {
+    accounts=$(bindings | jq --raw-output '.subjects[] | select(.kind == "ServiceAccount") | "\(.namespace) \(.name)"' | sort --unique)
+    [ -n "$accounts" ] || skip "no ClusterRoleBinding refers to the ClusterRole $POLICY: the rights were given in another way"
+    {
+        echo "get kubevirts.kubevirt.io"
+        echo "get configmaps"
+        echo "create subjectaccessreviews.authorization.k8s.io"
+        [ "$(setting .nestedVirtualization.cpuVendor auto)" != auto ] || for verb in get list watch; do echo "$verb nodes"; done
+        [ -z "${HARVESTER-}" ] || for verb in get list watch; do printf '%s\n' "$verb pcidevices.$pci" "$verb pcideviceclaims.$pci"; done
+    } >"$BATS_TEST_TMPDIR/rights"
+    while read -r namespace name; do
+        while read -r verb resource; do
+            k auth can-i "$verb" "$resource" --quiet --as "system:serviceaccount:$namespace:$name" || {
+                echo "$namespace:$name may not $verb $resource"
+                return 1
+            }
+        done <"$BATS_TEST_TMPDIR/rights"
+    done <<<"$accounts"
+    # Kubewarden's own charts give this right, too, so that the account has it either way.
+    has "$(kubectl get clusterroles "$POLICY" --output json | jq --compact-output '[.rules[] | {resources, verbs}]')" \
+        '{"resources":["subjectaccessreviews"],"verbs":["create"]}'
+}
+
+@test "example nested-virt" {
+    example nested-virt "\
+features: vmx=require
+applied: nested-virt=true"
+}
+
+@test "example pci-passthrough" {
+    needs_harvester
+    needs_gate HostDevices
+    example pci-passthrough "\
+host devices: $INTEL-000000020=intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630
+node: $INTEL
+applied: pci-passthrough=[\"0000:00:02.0\"]"
+}
+
+@test "example gpu-device-plugin" {
+    example gpu-device-plugin "\
+$(gpus nvidia.com/gpu 1)
+applied: gpu-device-plugin=nvidia.com/gpu"
+}
+
+@test "example harvester" {
+    needs_harvester
+    needs_gate HostDevices
+    served nvidia.com/gpu && skip "KubeVirt serves nvidia.com/gpu, which the example has as a limit"
+    example harvester "\
+features: vmx=require
+host devices: $INTEL-000000020=intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630
+limits: nvidia.com/gpu=1
+node: $INTEL
+applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"0000:00:02.0\"]"
+}
+
+@test "example vbios" {
+    needs_harvester
+    needs_gate HostDevices Sidecar
+    example vbios "\
+host devices: $(igpu)
+node: $AMD
+ROMs: igpu-rom
+applied: pci-passthrough=[\"0000:05:00.0\"] vbios-injection=igpu-rom"
+}
+
+@test "example all" {
+    needs_harvester
+    needs_gate HostDevices Sidecar
+    served nvidia.com/gpu && skip "KubeVirt serves nvidia.com/gpu, which the example has as a limit"
+    example all "\
+features: svm=require
+host devices: $(igpu)
+limits: nvidia.com/gpu=1
+node: $AMD
+ROMs: igpu-rom
+applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"0000:05:00.0\"] vbios-injection=igpu-rom"
+}
+
+@test "example user-data" {
+    [ "$(setting .userData.enabled false)" = true ] || skip "the policy's setting userData.enabled is off"
+    needs_harvester
+    needs_gate HostDevices
+    # The directives are not annotations here, so only the storing is the same.
+    vm user-data user-data 'del(.spec.template.spec.networks[].multus) | .spec.template.spec.networks[].pod = {}
+        | .spec.template.spec.domain.devices.interfaces[] |= (del(.bridge) | .masquerade = {})' | k apply --filename -
+    same "$(stored user-data | summary)" "\
+features: vmx=require
+host devices: $INTEL-000000020=intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630
+node: $INTEL
+applied: nested-virt=true pci-passthrough=[\"0000:00:02.0\"]"
+    remove user-data
+}
+
+@test "example kubevirt/nested-virt" {
+    example kubevirt/nested-virt "\
+features: svm=require
+node: $AMD
+applied: nested-virt=true" "$(on "$AMD")"
+}
+
+@test "example kubevirt/pci-passthrough" {
+    needs_no_harvester
+    needs_gate HostDevices
+    example kubevirt/pci-passthrough "\
+host devices: pci-device-0=pci_0000_05_00_0
+applied: pci-passthrough=[\"0000:05:00.0\"]"
+}
+
+@test "example kubevirt/gpu-device-plugin" {
+    example kubevirt/gpu-device-plugin "\
+$(gpus nvidia.com/gpu 1)
+applied: gpu-device-plugin=nvidia.com/gpu"
+}
+
+@test "example kubevirt/vbios" {
+    needs_no_harvester
+    needs_gate HostDevices Sidecar
+    # The example has a host device of its own, which stays.
+    vm rom kubevirt/vbios | k apply --filename -
+    same "$(stored rom | summary)" "\
+host devices: igpu=amd.com/CEZANNE
+ROMs: igpu-rom
+applied: vbios-injection=igpu-rom"
+    annotate rom vbios-injection-
+    same "$(stored rom | summary)" "host devices: igpu=amd.com/CEZANNE"
+    remove rom
+}
+
+@test "example kubevirt/all" {
+    needs_no_harvester
+    needs_gate HostDevices Sidecar
+    example kubevirt/all "\
+features: svm=require
+host devices: pci-device-0=pci_0000_05_00_0
+$(gpus nvidia.com/gpu 1)
+node: $AMD
+ROMs: igpu-rom
+applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"0000:05:00.0\"] vbios-injection=igpu-rom" "$(on "$AMD")"
+}
+
+@test "nested-virt is added, changed and removed" {
+    directive nested-virt . \
+        $'nested-virt=enabled\ncpu-vendor=intel' $'features: vmx=require\napplied: nested-virt=true' \
+        cpu-vendor=amd $'features: svm=require\napplied: nested-virt=true'
+}
+
+@test "nested-virt takes the vendor from the node, and does not guess between two" {
+    directive nested-virt '.spec.template.spec.nodeSelector = {"cpu-vendor.node.kubevirt.io/AMD": "true"}' \
+        nested-virt=enabled $'features: svm=require\napplied: nested-virt=true' \
+        nested-virt=yes $'features: svm=require\napplied: nested-virt=true'
+    refused "are of both AMD and Intel" try two nested-virt "$plain | $(with nested-virt enabled)"
+}
+
+@test "pci-passthrough is added, changed and removed" {
+    needs_harvester
+    needs_gate HostDevices
+    directive pci-passthrough . \
+        "pci-passthrough={\"devices\": [\"$INTEL/0000:03:00.0\"]}" "\
+host devices: $INTEL-000003000=$card
+node: $INTEL
+applied: pci-passthrough=[\"0000:03:00.0\"]" \
+        "pci-passthrough={\"devices\": [\"$AMD/0000:03:00.0\"]}" "\
+host devices: $AMD-000003000=$card
+node: $AMD
+applied: pci-passthrough=[\"0000:03:00.0\"]"
+}
+
+@test "pci-passthrough without PCI devices is added, changed and removed" {
+    needs_no_harvester
+    needs_gate HostDevices
+    directive kubevirt/pci-passthrough . \
+        'pci-passthrough={"devices": ["0000:05:00.0"]}' $'host devices: pci-device-0=pci_0000_05_00_0\napplied: pci-passthrough=["0000:05:00.0"]' \
+        'pci-passthrough={"devices": ["0000:05:00.0", "0000:06:00.0"]}' "\
+host devices: pci-device-0=pci_0000_05_00_0 pci-device-1=pci_0000_06_00_0
+applied: pci-passthrough=[\"0000:05:00.0\",\"0000:06:00.0\"]"
+}
+
+@test "pci-passthrough leaves a card of the same kind that the user gave" {
+    needs_harvester
+    needs_gate HostDevices
+    directive pci-passthrough ".spec.template.spec.domain.devices.hostDevices = [{name: \"$INTEL-000003001\", deviceName: \"$card\"}]" \
+        "pci-passthrough={\"devices\": [\"$INTEL/0000:03:00.0\"]}" "\
+host devices: $INTEL-000003001=$card $INTEL-000003000=$card
+node: $INTEL
+applied: pci-passthrough=[\"0000:03:00.0\"]" \
+        "pci-passthrough={\"devices\": [\"$INTEL/0000:00:02.0\"]}" "\
+host devices: $INTEL-000003001=$card $INTEL-000000020=intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630
+node: $INTEL
+applied: pci-passthrough=[\"0000:00:02.0\"]"
+}
+
+@test "a PCI device that is not enabled for passthrough is refused, and so is one that is not there" {
+    needs_harvester
+    needs_gate HostDevices
+    refused "pci-passthrough cannot be applied" try pci pci-passthrough "$(with_pci "$INTEL/0000:03:00.1")"
+    refused "pci-passthrough cannot be applied" try pci pci-passthrough "$(with_pci "$INTEL/0000:7f:00.0")"
+}
+
+@test "devices of an IOMMU group come and go with the device" {
+    needs_harvester
+    needs_gate HostDevices
+    [ -n "${SIBLINGS-}" ] || skip "no Harvester: its webhook, which adds them, is not installed"
+    create group pci-passthrough "$plain | $(with_pci 0000:01:00.0) | .spec.runStrategy = \"Halted\""
+    same "$(stored group | summary)" "\
+host devices: $INTEL-000001000=nvidia.com/TU104GL_TESLA_T4 $INTEL-000001001=nvidia.com/TU104_HD_AUDIO_CONTROLLER
+applied: pci-passthrough=[\"0000:01:00.0\"]"
+    annotate group pci-passthrough-
+    same "$(stored group | summary)" ""
+    remove group
+}
+
+@test "a limit of gpu-device-plugin is added, changed and removed" {
+    served nvidia.com/gpu && skip "KubeVirt serves nvidia.com/gpu as a device"
+    directive gpu-device-plugin . \
+        gpu-device-plugin=nvidia.com/gpu $'limits: nvidia.com/gpu=1\napplied: gpu-device-plugin=nvidia.com/gpu' \
+        gpu-device-plugin=nvidia.com/gpu=2 $'limits: nvidia.com/gpu=2\napplied: gpu-device-plugin=nvidia.com/gpu=2'
+}
+
+@test "GPUs that KubeVirt serves are added, changed and removed" {
+    needs_gpu
+    needs_gate HostDevices
+    directive gpu-device-plugin . \
+        "gpu-device-plugin=$GPU" "$(gpus "$GPU" 1)"$'\n'"applied: gpu-device-plugin=$GPU" \
+        "gpu-device-plugin=$GPU=2" "$(gpus "$GPU" 2)"$'\n'"applied: gpu-device-plugin=$GPU=2"
+}
+
+@test "two GPUs are stored at once" {
+    needs_gpu
+    needs_gate HostDevices
+    create gpus gpu-device-plugin "$(with gpu-device-plugin "$GPU=2")"
+    same "$(stored gpus | summary)" "$(gpus "$GPU" 2)"$'\n'"applied: gpu-device-plugin=$GPU=2"
+    remove gpus
+}
+
+@test "a ROM is added, changed and removed" {
+    needs_gate Sidecar HostDevices
+    k get configmap igpu-rom --output json | jq '.metadata = {name: "other-rom"}' | k create --filename -
+    # A device of the user's, which Harvester knows.
+    local device=$INTEL-000003000
+    directive nested-virt ".spec.template.spec.domain.devices.hostDevices = [{name: \"$device\", deviceName: \"$card\"}]" \
+        vbios-injection=igpu-rom $'host devices: '"$device=$card"$'\nROMs: igpu-rom\napplied: vbios-injection=igpu-rom' \
+        vbios-injection=other-rom $'host devices: '"$device=$card"$'\nROMs: other-rom\napplied: vbios-injection=other-rom'
+    k delete configmap other-rom
+}
+
+@test "a value that is wrong is refused by every way of writing" {
+    create plain nested-virt "$plain"
+    vm plain nested-virt "$(with nested-virt maybe)" >"$BATS_TEST_TMPDIR/vm.json"
+    local message="neither on nor off; write enabled or disabled"
+    refused "$message" annotate plain nested-virt=maybe
+    refused "$message" k apply --filename "$BATS_TEST_TMPDIR/vm.json"
+    refused "$message" k apply --server-side --force-conflicts --filename "$BATS_TEST_TMPDIR/vm.json"
+    refused "$message" k replace --filename "$BATS_TEST_TMPDIR/vm.json"
+    same "$(stored plain | summary)" ""
+    remove plain
+    refused "$message" k create --filename "$BATS_TEST_TMPDIR/vm.json"
+    refused NotFound stored plain
+}
+
+@test "a gate that is off is named" {
+    local off=no
+    if ! gate HostDevices; then
+        off=yes
+        if [ -n "${HARVESTER-}" ]; then
+            refused "feature gate HostDevices is off" try pci pci-passthrough
+        else
+            refused "feature gate HostDevices is off" try pci kubevirt/pci-passthrough
+        fi
+    fi
+    if ! gate Sidecar; then
+        off=yes
+        refused "feature gate Sidecar is off" try rom nested-virt "$(with vbios-injection igpu-rom)"
+    fi
+    [ $off = yes ] || skip "the gates HostDevices and Sidecar are on"
+}
+
+@test "a dry run on the server answers with the whole virtual machine and stores nothing" {
+    same "$(try dry nested-virt | summary)" $'features: vmx=require\napplied: nested-virt=true'
+    refused NotFound stored dry
+    create dry nested-virt "$plain"
+    same "$(k annotate virtualmachines.kubevirt.io dry "$ours/nested-virt=enabled" "$ours/cpu-vendor=amd" --dry-run=server --output json | summary)" \
+        $'features: svm=require\napplied: nested-virt=true'
+    same "$(stored dry | summary)" ""
+    remove dry
+}
+
+@test "a virtual machine whose ROM is gone can be labelled, stopped and deleted, and a change says what is missing" {
+    needs_harvester
+    needs_gate HostDevices Sidecar
+    k get configmap igpu-rom --output json | jq '.metadata = {name: "lost-rom"}' | k create --filename -
+    create lost vbios "$(with vbios-injection lost-rom)"
+    k delete configmap lost-rom
+    # policy-server remembers what it read for some seconds.
+    eventually 30 refused "there is no ConfigMap lost-rom in the namespace $NAMESPACE" \
+        k patch virtualmachines.kubevirt.io lost --type merge --patch '{"spec": {"template": {"spec": {"domain": {"cpu": {"cores": 2}}}}}}' --dry-run=server
+    stays lost k label virtualmachines.kubevirt.io lost somebody=here
+    stays lost change lost '{"spec": {"runStrategy": "Halted"}}'
+    same "$(stored lost | jq --raw-output .spec.runStrategy)" Halted
+    # The other features stay when the directive goes.
+    annotate lost vbios-injection-
+    same "$(stored lost | summary)" "\
+host devices: $(igpu)
+node: $AMD
+applied: pci-passthrough=[\"0000:05:00.0\"]"
+    remove lost
+}
+
+@test "a virtual machine whose claim is gone can be labelled, stopped and deleted, and a change says what is missing" {
+    needs_harvester
+    needs_gate HostDevices
+    local claim=$INTEL-000003000
+    create claimed pci-passthrough "$(with_pci "$INTEL/0000:03:00.0")"
+    kubectl get "pcideviceclaims.$pci" "$claim" --output json >"$BATS_TEST_TMPDIR/claim.json"
+    # Harvester keeps a claim that a virtual machine uses; then its node has not bound the device.
+    kubectl delete "pcideviceclaims.$pci" "$claim" ||
+        kubectl patch "pcideviceclaims.$pci" "$claim" --subresource status --type merge --patch '{"status": {"passthroughEnabled": false}}'
+    eventually 30 refused "pci-passthrough cannot be applied" \
+        k patch virtualmachines.kubevirt.io claimed --type merge --patch '{"spec": {"template": {"spec": {"domain": {"cpu": {"cores": 2}}}}}}' --dry-run=server
+    stays claimed k label virtualmachines.kubevirt.io claimed somebody=here
+    stays claimed change claimed '{"spec": {"runStrategy": "Halted"}}'
+    remove claimed
+    jq '{apiVersion, kind, metadata: {name: .metadata.name}, spec}' "$BATS_TEST_TMPDIR/claim.json" | kubectl apply --filename -
+    kubectl patch "pcideviceclaims.$pci" "$claim" --subresource status --type merge --patch "$(jq --compact-output '{status}' "$BATS_TEST_TMPDIR/claim.json")"
+    eventually 30 try claimed pci-passthrough "$(with_pci "$INTEL/0000:03:00.0")"
+}
+
+@test "a user without rights is refused by Kubernetes" {
+    vm nobody nested-virt >"$BATS_TEST_TMPDIR/vm.json"
+    refused "User \"$RUN-nobody\" cannot create resource \"virtualmachines\"" k create --as "$RUN-nobody" --filename "$BATS_TEST_TMPDIR/vm.json"
+    refused NotFound stored nobody
+}
+
+@test "a user with rights on virtual machines alone gets what the policy looks up" {
+    local user=$RUN-user example=nested-virt
+    k create role vm-user --verb=get,create,patch,delete --resource=virtualmachines.kubevirt.io
+    k create rolebinding vm-user --role=vm-user --user="$user"
+    refused "cannot list resource \"nodes\"" kubectl get nodes --as "$user"
+    vm user $example "$plain | $(with nested-virt enabled) | $(on "$AMD") | .spec.runStrategy = \"Halted\"" | k create --as "$user" --filename -
+    same "$(stored user | summary)" $'features: svm=require\n'"node: $AMD"$'\napplied: nested-virt=true'
+    if [ -n "${HARVESTER-}" ] && gate HostDevices; then
+        k annotate --as "$user" virtualmachines.kubevirt.io user "$ours/pci-passthrough={\"devices\": [\"0000:03:00.0\"]}"
+        same "$(stored user | summary)" "\
+features: svm=require
+host devices: $AMD-000003000=$card
+node: $AMD
+applied: nested-virt=true pci-passthrough=[\"0000:03:00.0\"]"
+    fi
+    k delete --as "$user" virtualmachines.kubevirt.io user
+}
+
+@test "without rights every answer comes soon and says what to grant, and what it says helps" {
+    [ -n "$(bindings)" ] || skip "no ClusterRoleBinding refers to the ClusterRole $POLICY: the rights were given in another way"
+    local asks grant
+    asks="$plain | $(with nested-virt enabled)"
+    take_rights
+    eventually 60 refused "may not list and watch nodes" try none nested-virt "$asks"
+    eventually 60 refused "may not get nodes" try none nested-virt "$asks | $(on "$AMD")"
+    if [ -n "${HARVESTER-}" ]; then
+        refused "pci-passthrough cannot be applied" try none pci-passthrough
+        refused "pci-passthrough cannot be applied" try none pci-passthrough "$(with_pci 0000:01:00.0)"
+    fi
+    SECONDS=0
+    grant=$(try none nested-virt "$asks" 2>&1 | grep --only-matching 'kubectl create clusterrolebinding .*')
+    [ "$SECONDS" -lt 5 ]
+    # What asks for nothing needs no rights.
+    same "$(try none nested-virt "$plain" | summary)" ""
+    if [ "$POLICY" = vm-feature-manager ]; then
+        echo "$grant" | cut -d ' ' -f 4 >"$BATS_FILE_TMPDIR/granted"
+        eval "$grant"
+        eventually 60 refused "are of both AMD and Intel" try none nested-virt "$asks"
+    fi
+    give_rights_back
+    eventually 60 refused "are of both AMD and Intel" try none nested-virt "$asks"
+}
+
+@test "while policy-server is down virtual machines can be written, and when it is back their features come" {
+    [ "$(jq --raw-output .spec.failurePolicy <<<"$POLICY_JSON")" = Ignore ] || skip "the failurePolicy is not Ignore"
+    can_stop_server || skip "policy-server is not a pod here; name commands in POLICY_SERVER_STOP and POLICY_SERVER_START"
+    create early nested-virt
+    stop_server
+    create late nested-virt
+    same "$(stored late | summary)" ""
+    stays early change early '{"spec": {"runStrategy": "Halted"}}'
+    remove early
+    start_server
+    eventually 120 features_come try back nested-virt
+    change late '{"spec": {"template": {"spec": {"domain": {"cpu": {"cores": 2}}}}}}'
+    same "$(stored late | summary)" $'features: vmx=require\napplied: nested-virt=true'
+    remove late
+}
+
+features_come() {
+    has "$("$@" | summary)" "features: vmx=require"
+}
+
+@test "200 virtual machines by 8 clients, none wrong" {
+    local client kinds='["none", "intel", "amd", "node"]'
+    [ -z "${HARVESTER-}" ] || ! gate HostDevices || kinds='["none", "intel", "amd", "node", "pci", "pci-node"]'
+    # shellcheck disable=SC2016 # jq's variables
+    local program='. as $vm | {apiVersion: "v1", kind: "List", items: [range(25) as $i | $kinds[$i % ($kinds | length)] as $kind
+        | $vm | .metadata.name = "burst-\($client)-\($i)" | .metadata.labels.burst = $kind
+        | del(.spec.template.spec.domain.devices.interfaces[].macAddress) | .spec.runStrategy = "Halted"
+        | .metadata.annotations += {
+            none: {}, intel: {"nested-virt": "enabled", "cpu-vendor": "intel"}, amd: {"nested-virt": "enabled", "cpu-vendor": "amd"},
+            node: {"nested-virt": "enabled"}, pci: {"pci-passthrough": "{\"devices\": [\"0000:01:00.0\"]}"},
+            "pci-node": {"pci-passthrough": "{\"devices\": [\"\($ENV.AMD)/0000:03:00.0\"]}"}
+        }[$kind] | .metadata.annotations |= with_entries(if .key | contains("/") then . else .key |= "\($ENV.ours)/\(.)" end)
+        | if $kind == "node" then .spec.template.spec.nodeSelector = {"cpu-vendor.node.kubevirt.io/AMD": "true"} else . end]}'
+    for client in {1..8}; do
+        vm burst nested-virt "$plain" | jq --argjson kinds "$kinds" --arg client "$client" "$program" >"$BATS_TEST_TMPDIR/$client.json"
+    done
+    SECONDS=0
+    printf '%s\n' "$BATS_TEST_TMPDIR"/[1-8].json |
+        xargs --max-args 1 --max-procs 8 "${KUBECTL:-kubectl}" --namespace "$NAMESPACE" create --filename >"$BATS_TEST_TMPDIR/created"
+    echo "# 200 virtual machines in $SECONDS s" >&3
+    k get virtualmachines.kubevirt.io --selector burst --output json >"$BATS_TEST_TMPDIR/all.json"
+    same "$(jq '.items | length' "$BATS_TEST_TMPDIR/all.json")" 200
+    # shellcheck disable=SC2016
+    same "$(jq --raw-output --arg amd "$AMD" --arg intel "$INTEL" '
+        {none: [], intel: ["vmx"], amd: ["svm"], node: ["svm"], "pci-node": ["\($amd)-000003000", $amd],
+         pci: ["\($intel)-000001000", (if $ENV.SIBLINGS then "\($intel)-000001001" else empty end)]} as $expected
+        | .items[] | .spec.template.spec as $spec
+        | [($spec.domain.cpu.features // [])[].name, ($spec.domain.devices.hostDevices // [])[].name, ($spec.nodeSelector // {})["kubernetes.io/hostname"] // empty] as $found
+        | select($found != $expected[.metadata.labels.burst]) | "\(.metadata.name) \(.metadata.labels.burst): \($found | tojson)"' "$BATS_TEST_TMPDIR/all.json")" ""
+    # One request: kubectl would send one for each.
+    kubectl delete --raw "/apis/kubevirt.io/v1/namespaces/$NAMESPACE/virtualmachines?labelSelector=burst" >"$BATS_TEST_TMPDIR/deleted"
+}

@@ -1,0 +1,373 @@
+# What the cluster tests share: the manifests that they write, and what they see of the objects that the cluster stores.
+# shellcheck shell=bash
+# bats sets status and output.
+# shellcheck disable=SC2154
+
+export ours=vm-feature-manager.io pci=devices.harvesterhci.io
+
+# kubectl, or what KUBECTL names.
+kubectl() {
+    command "${KUBECTL:-kubectl}" "$@"
+}
+
+# The same in the tests' namespace.
+k() {
+    kubectl --namespace "$NAMESPACE" "$@"
+}
+
+# Compares two texts: what is there, what is expected.
+same() {
+    diff <(echo "$1") <(echo "$2")
+}
+
+# Whether a text has another in it.
+has() {
+    [[ $1 == *"$2"* ]] && return
+    echo "not found: $2"
+    echo "in: $1"
+    return 1
+}
+
+# Repeats a command until it succeeds: seconds, command.
+eventually() {
+    local end=$((SECONDS + $1))
+    until "${@:2}" >"$BATS_TEST_TMPDIR/eventually" 2>&1; do
+        if ((SECONDS >= end)); then
+            cat "$BATS_TEST_TMPDIR/eventually"
+            echo "still not so after $1 seconds: ${*:2}"
+            return 1
+        fi
+        sleep 1
+    done
+}
+
+# Runs a command that must fail with a message: message, command.
+refused() {
+    local message
+    if message=$("${@:2}" 2>&1); then
+        echo "succeeded: ${*:2}"
+        return 1
+    fi
+    has "$message" "$1"
+}
+
+# --- The cluster, and what is installed in it ---
+
+# Ends the tests where a program or a part of the cluster is missing.
+need() {
+    "${@:2}" >/dev/null 2>&1 && return
+    echo "$1" >&2
+    return 1
+}
+
+# A value of the policy's settings, or its default: jq path, default.
+setting() {
+    jq --raw-output --arg default "$2" ".spec.settings$1 // \$default" <<<"$POLICY_JSON"
+}
+
+# Finds out what the cluster has. Everything that the tests make bears the name of the run.
+discover() {
+    bats_require_minimum_version 1.5.0
+    cd "$BATS_TEST_DIRNAME/../.." || return
+    need "jq is missing" jq --version
+    need "no cluster answers; set KUBECONFIG, and KUBECTL where kubectl has another name" kubectl get namespaces
+    need "the account of KUBECONFIG must be an administrator of the cluster" kubectl auth can-i '*' '*' --all-namespaces
+    need "KubeVirt is not installed" kubectl get crd virtualmachines.kubevirt.io
+    export POLICY=${POLICY:-vm-feature-manager}
+    need "there is no ClusterAdmissionPolicy $POLICY; install the policy, or name it in POLICY" kubectl get clusteradmissionpolicies "$POLICY"
+
+    RUN=vmfm-$RANDOM
+    export RUN INTEL=$RUN-intel AMD=$RUN-amd NAMESPACE=$RUN
+    POLICY_JSON=$(kubectl get clusteradmissionpolicies "$POLICY" --output json)
+    KUBEVIRT_JSON=$(kubectl get kubevirts.kubevirt.io "$(setting .kubevirt.name kubevirt)" \
+        --namespace "$(setting .kubevirt.namespace harvester-system)" --output json)
+    export POLICY_JSON KUBEVIRT_JSON
+    local usual='.settings | [.configSource // "annotations", (.nestedVirtualization, .pciPassthrough, .gpuDevicePlugin, .vbiosInjection
+        | if .enabled == false then false else .errorHandling // "reject" end)] == ["annotations", "reject", "reject", "reject", "reject"]'
+    need "the tests need the default configSource and errorHandling, and all features" jq --exit-status ".spec | $usual" <<<"$POLICY_JSON"
+
+    # HARVESTER: the policy asks for PCI devices. SIBLINGS: Harvester adds those that share an IOMMU group.
+    unset HARVESTER SIBLINGS
+    if [ "$(setting .pciPassthrough.deviceNames auto)" != address ] && kubectl get crd "pcidevices.$pci" >/dev/null 2>&1; then
+        export HARVESTER=yes
+        kubectl get mutatingwebhookconfigurations pcidevices-mutator >/dev/null 2>&1 && export SIBLINGS=yes
+    fi
+    # A GPU resource that the policy allows and KubeVirt serves as a device.
+    GPU=$(jq --raw-output '.spec.settings.gpuDevicePlugin.allowedPlugins // ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"] | .[]' <<<"$POLICY_JSON" |
+        while read -r name; do if served "$name"; then echo "$name"; fi; done | tail -1)
+    SERVER=$(jq --raw-output '.spec.policyServer // "default"' <<<"$POLICY_JSON")
+    SERVER_NAMESPACE=$(kubectl get deployments --all-namespaces --field-selector "metadata.name=policy-server-$SERVER" \
+        --output jsonpath='{.items[0].metadata.namespace}')
+    export GPU SERVER SERVER_NAMESPACE
+}
+
+# Whether a feature gate of KubeVirt is on.
+gate() {
+    jq --exit-status --arg gate "$1" '.spec.configuration.developerConfiguration.featureGates // [] | index($gate)' <<<"$KUBEVIRT_JSON" >/dev/null
+}
+
+# Whether KubeVirt serves a resource as a device.
+served() {
+    jq --exit-status --arg name "$1" '[.spec.configuration.permittedHostDevices // {} | (.pciHostDevices // [])[], (.mediatedDevices // [])[]]
+        | any(.resourceName == $name)' <<<"$KUBEVIRT_JSON" >/dev/null
+}
+
+needs_harvester() {
+    [ -n "${HARVESTER-}" ] || skip "no Harvester: the policy looks for no PCI devices, or the cluster has no PCIDevices"
+}
+
+needs_no_harvester() {
+    [ -z "${HARVESTER-}" ] || skip "this is for KubeVirt without Harvester"
+}
+
+needs_gate() {
+    local gate
+    for gate; do
+        gate "$gate" || skip "KubeVirt's feature gate $gate is off"
+    done
+}
+
+needs_gpu() {
+    [ -n "$GPU" ] || skip "KubeVirt's permittedHostDevices lists no GPU resource that the policy allows"
+}
+
+# --- Objects ---
+
+# The objects of a manifest, with the names of the run's nodes: file, jq program.
+manifest() {
+    kubectl create --dry-run=client --validate=false --output json --filename "$1" |
+        sed "s/\bnode1\b/$INTEL/g; s/\bnode2\b/$AMD/g" |
+        jq --arg namespace "$NAMESPACE" "if .metadata.namespace then .metadata.namespace = \$namespace else . end | ${2:-.}"
+}
+
+# The virtual machine of an example: name, example, jq program that changes it. The volume's claim would need a storage class of
+# the example's, and Harvester would choose another MAC address each time.
+vm() {
+    local mac
+    mac=02$(md5sum <<<"$NAMESPACE/$1" | sed 's/\(..\)/:\1/g' | cut -c 1-15)
+    manifest "examples/$2/vm.yaml" | jq --arg name "$1" --arg mac "$mac" "
+        .metadata.name = \$name
+        | del(.metadata.annotations[\"harvesterhci.io/volumeClaimTemplates\"])
+        | .spec.template.spec.domain.devices.interfaces[]?.macAddress = \$mac
+        | ${3:-.}"
+}
+
+# jq: no directive.
+export plain="del(.metadata.annotations[]?)"
+
+# jq: a directive or option: name, value.
+with() {
+    jq --null-input --raw-output --arg key "$ours/$1" --arg value "$2" '".metadata.annotations[\($key | tojson)] = \($value | tojson)"'
+}
+
+# jq: the directive pci-passthrough for addresses.
+with_pci() {
+    with pci-passthrough "$(jq --null-input --compact-output '{devices: $ARGS.positional}' --args "$@")"
+}
+
+# Creates the virtual machine: name, example, jq program.
+create() {
+    vm "$@" | k create --filename -
+}
+
+# Creates it in a dry run: name, example, jq program.
+try() {
+    vm "$@" | k create --dry-run=server --output json --filename -
+}
+
+# Sets annotations of the policy's: virtual machine, name=value or name- ...
+annotate() {
+    local name=$1
+    shift
+    k annotate --overwrite virtualmachines.kubevirt.io "$name" "${@/#/$ours/}"
+}
+
+# Changes a virtual machine with a merge patch: name, patch.
+change() {
+    k patch virtualmachines.kubevirt.io "$1" --type merge --patch "$2"
+}
+
+remove() {
+    k delete virtualmachines.kubevirt.io "$@" --timeout 60s
+}
+
+# The object as it is stored.
+stored() {
+    k get virtualmachines.kubevirt.io "$1" --output json
+}
+
+# What the policy has to do with in an object, one a line. Reads the object.
+summary() {
+    jq --raw-output --arg ours "$ours/" '
+        (.metadata.annotations // {}) as $notes
+        | .spec.template as $template
+        | $template.spec.domain as $domain
+        | [
+            ["features", ($domain.cpu.features // [] | map("\(.name)=\(.policy)"))],
+            ["host devices", ($domain.devices.hostDevices // [] | map("\(.name)=\(.deviceName)"))],
+            ["gpus", ($domain.devices.gpus // [] | map("\(.name)=\(.deviceName)"))],
+            ["limits", ($domain.resources.limits // {} | to_entries | map(select(.key | contains("/")) | "\(.key)=\(.value)"))],
+            ["node", [$template.spec.nodeSelector["kubernetes.io/hostname"] // empty]],
+            ["ROMs", ($template.metadata.annotations["hooks.kubevirt.io/hookSidecars"] // "[]" | fromjson | map(.configMap.name))],
+            ["applied", ($notes | to_entries | map(select((.key | startswith($ours)) and (.key | endswith("-applied"))) | "\(.key[($ours | length):-8])=\(.value)"))]
+        ][] | select(.[1] != []) | "\(.[0]): \(.[1] | join(" "))"'
+}
+
+# The whole template and the policy's annotations, for a comparison, without what KubeVirt adds to a new virtual machine and `kubectl
+# replace` takes away. Of the hook's program the length is enough.
+everything() {
+    stored "$1" | jq --sort-keys --arg ours "$ours/" '{
+        notes: (.metadata.annotations // {} | with_entries(select(.key | startswith($ours)))),
+        template: .spec.template
+    }
+    | del(.template.metadata.creationTimestamp, .template.metadata.annotations["kubevirt.io/pci-topology-version"], .template.spec.domain.firmware)
+    | if .template.metadata.annotations then .template.metadata.annotations |= with_entries(
+        if .key == "hooks.kubevirt.io/hookSidecars" then .value |= (fromjson | .[].command[2] |= length) else . end) else . end
+    | walk(if type == "object" then with_entries(select(.value != {} and .value != null)) else . end)'
+}
+
+# Makes what the tests need beside virtual machines.
+make_world() {
+    kubectl create namespace "$NAMESPACE"
+    # Nodes that no machine stands behind. Without the label of an operating system no DaemonSet puts a pod there.
+    local node vendor feature
+    while read -r node vendor feature; do
+        kubectl create --filename - <<NODE
+apiVersion: v1
+kind: Node
+metadata:
+  name: $node
+  labels:
+    kubernetes.io/arch: amd64
+    kubernetes.io/hostname: $node
+    cpu-vendor.node.kubevirt.io/$vendor: "true"
+    cpu-feature.node.kubevirt.io/$feature: "true"
+    vm-feature-manager-tests: $RUN
+spec: {unschedulable: true}
+NODE
+    done <<<"$INTEL Intel vmx"$'\n'"$AMD AMD svm"
+    k create configmap igpu-rom --from-literal=comment=none --dry-run=client --output json |
+        jq --slurpfile rom <(manifest examples/vbios/cluster/rom.yaml) 'del(.data) | .binaryData = $rom[0].binaryData' |
+        k create --filename -
+    [ -n "${HARVESTER-}" ] || return 0
+    manifest examples/harvester/cluster/cluster.yaml 'select(.apiVersion | startswith("devices."))' >"$BATS_FILE_TMPDIR/devices.json"
+    manifest examples/vbios/cluster/cluster.yaml 'select(.apiVersion | startswith("devices."))' >>"$BATS_FILE_TMPDIR/devices.json"
+    # A card for the GPU resource.
+    if [ -n "$GPU" ]; then
+        jq 'select(.metadata.name | endswith("-000003001")) | .metadata.name |= sub("3001$"; "9000")
+            | if .kind == "PCIDevice" then .status += {address: "0000:09:00.0", iommuGroup: "90", resourceName: $gpu}
+              else .spec.address = "0000:09:00.0" | .status.passthroughEnabled = true end' --arg gpu "$GPU" \
+            "$BATS_FILE_TMPDIR/devices.json" >"$BATS_FILE_TMPDIR/gpu.json"
+        cat "$BATS_FILE_TMPDIR/gpu.json" >>"$BATS_FILE_TMPDIR/devices.json"
+    fi
+    put PCIDevice
+    put PCIDeviceClaim
+}
+
+# Creates the devices or the claims, and their status: kind.
+put() {
+    local object name
+    while read -r object; do
+        name=$(jq --raw-output .metadata.name <<<"$object")
+        # A webhook of Harvester's looks into its cache for the device of a claim.
+        eventually 20 kubectl create --filename - <<<"$object"
+        kubectl patch "${1,,}s.$pci" "$name" --subresource status --type merge --patch "$(jq --compact-output '{status}' <<<"$object")"
+    done < <(jq --compact-output "select(.kind == \"$1\")" "$BATS_FILE_TMPDIR/devices.json")
+}
+
+# Takes away everything that the run made, as far as it is there.
+unmake_world() {
+    [ -n "${RUN-}" ] || return 0
+    local kind
+    for kind in virtualmachines.kubevirt.io configmaps rolebindings roles; do
+        k delete "$kind" --all --ignore-not-found --timeout 120s
+    done
+    if [ -n "${HARVESTER-}" ]; then
+        for kind in pcideviceclaims pcidevices; do
+            kubectl get "$kind.$pci" --output json |
+                jq --raw-output '.items[] | select((.spec.nodeName // .status.nodeName) | IN($ARGS.positional[])) | .metadata.name' --args "$INTEL" "$AMD" |
+                xargs --no-run-if-empty "${KUBECTL:-kubectl}" delete "$kind.$pci"
+        done
+    fi
+    kubectl delete nodes --selector "vm-feature-manager-tests=$RUN"
+    kubectl delete namespace "$NAMESPACE" --ignore-not-found --wait=false
+}
+
+# --- Rights, and policy-server ---
+
+# The ClusterRoleBindings that give the policy's rights, one a line.
+bindings() {
+    kubectl get clusterrolebindings --output json | jq --compact-output --arg role "$POLICY" '.items[] | select(.roleRef.name == $role)
+        | {apiVersion, kind, metadata: (.metadata | {name, labels, annotations}), roleRef, subjects}'
+}
+
+take_rights() {
+    bindings >"$BATS_FILE_TMPDIR/bindings"
+    kubectl delete --filename "$BATS_FILE_TMPDIR/bindings"
+}
+
+give_rights_back() {
+    [ -s "$BATS_FILE_TMPDIR/bindings" ] || return 0
+    kubectl apply --server-side --filename "$BATS_FILE_TMPDIR/bindings"
+    if [ -s "$BATS_FILE_TMPDIR/granted" ]; then
+        xargs "${KUBECTL:-kubectl}" delete clusterrolebindings --ignore-not-found <"$BATS_FILE_TMPDIR/granted"
+    fi
+    rm -f "$BATS_FILE_TMPDIR/bindings" "$BATS_FILE_TMPDIR/granted"
+}
+
+# policy-server's pods that a kubelet runs.
+server_pods() {
+    kubectl get pods --namespace "$SERVER_NAMESPACE" --selector "kubewarden/policy-server=policy-server-$SERVER" --output json |
+        jq --raw-output '.items[] | select(.status.containerStatuses) | .metadata.name'
+}
+
+can_stop_server() {
+    if [ -z "${POLICY_SERVER_STOP-}" ] || [ -z "${POLICY_SERVER_START-}" ]; then
+        [ -n "$(server_pods)" ]
+    fi
+}
+
+no_server_pods() {
+    [ -z "$(server_pods)" ]
+}
+
+# Runs a command of the user's. What it leaves running must not have what bats waits for.
+hook() {
+    bash -c "$1" >&2 3>&- 4>&-
+}
+
+# The Deployments of Kubewarden's controller, which would start policy-server again, and of policy-server, with their replicas.
+deployments() {
+    kubectl get deployments --namespace "$SERVER_NAMESPACE" --output json | jq --raw-output --arg server "policy-server-$SERVER" '
+        .items | sort_by(.metadata.name == $server)[]
+        | select(.metadata.name == $server or any(.spec.template.spec.containers[]; .name == "controller"))
+        | "\(.metadata.name) \(.spec.replicas)"'
+}
+
+stop_server() {
+    local name
+    deployments >"$BATS_FILE_TMPDIR/stopped"
+    if [ -n "${POLICY_SERVER_STOP-}" ]; then
+        hook "$POLICY_SERVER_STOP"
+        return
+    fi
+    while read -r name _; do
+        kubectl scale deployment "$name" --namespace "$SERVER_NAMESPACE" --replicas 0
+    done <"$BATS_FILE_TMPDIR/stopped"
+    eventually 120 no_server_pods
+}
+
+start_server() {
+    local name replicas
+    if [ -n "${POLICY_SERVER_START-}" ]; then
+        hook "$POLICY_SERVER_START"
+    else
+        while read -r name replicas; do
+            kubectl scale deployment "$name" --namespace "$SERVER_NAMESPACE" --replicas "$replicas"
+        done <"$BATS_FILE_TMPDIR/stopped"
+        while read -r name _; do
+            kubectl rollout status deployment "$name" --namespace "$SERVER_NAMESPACE" --timeout 3m
+        done <"$BATS_FILE_TMPDIR/stopped"
+    fi
+    rm "$BATS_FILE_TMPDIR/stopped"
+}
