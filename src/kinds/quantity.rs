@@ -56,7 +56,7 @@ impl FromStr for Quantity {
 
 /// A unit in billionths.
 fn unit(suffix: &str) -> Option<u128> {
-    let ten = |power: i32| 10_u128.checked_pow(u32::try_from(power + 9).ok()?);
+    let ten = |power: i32| 10_u128.checked_pow(u32::try_from(power.checked_add(9)?).ok()?);
     let two = |power: u32| NANOS.checked_mul(1 << power);
     match suffix {
         "n" => ten(-9),
@@ -77,7 +77,7 @@ fn unit(suffix: &str) -> Option<u128> {
         "Ei" => two(60),
         _ => {
             let power: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
-            ten(power.clamp(-10, 20))
+            ten(power)
         }
     }
 }

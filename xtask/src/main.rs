@@ -35,7 +35,7 @@ struct Generated {
     make: fn(&str) -> Result<String>,
 }
 
-const FILES: [Generated; 15] = [
+const FILES: [Generated; 16] = [
     Generated { path: "metadata.yml", make: kinds::all },
     Generated { path: "charts/vm-feature-manager-policy/Chart.yaml", make: kinds::chart },
     Generated { path: "deploy/base/policy.yaml", make: kinds::by_default },
@@ -50,6 +50,7 @@ const FILES: [Generated; 15] = [
     Generated { path: "fuzz/dictionary.txt", make: settings::dictionary },
     Generated { path: "README.md", make: reference::tables },
     Generated { path: "docs/usage.md", make: reference::usage },
+    Generated { path: "observability/vms.columns", make: reference::columns },
     Generated { path: "docs/troubleshooting.md", make: messages::guide },
 ];
 

@@ -43,6 +43,24 @@ fn options() -> String {
     table
 }
 
+/// The columns of `kubectl get virtualmachines`: each directive, what was applied, what failed.
+pub(crate) fn columns(_: &str) -> Result<String> {
+    let mut columns = vec![("NAMESPACE".to_owned(), ".metadata.namespace".to_owned())];
+    columns.push(("NAME".to_owned(), ".metadata.name".to_owned()));
+    for (name, _) in reference::features() {
+        let key = PREFIX.replace('.', "\\.");
+        let path = |end: &str| format!(".metadata.annotations.{key}{name}{end}");
+        columns.push((name.to_ascii_uppercase(), path("")));
+        columns.push(("APPLIED".to_owned(), path("-applied")));
+        columns.push(("ERROR".to_owned(), path("-error")));
+    }
+    let widths = columns.iter().map(|(head, path)| head.len().max(path.len()));
+    let heads = columns.iter().zip(widths).map(|((head, _), width)| format!("{head:width$}"));
+    let heads = heads.collect::<Vec<_>>().join("  ");
+    let paths: Vec<&str> = columns.iter().map(|(_, path)| path.as_str()).collect();
+    Ok(format!("{}\n{}\n", heads.trim_end(), paths.join("  ")))
+}
+
 /// The page that kwctl shows, with the directives and the options.
 pub(crate) fn usage(old: &str) -> Result<String> {
     let mut table = "| annotation of the VirtualMachine | value |\n| --- | --- |\n".to_owned();

@@ -152,12 +152,12 @@ fn settings_are_cheap_to_read() {
     assert!(of_a_byte <= 180, "{of_a_byte}");
 }
 
-/// An instance begins with three pages of 64 KiB.
+/// An instance begins with four pages of 64 KiB.
 #[test]
 fn a_common_request_needs_no_more_memory_than_there_is() {
-    assert_eq!(cost(vm(&[]), None).memory, 192 << 10);
+    assert_eq!(cost(vm(&[]), None).memory, 256 << 10);
     let asks = || vm(&[("nested-virt", "enabled"), ("nested-virt-applied", "true")]);
-    assert_eq!(cost(asks(), Some(asks())).memory, 192 << 10);
+    assert_eq!(cost(asks(), Some(asks())).memory, 256 << 10);
 }
 
 /// Nested as deep as anything is read, and deeper.

@@ -179,6 +179,7 @@ mod questions {
                 "boolean" => vec![json!(true), json!(false)],
                 "enum" => question["options"].as_array().unwrap().clone(),
                 "int" => vec![question["min"].clone(), question["max"].clone()],
+                "array[" if variable == "hugepages.pageSizes" => vec![json!([]), json!(["2Mi"]), json!(["1Gi"])],
                 "array[" => {
                     vec![json!([]), json!(["*"]), json!(["registry.example.com:5000/a*", "b?"])]
                 }
