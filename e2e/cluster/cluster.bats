@@ -207,6 +207,18 @@ ROMs: igpu-rom
 applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"0000:05:00.0\"] vbios-injection=igpu-rom"
 }
 
+@test "example workstation" {
+    needs_harvester
+    needs_gate HostDevices Sidecar
+    example workstation "\
+CPUs: dedicated isolated NUMA
+pages: 2Mi
+host devices: $(igpu)
+node: $AMD
+ROMs: igpu-rom
+applied: cpu-pinning=true hugepages=2Mi numa=passthrough pci-passthrough=[\"0000:05:00.0\"] vbios-injection=igpu-rom"
+}
+
 @test "example user-data" {
     [ "$(setting .userData.enabled false)" = true ] || skip "the policy's setting userData.enabled is off"
     needs_harvester
@@ -280,6 +292,32 @@ applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"00
         nested-virt=enabled $'features: svm=require\napplied: nested-virt=true' \
         nested-virt=yes $'features: svm=require\napplied: nested-virt=true'
     refused "are of both AMD and Intel" try two nested-virt "$plain | $(with nested-virt enabled)"
+}
+
+@test "cpu-pinning is added, changed and removed" {
+    directive nested-virt . \
+        $'cpu-pinning=enabled\nisolate-emulator-thread=enabled' $'CPUs: dedicated isolated\napplied: cpu-pinning=true' \
+        isolate-emulator-thread=disabled $'CPUs: dedicated\napplied: cpu-pinning=true'
+}
+
+@test "hugepages and NUMA are added, changed and removed" {
+    directive nested-virt '.spec.template.spec.domain.memory.guest = "2Gi" | .spec.template.spec.domain.resources.limits.memory = "2Gi"' \
+        $'cpu-pinning=enabled\nhugepages=2Mi\nnuma=passthrough' "\
+CPUs: dedicated NUMA
+pages: 2Mi
+applied: cpu-pinning=true hugepages=2Mi numa=passthrough" \
+        hugepages=1Gi "\
+CPUs: dedicated NUMA
+pages: 1Gi
+applied: cpu-pinning=true hugepages=1Gi numa=passthrough"
+}
+
+@test "CPUs, pages and NUMA that KubeVirt would refuse are refused in the policy's words" {
+    refused "NUMA passthrough needs pinned CPUs and hugepages" try numa nested-virt "$plain | $(with numa passthrough)"
+    refused "pins at most 2 threads" try threads nested-virt "$plain | $(with cpu-pinning enabled)
+        | .spec.template.spec.domain.cpu = {threads: 4} | .spec.template.spec.domain.resources.limits.cpu = 4"
+    refused "not a multiple of the page size 1Gi" try pages nested-virt "$plain | $(with hugepages 1Gi)
+        | .spec.template.spec.domain.memory.guest = \"1536Mi\" | .spec.template.spec.domain.resources.limits.memory = \"1536Mi\""
 }
 
 @test "pci-passthrough is added, changed and removed" {

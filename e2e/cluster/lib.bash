@@ -203,6 +203,9 @@ summary() {
         | .spec.template as $template
         | $template.spec.domain as $domain
         | [
+            ["CPUs", ($domain.cpu // {} | [if .dedicatedCpuPlacement then "dedicated" else empty end,
+                if .isolateEmulatorThread then "isolated" else empty end, if .numa.guestMappingPassthrough then "NUMA" else empty end])],
+            ["pages", [$domain.memory.hugepages.pageSize // empty]],
             ["features", ($domain.cpu.features // [] | map("\(.name)=\(.policy)"))],
             ["host devices", ($domain.devices.hostDevices // [] | map("\(.name)=\(.deviceName)"))],
             ["gpus", ($domain.devices.gpus // [] | map("\(.name)=\(.deviceName)"))],

@@ -1,6 +1,6 @@
 //! GPU device plugin: the VM's pod gets an extended resource, and the guest a device where KubeVirt serves it as one.
 
-use super::host_devices::free_names;
+use super::host_devices::{check_gate, free_names};
 #[cfg(feature = "describe")]
 use super::reference::Reference;
 use super::{Context, Failure, Feature, Plan};
@@ -131,7 +131,11 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
         // KubeVirt computes the limit of a device; one written beside it would override the count.
         None => {
             let names = free_names(PREFIX, count - attached, context)?;
-            let kind = if is_host_device(name, context) { &HOST_DEVICE } else { &GPU };
+            let is_host_device = is_host_device(name, context);
+            if is_host_device {
+                check_gate(context.lookups)?;
+            }
+            let kind = if is_host_device { &HOST_DEVICE } else { &GPU };
             plan.entries.extend(names.map(|device| kind.of(&device, name.as_str())));
             if context.vm.limit(name.as_str())?.is_some() {
                 plan.warnings.push(format!(

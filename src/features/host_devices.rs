@@ -8,6 +8,26 @@ use crate::vm::{ShapeError, VirtualMachine};
 use super::Context;
 use super::record::{Recorded, host_devices, is_pci_device};
 
+/// Why KubeVirt takes no host device.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HostDevicesError {
+    /// Cause: the gate is off; on Harvester it is on
+    /// Cure: add `HostDevices` to the gates of the KubeVirt object
+    #[error(
+        "KubeVirt's feature gate HostDevices is off, so KubeVirt would refuse the VirtualMachine; have the administrator \
+         add HostDevices to spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
+    )]
+    GateOff,
+}
+
+/// Checks that KubeVirt takes host devices, where its object may be read.
+pub(super) fn check_gate(lookups: &Lookups<'_>) -> Result<(), HostDevicesError> {
+    match lookups.kubevirt() {
+        Ok(kubevirt) if !kubevirt.has_gate("HostDevices") => Err(HostDevicesError::GateOff),
+        _ => Ok(()),
+    }
+}
+
 /// `count` names for new devices of the VirtualMachine, `<prefix>-<n>`, which none of its devices has, nor any that the
 /// feature added before. KubeVirt makes the alias of a device of the name, and Harvester turns GPUs into host devices, so
 /// the name is free among both.

@@ -3,7 +3,7 @@
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::harness::{Answer, Request, bare_vm, vm};
+use super::harness::{Answer, MemoryCluster, Request, bare_vm, vm};
 
 fn evaluate(value: &str, settings: Value) -> Answer {
     Request::create(bare_vm(&[("gpu-device-plugin", value)])).settings(json!({"gpuDevicePlugin": settings})).evaluate()
@@ -50,6 +50,26 @@ fn a_limit_without_a_device_is_a_warning() {
         );
         assert!(warning.starts_with(&start), "{warning}");
     }
+}
+
+/// A resource that Harvester serves becomes a host device, which KubeVirt takes only with its gate.
+#[test]
+fn a_host_device_needs_the_gate() {
+    let resource = "nvidia.com/TU104GL_TESLA_T4";
+    let cluster = |gates: Value| {
+        let mut objects = super::harness::fixtures("../../examples/harvester/cluster/cluster.yaml");
+        let kubevirt = objects.iter_mut().find(|object| object["kind"] == "KubeVirt").unwrap();
+        kubevirt["spec"]["configuration"]["developerConfiguration"]["featureGates"] = gates;
+        MemoryCluster::of(objects)
+    };
+    let evaluate = |gates| {
+        let request = Request::create(vm(&[("gpu-device-plugin", resource)])).cluster(cluster(gates));
+        request.settings(json!({"gpuDevicePlugin": {"allowedPlugins": ["nvidia.com/*"]}})).evaluate()
+    };
+    evaluate(json!(["Sidecar"])).assert_denied(&["gpu-device-plugin", "feature gate HostDevices is off"]);
+    let answer = evaluate(json!(["HostDevices"]));
+    let devices = answer.domain()["devices"]["hostDevices"].to_string();
+    assert!(devices.contains(&format!(r#""deviceName":"{resource}""#)), "{devices}");
 }
 
 #[rstest]

@@ -515,6 +515,7 @@ mod examples {
             "pci-passthrough",
             "user-data",
             "vbios",
+            "workstation",
         ];
         assert_eq!(names, expected);
     }
@@ -536,7 +537,7 @@ mod examples {
             assert!(!evaluation.response.audit_annotations.contains_key("failed"), "{name}");
 
             let asked = vm["metadata"]["annotations"].as_object().unwrap().keys();
-            let options = ["cpu-vendor", "vbios-device", "sidecar-image"];
+            let options = ["cpu-vendor", "isolate-emulator-thread", "vbios-device", "sidecar-image"];
             let asked = asked.filter_map(|key| key.strip_prefix("vm-feature-manager.io/"));
             let asked: BTreeSet<&str> = asked.filter(|key| !options.contains(key)).collect();
             let applied = &evaluation.response.audit_annotations["applied"];
@@ -596,18 +597,16 @@ mod documents {
     }
 
     #[test]
-    fn five_commands_lead_to_a_virtual_machine_that_is_changed() {
+    fn three_commands_lead_to_a_virtual_machine_that_is_changed() {
         let readme = text("README.md");
         let (_, block) = readme.split_once("## Install").unwrap().1.split_once("```console\n").unwrap();
         let commands: Vec<&str> = block.split("```").next().unwrap().lines().collect();
-        assert_eq!(commands.len(), 5, "{commands:?}");
-        for (command, chart) in commands.iter().zip(["crds", "controller", "defaults"]) {
-            assert!(command.ends_with(&format!("kubewarden-{chart} kubewarden-{chart}")), "{command}");
-        }
+        assert_eq!(commands.len(), 3, "{commands:?}");
+        assert!(commands[0].ends_with("--wait admission-controller admission-controller"), "{}", commands[0]);
         let module = read("deploy/base/policy.yaml")["spec"]["module"].as_str().unwrap().to_owned();
         let (_, tag) = module.rsplit_once(':').unwrap();
-        assert!(commands[3].contains(&format!("//deploy?ref={tag}")), "{}", commands[3]);
-        assert!(commands[4].contains("vm-feature-manager.io/nested-virt=enabled"), "{}", commands[4]);
+        assert!(commands[1].contains(&format!("//deploy?ref={tag}")), "{}", commands[1]);
+        assert!(commands[2].contains("vm-feature-manager.io/nested-virt=enabled"), "{}", commands[2]);
     }
 
     #[test]

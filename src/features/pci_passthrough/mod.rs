@@ -3,7 +3,7 @@
 mod directive;
 mod harvester;
 
-use super::host_devices::free_names;
+use super::host_devices::{check_gate, free_names};
 #[cfg(feature = "describe")]
 use super::reference::Reference;
 use super::{Context, Failure, Feature, Plan};
@@ -117,13 +117,6 @@ enum PciPassthroughError {
          Harvester does not know it; remove that entry"
     )]
     NamedByAddress { entry: String, address: PciAddress },
-    /// Cause: the gate is off; on Harvester it is on
-    /// Cure: add `HostDevices` to the gates of the KubeVirt object
-    #[error(
-        "KubeVirt's feature gate HostDevices is off, so KubeVirt would refuse the VirtualMachine; have the administrator \
-         add HostDevices to spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
-    )]
-    GateOff,
 }
 
 fn remedy(error: &LookupError) -> String {
@@ -181,11 +174,7 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
     } else {
         by_harvester(&devices, context, &mut plan)?;
     }
-    if let Ok(kubevirt) = context.lookups.kubevirt() {
-        if !kubevirt.has_gate("HostDevices") {
-            return Err(PciPassthroughError::GateOff.into());
-        }
-    }
+    check_gate(context.lookups)?;
     let hostname = devices.node.filter(|_| settings.pin_to_node);
     plan.entries.extend(hostname.map(|hostname| NODE_SELECTOR.of("", &hostname)));
     Ok(Some(plan))
