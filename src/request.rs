@@ -26,6 +26,8 @@ pub(crate) struct AdmissionRequest<'a> {
     name: Cow<'a, str>,
     pub(crate) namespace: Cow<'a, str>,
     operation: Cow<'a, str>,
+    /// The name of who sends it.
+    pub(crate) user: Cow<'a, str>,
     object: Option<VmOutline<'a>>,
     old_object: Option<VmOutline<'a>>,
 }
@@ -41,6 +43,7 @@ static PAYLOAD: Shape = Shape::OnlyMembers(&[
             ("name", Shape::Whole),
             ("namespace", Shape::Whole),
             ("operation", Shape::Whole),
+            ("userInfo", Shape::OnlyMembers(&[("username", Shape::Whole)])),
             ("object", OUTLINE),
             ("oldObject", OUTLINE),
         ]),
@@ -111,6 +114,7 @@ impl<'a> AdmissionRequest<'a> {
                 .filter(|name| name.is_empty() || LABEL.allows(name))
                 .ok_or(Unreadable::Field("request.namespace"))?,
             operation: text(request.take("operation")).ok_or(Unreadable::Field("request.operation"))?,
+            user: text(request.take("userInfo").take("username")).unwrap_or_default(),
             object: outline(request.take("object")),
             old_object: outline(request.take("oldObject")),
         })

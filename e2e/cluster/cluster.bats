@@ -44,7 +44,8 @@ example() {
     same "$(stored "$name" | summary)" "$2"
     stays "$name" k apply --filename "$file"
     k diff --filename "$file"
-    survives "$name" k replace --filename "$file"
+    # Harvester adds a term to the affinity of a VM with pinned CPUs, and refuses a manifest without it.
+    grep -q "CPUs: dedicated" <<<"$2" || survives "$name" k replace --filename "$file"
     directives=$(jq --raw-output --arg ours "$ours/" '.metadata.annotations | keys[] | select(startswith($ours)) | "\(.)-"' "$file")
     # shellcheck disable=SC2086 # one argument each
     k annotate virtualmachines.kubevirt.io "$name" $directives

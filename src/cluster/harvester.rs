@@ -18,9 +18,17 @@ pub(super) static PCI_DEVICE: KindFacts = KindFacts {
 pub(super) static PCI_DEVICE_CLAIM: KindFacts = KindFacts {
     kind: "PCIDeviceClaim",
     resource: "pcideviceclaims",
-    fields: &["status.passthroughEnabled"],
+    object: &CLAIM,
+    list: &Shape::OnlyMembers(&[("items", Shape::Each(&CLAIM))]),
+    fields: &["spec.userName", "status.passthroughEnabled"],
     ..PCI_DEVICE
 };
+
+const CLAIM: Shape = Shape::OnlyMembers(&[
+    METADATA,
+    ("spec", Shape::OnlyMembers(&[("userName", Shape::Whole)])),
+    ("status", Shape::OnlyMembers(&[("passthroughEnabled", Shape::Whole)])),
+]);
 
 /// A PCI device of a node, as Harvester's add-on finds it.
 #[derive(Debug, Clone)]
@@ -58,6 +66,8 @@ impl Object for PciDevice {
 pub(crate) struct PciDeviceClaim {
     pub(crate) name: String,
     pub(crate) is_on: bool,
+    /// The name of who claimed it.
+    pub(crate) user: String,
 }
 
 impl Object for PciDeviceClaim {
@@ -65,6 +75,6 @@ impl Object for PciDeviceClaim {
 
     fn read(json: &Json<'_>) -> Self {
         let is_on = matches!(json.at(&["status", "passthroughEnabled"]), Some(Json::Bool(true)));
-        Self { name: text(json, &["metadata", "name"]), is_on }
+        Self { name: text(json, &["metadata", "name"]), is_on, user: text(json, &["spec", "userName"]) }
     }
 }

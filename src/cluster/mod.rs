@@ -105,11 +105,11 @@ impl<'c> Lookups<'c> {
         }
     }
 
-    /// Whether the PCI device of the name is claimed for passthrough.
-    pub(crate) fn is_claimed(&self, name: &str) -> Result<bool, LookupError> {
+    /// The claim of the PCI device of the name, if it is claimed for passthrough.
+    pub(crate) fn claim(&self, name: &str) -> Result<Option<PciDeviceClaim>, LookupError> {
         match self.get::<PciDeviceClaim>(name, None) {
-            Ok(claim) => Ok(claim.is_on),
-            Err(LookupError { cause: ClusterError::NotFound, .. }) => Ok(false),
+            Ok(claim) => Ok(Some(claim).filter(|claim| claim.is_on)),
+            Err(LookupError { cause: ClusterError::NotFound, .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -1,5 +1,6 @@
 //! GPU device plugin: the VM's pod gets an extended resource, and the guest a device where KubeVirt serves it as one.
 
+use super::allowed::allows;
 use super::host_devices::{check_gate, free_names};
 #[cfg(feature = "describe")]
 use super::reference::Reference;
@@ -25,6 +26,9 @@ section! {
         max_devices: Count = Count(8), "maxDevices", "most devices of a directive";
         /// Glob patterns of extended resource names.
         allowed_plugins: Vec<Pattern> = PLUGINS.map(Pattern::from).to_vec(), "allowedPlugins", "resources that a VM may name";
+        /// Namespace pattern, and patterns of resource names with commas between them. Empty is any of the above for everybody; a
+        /// namespace with an empty list may take none.
+        allowed_in: Vec<(Pattern, Vec<Pattern>)> = Vec::new(), "allowedIn", "resources that a namespace may take";
         /// With auto, where KubeVirt's permittedHostDevices serves the resource; else the pod gets it, and the guest sees no GPU.
         attach_device: AttachDevice = AttachDevice::Auto, "attachDevice", "give the guest a device";
     }
@@ -60,6 +64,13 @@ enum GpuDevicePluginError {
          add it to the setting gpuDevicePlugin.allowedPlugins"
     )]
     NotAllowed { name: ResourceName, allowed: String },
+    /// Cause: the allow-list of the namespace
+    /// Cure: another resource, or a pattern for it under `allowedIn`
+    #[error(
+        "{name} is not allowed in the namespace {namespace}; name another resource, or have the administrator add it to the \
+         setting gpuDevicePlugin.allowedIn"
+    )]
+    NotAllowedHere { name: ResourceName, namespace: String },
 }
 
 /// The resource and the number of devices that a directive asks for.
@@ -110,6 +121,10 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
     if !allowed.iter().any(|pattern| pattern.matches(name.as_str())) {
         let (name, allowed) = (name.clone(), Pattern::list(allowed));
         return Err(GpuDevicePluginError::NotAllowed { name, allowed }.into());
+    }
+    if !allows(&context.settings.gpu_device_plugin.allowed_in, context.namespace, &[name.as_str()]) {
+        let (name, namespace) = (name.clone(), context.namespace.to_owned());
+        return Err(GpuDevicePluginError::NotAllowedHere { name, namespace }.into());
     }
     let applied = if *count == 1 { name.to_string() } else { format!("{name}={count}") };
     let mut plan = Plan { applied, ..Plan::default() };

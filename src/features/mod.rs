@@ -1,5 +1,6 @@
 //! The features: each turns its directive into a plan, or an error. None knows another, or the response.
 
+mod allowed;
 mod cpu_pinning;
 mod gpu_device_plugin;
 pub(crate) mod host_devices;
@@ -122,6 +123,8 @@ pub(crate) struct Context<'c> {
     pub(crate) applied_before: Option<&'c str>,
     /// The VirtualMachine's namespace.
     pub(crate) namespace: &'c str,
+    /// The name of who sends the request.
+    pub(crate) user: &'c str,
     /// The options beside the directive.
     pub(crate) directives: &'c Directives<'c, 'c>,
     pub(crate) settings: &'c Settings,

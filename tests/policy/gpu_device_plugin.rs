@@ -300,3 +300,22 @@ fn fewer_devices_than_asked_for_are_a_warning() {
     assert_eq!(answer.domain()["resources"], Value::Null);
     assert!(answer.warnings()[0].contains("the guest has 1 of the 2 devices of nvidia.com/gpu"));
 }
+
+#[rstest]
+#[case::no_list(json!({}), "default", true)]
+#[case::of_the_namespace(json!({"team-*": ["nvidia.com/*"]}), "team-a", true)]
+#[case::with_commas(json!({"team-*": "amd.com/gpu, nvidia.com/gpu"}), "team-a", true)]
+#[case::another_resource(json!({"team-*": ["amd.com/gpu"]}), "team-a", false)]
+#[case::another_namespace(json!({"team-*": ["nvidia.com/*"]}), "default", false)]
+#[case::an_empty_list(json!({"default": []}), "default", false)]
+fn resources_of_a_namespace(#[case] lists: Value, #[case] namespace: &str, #[case] accepted: bool) {
+    let mut vm = bare_vm(&[("gpu-device-plugin", "nvidia.com/gpu")]);
+    vm["metadata"]["namespace"] = json!(namespace);
+    let answer = Request::create(vm).settings(json!({"gpuDevicePlugin": {"allowedIn": lists}})).evaluate();
+    if accepted {
+        assert!(answer.is_accepted(), "{}", answer.message());
+    } else {
+        let part = format!("nvidia.com/gpu is not allowed in the namespace {namespace}");
+        answer.assert_denied(&[&part, "gpuDevicePlugin.allowedIn"]);
+    }
+}

@@ -294,3 +294,69 @@ fn devices_without_their_claims_are_an_error_even_in_auto() {
         "--serviceaccount=kubewarden:policy-server",
     ]);
 }
+
+/// The setting `pciPassthrough.requireClaimOwner`.
+mod claim_owner {
+    use super::*;
+
+    fn evaluate(user: &str, cluster: MemoryCluster, settings: Value) -> Answer {
+        let mut request = Request::create(bare_vm(&[("pci-passthrough", r#"{"devices": ["node1/0000:00:02.0"]}"#)]));
+        request.request["userInfo"]["username"] = json!(user);
+        let mut all = json!({"requireClaimOwner": true});
+        all.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        request.settings(json!({"pciPassthrough": all})).cluster(cluster).evaluate()
+    }
+
+    fn harvester() -> MemoryCluster {
+        MemoryCluster::of(crate::harness::fixtures("../../examples/harvester/cluster/cluster.yaml"))
+    }
+
+    #[test]
+    fn only_the_owner_gets_the_device() {
+        let answer = evaluate("admin", harvester(), json!({}));
+        assert!(answer.is_accepted(), "{}", answer.message());
+        assert_eq!(answer.domain()["devices"]["hostDevices"][0]["name"], "node1-000000020");
+        evaluate("alice", harvester(), json!({})).assert_denied(&[
+            "node1-000000020 was claimed by \"admin\"",
+            "pciPassthrough.requireClaimOwner",
+            "the request is of \"alice\"",
+        ]);
+        assert!(evaluate("alice", harvester(), json!({"requireClaimOwner": false})).is_accepted());
+    }
+
+    #[test]
+    fn a_device_that_the_vm_has_counts_as_well() {
+        let stored = evaluate("admin", harvester(), json!({})).after();
+        let mut changed = stored.clone();
+        changed["spec"]["template"]["metadata"] = json!({"labels": {"a": "b"}});
+        let mut request = Request::update(stored, changed);
+        request.request["userInfo"]["username"] = json!("alice");
+        let settings = json!({"pciPassthrough": {"requireClaimOwner": true}});
+        request.settings(settings).cluster(harvester()).evaluate().assert_denied(&["was claimed by \"admin\""]);
+    }
+
+    #[rstest]
+    #[case::a_claim_without_a_user("", "nobody that the claim names")]
+    #[case::nobody_and_nobody_are_not_the_same("", "the request is of \"\"")]
+    fn a_claim_that_names_nobody_is_nobodys(#[case] user: &str, #[case] part: &str) {
+        let mut cluster = harvester();
+        cluster.object("PCIDeviceClaim", "node1-000000020")["spec"]["userName"] = json!(user);
+        evaluate(user, cluster, json!({})).assert_denied(&[part]);
+    }
+
+    #[test]
+    fn without_claims_there_is_no_device() {
+        evaluate("admin", harvester(), json!({"deviceNames": "address"})).assert_denied(&["have no claims"]);
+        let none = MemoryCluster::of(Vec::new()).failing(Kind::PciDevice, ClusterError::KindNotServed);
+        evaluate("admin", none, json!({})).assert_denied(&["does not serve pcidevices"]);
+    }
+
+    #[test]
+    fn claims_of_a_list_count_too() {
+        let mut request = Request::create(bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:01:00.0"]}"#)]));
+        request.request["userInfo"]["username"] = json!("alice");
+        let settings = json!({"pciPassthrough": {"requireClaimOwner": true}});
+        let answer = request.settings(settings).cluster(harvester()).evaluate();
+        answer.assert_denied(&["node1-000001000 was claimed by \"admin\""]);
+    }
+}

@@ -44,12 +44,14 @@ fn defaults() -> Value {
             "deviceNames": "auto",
             "pinToNode": true,
             "allowedDevices": {},
+            "requireClaimOwner": false,
         },
         "gpuDevicePlugin": {
             "enabled": true,
             "errorHandling": "reject",
             "maxDevices": 8,
             "allowedPlugins": ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"],
+            "allowedIn": {},
             "attachDevice": "auto",
         },
     })
@@ -76,7 +78,7 @@ fn what_is_not_set_has_its_default() {
     assert_eq!(Settings::parse(b"null"), Ok(Settings::default()));
     let mut all = Vec::new();
     pointers(&defaults(), "", &mut all);
-    assert_eq!(all.len(), 47);
+    assert_eq!(all.len(), 49);
     for pointer in all {
         for unset in [json!(null), json!(""), json!([]), json!({})] {
             let mut settings = defaults();

@@ -10,8 +10,8 @@ use crate::vm::Device;
 /// The cluster's PCI devices, as far as they matter to a VirtualMachine.
 pub(super) struct Inventory<'n> {
     devices: Vec<PciDevice>,
-    /// The names of those that are claimed for passthrough.
-    claimed: Vec<String>,
+    /// The claims of those that are claimed for passthrough.
+    claims: Vec<PciDeviceClaim>,
     /// The one node that counts.
     node: Option<&'n str>,
 }
@@ -33,8 +33,7 @@ impl<'n> Inventory<'n> {
         let devices = lookups.list().map_err(PciPassthroughError::Lookup)?;
         let mut claims: Vec<PciDeviceClaim> = lookups.list().map_err(PciPassthroughError::Lookup)?;
         claims.retain(|claim| claim.is_on);
-        let claimed = claims.into_iter().map(|claim| claim.name).collect();
-        Ok(Self { devices, claimed, node })
+        Ok(Self { devices, claims, node })
     }
 
     /// Looks up the devices at the addresses on one node, by their names.
@@ -43,7 +42,7 @@ impl<'n> Inventory<'n> {
         addresses: &[PciAddress],
         lookups: &Lookups<'_>,
     ) -> Result<Self, PciPassthroughError> {
-        let mut inventory = Self { devices: Vec::new(), claimed: Vec::new(), node: Some(node) };
+        let mut inventory = Self { devices: Vec::new(), claims: Vec::new(), node: Some(node) };
         for address in addresses {
             let name = format!("{node}-{}", address.compact());
             match lookups.pci_device(&name) {
@@ -51,9 +50,7 @@ impl<'n> Inventory<'n> {
                 Err(error) if error.cause == ClusterError::NotFound => continue,
                 Err(error) => return Err(PciPassthroughError::Lookup(error)),
             }
-            if lookups.is_claimed(&name).map_err(PciPassthroughError::Lookup)? {
-                inventory.claimed.push(name);
-            }
+            inventory.claims.extend(lookups.claim(&name).map_err(PciPassthroughError::Lookup)?);
         }
         Ok(inventory)
     }
@@ -113,6 +110,12 @@ impl<'n> Inventory<'n> {
         Ok(choices.collect())
     }
 
+    /// The name of who claimed a device; empty where the claim does not say.
+    pub(super) fn owner(&self, device: &PciDevice) -> &str {
+        let claim = self.claims.iter().find(|claim| claim.name == device.name);
+        claim.map(|claim| claim.user.as_str()).unwrap_or_default()
+    }
+
     /// The devices that can only be passed through together with those chosen, and are not among them.
     pub(super) fn siblings(&self, choices: &[Choice<'_>]) -> String {
         let shares_group = |device: &PciDevice| {
@@ -135,7 +138,7 @@ impl<'n> Inventory<'n> {
             there.insert(place, device);
         }
         let nodes = names_of_nodes(&there);
-        there.retain(|device| self.claimed.contains(&device.name));
+        there.retain(|device| self.claims.iter().any(|claim| claim.name == device.name));
         match self.node {
             _ if !there.is_empty() => Ok(there),
             _ if !nodes.is_empty() => Err(PciPassthroughError::Unclaimed { address, nodes }),

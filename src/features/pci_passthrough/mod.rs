@@ -3,11 +3,12 @@
 mod directive;
 mod harvester;
 
+use super::allowed::allows;
 use super::host_devices::{check_gate, free_names};
 #[cfg(feature = "describe")]
 use super::reference::Reference;
 use super::{Context, Failure, Feature, Plan};
-use crate::cluster::{ClusterError, LookupError};
+use crate::cluster::{ClusterError, LookupError, PciDevice};
 #[cfg(feature = "describe")]
 use crate::cluster::{
     Kind,
@@ -16,6 +17,7 @@ use crate::cluster::{
 use crate::kinds::pattern::Pattern;
 use crate::kinds::pci::PciAddress;
 use crate::settings::{Count, FeatureSettings, choice, section};
+use crate::text::Quoted;
 use crate::vm::entry::{Entry, HOST_DEVICE, NODE_SELECTOR};
 use crate::vm::{Device, ShapeError};
 use directive::{Devices, check_count};
@@ -35,6 +37,8 @@ section! {
         /// Namespace pattern, and patterns of addresses or resource names with commas between them. Empty is any device for
         /// everybody; a namespace with an empty list may take none.
         allowed_devices: Vec<(Pattern, Vec<Pattern>)> = Vec::new(), "allowedDevices", "devices that a namespace may take";
+        /// A device goes only to virtual machines that its claim's user writes. Needs Harvester, whose claims name a user.
+        require_claim_owner: bool = false, "requireClaimOwner", "only the user who claimed a device may ask for it";
     }
 }
 
@@ -67,6 +71,22 @@ enum PciPassthroughError {
          to the setting pciPassthrough.allowedDevices"
     )]
     NotAllowed { device: String, namespace: String },
+    /// Cause: the setting `pciPassthrough.requireClaimOwner`, and a claim of another user, or of nobody that the claim names. A service account that writes VMs, as
+    /// Rancher's node driver or a GitOps controller does, is a user like any other
+    /// Cure: the user of the claim writes the VM, or enables passthrough anew as the requester
+    #[error(
+        "{device} was claimed by {owner}, and the setting pciPassthrough.requireClaimOwner gives a device only to the user who \
+         claimed it; the request is of {}: have the device claimed by that user, or ask for another",
+        Quoted(.user)
+    )]
+    NotTheOwner { device: String, owner: String, user: String },
+    /// Cause: the setting `pciPassthrough.requireClaimOwner` where devices have no claims
+    /// Cure: switch the setting off, or `deviceNames: auto` on Harvester
+    #[error(
+        "the setting pciPassthrough.requireClaimOwner is on, but devices that are named by their addresses have no claims; have \
+         the administrator switch it off"
+    )]
+    NoClaims,
     /// Cause: one of [Lookups](#lookups)
     /// Cure: the remedy there
     #[error("Harvester's PCI devices cannot be looked up: {}; {}", .0.why(), remedy(.0))]
@@ -189,6 +209,9 @@ const PREFIX: &str = "pci-device";
 
 /// Names the devices by their addresses.
 fn by_address(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Result<(), Failure> {
+    if context.settings.pci_passthrough.require_claim_owner {
+        return Err(PciPassthroughError::NoClaims.into());
+    }
     the_node(devices, context)?;
     let host_devices = context.vm.host_devices()?;
     let mut names = free_names(PREFIX, devices.addresses.len(), context)?;
@@ -217,7 +240,9 @@ fn by_address(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Resu
 /// Names the devices as Harvester does; by their addresses where that is allowed and there is no Harvester to ask.
 fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Result<(), Failure> {
     let node = the_node(devices, context)?;
-    let is_auto = context.settings.pci_passthrough.device_names == DeviceNames::Auto;
+    let settings = &context.settings.pci_passthrough;
+    // Without Harvester's answer, nobody knows whose a device is.
+    let is_auto = settings.device_names == DeviceNames::Auto && !settings.require_claim_owner;
     let inventory = match look_up(devices, node, context) {
         Ok(inventory) => inventory,
         Err(PciPassthroughError::Lookup(_)) if is_auto && are_in_place(devices, context)? => {
@@ -238,6 +263,9 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
     let choices = inventory.choose(devices, context)?;
     for Choice { address, device, entry } in &choices {
         check_allowed(*address, Some(&device.node), &device.resource_name, context)?;
+        if settings.require_claim_owner {
+            check_owner(inventory.owner(device), device, context.user)?;
+        }
         plan.entries.push(match entry {
             Some(entry) => host_device(entry),
             None => HOST_DEVICE.of(&device.name, &device.resource_name),
@@ -258,6 +286,15 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
         }
     }
     Ok(())
+}
+
+/// Checks that who asks for a device is who claimed it.
+fn check_owner(owner: &str, device: &PciDevice, user: &str) -> Result<(), PciPassthroughError> {
+    if !owner.is_empty() && owner == user {
+        return Ok(());
+    }
+    let owner = if owner.is_empty() { "nobody that the claim names".to_owned() } else { Quoted(owner).to_string() };
+    Err(PciPassthroughError::NotTheOwner { device: device.name.clone(), owner, user: user.to_owned() })
 }
 
 /// The host devices that the directive added before.
@@ -317,14 +354,11 @@ fn check_allowed(
     resource: &str,
     context: &Context<'_>,
 ) -> Result<(), PciPassthroughError> {
-    let allowed = &context.settings.pci_passthrough.allowed_devices;
     let address = address.to_string();
     let upper_case = address.to_ascii_uppercase();
     let with_node = node.map(|node| format!("{node}/{address}"));
-    let names = [Some(address.as_str()), Some(upper_case.as_str()), with_node.as_deref(), Some(resource)];
-    let matches = |pattern: &Pattern| names.iter().flatten().any(|name| pattern.matches(name));
-    let of_namespace = allowed.iter().filter(|(namespace, _)| namespace.matches(context.namespace));
-    if allowed.is_empty() || of_namespace.flat_map(|(_, patterns)| patterns).any(matches) {
+    let names = [address.as_str(), &upper_case, with_node.as_deref().unwrap_or(&address), resource];
+    if allows(&context.settings.pci_passthrough.allowed_devices, context.namespace, &names) {
         return Ok(());
     }
     let device = with_node.unwrap_or(address);

@@ -1,0 +1,10 @@
+//! What a namespace may take.
+
+use crate::kinds::pattern::Pattern;
+
+/// Whether the lists of namespaces let this one take a device by one of its names. Without any list, everybody may take all.
+pub(super) fn allows(lists: &[(Pattern, Vec<Pattern>)], namespace: &str, names: &[&str]) -> bool {
+    let of_namespace = lists.iter().filter(|(pattern, _)| pattern.matches(namespace));
+    let matches = |pattern: &Pattern| names.iter().any(|name| pattern.matches(name));
+    lists.is_empty() || of_namespace.flat_map(|(_, patterns)| patterns).any(matches)
+}
