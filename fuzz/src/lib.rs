@@ -146,14 +146,18 @@ pub fn directives(data: &[u8]) {
     let Some((text, [key, variant])) = split(data) else { return };
     const PCI: (&str, &str) = ("pci-passthrough", r#"{"devices": ["node2/0000:05:00.0"]}"#);
     const ROM: (&str, &str) = ("vbios-injection", "igpu-rom");
-    let directives = match key % 7 {
+    let directives = match key % 11 {
         0 => vec![("nested-virt", text)],
         1 => vec![("pci-passthrough", text)],
         2 => vec![("gpu-device-plugin", text)],
         3 => vec![PCI, ("vbios-injection", text)],
         4 => vec![PCI, ROM, ("vbios-device", text)],
         5 => vec![PCI, ROM, ("sidecar-image", text)],
-        _ => vec![("nested-virt", "enabled"), ("cpu-vendor", text)],
+        6 => vec![("nested-virt", "enabled"), ("cpu-vendor", text)],
+        7 => vec![("cpu-pinning", text)],
+        8 => vec![("cpu-pinning", "enabled"), ("isolate-emulator-thread", text)],
+        9 => vec![("hugepages", text)],
+        _ => vec![("cpu-pinning", "enabled"), ("hugepages", "2Mi"), ("numa", text)],
     };
     let mode = ["reject", "allow-and-log", "strip-label"][usize::from(variant) % 3];
     let settings = json!({
@@ -162,6 +166,9 @@ pub fn directives(data: &[u8]) {
             "errorHandling": mode,
             "deviceNames": if variant & 4 == 0 { "auto" } else { "address" },
         },
+        "cpuPinning": {"errorHandling": mode},
+        "hugepages": {"errorHandling": mode},
+        "numa": {"errorHandling": mode},
         "gpuDevicePlugin": {"errorHandling": mode},
         "vbiosInjection": {
             "errorHandling": mode,
@@ -193,6 +200,9 @@ pub fn user_data(data: &[u8]) {
         "userData": {"enabled": true, "readSecrets": variant & 4 != 0},
         "nestedVirtualization": {"errorHandling": mode},
         "pciPassthrough": {"errorHandling": mode},
+        "cpuPinning": {"errorHandling": mode},
+        "hugepages": {"errorHandling": mode},
+        "numa": {"errorHandling": mode},
         "gpuDevicePlugin": {"errorHandling": mode},
         "vbiosInjection": {"errorHandling": mode},
     });
@@ -209,7 +219,7 @@ fn check_features(vm: &Value, settings: &Value) {
     check_kept("", vm, mutated);
     check_done(&Answer::to(payload("CREATE", mutated, None, settings).as_bytes()));
     let mut touched = mutated.clone();
-    touched["spec"]["template"]["spec"]["domain"]["cpu"]["cores"] = json!(8);
+    touched["spec"]["template"]["spec"]["domain"]["cpu"]["maxSockets"] = json!(8);
     check_done(&Answer::to(payload("UPDATE", &touched, Some(mutated), settings).as_bytes()));
 
     // Without the directive, the user's own VirtualMachine is left.

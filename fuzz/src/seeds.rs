@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{PREFIX, VM, asking, payload};
 
-const EXAMPLES: [&str; 7] = [
+const EXAMPLES: [&str; 8] = [
     include_str!("../../examples/all/vm.yaml"),
     include_str!("../../examples/gpu-device-plugin/vm.yaml"),
     include_str!("../../examples/harvester/vm.yaml"),
@@ -16,10 +16,11 @@ const EXAMPLES: [&str; 7] = [
     include_str!("../../examples/pci-passthrough/vm.yaml"),
     include_str!("../../examples/user-data/vm.yaml"),
     include_str!("../../examples/vbios/vm.yaml"),
+    include_str!("../../examples/workstation/vm.yaml"),
 ];
 
 /// Values of directives and options, each with the number that the target `directives` knows them by.
-const VALUES: [(u8, &str); 24] = [
+const VALUES: [(u8, &str); 30] = [
     (0, "enabled"),
     (0, "disabled"),
     (0, "true"),
@@ -44,6 +45,12 @@ const VALUES: [(u8, &str); 24] = [
     (6, "auto"),
     (6, " AMD "),
     (6, ""),
+    (7, "enabled"),
+    (8, "enabled"),
+    (9, "2Mi"),
+    (9, "1Gi"),
+    (10, "passthrough"),
+    (10, "disabled"),
 ];
 
 const USER_DATA: [&str; 9] = [

@@ -315,6 +315,10 @@ impl VirtualMachine<'_> {
             },
         }
         path::remove_if_empty(&mut self.root, path)?;
+        // It was made for the pages alone, and Harvester's webhook trips over memory without the guest's.
+        if path == path::HUGEPAGES {
+            path::remove_if_empty(&mut self.root, path::MEMORY)?;
+        }
         self.changed = true;
         Ok(())
     }

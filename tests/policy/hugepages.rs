@@ -179,3 +179,14 @@ fn a_directive_that_changes_or_goes() {
     assert_eq!(after["spec"], before["spec"]);
     assert_eq!(after["metadata"]["annotations"], json!({}));
 }
+
+#[test]
+fn memory_that_was_made_for_the_pages_goes_with_them() {
+    let before = vm("2Mi", json!({"resources": {"limits": {"memory": "8Gi"}}}));
+    let stored = Request::create(before.clone()).settings(plain()).evaluate().after();
+    assert_eq!(stored["spec"]["template"]["spec"]["domain"]["memory"], json!({"hugepages": {"pageSize": "2Mi"}}));
+    let mut gone = stored.clone();
+    gone["metadata"]["annotations"].as_object_mut().unwrap().remove("vm-feature-manager.io/hugepages");
+    let after = Request::update(stored, gone).settings(plain()).evaluate().after();
+    assert_eq!(after["spec"], before["spec"]);
+}

@@ -72,8 +72,19 @@ fn cpu() -> impl Strategy<Value = Value> {
     ]);
     object(vec![
         ("cores", mostly(Just(json!(4))).boxed()),
+        ("dedicatedCpuPlacement", prop::sample::select(vec![None, Some(json!(true)), Some(json!(false))]).boxed()),
+        ("numa", prop::sample::select(vec![None, None, Some(json!({"guestMappingPassthrough": {}}))]).boxed()),
         ("model", mostly(prop::sample::select(vec!["host-model", "EPYC", "Haswell"]).prop_map(|n| json!(n))).boxed()),
         ("features", mostly(prop::collection::vec(feature, 0..3).prop_map(Value::Array)).boxed()),
+    ])
+}
+
+fn memory() -> BoxedStrategy<Value> {
+    let pages =
+        object(vec![("pageSize", mostly(prop::sample::select(vec!["2Mi", "1Gi"]).prop_map(|n| json!(n))).boxed())]);
+    object(vec![
+        ("guest", mostly(prop::sample::select(vec!["8Gi", "8092Mi"]).prop_map(|n| json!(n))).boxed()),
+        ("hugepages", prop_oneof![4 => Just(None), 1 => pages.prop_map(Some)].boxed()),
     ])
 }
 
@@ -109,6 +120,7 @@ fn spec() -> impl Strategy<Value = Value> {
     ]);
     let domain = object(vec![
         ("cpu", mostly(cpu()).boxed()),
+        ("memory", mostly(memory()).boxed()),
         (
             "devices",
             mostly(object(vec![
@@ -157,6 +169,10 @@ fn directive() -> impl Strategy<Value = Value> {
         r#"{"devices": ["00:02.0", "node1/0000:03:00.1"]}"#,
         r#"{"devices": ["node1/01:00.0", "03:00.0"]}"#,
         "nvidia.com/gpu=3",
+        "2Mi",
+        "1Gi",
+        "passthrough",
+        r#"[{"dedicatedCpuPlacement":true}]"#,
         "igpu-rom",
         "gpu-0",
         "0000:00:02.0",
@@ -176,8 +192,13 @@ fn own_keys() -> BoxedStrategy<Value> {
             "pci-passthrough",
             "gpu-device-plugin",
             "vbios-injection",
+            "cpu-pinning",
+            "hugepages",
+            "numa",
             "cpu-vendor",
+            "isolate-emulator-thread",
             "vbios-device",
+            "cpu-pinning-added",
             "nested-virt-applied",
             "nested-virt-added",
             "pci-passthrough-added",
@@ -187,7 +208,7 @@ fn own_keys() -> BoxedStrategy<Value> {
             "vbios-injection-applied",
             "nonsense",
         ],
-        0..6,
+        0..8,
     );
     keys.prop_flat_map(|keys| {
         let values = prop::collection::vec(directive(), keys.len());
@@ -305,6 +326,12 @@ fn may_be_ours(path: &str, value: &Value) -> bool {
         "gpu" => path.ends_with("limits/nvidia.com/gpu"),
         "hostname" => path.ends_with("nodeSelector/kubernetes.io/hostname"),
         "hookSidecars" => true,
+        "dedicatedCpuPlacement" | "isolateEmulatorThread" => *value == json!(true),
+        "guestMappingPassthrough" => *value == json!({}),
+        "pageSize" => path.ends_with("hugepages/pageSize"),
+        "hugepages" | "numa" => value
+            .as_object()
+            .is_some_and(|members| members.iter().all(|(key, value)| may_be_ours(&format!("{path}/{key}"), value))),
         "features" => ["svm", "vmx"].contains(&name) && value["policy"] == "require",
         "volumes" => name == "vbios-rom",
         "hostDevices" | "gpus" => value.as_object().is_some_and(|device| device.len() == 2),
