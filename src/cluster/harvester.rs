@@ -1,10 +1,20 @@
 //! The objects of Harvester's add-on pcidevices-controller.
 
-use super::kinds::{Kind, KindFacts, METADATA, Object, text};
+use super::kinds::{Kind, KindFacts, Object, text};
 use crate::json::{Json, Shape};
 use crate::kinds::pci::PciAddress;
 
-const PCI_OBJECT: Shape = Shape::OnlyMembers(&[METADATA, ("status", Shape::Whole)]);
+// A cluster may have thousands of devices, so nothing is read that is not needed.
+const PCI_OBJECT: Shape = Shape::OnlyMembers(&[NAME, ("status", STATUS)]);
+const NAME: (&str, Shape) = ("metadata", Shape::OnlyMembers(&[("name", Shape::Whole)]));
+const STATUS: Shape = Shape::OnlyMembers(&[
+    ("address", Shape::Whole),
+    ("deviceId", Shape::Whole),
+    ("iommuGroup", Shape::Whole),
+    ("nodeName", Shape::Whole),
+    ("resourceName", Shape::Whole),
+    ("vendorId", Shape::Whole),
+]);
 
 pub(super) static PCI_DEVICE: KindFacts = KindFacts {
     api_version: "devices.harvesterhci.io/v1beta1",
@@ -25,7 +35,7 @@ pub(super) static PCI_DEVICE_CLAIM: KindFacts = KindFacts {
 };
 
 const CLAIM: Shape = Shape::OnlyMembers(&[
-    METADATA,
+    NAME,
     ("spec", Shape::OnlyMembers(&[("userName", Shape::Whole)])),
     ("status", Shape::OnlyMembers(&[("passthroughEnabled", Shape::Whole)])),
 ]);

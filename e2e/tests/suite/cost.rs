@@ -152,6 +152,41 @@ fn settings_are_cheap_to_read() {
     assert!(of_a_byte <= 180, "{of_a_byte}");
 }
 
+/// What a PCI device more costs where no node is known, so that all are listed; as Harvester writes one, with its claim.
+#[test]
+fn a_list_of_devices_is_cheap_to_read() {
+    let fuel = |n: usize| {
+        let mut cluster = cluster();
+        for i in 0..n {
+            let (node, bus) = (i / 200, i % 200);
+            let name = format!("node{node}-0000{bus:02x}000");
+            let metadata = json!({
+                "name": name, "uid": "0f7a3d52-6f0e-4a53-9b0c-0b8b5f3f7a11", "resourceVersion": "1234567", "generation": 3,
+                "creationTimestamp": "2026-08-22T10:34:54Z", "labels": {"nodename": format!("node{node}")},
+            });
+            cluster.add(json!({
+                "apiVersion": "devices.harvesterhci.io/v1beta1", "kind": "PCIDevice", "metadata": metadata, "spec": {},
+                "status": {
+                    "address": format!("0000:{bus:02x}:00.0"), "vendorId": "8086", "deviceId": "1521", "classId": "0200",
+                    "iommuGroup": bus.to_string(), "nodeName": format!("node{node}"), "kernelDriverInUse": "vfio-pci",
+                    "resourceName": "intel.com/I350_GIGABIT_NETWORK_CONNECTION",
+                    "description": "Ethernet controller: Intel Corporation I350 Gigabit Network Connection",
+                },
+            }));
+            cluster.add(json!({
+                "apiVersion": "devices.harvesterhci.io/v1beta1", "kind": "PCIDeviceClaim", "metadata": metadata,
+                "spec": {"address": format!("0000:{bus:02x}:00.0"), "nodeName": format!("node{node}"), "userName": "admin"},
+                "status": {"kernelDriverToUnbind": "igb", "passthroughEnabled": true},
+            }));
+        }
+        let vm = vm(&[("pci-passthrough", r#"{"devices": ["0000:c7:00.0"]}"#)]);
+        let payload = json!({"request": request(vm, None), "settings": {}}).to_string();
+        METER.measure(cluster, payload.as_bytes()).fuel
+    };
+    let of_a_device = (fuel(3000) - fuel(1000)) / 2000;
+    assert!(of_a_device <= 55_000, "{of_a_device}");
+}
+
 /// An instance begins with four pages of 64 KiB.
 #[test]
 fn a_common_request_needs_no_more_memory_than_there_is() {
