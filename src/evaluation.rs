@@ -275,7 +275,7 @@ impl<'a> Evaluation<'_, 'a> {
             ours: &traces.ours,
             applied_before: applied_before.or_else(directive_before),
             namespace: self.namespace,
-            user: &self.request.user,
+            requester: &self.request.requester,
             directives: self.directives,
             settings: self.settings,
             lookups: self.lookups,

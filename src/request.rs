@@ -26,10 +26,24 @@ pub(crate) struct AdmissionRequest<'a> {
     name: Cow<'a, str>,
     pub(crate) namespace: Cow<'a, str>,
     operation: Cow<'a, str>,
-    /// The name of who sends it.
-    pub(crate) user: Cow<'a, str>,
+    pub(crate) requester: Requester<'a>,
     object: Option<VmOutline<'a>>,
     old_object: Option<VmOutline<'a>>,
+}
+
+/// Who sends a request.
+#[derive(Debug)]
+pub(crate) struct Requester<'a> {
+    pub(crate) name: Cow<'a, str>,
+    pub(crate) groups: Vec<String>,
+}
+
+impl<'a> Requester<'a> {
+    fn read(mut user_info: Json<'a>) -> Self {
+        let groups = user_info.take("groups");
+        let groups = groups.items().iter().filter_map(Json::as_str).map(str::to_owned).collect();
+        Self { name: text(user_info.take("username")).unwrap_or_default(), groups }
+    }
 }
 
 static PAYLOAD: Shape = Shape::OnlyMembers(&[
@@ -43,7 +57,7 @@ static PAYLOAD: Shape = Shape::OnlyMembers(&[
             ("name", Shape::Whole),
             ("namespace", Shape::Whole),
             ("operation", Shape::Whole),
-            ("userInfo", Shape::OnlyMembers(&[("username", Shape::Whole)])),
+            ("userInfo", Shape::OnlyMembers(&[("username", Shape::Whole), ("groups", Shape::Whole)])),
             ("object", OUTLINE),
             ("oldObject", OUTLINE),
         ]),
@@ -114,7 +128,7 @@ impl<'a> AdmissionRequest<'a> {
                 .filter(|name| name.is_empty() || LABEL.allows(name))
                 .ok_or(Unreadable::Field("request.namespace"))?,
             operation: text(request.take("operation")).ok_or(Unreadable::Field("request.operation"))?,
-            user: text(request.take("userInfo").take("username")).unwrap_or_default(),
+            requester: Requester::read(request.take("userInfo")),
             object: outline(request.take("object")),
             old_object: outline(request.take("oldObject")),
         })

@@ -1,8 +1,8 @@
 //! The Kubewarden host's capability `kubernetes`: its wire format, and what its words mean.
 
-use super::Cluster;
 use super::error::{Account, ClusterError};
 use super::kinds::{Kind, KindFacts};
+use super::{Cluster, Review};
 use crate::json::{Json, Members, member};
 
 /// The cluster behind the Kubewarden host's capability `kubernetes`.
@@ -39,12 +39,15 @@ impl Cluster for HostCluster {
         call("list_resources_all", request)
     }
 
-    fn can_i(&self, account: &Account, verb: &'static str, kind: Kind) -> Result<String, ClusterError> {
-        let (group, resource) = kind.group_and_resource();
-        let groups = account.groups().into_iter().map(Json::from).collect();
-        let attributes = vec![member("group", group), member("resource", resource), member("verb", verb)];
+    fn can_i(&self, review: &Review<'_>) -> Result<String, ClusterError> {
+        let (group, resource) = review.kind.group_and_resource();
+        let groups = review.groups.iter().map(|group| Json::from(group.as_str())).collect();
+        let mut attributes = vec![member("group", group), member("resource", resource), member("verb", review.verb)];
+        for (key, value) in [("namespace", review.namespace), ("name", review.name)] {
+            attributes.extend(value.map(|value| member(key, value)));
+        }
         let review = vec![
-            member("user", account.as_str()),
+            member("user", review.user),
             member("groups", Json::Array(groups)),
             member("resource_attributes", Json::Object(attributes)),
         ];

@@ -38,11 +38,28 @@ pub trait Cluster {
     /// Any [`ClusterError`] but `NotFound` and `Forbidden`.
     fn list(&self, kind: Kind) -> Result<String, ClusterError>;
 
-    /// Whether an account may use the verb on all objects of a kind, as a `SubjectAccessReviewStatus`.
+    /// Whether somebody may do something, as a `SubjectAccessReviewStatus`.
     ///
     /// # Errors
     /// Any [`ClusterError`]; `Forbidden` where the policy may not ask.
-    fn can_i(&self, account: &Account, verb: &'static str, kind: Kind) -> Result<String, ClusterError>;
+    fn can_i(&self, review: &Review<'_>) -> Result<String, ClusterError>;
+}
+
+/// The question whether a user may use the verb on an object of a kind, or on all.
+#[derive(Debug, Clone, Copy)]
+pub struct Review<'r> {
+    /// The user's name.
+    pub user: &'r str,
+    /// The groups that the user is in.
+    pub groups: &'r [String],
+    /// The verb, as RBAC has it.
+    pub verb: &'static str,
+    /// The kind of the object.
+    pub kind: Kind,
+    /// The object's namespace; `None` is all.
+    pub namespace: Option<&'r str>,
+    /// The object's name; `None` is all.
+    pub name: Option<&'r str>,
 }
 
 /// The name under which the policy asks for what it will be refused. policy-server logs the refusal as an error, with the name.
@@ -170,7 +187,6 @@ impl<'c> Lookups<'c> {
     /// Checks that the account that policy-server runs as may list and watch the kind. A list without that right never
     /// returns, and takes one of policy-server's workers with it (kubewarden/adm-controller, issue 1320).
     fn guard(&self, kind: Kind) -> Result<(), LookupError> {
-        static STATUS: Shape = Shape::OnlyMembers(&[("allowed", Shape::Whole)]);
         let not_listed = |cause| Query::all(kind).failed(cause);
         let review = |cause| match cause {
             ClusterError::NotDeclared | ClusterError::Forbidden(_) => {
@@ -179,16 +195,35 @@ impl<'c> Lookups<'c> {
             cause => not_listed(cause),
         };
         let account = self.account().map_err(review)?;
+        let groups = account.groups();
         for verb in ["list", "watch"] {
-            let answer = self.cluster.can_i(account, verb, kind).map_err(review)?;
-            let status = Json::parse(&answer, &STATUS);
-            let status = status.map_err(|_| not_listed(ClusterError::Unavailable))?;
-            if !matches!(status.get("allowed"), Some(Json::Bool(true))) {
+            let question = Review { user: account.as_str(), groups: &groups, verb, kind, namespace: None, name: None };
+            if !self.is_allowed(&question).map_err(review)? {
                 self.check_served(kind)?;
                 return Err(not_listed(ClusterError::Forbidden(Some(account.clone()))));
             }
         }
         Ok(())
+    }
+
+    /// Whether a user may read an object.
+    pub(crate) fn may_get(
+        &self,
+        (user, groups): (&str, &[String]),
+        kind: Kind,
+        name: &str,
+        namespace: &str,
+    ) -> Result<bool, LookupError> {
+        let question = Review { user, groups, verb: "get", kind, namespace: Some(namespace), name: Some(name) };
+        let failed = |cause| LookupError { cause, kind: Kind::SubjectAccessReview, verbs: "create", namespace: None };
+        self.is_allowed(&question).map_err(failed)
+    }
+
+    fn is_allowed(&self, question: &Review<'_>) -> Result<bool, ClusterError> {
+        static STATUS: Shape = Shape::OnlyMembers(&[("allowed", Shape::Whole)]);
+        let answer = self.cluster.can_i(question)?;
+        let status = Json::parse(&answer, &STATUS).map_err(|_| ClusterError::Unavailable)?;
+        Ok(matches!(status.get("allowed"), Some(Json::Bool(true))))
     }
 
     /// The account that policy-server runs as.

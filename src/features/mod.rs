@@ -17,6 +17,7 @@ mod vbios_injection;
 use crate::cluster::{LookupError, Lookups, Node};
 use crate::directives::Directives;
 use crate::json::Json;
+use crate::request::Requester;
 #[cfg(feature = "describe")]
 use crate::settings::Description;
 use crate::settings::{FeatureSettings, GeneralSettings, SettingsError, parse_settings, read_settings, section};
@@ -123,8 +124,8 @@ pub(crate) struct Context<'c> {
     pub(crate) applied_before: Option<&'c str>,
     /// The VirtualMachine's namespace.
     pub(crate) namespace: &'c str,
-    /// The name of who sends the request.
-    pub(crate) user: &'c str,
+    /// Who sends the request.
+    pub(crate) requester: &'c Requester<'c>,
     /// The options beside the directive.
     pub(crate) directives: &'c Directives<'c, 'c>,
     pub(crate) settings: &'c Settings,

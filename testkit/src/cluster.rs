@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use serde_json::{Map, Value, json};
-use vm_feature_manager_policy::cluster::{Account, Cluster, ClusterError, Kind};
+use vm_feature_manager_policy::cluster::{Account, Cluster, ClusterError, Kind, Review};
 
 /// The account as which policy-server runs where Kubewarden's own charts install it.
 pub const KUBEWARDEN: &str = "system:serviceaccount:kubewarden:policy-server";
@@ -18,6 +18,7 @@ pub struct MemoryCluster {
     cannot: Vec<(Kind, &'static str)>,
     account: &'static str,
     granted: &'static str,
+    readers: Vec<&'static str>,
     /// What was asked, as `get Node a` or `list Node`.
     pub lookups: RefCell<Vec<String>>,
     /// What was asked of `can_i`, as `account verb resource`.
@@ -32,6 +33,7 @@ impl Default for MemoryCluster {
             cannot: Vec::new(),
             account: KUBEWARDEN,
             granted: KUBEWARDEN,
+            readers: Vec::new(),
             lookups: RefCell::default(),
             reviews: RefCell::default(),
         }
@@ -68,6 +70,12 @@ impl MemoryCluster {
         self
     }
 
+    /// Another user may read everything.
+    pub fn readable_by(mut self, user: &'static str) -> Self {
+        self.readers.push(user);
+        self
+    }
+
     /// The verb is not granted for the kind.
     pub fn without(mut self, verb: &'static str, kind: Kind) -> Self {
         self.cannot.push((kind, verb));
@@ -81,7 +89,7 @@ impl MemoryCluster {
     }
 
     fn may(&self, account: &str, verb: &'static str, kind: Kind) -> bool {
-        account == self.granted && !self.cannot.contains(&(kind, verb))
+        (account == self.granted || self.readers.contains(&account)) && !self.cannot.contains(&(kind, verb))
     }
 
     fn of_kind(&self, kind: Kind) -> Result<Vec<&Value>, ClusterError> {
@@ -115,11 +123,12 @@ impl Cluster for MemoryCluster {
         Ok(json!({"metadata": {}, "items": self.of_kind(kind)?}).to_string())
     }
 
-    fn can_i(&self, account: &Account, verb: &'static str, kind: Kind) -> Result<String, ClusterError> {
+    fn can_i(&self, review: &Review<'_>) -> Result<String, ClusterError> {
+        let Review { user, verb, kind, name, .. } = *review;
         let (group, resource) = kind.group_and_resource();
-        let review = format!("{} {verb} {resource}.{group}", account.as_str());
-        self.reviews.borrow_mut().push(review);
-        let granted = self.objects.is_some() && self.may(account.as_str(), verb, kind);
+        let name = name.map(|name| format!(" {name}")).unwrap_or_default();
+        self.reviews.borrow_mut().push(format!("{user} {verb} {resource}.{group}{name}"));
+        let granted = self.objects.is_some() && self.may(user, verb, kind);
         Ok(json!({"allowed": granted, "reason": "a test"}).to_string())
     }
 }

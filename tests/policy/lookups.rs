@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_policy::cluster::{Account, Cluster, ClusterError, Kind};
+use vm_feature_manager_policy::cluster::{Account, Cluster, ClusterError, Kind, Review};
 
 use super::harness::{KUBEWARDEN, MemoryCluster, RANCHER, Request, bare_vm, fixtures, vm};
 
@@ -192,7 +192,7 @@ fn an_answer_that_is_not_as_expected_is_no_trap(#[case] answer: &str) {
             Ok(self.0.clone())
         }
 
-        fn can_i(&self, _: &Account, _: &'static str, _: Kind) -> Odds {
+        fn can_i(&self, _: &Review<'_>) -> Odds {
             Ok(json!({"allowed": true}).to_string())
         }
     }

@@ -34,6 +34,7 @@ fn defaults() -> Value {
             "autoDetectVersion": true,
             "hookVersion": "v1alpha3",
             "romDelivery": "sidecar",
+            "requireUserAccess": false,
             "allowedSidecarImages": [],
             "onHookFailure": "fail",
         },
@@ -78,7 +79,7 @@ fn what_is_not_set_has_its_default() {
     assert_eq!(Settings::parse(b"null"), Ok(Settings::default()));
     let mut all = Vec::new();
     pointers(&defaults(), "", &mut all);
-    assert_eq!(all.len(), 49);
+    assert_eq!(all.len(), 50);
     for pointer in all {
         for unset in [json!(null), json!(""), json!([]), json!({})] {
             let mut settings = defaults();

@@ -497,3 +497,25 @@ mod gate_and_image {
         }
     }
 }
+
+/// The setting `vbiosInjection.requireUserAccess`.
+#[test]
+fn a_rom_only_for_who_may_read_it() {
+    let evaluate = |user: &str, cluster: MemoryCluster| {
+        let vm =
+            bare_vm(&[("pci-passthrough", r#"{"devices": ["node2/0000:05:00.0"]}"#), ("vbios-injection", "igpu-rom")]);
+        let mut request = Request::create(vm);
+        request.request["userInfo"] = json!({"username": user, "groups": ["team-a"]});
+        request.settings(json!({"vbiosInjection": {"requireUserAccess": true}})).cluster(cluster).evaluate()
+    };
+    let cluster = || self::cluster().readable_by("alice");
+    let answer = evaluate("alice", cluster());
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(answer.reviews, ["alice get configmaps. igpu-rom"]);
+    evaluate("bob", cluster()).assert_denied(&[
+        "the user \"bob\" may not get the ConfigMap igpu-rom in the namespace default",
+        "vbiosInjection.requireUserAccess",
+    ]);
+    let odd = self::cluster().without("get", Kind::ConfigMap);
+    evaluate("alice", odd.readable_by("alice")).assert_denied(&["may not get the ConfigMap igpu-rom"]);
+}

@@ -221,6 +221,26 @@ fn kinds_are_those_of_kubernetes() {
     assert!(resources.iter().all(|resource| *resource == Node::URL_PATH_SEGMENT), "{resources:?}");
 }
 
+/// Whether the requester may read the ROM is asked as the SDK would ask it, with the requester's groups.
+#[test]
+fn a_requester_is_reviewed_by_name() {
+    use kubewarden_policy_sdk::host_capabilities::kubernetes::CanIRequest;
+    let settings = json!({"vbiosInjection": {"requireUserAccess": true}});
+    let cluster = Cluster::from_folder(&root().join("examples/vbios/cluster")).unwrap();
+    let example = yaml::read(&root().join("examples/vbios/vm.yaml")).unwrap().remove(0);
+    let mut review = request(example, None);
+    review["userInfo"] = json!({"username": "alice", "groups": ["team-a", "system:authenticated"]});
+    let evaluation = HOST.with_cluster(cluster).validate(&settings, &review);
+    assert!(evaluation.response.allowed, "{:?}", evaluation.response.status);
+    let (_, asked) = evaluation.activity.lookups.iter().find(|(operation, _)| operation == "can_i").unwrap();
+    let asked: CanIRequest = serde_json::from_value(asked.clone()).unwrap();
+    let review = asked.subject_access_review;
+    assert_eq!((review.user.as_str(), review.groups.unwrap().len()), ("alice", 2));
+    let attributes = review.resource_attributes;
+    assert_eq!((attributes.verb.as_str(), attributes.resource.as_str()), ("get", "configmaps"));
+    assert_eq!((attributes.namespace.as_deref(), attributes.name.as_deref()), (Some("default"), Some("igpu-rom")));
+}
+
 const LIST_OF_NODES: &str = "the service account kubewarden:policy-server, which may not list and watch nodes";
 
 #[rstest]

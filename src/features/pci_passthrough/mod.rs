@@ -264,7 +264,7 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
     for Choice { address, device, entry } in &choices {
         check_allowed(*address, Some(&device.node), &device.resource_name, context)?;
         if settings.require_claim_owner {
-            check_owner(inventory.owner(device), device, context.user)?;
+            check_owner(inventory.owner(device), device, &context.requester.name)?;
         }
         plan.entries.push(match entry {
             Some(entry) => host_device(entry),

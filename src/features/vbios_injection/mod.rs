@@ -7,12 +7,9 @@ mod sidecar;
 #[cfg(feature = "describe")]
 use super::reference::{OptionReference, Reference};
 use super::{Context, Failure, Feature, Plan};
-use crate::cluster::{ClusterError, ConfigMap, KubeVirt, LookupError};
 #[cfg(feature = "describe")]
-use crate::cluster::{
-    Kind,
-    access::{Access, Verbs},
-};
+use crate::cluster::access::{Access, Condition, Verbs};
+use crate::cluster::{ClusterError, ConfigMap, Kind, KubeVirt, LookupError};
 use crate::kinds::image::{ImageReference, ImageReferenceError};
 use crate::kinds::name::{LABEL, SUBDOMAIN};
 use crate::kinds::pattern::Pattern;
@@ -38,6 +35,8 @@ section! {
         hook_version: HookVersion = HookVersion::V1Alpha3, "hookVersion", "version of the hook protocol";
         /// With volume the guest also gets a small disk, and the form of the Harvester UI breaks the volume when it saves the VM.
         rom_delivery: RomDelivery = RomDelivery::Sidecar, "romDelivery", "how the ROM reaches QEMU";
+        /// Kubernetes is asked whether that user may get it. Else whoever may write a VM may give a device any ROM in its namespace.
+        require_user_access: bool = false, "requireUserAccess", "only a user who may read the ConfigMap may name it";
         /// Keeps the virtual machine from starting, or starts it without the ROM.
         on_hook_failure: OnHookFailure = OnHookFailure::Fail, "onHookFailure", "what a failure of the hook does";
     }
@@ -116,6 +115,18 @@ enum VbiosError {
     /// Cure: give that volume another name, or remove it
     #[error("the VirtualMachine already has a volume {VOLUME} that is not the ROM's; rename or remove that volume")]
     VolumeTaken,
+    /// Cause: the setting `vbiosInjection.requireUserAccess`, and a user who may not read the ConfigMap
+    /// Cure: a Role for that user, to get the ConfigMap
+    #[error(
+        "the user {} may not get the ConfigMap {name} in the namespace {namespace}, and the setting \
+         vbiosInjection.requireUserAccess gives a ROM only to who may read it; have that user given the right, or name \
+         another ConfigMap", Quoted(.user)
+    )]
+    NoAccess { user: String, name: String, namespace: String },
+    /// Cause: one of [Lookups](#lookups)
+    /// Cure: the remedy there
+    #[error("whether the user may read the ConfigMap {name} cannot be found out: {error}")]
+    AccessUnknown { name: String, error: LookupError },
     /// Cause: another namespace, or a typing mistake
     /// Cure: create it in the VirtualMachine's namespace, or correct the directive
     #[error(
@@ -205,6 +216,13 @@ pub(super) static FEATURE: Feature = Feature {
                 needed: &[],
             },
             Access {
+                kinds: &[Kind::SubjectAccessReview],
+                verbs: Verbs::Create,
+                what: "whether the requester may get the ConfigMap, with `requireUserAccess`",
+                without: "the directive fails and says what to grant",
+                needed: &[Condition::On("vbiosInjection.requireUserAccess")],
+            },
+            Access {
                 kinds: &[Kind::KubeVirt],
                 verbs: Verbs::Get,
                 what: "the feature gate `Sidecar` and the version",
@@ -226,6 +244,9 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
     let settings = &context.settings.vbios_injection;
     let sidecars = context.vm.hook_sidecars()?;
     check_names(value, &sidecars, context)?;
+    if settings.require_user_access {
+        check_access(value, context)?;
+    }
     let target = target(&sidecars, context)?;
     let option = image_option(context)?;
     let rom = rom(value, context)?;
@@ -244,6 +265,20 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
     let json = sidecar(&image, value, &target.devices, settings);
     plan.entries.push(HOOK_SIDECAR.of("", &json));
     Ok(Some(plan))
+}
+
+/// Checks that who asks for the ROM may read it.
+fn check_access(name: &str, context: &Context<'_>) -> Result<(), VbiosError> {
+    let (requester, namespace) = (context.requester, context.namespace);
+    let user = (requester.name.as_ref(), requester.groups.as_slice());
+    match context.lookups.may_get(user, Kind::ConfigMap, name, namespace) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let (user, name, namespace) = (user.0.to_owned(), name.to_owned(), namespace.to_owned());
+            Err(VbiosError::NoAccess { user, name, namespace })
+        }
+        Err(error) => Err(VbiosError::AccessUnknown { name: name.to_owned(), error }),
+    }
 }
 
 /// Checks that the ConfigMap's name is one, and can be that of a pod volume.
