@@ -27,7 +27,7 @@ teardown_file() {
     load lib
     command -v helm >/dev/null || return 0
     if helm status "$RUN" --namespace "$NAMESPACE" >/dev/null 2>&1; then
-        helm uninstall "$RUN" --namespace "$NAMESPACE" || true
+        helm uninstall "$RUN" --namespace "$NAMESPACE" >&2 || echo "# helm could not uninstall $RUN; remove it by hand" >&3
     fi
     [ -n "${POLICY_JSON-}" ] || return 0
     kubectl patch clusteradmissionpolicies "$POLICY" --type merge --patch "$(jq '{spec: {namespaceSelector: (.spec.namespaceSelector // null)}}' <<<"$POLICY_JSON")"

@@ -1,6 +1,7 @@
 //! vBIOS injection: a passed-through device gets its ROM. KubeVirt has no field for it, so a hook sidecar writes it into
 //! the guest's definition at each start.
 
+mod error;
 mod rom;
 mod sidecar;
 
@@ -9,8 +10,8 @@ use super::reference::{OptionReference, Reference};
 use super::{Context, Failure, Feature, Plan};
 #[cfg(feature = "describe")]
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{ClusterError, ConfigMap, Kind, KubeVirt, LookupError};
-use crate::kinds::image::{ImageReference, ImageReferenceError};
+use crate::cluster::{ClusterError, ConfigMap, Kind, KubeVirt};
+use crate::kinds::image::ImageReference;
 use crate::kinds::name::{LABEL, SUBDOMAIN};
 use crate::kinds::pattern::Pattern;
 use crate::kinds::pci::PciAddress;
@@ -18,7 +19,8 @@ use crate::settings::{FeatureSettings, choice, section};
 use crate::text::{self, Quoted};
 use crate::vm::entry::{CONFIG_MAP_VOLUME, HOOK_SIDECAR};
 use crate::vm::{Device, Sidecars, argument_of};
-use rom::{Rom, RomError};
+use error::VbiosError;
+use rom::Rom;
 use sidecar::{DEVICES, sidecar};
 
 section! {
@@ -91,102 +93,6 @@ const POD_VOLUMES: [&str; 9] = [
     "sockets",
     "virt-bin-share-dir",
 ];
-
-#[derive(Debug, thiserror::Error)]
-enum VbiosError {
-    /// Cause: not a name of at most 253 characters: lower-case letters, digits, - and ., a letter or digit at the
-    /// ends of each part
-    /// Cure: the name as `kubectl get configmaps` prints it
-    #[error("not the name of a ConfigMap; write {}", SUBDOMAIN.takes)]
-    Name,
-    /// Cause: not a name of at most 63 characters: lower-case letters, digits and -, a letter or digit at both ends
-    /// Cure: create the ConfigMap again under a short name without dots, or use `romDelivery: volume`
-    #[error(
-        "KubeVirt names a pod volume after the ConfigMap, so the ConfigMap needs {}; rename the ConfigMap, or have the \
-         administrator set vbiosInjection.romDelivery to volume", LABEL.takes
-    )]
-    NameOfVolume,
-    /// Cause: the name is that of "a volume of the VirtualMachine", "another hook sidecar" or "a volume of every
-    /// KubeVirt pod"
-    /// Cure: create the ConfigMap again under another name
-    #[error("KubeVirt names a pod volume after the ConfigMap, but {0} already has that name; rename the ConfigMap")]
-    NameTaken(String),
-    /// Cause: `romDelivery: volume`
-    /// Cure: give that volume another name, or remove it
-    #[error("the VirtualMachine already has a volume {VOLUME} that is not the ROM's; rename or remove that volume")]
-    VolumeTaken,
-    /// Cause: the setting `vbiosInjection.requireUserAccess`, and a user who may not read the ConfigMap
-    /// Cure: a Role for that user, to get the ConfigMap
-    #[error(
-        "the user {} may not get the ConfigMap {name} in the namespace {namespace}, and the setting \
-         vbiosInjection.requireUserAccess gives a ROM only to who may read it; have that user given the right, or name \
-         another ConfigMap", Quoted(.user)
-    )]
-    NoAccess { user: String, name: String, namespace: String },
-    /// Cause: one of [Lookups](#lookups)
-    /// Cure: the remedy there
-    #[error("whether the user may read the ConfigMap {name} cannot be found out: {error}")]
-    AccessUnknown { name: String, error: LookupError },
-    /// Cause: another namespace, or a typing mistake
-    /// Cure: create it in the VirtualMachine's namespace, or correct the directive
-    #[error(
-        "there is no ConfigMap {name} in the namespace {namespace}; create it there, with the ROM under binaryData.rom"
-    )]
-    NoConfigMap { name: String, namespace: String },
-    /// Cause: one of [Lookups](#lookups)
-    /// Cure: the remedy there
-    #[error("the ConfigMap {name} cannot be read: {error}")]
-    Lookup { name: String, error: LookupError },
-    /// Cause: the ROM is under another key (", but" that key), or is text (", only data.rom, which cannot hold
-    /// bytes")
-    /// Cure: create it from the file, under the key `rom`: `kubectl create configmap igpu-rom
-    /// --from-file=rom=igpu.rom`
-    #[error(
-        "the ConfigMap {name} has no binaryData.rom{found}; make it with kubectl create configmap {name} --from-file=rom=FILE"
-    )]
-    NoRom { name: String, found: String },
-    /// Cause: the bytes are not a ROM: one of the rows "is empty", "is not valid base64" and "starts with"
-    /// Cure: the cure of that row
-    #[error("binaryData.rom of the ConfigMap {name} {error}")]
-    Rom { name: String, error: RomError },
-    /// Cause: off in every release of Harvester
-    /// Cure: step 3 in the README
-    #[error(
-        "KubeVirt's feature gate Sidecar is off, so KubeVirt would refuse the VirtualMachine; have the administrator add \
-         Sidecar to spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
-    )]
-    GateOff,
-    /// Cause: a typing mistake
-    /// Cure: the reference as `docker pull` takes it
-    #[error("the option vm-feature-manager.io/sidecar-image {} is not an image reference: {error}; write one such as quay.io/kubevirt/sidecar-shim:v1.4.0", Quoted(.value))]
-    Image { value: String, error: ImageReferenceError },
-    /// Cause: the allow-list
-    /// Cure: one of the images in the message, or another pattern under `allowedSidecarImages`
-    #[error(
-        "the image {image} is not one that the policy allows ({allowed}); name one of these in the option \
-         vm-feature-manager.io/sidecar-image, or have the administrator add it to the setting \
-         vbiosInjection.allowedSidecarImages"
-    )]
-    ImageNotAllowed { image: ImageReference, allowed: String },
-    /// Cause: several devices
-    /// Cure: set `vbios-device` to the one that the ROM is for
-    #[error(
-        "the VirtualMachine has several host devices and GPUs ({devices}), but the ROM is for one; name it in the option \
-         vm-feature-manager.io/vbios-device, by its name or PCI address"
-    )]
-    SeveralDevices { devices: String },
-    /// Cause: a name that the hook cannot look for
-    /// Cure: give the device a name without these
-    #[error("the host device {} has no name, or one with spaces, * or ?, so the hook could not find it; rename it", Quoted(.name))]
-    DeviceName { name: String },
-    /// Cause: a typing mistake
-    /// Cure: a name or address out of those in the message
-    #[error(
-        "the option vm-feature-manager.io/vbios-device {} names none of the VirtualMachine's host devices and GPUs \
-         ({devices}); name one of them, or its PCI address", Quoted(.value)
-    )]
-    NoSuchDevice { value: String, devices: String },
-}
 
 pub(super) static FEATURE: Feature = Feature {
     name: NAME,
