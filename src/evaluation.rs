@@ -33,6 +33,10 @@ pub(crate) struct Evaluation<'r, 'a> {
     pub(crate) vm: VirtualMachine<'a>,
     pub(crate) verdict: Verdict<'a>,
     pub(crate) refusals: Vec<String>,
+    /// What the features that are done have added, in this request or before.
+    pub(crate) kept: Vec<Entry>,
+    /// What they have taken back in this request.
+    pub(crate) taken: Vec<Entry>,
 }
 
 /// The traces that a feature left in the VirtualMachine earlier.
@@ -161,11 +165,23 @@ impl<'a> Evaluation<'_, 'a> {
         self.warn(feature, [why.to_owned()]);
     }
 
-    /// Plans the feature on the VirtualMachine without what it added before, and compares what is there with what should be.
+    /// The entries that the features after this one added before.
+    fn added_later(&self, feature: &Feature) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        let later = FEATURES.iter().skip_while(|other| other.name != feature.name).skip(1);
+        for other in later.filter(|other| self.directives.record(other.name).is_some()) {
+            entries.extend(self.find(other, true).ours.into_iter().map(|added| added.entry));
+        }
+        entries
+    }
+
+    /// Plans the feature on the VirtualMachine without what it and the features after it added before, and compares what is there
+    /// with what should be.
     fn plan(&self, feature: &Feature, directive: &Directive<'_>, traces: &Traces) -> Result<Option<Change>, Failure> {
         let value = directive.text()?;
         let ours = || traces.ours.iter().map(|added| &added.entry);
-        let mut bare = self.without(ours())?;
+        let later = self.added_later(feature);
+        let mut bare = self.without(ours().chain(&later))?;
         let mut plan = (feature.plan)(value, &self.context(feature, &bare, traces));
         let mut siblings = Siblings::default();
         let stays = |plan: &Plan| ours().all(|entry| plan.entries.contains(entry));
@@ -174,7 +190,7 @@ impl<'a> Evaluation<'_, 'a> {
             let warning;
             (siblings, warning) = self.siblings(feature, traces);
             if siblings.entries().next().is_some() {
-                bare = self.without(ours().chain(siblings.entries()))?;
+                bare = self.without(ours().chain(siblings.entries()).chain(&later))?;
                 plan = (feature.plan)(value, &self.context(feature, &bare, traces));
             }
             if let Ok(Some(plan)) = &mut plan {
@@ -182,13 +198,13 @@ impl<'a> Evaluation<'_, 'a> {
             }
         }
         match plan? {
-            Some(plan) => Ok(Some(self.change(feature, plan, traces, &bare, &siblings)?)),
+            Some(plan) => Ok(Some(self.change(feature, plan, traces, &bare, &siblings, &later)?)),
             None => Ok(None),
         }
     }
 
     /// Compares a plan with the VirtualMachine: which entries are new, and which of the feature's own go. `bare` is the VirtualMachine
-    /// that was planned on.
+    /// that was planned on, without what was added `later`.
     fn change(
         &self,
         feature: &Feature,
@@ -196,6 +212,7 @@ impl<'a> Evaluation<'_, 'a> {
         traces: &Traces,
         bare: &VirtualMachine<'_>,
         siblings: &Siblings,
+        later: &[Entry],
     ) -> Result<Change, ShapeError> {
         let ownership = self.ownership(feature, true);
         let (mut staying, mut new, mut record) = (Vec::new(), Vec::new(), Record::default());
@@ -211,7 +228,7 @@ impl<'a> Evaluation<'_, 'a> {
                 }
             };
             let added = Recorded { entry: entry.clone(), beside };
-            if ownership.may_be_ours(entry) {
+            if self.taken.contains(entry) || later.contains(entry) || ownership.may_be_ours(entry) {
                 record.0.push(added.clone());
             }
             staying.push(added);
@@ -244,7 +261,7 @@ impl<'a> Evaluation<'_, 'a> {
 
     /// The devices that Harvester added because of those of the feature, and a warning where that cannot be found out.
     fn siblings(&self, feature: &Feature, traces: &Traces) -> (Siblings, Option<String>) {
-        let is_declared = |entry: &Entry| self.declared.as_ref().is_some_and(|declared| declared.has(entry));
+        let is_declared = |entry: &Entry| self.declared.as_ref().is_some_and(|vm| vm.has(entry));
         let is_of_another = |entry: &Entry| {
             let others = FEATURES.iter().filter(|other| other.name != feature.name);
             let records = others.filter_map(|other| Record::read(self.directives.record(other.name)?, other.adds));
@@ -285,7 +302,8 @@ impl<'a> Evaluation<'_, 'a> {
 
     fn succeed(&mut self, feature: &Feature, change: Change, warnings: Vec<String>) -> Result<(), ShapeError> {
         let name = feature.name;
-        change.gone.iter().try_for_each(|entry| self.vm.take_back(entry))?;
+        self.remove(&change.gone)?;
+        self.kept.extend(change.record.0.iter().map(|added| added.entry.clone()));
         change.new.iter().try_for_each(|entry| self.vm.add(entry))?;
         self.vm.remove_annotation(Key::error(name))?;
         if change.record.0.is_empty() {
@@ -315,16 +333,22 @@ impl<'a> Evaluation<'_, 'a> {
         let name = feature.name;
         let (siblings, warning) = self.siblings(feature, &traces);
         let entries = traces.ours.iter().map(|added| &added.entry).chain(siblings.entries());
-        let mut is_changed = false;
-        for entry in entries {
-            self.vm.take_back(entry)?;
-            is_changed = true;
-        }
+        let entries: Vec<Entry> = entries.cloned().collect();
+        self.remove(&entries)?;
         self.vm.remove_annotation(Key::applied(name))?;
         self.vm.remove_annotation(Key::record(name))?;
         self.warn(feature, traces.warnings.into_iter().chain(warning));
-        if is_changed {
+        if !entries.is_empty() {
             info!(self.log, "feature taken back"; self.request, "feature" => name);
+        }
+        Ok(())
+    }
+
+    /// Takes back entries, but for those that a feature before needs as well.
+    fn remove(&mut self, entries: &[Entry]) -> Result<(), ShapeError> {
+        for entry in entries.iter().filter(|entry| !self.kept.contains(entry)) {
+            self.vm.take_back(entry)?;
+            self.taken.push(entry.clone());
         }
         Ok(())
     }

@@ -281,7 +281,7 @@ impl<'de> Visitor<'de> for ShapeVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json<'de>, A::Error> {
         let mut members = Vec::new();
-        while let Some(Key(key)) = map.next_key()? {
+        while let Some(key) = map.next_key_seed(Key)? {
             let shape = match self.0 {
                 Shape::Members(known) => Some(find(known, &key).unwrap_or(&Shape::Raw)),
                 Shape::OnlyMembers(known) => find(known, &key),
@@ -304,9 +304,37 @@ fn find(known: &'static [(&'static str, Shape)], key: &str) -> Option<&'static S
     known.iter().find(|(k, _)| *k == key).map(|(_, shape)| shape)
 }
 
+/// Whether a text is a JSON number.
+pub(crate) fn is_number(text: &str) -> bool {
+    matches!(Json::parse(text, &Shape::Whole), Ok(Json::Number(_)))
+}
+
 /// An object's key: borrowed where the text has no escape in it.
-#[derive(Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+struct Key;
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Key {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Borrowed(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Owned(value.to_owned()))
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 
 use slog::{Logger, info, warn};
 
-use crate::cluster::{Cluster, Lookups};
+use crate::cluster::{Cluster, Kind, Lookups};
 use crate::directives::{Directives, ReadSecret, UserData};
 use crate::evaluation::Evaluation;
 use crate::features::Settings;
@@ -43,7 +43,7 @@ fn decide<'a>(payload: &Payload<'a>, cluster: &dyn Cluster, log: &Logger) -> Res
     let settings = Settings::parse_text(payload.settings)?;
     let lookups = Lookups::new(cluster, &settings.general);
     let namespace = request.namespace.as_ref();
-    let read_secret = |name: &str| lookups.get(name, Some(namespace));
+    let read_secret = |name: &str| lookups.get(Kind::Secret, name, Some(namespace));
     let read_secret: Option<ReadSecret<'_>> =
         if settings.general.user_data.read_secrets { Some(&read_secret) } else { None };
     let template = new.template().filter(|_| reads_user_data);
@@ -77,6 +77,8 @@ fn decide<'a>(payload: &Payload<'a>, cluster: &dyn Cluster, log: &Logger) -> Res
         vm,
         verdict: Verdict::default(),
         refusals: Vec::new(),
+        kept: Vec::new(),
+        taken: Vec::new(),
     };
     evaluation.all_features()
 }

@@ -91,10 +91,31 @@ fn end_of_line(text: &str) -> usize {
     let Some((line, _)) = text.split_at_checked(WARNING).filter(|_| text.len() > WARNING) else {
         return text.len();
     };
-    let after = |mark: &str| line.rfind(mark).map(|at| at + mark.len());
+    let pairs = line.as_bytes().windows(2);
     // A clause that is short would leave most of the line empty.
-    let clause = after("; ").max(after(": ")).filter(|end| *end > WARNING / 4);
-    clause.or_else(|| after(" ")).unwrap_or(WARNING)
+    let clause = pairs.clone().rposition(|pair| matches!(pair, b"; " | b": ")).map(|at| at + 2);
+    let clause = clause.filter(|end| *end > WARNING / 4);
+    clause.or_else(|| Some(line.rfind(' ')? + 1)).unwrap_or(WARNING)
+}
+
+/// The position of the first occurrence of a text of at least two bytes.
+#[cfg(target_feature = "simd128")]
+pub(crate) fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
+    use memchr::arch::all::packedpair::Pair;
+    use memchr::arch::wasm32::simd128::packedpair::Finder;
+    // Where two bytes some way apart are right, the rest is mostly, too.
+    let middle = u8::try_from(text.len() / 2).ok()?;
+    let finder = Finder::with_pair(text, Pair::with_indices(text, 0, middle)?)?;
+    if bytes.len() < finder.min_haystack_len() {
+        return bytes.windows(text.len()).position(|window| window == text);
+    }
+    finder.find(bytes, text)
+}
+
+/// The position of the first occurrence of a text of at least two bytes.
+#[cfg(not(target_feature = "simd128"))]
+pub(crate) fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
+    memchr::memmem::find(bytes, text)
 }
 
 /// The known name that a mistyped one is nearest to, if one is near: at most a third of its letters differ.

@@ -1,8 +1,7 @@
 //! The objects of Harvester's add-on pcidevices-controller.
 
-use super::kinds::{Kind, KindFacts, Object, text};
+use super::kinds::{KindFacts, Object, text};
 use crate::json::{Json, Shape};
-use crate::kinds::pci::PciAddress;
 
 // A cluster may have thousands of devices, so nothing is read that is not needed.
 const PCI_OBJECT: Shape = Shape::OnlyMembers(&[NAME, ("status", STATUS)]);
@@ -40,49 +39,79 @@ const CLAIM: Shape = Shape::OnlyMembers(&[
     ("status", Shape::OnlyMembers(&[("passthroughEnabled", Shape::Whole)])),
 ]);
 
-/// A PCI device of a node, as Harvester's add-on finds it.
+const USB_OBJECT: Shape = Shape::OnlyMembers(&[
+    NAME,
+    (
+        "status",
+        Shape::OnlyMembers(&[
+            ("enabled", Shape::Whole),
+            ("nodeName", Shape::Whole),
+            ("productID", Shape::Whole),
+            ("resourceName", Shape::Whole),
+            ("status", Shape::Whole),
+            ("vendorID", Shape::Whole),
+        ]),
+    ),
+]);
+
+pub(super) static USB_DEVICE: KindFacts = KindFacts {
+    kind: "USBDevice",
+    resource: "usbdevices",
+    object: &USB_OBJECT,
+    list: &Shape::OnlyMembers(&[("items", Shape::Each(&USB_OBJECT))]),
+    ..PCI_DEVICE
+};
+
+pub(super) static USB_DEVICE_CLAIM: KindFacts =
+    KindFacts { kind: "USBDeviceClaim", resource: "usbdeviceclaims", fields: &["spec.userName"], ..PCI_DEVICE_CLAIM };
+
+/// A device of a node that can be passed through, PCI or USB, as Harvester's add-on finds it.
 #[derive(Debug, Clone)]
-pub(crate) struct PciDevice {
-    /// Its name, made of the node's name and the address; its claim has the same.
+pub(crate) struct HostDevice {
+    /// Its name, made of the node's name and what the device is; its claim has the same.
     pub(crate) name: String,
-    pub(crate) address: Option<PciAddress>,
-    pub(crate) node: String,
-    /// The extended resource that stands for devices of its kind.
-    pub(crate) resource_name: String,
-    /// The devices of a node that can only be passed through together; empty if there are no others.
-    pub(crate) iommu_group: String,
-    /// Vendor and device id, as `8086:3e91`.
+    /// The PCI address; empty for a USB device.
+    pub(crate) address: String,
+    /// Vendor and product, as `8086:3e91`.
     pub(crate) ids: String,
+    pub(crate) node: String,
+    /// The extended resource that stands for PCI devices of its kind, or for this USB device alone.
+    pub(crate) resource_name: String,
+    /// The PCI devices of a node that can only be passed through together; empty if there are no others.
+    pub(crate) iommu_group: String,
+    /// Whether a USB device is there and enabled for passthrough. Whether a PCI device is, its claim says.
+    pub(crate) is_enabled: bool,
 }
 
-impl Object for PciDevice {
-    const KIND: Kind = Kind::PciDevice;
-
+impl Object for HostDevice {
     fn read(json: &Json<'_>) -> Self {
         let status = |key: &str| text(json, &["status", key]);
+        let address = status("address");
+        let (vendor, product) = if address.is_empty() { ("vendorID", "productID") } else { ("vendorId", "deviceId") };
+        let is_enabled = matches!(json.at(&["status", "enabled"]), Some(Json::Bool(true)));
         Self {
             name: text(json, &["metadata", "name"]),
-            address: status("address").parse().ok(),
+            address,
+            ids: format!("{}:{}", status(vendor), status(product)),
             node: status("nodeName"),
             resource_name: status("resourceName"),
             iommu_group: status("iommuGroup"),
-            ids: format!("{}:{}", status("vendorId"), status("deviceId")),
+            is_enabled: is_enabled && status("status") != "orphaned",
         }
     }
 }
 
-/// A claim of a PCI device for passthrough; it has the device's name.
+/// A claim of a device for passthrough; it has the device's name.
 #[derive(Debug)]
-pub(crate) struct PciDeviceClaim {
+pub(crate) struct Claim {
     pub(crate) name: String,
+    /// Whether the PCI device is passed through. Whether a USB device is, the device says.
     pub(crate) is_on: bool,
     /// The name of who claimed it.
     pub(crate) user: String,
 }
 
-impl Object for PciDeviceClaim {
-    const KIND: Kind = Kind::PciDeviceClaim;
-
+impl Object for Claim {
     fn read(json: &Json<'_>) -> Self {
         let is_on = matches!(json.at(&["status", "passthroughEnabled"]), Some(Json::Bool(true)));
         Self { name: text(json, &["metadata", "name"]), is_on, user: text(json, &["spec", "userName"]) }

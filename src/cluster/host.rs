@@ -4,6 +4,7 @@ use super::error::{Account, ClusterError};
 use super::kinds::{Kind, KindFacts};
 use super::{Cluster, Review};
 use crate::json::{Json, Members, member};
+use crate::text::position;
 
 /// The cluster behind the Kubewarden host's capability `kubernetes`.
 ///
@@ -70,7 +71,7 @@ fn call(operation: &str, request: Members<'_>) -> Result<String, ClusterError> {
 /// The texts are those of kubewarden's `policy-evaluator`, in `callback_handler` and `runtimes/callback.rs`.
 fn of_host(text: &str) -> ClusterError {
     let line = text.lines().next().unwrap_or_default();
-    let has = |part: &str| line.contains(part);
+    let has = |part: &str| position(line.as_bytes(), part.as_bytes()).is_some();
     if has("unknown operation") || has("unknown namespace") || has("host capability. ") {
         ClusterError::NotOffered
     } else if has("not been granted") {
@@ -90,9 +91,10 @@ fn of_host(text: &str) -> ClusterError {
 
 /// Who asked, as the API server's refusal has it: `User "system:serviceaccount:kubewarden:policy-server" cannot get ...`.
 fn named_account(line: &str) -> Option<Account> {
-    let (_, rest) = line.split_once("User \"")?;
-    let (name, _) = rest.split_once("\" cannot ")?;
-    Account::of_user(name)
+    let of_text = |text: &str, part: &str| position(text.as_bytes(), part.as_bytes());
+    let (before, after) = ("User \"", "\" cannot ");
+    let rest = line.get(of_text(line, before)? + before.len()..)?;
+    Account::of_user(rest.get(..of_text(rest, after)?)?)
 }
 
 #[cfg(test)]

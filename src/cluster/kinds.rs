@@ -1,6 +1,6 @@
 //! The kinds of objects that the policy may look up: where they are served, and what is read of them.
 
-use super::harvester::{PCI_DEVICE, PCI_DEVICE_CLAIM};
+use super::harvester::{PCI_DEVICE, PCI_DEVICE_CLAIM, USB_DEVICE, USB_DEVICE_CLAIM};
 use super::kubernetes::{CONFIG_MAP, NODE, SECRET, SUBJECT_ACCESS_REVIEW};
 use super::kubevirt::KUBEVIRT;
 use crate::json::{Json, Shape};
@@ -16,6 +16,10 @@ pub enum Kind {
     PciDevice,
     /// `devices.harvesterhci.io/v1beta1`, `PCIDeviceClaim`.
     PciDeviceClaim,
+    /// `devices.harvesterhci.io/v1beta1`, `USBDevice`.
+    UsbDevice,
+    /// `devices.harvesterhci.io/v1beta1`, `USBDeviceClaim`.
+    UsbDeviceClaim,
     /// `v1`, `ConfigMap`.
     ConfigMap,
     /// `v1`, `Secret`.
@@ -39,9 +43,6 @@ pub(super) struct KindFacts {
 
 /// An object that the policy looks up, as the slim type that it needs.
 pub(crate) trait Object: Sized {
-    /// Its kind.
-    const KIND: Kind;
-
     /// The object, read as far as its kind says; what it lacks is empty.
     fn read(json: &Json<'_>) -> Self;
 }
@@ -52,11 +53,13 @@ pub(super) const METADATA: (&str, Shape) =
 impl Kind {
     /// All kinds, for `cargo xtask generate`.
     #[cfg(feature = "describe")]
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Node,
         Self::KubeVirt,
         Self::PciDevice,
         Self::PciDeviceClaim,
+        Self::UsbDevice,
+        Self::UsbDeviceClaim,
         Self::ConfigMap,
         Self::Secret,
         Self::SubjectAccessReview,
@@ -88,9 +91,11 @@ impl Kind {
     /// Who serves the kind.
     pub(super) fn provider(self) -> &'static str {
         match self {
-            Kind::PciDevice | Kind::PciDeviceClaim => "Harvester's add-on pcidevices-controller",
             Kind::KubeVirt => "KubeVirt",
             Kind::Node | Kind::ConfigMap | Kind::Secret | Kind::SubjectAccessReview => "Kubernetes",
+            Kind::PciDevice | Kind::PciDeviceClaim | Kind::UsbDevice | Kind::UsbDeviceClaim => {
+                "Harvester's add-on pcidevices-controller"
+            }
         }
     }
 
@@ -105,6 +110,8 @@ impl Kind {
             Kind::KubeVirt => &KUBEVIRT,
             Kind::PciDevice => &PCI_DEVICE,
             Kind::PciDeviceClaim => &PCI_DEVICE_CLAIM,
+            Kind::UsbDevice => &USB_DEVICE,
+            Kind::UsbDeviceClaim => &USB_DEVICE_CLAIM,
             Kind::ConfigMap => &CONFIG_MAP,
             Kind::Secret => &SECRET,
             Kind::SubjectAccessReview => &SUBJECT_ACCESS_REVIEW,

@@ -1,6 +1,6 @@
 //! Kubernetes' own objects: nodes, ConfigMaps and Secrets.
 
-use super::kinds::{Kind, KindFacts, METADATA, Object};
+use super::kinds::{KindFacts, METADATA, Object};
 use crate::json::{Json, Shape};
 
 pub(super) static NODE: KindFacts = KindFacts {
@@ -68,8 +68,6 @@ impl Node {
 }
 
 impl Object for Node {
-    const KIND: Kind = Kind::Node;
-
     fn read(json: &Json<'_>) -> Self {
         Self { labels: texts(json, &["metadata", "labels"]), allocatable: texts(json, &["status", "allocatable"]) }
     }
@@ -97,8 +95,6 @@ pub(crate) struct ConfigMap {
 }
 
 impl Object for ConfigMap {
-    const KIND: Kind = Kind::ConfigMap;
-
     fn read(json: &Json<'_>) -> Self {
         let keys = json.get("binaryData").map(Json::members).unwrap_or_default();
         Self {
@@ -114,8 +110,6 @@ impl Object for ConfigMap {
 pub(crate) struct UserDataSecret(pub(crate) Option<String>);
 
 impl Object for UserDataSecret {
-    const KIND: Kind = Kind::Secret;
-
     fn read(json: &Json<'_>) -> Self {
         let keys = ["userdata", "userData", "user-data"];
         let mut texts = keys.into_iter().filter_map(|key| json.at(&["data", key])?.as_str());

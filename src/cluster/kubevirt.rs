@@ -1,7 +1,8 @@
 //! KubeVirt's own object.
 
-use super::kinds::{Kind, KindFacts, Object, text};
+use super::kinds::{KindFacts, Object, text};
 use crate::json::{Json, Shape};
+use crate::kinds::usb::UsbIds;
 
 pub(super) static KUBEVIRT: KindFacts = KindFacts {
     api_version: "kubevirt.io/v1",
@@ -29,6 +30,8 @@ const CONFIGURATION: Shape = Shape::OnlyMembers(&[
 pub(crate) struct KubeVirt {
     feature_gates: Vec<String>,
     device_resources: Vec<String>,
+    /// The resources that stand for a single USB device.
+    usb_resources: Vec<(UsbIds, String)>,
     observed_version: String,
 }
 
@@ -74,11 +77,15 @@ impl KubeVirt {
     pub(crate) fn serves_device(&self, resource: &str) -> bool {
         self.device_resources.iter().any(|name| name == resource)
     }
+
+    /// The resource for which KubeVirt gives a guest the USB device, and none beside it.
+    pub(crate) fn usb_resource(&self, ids: UsbIds) -> Option<&str> {
+        let resource = self.usb_resources.iter().find(|(permitted, _)| *permitted == ids);
+        resource.map(|(_, resource)| resource.as_str())
+    }
 }
 
 impl Object for KubeVirt {
-    const KIND: Kind = Kind::KubeVirt;
-
     fn read(json: &Json<'_>) -> Self {
         let configuration =
             |path: &[&str]| json.at(&["spec", "configuration"]).and_then(|json| json.at(path)).map(Json::items);
@@ -86,7 +93,16 @@ impl Object for KubeVirt {
         let devices = ["pciHostDevices", "mediatedDevices"]
             .into_iter()
             .flat_map(|list| configuration(&["permittedHostDevices", list]).unwrap_or_default());
+        let usb = |device: &Json<'_>| match device.get("selectors").map(Json::items) {
+            Some([one]) => {
+                let ids = UsbIds::of_parts(&text(one, &["vendor"]), &text(one, &["product"]))?;
+                Some((ids, text(device, &["resourceName"])))
+            }
+            _ => None,
+        };
+        let usb_devices = configuration(&["permittedHostDevices", "usb"]).unwrap_or_default();
         Self {
+            usb_resources: usb_devices.iter().filter_map(usb).collect(),
             feature_gates: gates.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
             observed_version: text(json, &["status", "observedKubeVirtVersion"]),
             device_resources: devices.map(|device| text(device, &["resourceName"])).collect(),

@@ -17,7 +17,7 @@ use crate::kinds::name::SUBDOMAIN;
 use crate::settings::GeneralSettings;
 pub(crate) use error::LookupError;
 pub use error::{Account, ClusterError};
-pub(crate) use harvester::{PciDevice, PciDeviceClaim};
+pub(crate) use harvester::{Claim, HostDevice};
 pub(crate) use host::HostCluster;
 pub use kinds::Kind;
 use kinds::Object;
@@ -109,40 +109,40 @@ impl<'c> Lookups<'c> {
     /// The cluster's one KubeVirt object.
     pub(crate) fn kubevirt(&self) -> Result<KubeVirt, LookupError> {
         let place = &self.settings.kubevirt;
-        self.get(place.name.as_str(), Some(place.namespace.as_str()))
+        self.get(Kind::KubeVirt, place.name.as_str(), Some(place.namespace.as_str()))
     }
 
-    /// A PCI device by its name, from the list of all where that was looked up.
-    pub(crate) fn pci_device(&self, name: &str) -> Result<PciDevice, LookupError> {
-        let is_listed = matches!(self.known(Query::all(Kind::PciDevice)), Some(Ok(_)));
-        let devices = if is_listed { self.list::<PciDevice>()? } else { Vec::new() };
+    /// A device by its name, from the list of all where that was looked up; `kind` is PCIDevice or USBDevice.
+    pub(crate) fn device(&self, kind: Kind, name: &str) -> Result<HostDevice, LookupError> {
+        let is_listed = matches!(self.known(Query::all(kind)), Some(Ok(_)));
+        let devices: Vec<HostDevice> = if is_listed { self.list(kind)? } else { Vec::new() };
         match devices.into_iter().find(|device| device.name == name) {
             Some(device) => Ok(device),
-            None => self.get(name, None),
+            None => self.get(kind, name, None),
         }
     }
 
-    /// The claim of the PCI device of the name, if it is claimed for passthrough.
-    pub(crate) fn claim(&self, name: &str) -> Result<Option<PciDeviceClaim>, LookupError> {
-        match self.get::<PciDeviceClaim>(name, None) {
-            Ok(claim) => Ok(Some(claim).filter(|claim| claim.is_on)),
+    /// The claim of the device of the name, if there is one; `kind` is that of the claim.
+    pub(crate) fn claim(&self, kind: Kind, name: &str) -> Result<Option<Claim>, LookupError> {
+        match self.get(kind, name, None) {
+            Ok(claim) => Ok(Some(claim)),
             Err(LookupError { cause: ClusterError::NotFound, .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Looks an object up, once.
-    pub(crate) fn get<T: Object>(&self, name: &str, namespace: Option<&str>) -> Result<T, LookupError> {
-        let query = Query { kind: T::KIND, name: Some(name), namespace };
+    /// Looks an object of the kind up, once.
+    pub(crate) fn get<T: Object>(&self, kind: Kind, name: &str, namespace: Option<&str>) -> Result<T, LookupError> {
+        let query = Query { kind, name: Some(name), namespace };
         let mut object = None;
         self.read(query, &mut |json| object = Some(T::read(json)))?;
         object.ok_or_else(|| query.failed(ClusterError::Unavailable))
     }
 
     /// Looks all objects of a kind up, once.
-    pub(crate) fn list<T: Object>(&self) -> Result<Vec<T>, LookupError> {
+    pub(crate) fn list<T: Object>(&self, kind: Kind) -> Result<Vec<T>, LookupError> {
         let mut objects = Vec::new();
-        self.read(Query::all(T::KIND), &mut |json| objects.push(T::read(json)))?;
+        self.read(Query::all(kind), &mut |json| objects.push(T::read(json)))?;
         Ok(objects)
     }
 

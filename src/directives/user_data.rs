@@ -13,7 +13,7 @@ use crate::cluster::{
     access::{Access, Condition, Verbs},
 };
 use crate::json::{Json, Shape};
-use crate::text::Quoted;
+use crate::text::{Quoted, position};
 
 /// The key of a cloud-config document under which directives stand.
 pub(super) const SECTION: &str = "x_kubevirt_features";
@@ -81,7 +81,7 @@ static TEMPLATE: Shape = {
 impl UserData {
     /// Whether a template may have any, at a glance.
     pub(crate) fn is_possible(template: &str) -> bool {
-        template.contains("\"cloudInit")
+        position(template.as_bytes(), b"\"cloudInit").is_some()
     }
 
     /// Finds the directives in a template's user data; Secrets are read where there is a way to.
@@ -172,7 +172,8 @@ impl UserData {
 
     fn read_text(&mut self, volume: &str, text: &str) {
         let is_header = |rest: &str| rest.is_empty() || rest.starts_with(char::is_whitespace);
-        if !text.strip_prefix(HEADER).is_some_and(is_header) || !text.contains(SECTION) {
+        if !text.strip_prefix(HEADER).is_some_and(is_header) || position(text.as_bytes(), SECTION.as_bytes()).is_none()
+        {
             return;
         }
         if text.len() > MAX_TEXT {

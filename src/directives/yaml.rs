@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 
+use crate::json::is_number;
 use saphyr_parser::{Event, Parser, ScalarStyle, StrInput};
-use serde_json::Number;
 
 /// The most bytes of a value.
 const MAX_VALUE: usize = 1024;
@@ -211,7 +211,7 @@ impl Writer {
             self.json.push_str("null");
         } else if let Some(value) = boolean(text).filter(|_| is_plain) {
             self.json.push_str(if value { "true" } else { "false" });
-        } else if is_plain && serde_json::from_str::<Number>(text).is_ok() {
+        } else if is_plain && is_number(text) {
             self.json.push_str(text);
         } else {
             self.json.push_str(&serde_json::to_string(text).unwrap_or_default());

@@ -152,7 +152,7 @@ fn check_amounts(context: &Context<'_>) -> Result<(), Failure> {
     }
     for (resource, amounts) in [("cpu", cpus), ("memory", memory)] {
         if let (Some(request), Some(limit)) = (amounts.request, amounts.limit) {
-            if request.quantity.ceil() != limit.quantity.ceil() {
+            if request.quantity.ceil != limit.quantity.ceil {
                 let [request, limit] = [request, limit].map(|amount| amount.text.to_owned());
                 return Err(CpuPinningError::Unequal { resource, request, limit }.into());
             }
@@ -163,12 +163,12 @@ fn check_amounts(context: &Context<'_>) -> Result<(), Failure> {
     let Some((field, amount)) = limit.or(request) else {
         return if cpu.count == 0 { Err(CpuPinningError::NoCount.into()) } else { check_threads(cpu.threads) };
     };
-    let is_fraction = |(_, amount): &(_, Amount<'_>)| !amount.quantity.is_whole();
+    let is_fraction = |(_, amount): &(_, Amount<'_>)| !amount.quantity.is_whole;
     if let Some((field, amount)) = [request, limit].into_iter().flatten().find(is_fraction) {
         return Err(CpuPinningError::Fraction { field, text: amount.text.to_owned() }.into());
     }
     let guest = cpu.count;
-    if guest > 0 && amount.quantity.ceil() != u128::from(guest) {
+    if guest > 0 && amount.quantity.ceil != guest {
         return Err(CpuPinningError::Count { guest, field, text: amount.text.to_owned() }.into());
     }
     check_threads(cpu.threads)

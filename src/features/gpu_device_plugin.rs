@@ -5,12 +5,9 @@ use super::host_devices::{check_gate, free_names};
 #[cfg(feature = "describe")]
 use super::reference::Reference;
 use super::{Context, Failure, Feature, Plan};
-use crate::cluster::{ClusterError, PciDevice};
 #[cfg(feature = "describe")]
-use crate::cluster::{
-    Kind,
-    access::{Access, Condition, Verbs},
-};
+use crate::cluster::access::{Access, Condition, Verbs};
+use crate::cluster::{ClusterError, HostDevice, Kind};
 use crate::kinds::pattern::Pattern;
 use crate::kinds::resource::{ResourceName, ResourceNameError};
 use crate::settings::{Count, FeatureSettings, choice, section};
@@ -211,7 +208,7 @@ fn is_host_device(name: &ResourceName, context: &Context<'_>) -> bool {
     if context.settings.pci_passthrough.names_by_address() {
         return false;
     }
-    match context.lookups.list::<PciDevice>() {
+    match context.lookups.list::<HostDevice>(Kind::PciDevice) {
         Ok(devices) => devices.iter().any(|device| device.resource_name == name.as_str()),
         // Harvester takes no devices but its own, so the resource must be one of them.
         Err(error) => matches!(error.cause, ClusterError::Forbidden(_)),

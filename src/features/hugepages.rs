@@ -34,7 +34,7 @@ choice! {
 }
 
 impl PageSize {
-    fn bytes(self) -> u128 {
+    fn bytes(self) -> u64 {
         match self {
             PageSize::Mi2 => 2 << 20,
             PageSize::Gi1 => 1 << 30,
@@ -161,7 +161,7 @@ fn memory<'v>(context: &'v Context<'_>) -> Result<Memory<'v>, ShapeError> {
 }
 
 fn check(field: &'static str, amount: Amount<'_>, size: PageSize, context: &Context<'_>) -> Result<(), HugepagesError> {
-    let bytes = amount.quantity.ceil();
+    let bytes = amount.quantity.ceil;
     let (text, word) = (amount.text.to_owned(), size.word());
     if bytes < size.bytes() {
         return Err(HugepagesError::Less { field, text, size: word });
@@ -180,7 +180,7 @@ fn warning(size: PageSize, memory: Quantity, context: &Context<'_>) -> Result<Op
         return Ok(None);
     };
     let resource = format!("hugepages-{}", size.word());
-    let has_enough = |pages: &str| pages.parse::<Quantity>().is_ok_and(|pages| pages >= memory);
+    let has_enough = |pages: &str| pages.parse::<Quantity>().is_ok_and(|pages| pages.ceil >= memory.ceil);
     let is_there = nodes.iter().any(|node| node.allocatable(&resource).is_some_and(has_enough));
     Ok((!is_there).then(|| {
         format!(

@@ -12,9 +12,10 @@ pub(crate) mod record;
 #[cfg(feature = "describe")]
 pub mod reference;
 mod switch;
+mod usb_passthrough;
 mod vbios_injection;
 
-use crate::cluster::{LookupError, Lookups, Node};
+use crate::cluster::{Kind, LookupError, Lookups, Node};
 use crate::directives::Directives;
 use crate::json::Json;
 use crate::request::Requester;
@@ -52,6 +53,8 @@ features! {
     numa: NumaSettings, "numa";
     /// The feature `pci-passthrough`.
     pci_passthrough: PciPassthroughSettings, "pciPassthrough";
+    /// The feature `usb-passthrough`.
+    usb_passthrough: UsbPassthroughSettings, "usbPassthrough";
     /// The feature `gpu-device-plugin`.
     gpu_device_plugin: GpuDevicePluginSettings, "gpuDevicePlugin";
     /// The feature `vbios-injection`.
@@ -138,10 +141,10 @@ impl Context<'_> {
     /// Looks up the nodes that the VirtualMachine may run on, as far as its placement tells: one by its name, else all.
     fn nodes(&self, placement: &Placement<'_>) -> Result<Vec<Node>, LookupError> {
         let mut nodes = match placement.hostname() {
-            Some(name) => vec![self.lookups.get::<Node>(name, None)?],
-            None => self.lookups.list::<Node>()?,
+            Some(name) => vec![self.lookups.get(Kind::Node, name, None)?],
+            None => self.lookups.list(Kind::Node)?,
         };
-        nodes.retain(|node| placement.allows(|key| node.label(key)));
+        nodes.retain(|node: &Node| placement.allows(|key| node.label(key)));
         Ok(nodes)
     }
 }

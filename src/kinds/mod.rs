@@ -1,8 +1,20 @@
 //! Types that cannot hold a bad value: each is parsed from a text, and says what is wrong with one that it does not take.
 
+use std::ops::RangeInclusive;
+
 pub mod image;
 pub(crate) mod name;
 pub(crate) mod pattern;
 pub(crate) mod pci;
 pub(crate) mod quantity;
 pub(crate) mod resource;
+pub(crate) mod usb;
+
+/// The number, if the text is of so many hexadecimal digits and not above the maximum.
+fn hex(text: &str, digits: RangeInclusive<usize>, max: u16) -> Option<u16> {
+    // `from_str_radix` would take a sign.
+    if !digits.contains(&text.len()) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    u16::from_str_radix(text, 16).ok().filter(|value| *value <= max)
+}

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::hex;
+
 /// The most devices that a guest's PCI bus numbers allow for.
 pub(crate) const MAX_DEVICES: usize = 256;
 
@@ -94,21 +96,12 @@ impl FromStr for PciAddress {
             return Err(PciAddressError::Form);
         }
         Ok(Self {
-            domain: hex(domain, 4, 0xffff).ok_or(PciAddressError::Domain)?,
-            bus: hex(bus, 2, 0xff).and_then(narrow).ok_or(PciAddressError::Bus)?,
-            device: hex(device, 2, 0x1f).and_then(narrow).ok_or(PciAddressError::Device)?,
-            function: hex(function, 1, 7).and_then(narrow).ok_or(PciAddressError::Function)?,
+            domain: hex(domain, 4..=4, 0xffff).ok_or(PciAddressError::Domain)?,
+            bus: hex(bus, 2..=2, 0xff).and_then(narrow).ok_or(PciAddressError::Bus)?,
+            device: hex(device, 2..=2, 0x1f).and_then(narrow).ok_or(PciAddressError::Device)?,
+            function: hex(function, 1..=1, 7).and_then(narrow).ok_or(PciAddressError::Function)?,
         })
     }
-}
-
-/// The number, if the text is of exactly so many hexadecimal digits and not above the maximum.
-fn hex(text: &str, digits: usize, max: u16) -> Option<u16> {
-    // `from_str_radix` would take a sign.
-    if text.len() != digits || !text.chars().all(|c| c.is_ascii_hexdigit()) {
-        return None;
-    }
-    u16::from_str_radix(text, 16).ok().filter(|value| *value <= max)
 }
 
 fn narrow(value: u16) -> Option<u8> {

@@ -12,9 +12,15 @@ fn index_of(json: &Json<'_>, words: &[&str]) -> Option<usize> {
     words.iter().position(|known| *known == word)
 }
 
+/// The words in a row. Not once for each type: there are many.
+#[inline(never)]
+fn list(prefix: &str, words: &[&str]) -> String {
+    prefix.to_owned() + &words.join(", ")
+}
+
 impl<T: Choice> SettingValue for T {
     fn takes() -> String {
-        format!("one of {}", T::WORDS.join(", "))
+        list("one of ", T::WORDS)
     }
 
     fn read(json: &Json<'_>) -> Option<Self> {
@@ -57,7 +63,7 @@ impl SettingValue for bool {
 
 impl<T: Choice> SettingValue for Vec<T> {
     fn takes() -> String {
-        format!("a list of {}", T::WORDS.join(", "))
+        list("a list of ", T::WORDS)
     }
 
     fn read(json: &Json<'_>) -> Option<Self> {

@@ -206,7 +206,7 @@ impl<'a> VirtualMachine<'a> {
             return Ok(None);
         }
         match text.parse() {
-            Ok(quantity) => Ok(Some(Amount { text, quantity }).filter(|amount| !amount.quantity.is_zero())),
+            Ok(quantity) => Ok(Some(Amount { text, quantity }).filter(|amount| amount.quantity.ceil > 0)),
             Err(NotAQuantity) => Err(ShapeError::Quantity { path, key, text: text.to_owned() }),
         }
     }
@@ -267,7 +267,10 @@ impl<'a> VirtualMachine<'a> {
     pub(crate) fn last_applied(&self) -> Option<String> {
         let annotations = path::members(&self.root, ANNOTATIONS).ok()?;
         match annotations.iter().find(|(key, _)| key == LAST_APPLIED_KEY) {
-            Some((_, Json::Raw(text))) => serde_json::from_str(text.get()).ok(),
+            Some((_, Json::Raw(text))) => match Json::parse(text.get(), &Shape::Whole) {
+                Ok(Json::String(manifest)) => Some(manifest.into_owned()),
+                _ => None,
+            },
             _ => None,
         }
     }

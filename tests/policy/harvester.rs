@@ -111,10 +111,10 @@ fn the_node_tells_which_device_is_meant(#[case] devices: &[&str], #[case] spec: 
 #[test]
 fn an_address_that_stands_for_different_devices_is_ambiguous() {
     create(vm(&["0000:00:02.0"])).assert_denied(&[
-        "0000:00:02.0 is a different device on each node",
-        "intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630 on node1",
-        "amd.com/CEZANNE_RADEON_VEGA_SERIES on node2",
-        "node1/0000:00:02.0",
+        "0000:00:02.0 stands for different devices",
+        "node1-000000020 (intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630)",
+        "node2-000000020 (amd.com/CEZANNE_RADEON_VEGA_SERIES)",
+        "name the one that is meant, as in node1-000000020",
     ]);
 }
 
@@ -136,9 +136,9 @@ fn a_device_that_the_vm_has_tells_the_node_of_the_next() {
 }
 
 #[rstest]
-#[case::nowhere(&["0000:09:00.0"], "no node has a PCI device at 0000:09:00.0")]
-#[case::not_on_the_node(&["node2/0000:01:00.0"], "the node node2 has no PCI device at 0000:01:00.0")]
-#[case::no_such_node(&["node9/0000:01:00.0"], "the node node9 has no PCI device at 0000:01:00.0")]
+#[case::nowhere(&["0000:09:00.0"], "no node has a PCI device 0000:09:00.0; look it up under PCI Devices")]
+#[case::not_on_the_node(&["node2/0000:01:00.0"], "the node node2 has no PCI device 0000:01:00.0")]
+#[case::no_such_node(&["node9/0000:01:00.0"], "the node node9 has no PCI device 0000:01:00.0")]
 #[case::unclaimed(&["0000:01:00.1"], "0000:01:00.1 is not enabled for passthrough on node1; enable passthrough")]
 #[case::unclaimed_on_the_node(&["node1/0000:01:00.1"], "0000:01:00.1 is not enabled for passthrough on node1")]
 #[case::not_bound_yet(&["0000:03:00.1"], "0000:03:00.1 is not enabled for passthrough on node1")]
@@ -346,7 +346,8 @@ mod claim_owner {
 
     #[test]
     fn without_claims_there_is_no_device() {
-        evaluate("admin", harvester(), json!({"deviceNames": "address"})).assert_denied(&["have no claims"]);
+        evaluate("admin", harvester(), json!({"deviceNames": "address"}))
+            .assert_denied(&["only Harvester's devices have claims"]);
         let none = MemoryCluster::of(Vec::new()).failing(Kind::PciDevice, ClusterError::KindNotServed);
         evaluate("admin", none, json!({})).assert_denied(&["does not serve pcidevices"]);
     }

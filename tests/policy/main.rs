@@ -14,5 +14,6 @@ mod pipeline;
 mod properties;
 mod settings;
 mod taking_back;
+mod usb_passthrough;
 mod user_data;
 mod vbios_injection;

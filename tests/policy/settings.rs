@@ -47,6 +47,15 @@ fn defaults() -> Value {
             "allowedDevices": {},
             "requireClaimOwner": false,
         },
+        "usbPassthrough": {
+            "enabled": true,
+            "errorHandling": "reject",
+            "maxDevices": 4,
+            "deviceNames": "auto",
+            "pinToNode": true,
+            "allowedDevices": {},
+            "requireClaimOwner": false,
+        },
         "gpuDevicePlugin": {
             "enabled": true,
             "errorHandling": "reject",
@@ -79,7 +88,7 @@ fn what_is_not_set_has_its_default() {
     assert_eq!(Settings::parse(b"null"), Ok(Settings::default()));
     let mut all = Vec::new();
     pointers(&defaults(), "", &mut all);
-    assert_eq!(all.len(), 50);
+    assert_eq!(all.len(), 58);
     for pointer in all {
         for unset in [json!(null), json!(""), json!([]), json!({})] {
             let mut settings = defaults();
@@ -127,7 +136,7 @@ fn the_forms_empty_description_is_tolerated() {
 #[case::far(json!({"userData": {"x": 1}}), r#"unknown setting "x" in userData; known here: enabled, readSecrets"#)]
 #[case::empty_but_unknown(json!({"userData": {"x": null}}), r#"unknown setting "x" in userData; known here: enabled, readSecrets"#)]
 #[case::description(json!({"description": "mine"}), "unknown setting \"description\"; known here: addTrackingAnnotations, configSource, userData, \
-    kubevirt, policyServer, nestedVirtualization, cpuPinning, hugepages, numa, pciPassthrough, gpuDevicePlugin, vbiosInjection")]
+    kubevirt, policyServer, nestedVirtualization, cpuPinning, hugepages, numa, pciPassthrough, usbPassthrough, gpuDevicePlugin, vbiosInjection")]
 #[case::list(json!([1]), "the settings: got a list, expected an object")]
 #[case::section(json!({"kubevirt": "kubevirt"}), "setting kubevirt: got a string, expected an object")]
 #[case::boolean(json!({"userData": {"enabled": "true"}}), r#"setting userData.enabled: got "true", expected true or false"#)]

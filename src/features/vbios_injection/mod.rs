@@ -5,6 +5,7 @@ mod error;
 mod rom;
 mod sidecar;
 
+use super::host_devices::is_usb;
 #[cfg(feature = "describe")]
 use super::reference::{OptionReference, Reference};
 use super::{Context, Failure, Feature, Plan};
@@ -228,8 +229,7 @@ const ONLY: &str = "*";
 fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Failure> {
     let host_devices = context.vm.host_devices()?;
     let gpus = context.vm.gpus()?;
-    // USB devices of Harvester stand among the host devices, and have no ROM.
-    let is_usb = |device: &&Device<'_>| device.resource.starts_with("kubevirt.io/");
+    // USB devices stand among the host devices, and have no ROM.
     let devices: Vec<&Device<'_>> = host_devices.iter().chain(&gpus).filter(|device| !is_usb(device)).collect();
     let names = || text::list(devices.iter().map(|device| device.name));
     if let Some(option) = context.directives.option(DEVICE_OPTION)? {
@@ -294,7 +294,7 @@ fn address_of(device: &Device<'_>) -> Option<PciAddress> {
 fn rom(name: &str, context: &Context<'_>) -> Result<Rom, Failure> {
     let name = name.to_owned();
     let namespace = context.namespace;
-    let config_map: ConfigMap = match context.lookups.get(&name, Some(namespace)) {
+    let config_map: ConfigMap = match context.lookups.get(Kind::ConfigMap, &name, Some(namespace)) {
         Ok(config_map) => config_map,
         Err(error) if error.cause == ClusterError::NotFound => {
             return Err(VbiosError::NoConfigMap { name, namespace: namespace.to_owned() }.into());
@@ -353,7 +353,7 @@ fn image(
 /// Warns of a ROM for another device than the one that it goes to.
 fn mismatch(rom: Rom, pci_device: &str, context: &Context<'_>) -> Option<String> {
     let (vendor, device) = rom.ids?;
-    let pci_device = context.lookups.pci_device(pci_device).ok()?;
+    let pci_device = context.lookups.device(Kind::PciDevice, pci_device).ok()?;
     let rom = format!("{vendor:04x}:{device:04x}");
     let ids = pci_device.ids.to_ascii_lowercase();
     (ids != rom)

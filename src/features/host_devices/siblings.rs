@@ -1,63 +1,10 @@
-//! Host devices, whichever feature adds them: names that are free, and the devices that Harvester adds beside them.
+//! The devices that Harvester adds beside others.
 
-use crate::cluster::{ClusterError, LookupError, Lookups, PciDevice};
+use crate::cluster::{ClusterError, HostDevice, Kind, LookupError, Lookups};
+use crate::features::record::{Recorded, host_devices, is_pci_device};
 use crate::kinds::pci::PciAddress;
+use crate::vm::VirtualMachine;
 use crate::vm::entry::Entry;
-use crate::vm::{ShapeError, VirtualMachine};
-
-use super::Context;
-use super::record::{Recorded, host_devices, is_pci_device};
-
-/// Why KubeVirt takes no host device.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum HostDevicesError {
-    /// Cause: the gate is off; on Harvester it is on
-    /// Cure: add `HostDevices` to the gates of the KubeVirt object
-    #[error(
-        "KubeVirt's feature gate HostDevices is off, so KubeVirt would refuse the VirtualMachine; have the administrator \
-         add HostDevices to spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
-    )]
-    GateOff,
-}
-
-/// Checks that KubeVirt takes host devices, where its object may be read.
-pub(super) fn check_gate(lookups: &Lookups<'_>) -> Result<(), HostDevicesError> {
-    match lookups.kubevirt() {
-        Ok(kubevirt) if !kubevirt.has_gate("HostDevices") => Err(HostDevicesError::GateOff),
-        _ => Ok(()),
-    }
-}
-
-/// `count` names for new devices of the VirtualMachine, `<prefix>-<n>`, which none of its devices has, nor any that the
-/// feature added before. KubeVirt makes the alias of a device of the name, and Harvester turns GPUs into host devices, so
-/// the name is free among both.
-pub(super) fn free_names(
-    prefix: &'static str,
-    count: usize,
-    context: &Context<'_>,
-) -> Result<impl Iterator<Item = String>, ShapeError> {
-    let (host_devices, gpus) = (context.vm.host_devices()?, context.vm.gpus()?);
-    let ours = context.ours.iter().filter_map(|added| added.entry.as_device());
-    let names = host_devices.iter().chain(&gpus).map(|device| device.name);
-    let names = names.chain(ours.map(|(name, _)| name));
-    // Among so many numbers, at least as many are free as are wanted.
-    let mut taken = vec![false; host_devices.len() + gpus.len() + context.ours.len() + count];
-    for number in names.filter_map(|name| made_number(prefix, name)) {
-        if let Some(is_taken) = taken.get_mut(number) {
-            *is_taken = true;
-        }
-    }
-    let free = taken.into_iter().enumerate().filter(|(_, is_taken)| !is_taken).take(count);
-    Ok(free.map(move |(number, _)| format!("{prefix}-{number}")))
-}
-
-/// The number in a name that [`free_names`] makes.
-fn made_number(prefix: &str, name: &str) -> Option<usize> {
-    let digits = name.strip_prefix(prefix)?.strip_prefix('-')?;
-    // A sign or a zero in front would be read as well.
-    let is_written_so = digits == "0" || digits.starts_with(|c: char| ('1'..='9').contains(&c));
-    digits.parse().ok().filter(|_| is_written_so)
-}
 
 /// The devices that Harvester added because they share an IOMMU group with those of a feature. Harvester does so when a
 /// VirtualMachine is created. Source: `harvester/pcidevices`, `pkg/webhook/vm.go`.
@@ -100,7 +47,7 @@ impl Siblings {
         if candidates.is_empty() {
             return Ok(Self::default());
         }
-        let devices = match lookups.list::<PciDevice>() {
+        let devices = match lookups.list::<HostDevice>(Kind::PciDevice) {
             Ok(devices) => devices,
             // Without Harvester, nobody adds devices.
             Err(error) if error.cause == ClusterError::KindNotServed => return Ok(Self::default()),
@@ -139,7 +86,7 @@ impl Siblings {
 }
 
 /// The node and the IOMMU group of a device that has one.
-fn group(device: &PciDevice) -> Option<Group> {
+fn group(device: &HostDevice) -> Option<Group> {
     (!device.iommu_group.is_empty()).then(|| (device.node.clone(), device.iommu_group.clone()))
 }
 

@@ -1,0 +1,103 @@
+//! Why host devices cannot be given.
+
+use super::DeviceKind;
+use crate::cluster::{ClusterError, LookupError};
+use crate::text::Quoted;
+
+/// Why devices that are asked for as they should be cannot be given.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::features) enum HostDevicesError {
+    /// Cause: the gate is off; on Harvester it is on
+    /// Cure: add `HostDevices` to the gates of the KubeVirt object
+    #[error(
+        "KubeVirt's feature gate HostDevices is off, so KubeVirt would refuse the VirtualMachine; have the administrator \
+         add HostDevices to spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
+    )]
+    GateOff,
+    /// Cause: one of [Lookups](#lookups)
+    /// Cure: the remedy there
+    #[error("Harvester's {} devices cannot be looked up: {}; {}", .kind.bus, .error.why(), remedy(.error, .kind))]
+    Lookup { error: LookupError, kind: &'static DeviceKind },
+    /// Cause: a typing mistake, or the device moved. A USB device that is plugged in anew has another name
+    /// Cure: compare with Advanced, PCI Devices or USB Devices in Harvester, or with `kubectl get pcidevices` or `usbdevices`; vendor
+    /// and product of a USB device stay the same
+    #[error("no node has a {} device {device}; look it up under {} Devices in Harvester", .kind.bus, .kind.bus)]
+    Nowhere { device: String, kind: &'static DeviceKind },
+    /// Cause: a typing mistake, or the device moved
+    /// Cure: as above
+    #[error("the node {node} has no {} device {device}; look it up under {} Devices in Harvester", .kind.bus, .kind.bus)]
+    NotOnNode { device: String, node: String, kind: &'static DeviceKind },
+    /// Cause: the device is not claimed; or a USB device was unplugged while it was
+    /// Cure: Advanced, PCI Devices or USB Devices, Enable Passthrough
+    #[error(
+        "{device} is not enabled for passthrough on {nodes}; enable passthrough for the {} device in Harvester first",
+        .kind.bus
+    )]
+    NotEnabled { device: String, nodes: String, kind: &'static DeviceKind },
+    /// Cause: unequal nodes, or two USB devices alike
+    /// Cure: the name in the message, or a node in front as in `node1/0000:00:02.0`, or a VirtualMachine that may run on one node
+    #[error("{device} stands for different devices: {first}, {second}; name the one that is meant, as in {name}")]
+    Ambiguous { device: String, first: String, second: String, name: String },
+    /// Cause: the devices are spread
+    /// Cure: choose devices of one node
+    #[error("no node has all the devices: {devices}; ask for devices of one node")]
+    NoNodeHasAll { devices: String },
+    /// Cause: devices from the form or from another directive, and from this one
+    /// Cure: remove the one from the form, or name the same node in each directive
+    #[error(
+        "the VirtualMachine already has a host device of the node {bound}, but the devices asked for are elsewhere: \
+         {devices}; use devices of one node"
+    )]
+    OtherNode { bound: String, devices: String },
+    /// Cause: an entry of `pciPassthrough.deviceNames: address`, or of the original webhook
+    /// Cure: remove the entry under `spec.template.spec.domain.devices.hostDevices`; the directive adds the right one
+    #[error(
+        "the VirtualMachine's host device {entry} has the name that stands for {address} where there is no Harvester, and \
+         Harvester does not know it; remove that entry"
+    )]
+    NamedByAddress { entry: String, address: String },
+    /// Cause: two nodes
+    /// Cure: make the two agree
+    #[error(
+        "the directive names the node {named}, but the VirtualMachine may run only on {placed}; name devices of that node, \
+         or change the VirtualMachine's node selector"
+    )]
+    PlacedElsewhere { named: String, placed: String },
+    /// Cause: the allow-list of the namespace
+    /// Cure: another device, or a pattern for it under `allowedDevices`
+    #[error(
+        "{device} is not allowed in the namespace {namespace}; ask for another device, or have the administrator add it \
+         to the setting {}.allowedDevices", .kind.settings
+    )]
+    NotAllowed { device: String, namespace: String, kind: &'static DeviceKind },
+    /// Cause: the setting `requireClaimOwner`, and a claim of another user, or of nobody that the claim names. A service account that
+    /// writes VMs, as Rancher's node driver or a GitOps controller does, is a user like any other
+    /// Cure: the user of the claim writes the VM, or enables passthrough anew as the requester
+    #[error(
+        "{device} was claimed by {owner}, and the setting {}.requireClaimOwner gives a device only to the user who \
+         claimed it; the request is of {}: have the device claimed by that user, or ask for another",
+        .kind.settings, Quoted(.user)
+    )]
+    NotTheOwner { device: String, owner: String, user: String, kind: &'static DeviceKind },
+    /// Cause: the setting `requireClaimOwner` where devices have no claims
+    /// Cure: switch the setting off, or `deviceNames: auto` on Harvester
+    #[error(
+        "the setting {}.requireClaimOwner is on, but only Harvester's devices have claims; have the administrator switch it off",
+        .kind.settings
+    )]
+    NoClaims { kind: &'static DeviceKind },
+}
+
+fn remedy(error: &LookupError, kind: &DeviceKind) -> String {
+    let remedy = error.remedy();
+    if has_harvester(error) {
+        return remedy;
+    }
+    format!("{remedy}, or set {}.deviceNames to {} if there is no Harvester", kind.settings, kind.elsewhere)
+}
+
+/// Whether there may be a Harvester whose devices cannot be read for now, or not with these rights. The API server forbids
+/// only what it serves, and Harvester refuses devices that are named otherwise.
+pub(super) fn has_harvester(error: &LookupError) -> bool {
+    !matches!(error.cause, ClusterError::KindNotServed | ClusterError::NotDeclared | ClusterError::NotOffered)
+}

@@ -1,0 +1,336 @@
+//! Host devices, PCI and USB, whichever feature adds them: the plan for a directive that lists them, names that are free, and the
+//! devices that Harvester adds beside them.
+
+mod directive;
+mod error;
+mod inventory;
+mod siblings;
+
+use super::allowed::allows;
+use super::{Context, Failure, Plan};
+use crate::cluster::{Kind, LookupError, Lookups};
+use crate::kinds::pattern::Pattern;
+use crate::kinds::pci::PciAddress;
+use crate::kinds::usb::UsbIds;
+use crate::settings::{FeatureSettings, section};
+use crate::text::Quoted;
+use crate::vm::entry::{Entry, HOST_DEVICE, NODE_SELECTOR};
+use crate::vm::{Device, ShapeError};
+use directive::Devices;
+use directive::check_count;
+pub(super) use error::HostDevicesError;
+use error::has_harvester;
+use inventory::{Choice, Inventory, key};
+pub(crate) use siblings::{Siblings, beside};
+
+section! {
+    /// The settings of a feature that adds host devices.
+    HostDeviceSettings("") {
+        ..feature: FeatureSettings;
+        /// A node that stands before a device, as in node1/0000:00:02.0 or node1/046d:c52b, becomes the virtual machine's node
+        /// selector.
+        pin_to_node: bool = true, "pinToNode", "select the node that the directive names";
+        /// Namespace pattern, and patterns of devices or resource names with commas between them. Empty is any device for
+        /// everybody; a namespace with an empty list may take none.
+        allowed_devices: Vec<(Pattern, Vec<Pattern>)> = Vec::new(), "allowedDevices", "devices that a namespace may take";
+        /// A device goes only to virtual machines that its claim's user writes. Needs Harvester, whose claims name a user.
+        require_claim_owner: bool = false, "requireClaimOwner", "only the user who claimed a device may ask for it";
+    }
+}
+
+/// What tells the devices of one feature from those of another.
+#[derive(Debug)]
+pub(super) struct DeviceKind {
+    /// PCI or USB, as Harvester's UI has it.
+    pub(super) bus: &'static str,
+    /// Whether these are PCI devices: each has an address of its own on its node, and claims say which are passed through. A USB
+    /// device has only vendor and product, like others of its kind, and says itself whether it is passed through.
+    pub(super) is_pci: bool,
+    /// The text for a device, in words: "PCI address".
+    pub(super) named: &'static str,
+    /// Such a text.
+    pub(super) example: &'static str,
+    /// The devices that the setting `maxDevices` counts, in words.
+    pub(super) counted: &'static str,
+    /// The section of the settings.
+    pub(super) settings: &'static str,
+    /// The setting `deviceNames` where there is no Harvester.
+    pub(super) elsewhere: &'static str,
+    /// Harvester's objects.
+    pub(super) objects: Kind,
+    pub(super) claims: Kind,
+    /// Reads the text for a device, and writes it as all others do; an error in words where it is none.
+    pub(super) read: fn(&str) -> Result<String, String>,
+    /// The resource that stands for each of these devices where there is no Harvester.
+    pub(super) resources: fn(&[String], &Context<'_>) -> Result<Vec<String>, Failure>,
+    /// The prefix of the names that devices get there.
+    pub(super) prefix: &'static str,
+}
+
+/// Where devices are looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Names {
+    /// With Harvester where there is one.
+    Auto,
+    /// With Harvester.
+    Harvester,
+    /// Without it.
+    Elsewhere,
+}
+
+/// Plans the devices that a directive lists.
+pub(super) fn plan(
+    kind: &'static DeviceKind,
+    settings: &HostDeviceSettings,
+    (names, max): (Names, usize),
+    value: &str,
+    context: &Context<'_>,
+) -> Result<Option<Plan>, Failure> {
+    let host_devices = context.vm.host_devices()?;
+    let counted = host_devices.iter().filter(|device| kind.is_pci || is_usb(device)).count();
+    let devices = Devices::parse(value, max, kind)?;
+    check_count(counted, max, kind)?;
+    let mut plan = Plan { applied: devices.to_json(), ..Plan::default() };
+    let node = the_node(&devices, context)?;
+    if names == Names::Elsewhere {
+        otherwise(kind, settings, &devices, context, None, &mut plan)?;
+    } else {
+        // Without Harvester's answer, nobody knows whose a device is.
+        let is_auto = names == Names::Auto && !settings.require_claim_owner;
+        match Inventory::look_up(kind, &devices, node, context) {
+            Ok(inventory) => by_harvester(&inventory, settings, &devices, context, &mut plan)?,
+            Err(_) if is_auto && are_in_place(kind, settings, &devices, context, &mut plan)? => {}
+            Err(error)
+                if is_auto
+                    && !has_harvester(&error)
+                    && !our_devices(context).iter().any(|entry| object(entry.name).is_some()) =>
+            {
+                otherwise(kind, settings, &devices, context, Some(&error), &mut plan)?;
+            }
+            Err(error) => return Err(HostDevicesError::Lookup { error, kind }.into()),
+        }
+    }
+    let is_new = |entry: &&Entry| host_devices.iter().all(|device| host_device(device) != **entry);
+    check_count(counted + plan.entries.iter().filter(is_new).count(), max, kind)?;
+    check_gate(context.lookups)?;
+    let hostname = devices.node.filter(|_| settings.pin_to_node);
+    plan.entries.extend(hostname.map(|hostname| NODE_SELECTOR.of("", &hostname)));
+    Ok(Some(plan))
+}
+
+/// Plans the devices without Harvester.
+fn otherwise(
+    kind: &'static DeviceKind,
+    settings: &HostDeviceSettings,
+    devices: &Devices,
+    context: &Context<'_>,
+    error: Option<&LookupError>,
+    plan: &mut Plan,
+) -> Result<(), Failure> {
+    if settings.require_claim_owner {
+        return Err(HostDevicesError::NoClaims { kind }.into());
+    }
+    if let Some(error) = error.filter(|_| kind.is_pci) {
+        plan.warnings.push(format!(
+            "PCI devices are named by their addresses, so the VirtualMachine starts only where a device plugin serves \
+             these names: {}",
+            error.why()
+        ));
+    }
+    let there = [our_devices(context), context.vm.host_devices()?].concat();
+    let mut names = free_names(kind.prefix, devices.list.len(), context)?;
+    for (device, resource) in devices.list.iter().zip((kind.resources)(&devices.list, context)?) {
+        check_allowed(kind, settings, &[device, &resource], devices.node.as_deref(), context)?;
+        let is_named =
+            |entry: &Device<'_>| object(entry.name).is_some_and(|(_, named)| kind.is_pci && named == *device);
+        plan.entries.push(match there.iter().find(|entry| entry.resource == resource || is_named(entry)) {
+            Some(entry) => host_device(entry),
+            None => HOST_DEVICE.of(&names.next().unwrap_or_default(), &resource),
+        });
+    }
+    Ok(())
+}
+
+/// Plans Harvester's devices.
+fn by_harvester(
+    inventory: &Inventory<'_>,
+    settings: &HostDeviceSettings,
+    devices: &Devices,
+    context: &Context<'_>,
+    plan: &mut Plan,
+) -> Result<(), Failure> {
+    let kind = inventory.kind;
+    let choices = inventory.choose(devices, context)?;
+    for Choice { device, entry } in &choices {
+        let names = [key(device), &device.name, &device.resource_name];
+        check_allowed(kind, settings, &names, Some(&device.node), context)?;
+        if settings.require_claim_owner {
+            let owner = inventory.owner(device, context);
+            check_owner(
+                &owner.map_err(|error| HostDevicesError::Lookup { error, kind })?,
+                &device.name,
+                kind,
+                context,
+            )?;
+        }
+        plan.entries.push(match entry {
+            Some(entry) => host_device(entry),
+            None => HOST_DEVICE.of(&device.name, &device.resource_name),
+        });
+    }
+    if context.is_update && choices.iter().any(|choice| choice.entry.is_none()) {
+        let siblings = inventory.siblings(&choices);
+        if !siblings.is_empty() {
+            plan.warnings.push(format!(
+                "these devices share an IOMMU group with those asked for and must be passed through together with them, but Harvester adds them only \
+                 to a new VirtualMachine: {}",
+                siblings
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Plans the devices that the VirtualMachine has under Harvester's names, if these are all. Then nothing depends on a lookup.
+fn are_in_place(
+    kind: &'static DeviceKind,
+    settings: &HostDeviceSettings,
+    devices: &Devices,
+    context: &Context<'_>,
+    plan: &mut Plan,
+) -> Result<bool, Failure> {
+    let there = [our_devices(context), context.vm.host_devices()?].concat();
+    let is_on_node = |node: &str| devices.node.as_deref().is_none_or(|wanted| wanted == node);
+    let mut entries = Vec::new();
+    for asked in &devices.list {
+        let is_it = |entry: &&Device<'_>| {
+            object(entry.name)
+                .is_some_and(|(node, device)| (device == *asked || entry.name == asked) && is_on_node(node))
+        };
+        let Some(entry) = there.iter().find(is_it) else { return Ok(false) };
+        let node = object(entry.name).map(|(node, _)| node);
+        check_allowed(kind, settings, &[asked, entry.resource], node, context)?;
+        entries.push(host_device(entry));
+    }
+    plan.entries = entries;
+    Ok(true)
+}
+
+/// Checks that KubeVirt takes host devices, where its object may be read.
+pub(super) fn check_gate(lookups: &Lookups<'_>) -> Result<(), HostDevicesError> {
+    match lookups.kubevirt() {
+        Ok(kubevirt) if !kubevirt.has_gate("HostDevices") => Err(HostDevicesError::GateOff),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that the settings let a VirtualMachine of this namespace take a device of these names: what it is first, its resource
+/// last. It also goes by capitals, and with its node in front.
+fn check_allowed(
+    kind: &'static DeviceKind,
+    settings: &HostDeviceSettings,
+    names: &[&str],
+    node: Option<&str>,
+    context: &Context<'_>,
+) -> Result<(), HostDevicesError> {
+    let [device, .., resource] = names else { return Ok(()) };
+    let upper_case = device.to_ascii_uppercase();
+    let with_node = node.map(|node| format!("{node}/{device}"));
+    let with_node = with_node.as_deref().unwrap_or(device);
+    if allows(&settings.allowed_devices, context.namespace, &[names, &[&upper_case, with_node]].concat()) {
+        return Ok(());
+    }
+    let (device, namespace) = (format!("{with_node} ({resource})"), context.namespace.to_owned());
+    Err(HostDevicesError::NotAllowed { device, namespace, kind })
+}
+
+/// Checks that who asks for a device is who claimed it; a claim that names nobody has an empty owner.
+fn check_owner(
+    owner: &str,
+    device: &str,
+    kind: &'static DeviceKind,
+    context: &Context<'_>,
+) -> Result<(), HostDevicesError> {
+    let user = context.requester.name.as_ref();
+    if !owner.is_empty() && owner == user {
+        return Ok(());
+    }
+    let owner = if owner.is_empty() { "nobody that the claim names".to_owned() } else { Quoted(owner).to_string() };
+    Err(HostDevicesError::NotTheOwner { device: device.to_owned(), owner, user: user.to_owned(), kind })
+}
+
+/// The node that the directive names, or that the VirtualMachine must run on.
+fn the_node<'d>(devices: &'d Devices, context: &'d Context<'_>) -> Result<Option<&'d str>, Failure> {
+    let placed = context.vm.placement()?.hostname();
+    match (devices.node.as_deref(), placed) {
+        (Some(named), Some(placed)) if named != placed => {
+            Err(HostDevicesError::PlacedElsewhere { named: named.to_owned(), placed: placed.to_owned() }.into())
+        }
+        (named, placed) => Ok(named.or(placed)),
+    }
+}
+
+/// The node of one of Harvester's objects, and its device: the address of a PCIDevice, vendor and product of a USBDevice.
+fn object(name: &str) -> Option<(&str, String)> {
+    let usb = || UsbIds::of_usb_device(name).map(|(node, ids)| (node, ids.to_string()));
+    PciAddress::of_pci_device(name).map(|(node, address)| (node, address.to_string())).or_else(usb)
+}
+
+/// The name of the object that stands for a device on a node, if there can be only one.
+fn object_name(node: &str, device: &str) -> Option<String> {
+    match device.parse::<PciAddress>() {
+        Ok(address) => Some(format!("{node}-{}", address.compact())),
+        Err(_) => object(device).map(|_| device.to_owned()),
+    }
+}
+
+/// The host devices that the directive added before.
+fn our_devices<'c>(context: &'c Context<'_>) -> Vec<Device<'c>> {
+    let devices = context.ours.iter().filter_map(|added| added.entry.as_device());
+    devices.map(|(name, resource)| Device { name, resource }).collect()
+}
+
+/// The device as an entry.
+fn host_device(device: &Device<'_>) -> Entry {
+    HOST_DEVICE.of(device.name, device.resource)
+}
+
+/// The prefix of the names that the policy makes for USB devices.
+pub(super) const USB_PREFIX: &str = "usb";
+
+/// Whether a host device is a USB device: one of a resource of Harvester's or KubeVirt's own, which have no others, or one with a
+/// name that the policy makes for it.
+pub(super) fn is_usb(device: &Device<'_>) -> bool {
+    device.resource.starts_with("kubevirt.io/") || made_number(USB_PREFIX, device.name).is_some()
+}
+
+/// `count` names for new devices of the VirtualMachine, `<prefix>-<n>`, which none of its devices has, nor any that the
+/// feature added before. KubeVirt makes the alias of a device of the name, and Harvester turns GPUs into host devices, so
+/// the name is free among both.
+pub(super) fn free_names(
+    prefix: &'static str,
+    count: usize,
+    context: &Context<'_>,
+) -> Result<impl Iterator<Item = String>, ShapeError> {
+    let (host_devices, gpus) = (context.vm.host_devices()?, context.vm.gpus()?);
+    let ours = context.ours.iter().filter_map(|added| added.entry.as_device());
+    let names = host_devices.iter().chain(&gpus).map(|device| device.name);
+    let names = names.chain(ours.map(|(name, _)| name));
+    // Among so many numbers, at least as many are free as are wanted.
+    let mut taken = vec![false; host_devices.len() + gpus.len() + context.ours.len() + count];
+    for number in names.filter_map(|name| made_number(prefix, name)) {
+        if let Some(is_taken) = taken.get_mut(number) {
+            *is_taken = true;
+        }
+    }
+    let free = taken.into_iter().enumerate().filter(|(_, is_taken)| !is_taken).take(count);
+    Ok(free.map(move |(number, _)| format!("{prefix}-{number}")))
+}
+
+/// The number in a name that [`free_names`] makes.
+fn made_number(prefix: &str, name: &str) -> Option<usize> {
+    let digits = name.strip_prefix(prefix)?.strip_prefix('-')?;
+    // A sign or a zero in front would be read as well.
+    let is_written_so = digits == "0" || digits.starts_with(|c: char| ('1'..='9').contains(&c));
+    digits.parse().ok().filter(|_| is_written_so)
+}
