@@ -14,11 +14,9 @@ pub(crate) struct Quantity {
     pub(crate) is_whole: bool,
 }
 
-/// A text that is not a quantity, or one that is negative or beyond all machines.
+/// A text that is not a quantity, or one that is negative or beyond all machines: more than 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotAQuantity;
-
-const NANOS: u128 = 1_000_000_000;
 
 impl FromStr for Quantity {
     type Err = NotAQuantity;
@@ -28,48 +26,57 @@ impl FromStr for Quantity {
         let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, suffix) = text.split_at_checked(end).ok_or(NotAQuantity)?;
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        let is_long = whole.len() + fraction.len() > 24;
-        if is_long || whole.len() + fraction.len() == 0 || fraction.contains('.') {
+        if whole.len() + fraction.len() == 0 {
             return Err(NotAQuantity);
         }
-        let digits: u128 = format!("{whole}{fraction}").parse().map_err(|_| NotAQuantity)?;
-        let unit = unit(suffix).ok_or(NotAQuantity)?;
-        let parts = 10_u128.checked_pow(u32::try_from(fraction.len()).map_err(|_| NotAQuantity)?);
-        let nanos = digits.checked_mul(unit).zip(parts.and_then(|parts| parts.checked_mul(NANOS)));
-        let (nanos, parts) = nanos.ok_or(NotAQuantity)?;
-        let floor = nanos / parts;
-        let is_whole = floor * parts == nanos;
-        let floor = u64::try_from(floor).map_err(|_| NotAQuantity)?;
-        Ok(Self { ceil: floor.saturating_add(u64::from(!is_whole)), is_whole })
+        let fraction = fraction.trim_end_matches('0');
+        let digits = format!("0{whole}{fraction}").parse().map_err(|_| NotAQuantity)?;
+        let places = i8::try_from(fraction.len()).map_err(|_| NotAQuantity)?;
+        let (twos, tens) = unit(suffix).ok_or(NotAQuantity)?;
+        Self::of(digits, twos, tens.saturating_sub(places)).ok_or(NotAQuantity)
     }
 }
 
-/// A unit in billionths.
-fn unit(suffix: &str) -> Option<u128> {
-    let ten = |power: i32| 10_u128.checked_pow(u32::try_from(power.checked_add(9)?).ok()?);
-    let two = |power: u32| NANOS.checked_mul(1 << power);
-    match suffix {
-        "n" => ten(-9),
-        "u" => ten(-6),
-        "m" => ten(-3),
-        "" => ten(0),
-        "k" => ten(3),
-        "M" => ten(6),
-        "G" => ten(9),
-        "T" => ten(12),
-        "P" => ten(15),
-        "E" => ten(18),
-        "Ki" => two(10),
-        "Mi" => two(20),
-        "Gi" => two(30),
-        "Ti" => two(40),
-        "Pi" => two(50),
-        "Ei" => two(60),
-        _ => {
-            let power: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
-            ten(power)
+impl Quantity {
+    /// The number times powers of two and ten; `None` beyond 64 bits.
+    fn of(mut number: u64, mut twos: u32, mut tens: i8) -> Option<Self> {
+        let mut divisor = 1_u64;
+        while tens < 0 {
+            // A tenth of a power of two is a fifth of the one below.
+            divisor = divisor.checked_mul(if twos > 0 { 5 } else { 10 })?;
+            twos = twos.saturating_sub(1);
+            tens += 1;
         }
+        while tens > 0 && number > 0 {
+            number = number.checked_mul(10)?;
+            tens -= 1;
+        }
+        let number = number.checked_mul(1 << twos)?;
+        Some(Self { ceil: number.div_ceil(divisor), is_whole: number % divisor == 0 })
     }
+}
+
+/// A unit in powers of two and of ten.
+fn unit(suffix: &str) -> Option<(u32, i8)> {
+    Some(match suffix {
+        "n" => (0, -9),
+        "u" => (0, -6),
+        "m" => (0, -3),
+        "" => (0, 0),
+        "k" => (0, 3),
+        "M" => (0, 6),
+        "G" => (0, 9),
+        "T" => (0, 12),
+        "P" => (0, 15),
+        "E" => (0, 18),
+        "Ki" => (10, 0),
+        "Mi" => (20, 0),
+        "Gi" => (30, 0),
+        "Ti" => (40, 0),
+        "Pi" => (50, 0),
+        "Ei" => (60, 0),
+        _ => (0, suffix.strip_prefix(['e', 'E'])?.parse().ok()?),
+    })
 }
 
 #[cfg(test)]
@@ -95,6 +102,8 @@ mod tests {
     #[case::mebi("1Mi", 1_048_576, true)]
     #[case::gibi("1.5Gi", 1_610_612_736, true)]
     #[case::part_of_a_byte("1.1Gi", 1_181_116_007, false)]
+    #[case::many_places("7.62939453125Gi", 8_192_000_000, true)]
+    #[case::zeros("1.50000000000000000000000000Gi", 1_610_612_736, true)]
     #[case::tebi("1Ti", 1 << 40, true)]
     #[case::exbi("8Ei", 1 << 63, true)]
     #[case::exa("1E", 1_000_000_000_000_000_000, true)]
@@ -107,14 +116,17 @@ mod tests {
 
     #[rstest]
     fn anything_else(
-        #[values("", ".", "Gi", "1.2.3", "-1", "1 Gi", "1gi", "1KiB", "e3", "1e", "1e99", "0x1", "1_0", "é", "1é")]
+        #[values(
+            "", ".", "Gi", "1.2.3", "-1", "1 Gi", "1gi", "1KiB", "e3", "1e", "1e99", "1e-99", "1e999", "0x1", "1_0",
+            "é", "1é"
+        )]
         text: &str,
     ) {
         assert_eq!(text.parse::<Quantity>(), Err(NotAQuantity));
     }
 
     #[test]
-    fn a_number_without_end_is_refused() {
+    fn what_is_beyond_all_machines_is_refused() {
         assert_eq!("9".repeat(25).parse::<Quantity>(), Err(NotAQuantity));
         assert_eq!("16Ei".parse::<Quantity>(), Err(NotAQuantity));
         assert_eq!(format!("{}E", "9".repeat(24)).parse::<Quantity>(), Err(NotAQuantity));
