@@ -44,7 +44,7 @@ struct Generated {
     make: fn(&str) -> Result<String>,
 }
 
-const FILES: [Generated; 18] = [
+const FILES: [Generated; 20] = [
     Generated { path: "metadata.yml", make: kinds::all },
     Generated { path: "charts/vm-feature-manager-policy/Chart.yaml", make: kinds::chart },
     Generated { path: "deploy/base/policy.yaml", make: kinds::by_default },
@@ -57,7 +57,9 @@ const FILES: [Generated; 18] = [
     Generated { path: "charts/vm-feature-manager-policy/values.yaml", make: settings::values },
     Generated { path: "charts/vm-feature-manager-policy/values.schema.json", make: settings::schema },
     Generated { path: "fuzz/dictionary.txt", make: settings::dictionary },
-    Generated { path: "README.md", make: reference::tables },
+    Generated { path: "charts/vm-feature-manager-policy/README.md", make: settings::chart_readme },
+    Generated { path: "README.md", make: reference::readme },
+    Generated { path: "docs/reference.md", make: reference::page },
     Generated { path: "docs/usage.md", make: reference::usage },
     Generated { path: "observability/vms.columns", make: reference::columns },
     Generated { path: "docs/troubleshooting.md", make: messages::guide },
