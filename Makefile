@@ -84,6 +84,8 @@ annotated-policy.wasm: policy.wasm metadata.yml docs/usage.md ## Adds the metada
 
 artifacthub-pkg.yml: metadata.yml questions-ui.yml ## Writes the package for Artifact Hub, with kwctl
 	$(KWCTL) scaffold artifacthub --output $@
+	@# kwctl knows no logo.
+	sed -i 's|^license: .*|&\nlogoPath: docs/pictures/icon.svg|' $@
 
 policy.wasm: $(SOURCES) scripts/wasm-cargo scripts/wasm-shrink ## Builds the module
 	scripts/wasm-cargo rustc --release --locked --lib --crate-type cdylib --target $(TARGET)
