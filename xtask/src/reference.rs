@@ -37,7 +37,7 @@ fn directives() -> String {
             format!("- What you get: {gives} ([more]({page}))"),
             format!("- Value: {takes}"),
             format!("- Under `spec.template.spec`: {effect}"),
-            format!("- Settings: [`{settings}`](#{})", settings.to_lowercase()),
+            format!("- Settings: [`{settings}`](#{}-settings)", settings.to_lowercase()),
         ];
         for OptionReference { name, takes, meaning } in options {
             lines.push(format!("- Option `{PREFIX}{name}` ({takes}): {meaning}"));

@@ -190,9 +190,10 @@ pub(crate) fn reference() -> String {
         let dot = if group.is_empty() { "" } else { "." };
         let verbs: Vec<String> = rule.verbs.verbs().iter().map(|verb| format!("`{verb}`")).collect();
         list.push_str(&format!("- `{resource}{dot}{group}` ({})\n", verbs.join(", ")));
-        for Reason { feature, access: Access { what, without, .. }, .. } in &rule.reasons {
+        for Reason { feature, access: Access { what, without, verbs, .. }, .. } in &rule.reasons {
+            let less = if *verbs < rule.verbs { "; `get` is enough" } else { "" };
             let feature = if feature.is_empty() { "the policy itself".to_owned() } else { format!("`{feature}`") };
-            list.push_str(&format!("  - {feature}: {what}. Without it, {without}.\n"));
+            list.push_str(&format!("  - {feature}: {what}{less}. Without it: {without}.\n"));
         }
     }
     list

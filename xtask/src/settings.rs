@@ -166,28 +166,34 @@ pub(crate) fn reference() -> String {
     let Content::Section(settings) = Settings::description().content else { return String::new() };
     let (sections, general): (Vec<_>, Vec<_>) =
         settings.into_iter().partition(|setting| matches!(setting.content, Content::Section(_)));
-    let mut text = "### General\n\n".to_owned();
+    let mut text = "### General settings\n\n".to_owned();
     write_section(&general, "", &general, &mut text);
 
     // What every feature has is explained once.
     let features =
         sections.iter().filter(|section| SHARED.iter().all(|key| members(section).iter().any(|s| s.key == *key)));
     let first = features.clone().next().map(members).unwrap_or_default();
-    text.push_str("### Every feature\n\n");
-    text.push_str("Each feature has these two settings in its section:\n\n");
+    text.push_str("### Settings of every feature\n\n");
+    text.push_str("Each feature has these two in its section:\n\n");
     let (common, _): (Vec<_>, Vec<_>) = first.iter().cloned().partition(|setting| SHARED.contains(&setting.key));
     write_section(&common, "<feature>.", &common, &mut text);
     let features: Vec<&str> = features.map(|section| section.key).collect();
 
     for section in &sections {
         let settings = members(section);
-        text.push_str(&format!("### {}\n\n{}:\n\n", section.key, section.label));
+        text.push_str(&format!("### {} settings\n\n{}:\n\n", section.key, section.label));
         let is_feature = features.contains(&section.key);
         let (_, own): (Vec<_>, Vec<_>) =
             settings.iter().cloned().partition(|setting| is_feature && SHARED.contains(&setting.key));
         write_section(&settings, &format!("{}.", section.key), &own, &mut text);
     }
     text.trim_end().to_owned() + "\n"
+}
+
+fn capitalized(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+    first.into_iter().chain(letters).collect()
 }
 
 fn members(section: &Description) -> Vec<Description> {
@@ -202,7 +208,7 @@ fn write_section(settings: &[Description], prefix: &str, explained: &[Descriptio
     text.push_str("| setting | default | takes | what it is |\n| --- | --- | --- | --- |\n");
     for setting in settings {
         let Content::Value { schema, default } = &setting.content else { continue };
-        let (key, default, takes, label) = (setting.key, flow(default), takes(schema), setting.label);
+        let (key, default, takes, label) = (setting.key, flow(default), takes(schema), capitalized(setting.label));
         text.push_str(&format!("| `{prefix}{key}` | `{default}` | {takes} | {label} |\n"));
     }
     text.push('\n');
@@ -221,8 +227,8 @@ pub(crate) fn chart_readme(old: &str) -> Result<String> {
     write_chart_values(&schema, "", &mut table)?;
     for leaf in leaves() {
         let section = leaf.path.split_once('.').map_or("general", |(section, _)| section).to_lowercase();
-        let (path, default, label) = (&leaf.path, flow(&leaf.default), leaf.short_label);
-        table.push_str(&format!("| [`settings.{path}`]({PAGE}#{section}) | `{default}` | {label} |\n"));
+        let (path, default, label) = (&leaf.path, flow(&leaf.default), capitalized(leaf.short_label));
+        table.push_str(&format!("| [`settings.{path}`]({PAGE}#{section}-settings) | `{default}` | {label} |\n"));
     }
     crate::reference::between(old, "values", &table)
 }
@@ -236,6 +242,7 @@ fn write_chart_values(schema: &Value, path: &str, table: &mut String) -> Result<
         }
         let meaning = value["description"].as_str().with_context(|| format!("{path} has no description"))?;
         let default = value.get("default").with_context(|| format!("{path} has no default"))?;
+        let meaning = meaning.trim_end_matches('.');
         table.push_str(&format!("| `{path}` | `{}` | {meaning} |\n", flow(default)));
     }
     Ok(())
