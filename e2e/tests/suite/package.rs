@@ -728,7 +728,9 @@ mod documents {
                         (if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, value)
                     }))
                 }
-                _ => drop(left.insert(path)),
+                _ => {
+                    left.insert(path);
+                }
             }
         }
         for row in page.lines().filter(|line| line.starts_with("| `") || line.starts_with("| [`")) {
