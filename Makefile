@@ -54,6 +54,11 @@ lint: ## Lints the code
 generate: ## Writes the files that follow from the declarations in the source
 	cargo xtask generate
 
+.PHONY: pictures
+pictures: generate policy.wasm ## Draws the pictures of the documents, also that of what make run prints
+	$(MAKE) --silent --no-print-directory run | \
+		cargo xtask terminal --command 'make run' docs/pictures/run.svg
+
 .PHONY: bench
 bench: policy.wasm target/noop.wasm ## Measures the module, and one that does nothing beside it
 	cargo bench --quiet --locked --package vm-feature-manager-e2e --bench evaluate
@@ -79,6 +84,8 @@ annotated-policy.wasm: policy.wasm metadata.yml docs/usage.md ## Adds the metada
 
 artifacthub-pkg.yml: metadata.yml questions-ui.yml ## Writes the package for Artifact Hub, with kwctl
 	$(KWCTL) scaffold artifacthub --output $@
+	@# kwctl knows no logo.
+	sed -i 's|^license: .*|&\nlogoPath: docs/pictures/icon.svg|' $@
 
 policy.wasm: $(SOURCES) scripts/wasm-cargo scripts/wasm-shrink ## Builds the module
 	scripts/wasm-cargo rustc --release --locked --lib --crate-type cdylib --target $(TARGET)

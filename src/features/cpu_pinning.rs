@@ -87,6 +87,9 @@ pub(super) static FEATURE: Feature = Feature {
     #[cfg(feature = "describe")]
     reference: Reference {
         settings: "cpuPinning",
+        example: "enabled",
+        gives: "each virtual CPU has a physical CPU to itself",
+        page: "cpu-and-memory.md#cpu-pinning",
         takes: Switch::TAKES,
         effect: "`domain.cpu.dedicatedCpuPlacement: true`",
         options: &[OptionReference {

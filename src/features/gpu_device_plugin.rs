@@ -86,6 +86,9 @@ pub(super) static FEATURE: Feature = Feature {
     #[cfg(feature = "describe")]
     reference: Reference {
         settings: "gpuDevicePlugin",
+        example: "nvidia.com/gpu",
+        gives: "the guest gets a GPU from a device plugin",
+        page: "passthrough.md#gpus-from-a-device-plugin",
         takes: "an extended resource such as `nvidia.com/gpu`, or several of it: `nvidia.com/gpu=2`",
         effect: "`domain.devices.gpus` or `hostDevices` gets a device of it, or `domain.resources.limits` gets one of it",
         options: &[],

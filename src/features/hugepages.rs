@@ -83,6 +83,9 @@ pub(super) static FEATURE: Feature = Feature {
     #[cfg(feature = "describe")]
     reference: Reference {
         settings: "hugepages",
+        example: "2Mi",
+        gives: "the guest's memory comes from huge pages",
+        page: "cpu-and-memory.md#hugepages",
         takes: "`2Mi` or `1Gi`",
         effect: "`domain.memory.hugepages.pageSize`",
         options: &[],

@@ -138,6 +138,9 @@ pub(super) static FEATURE: Feature = Feature {
     #[cfg(feature = "describe")]
     reference: Reference {
         settings: "nestedVirtualization",
+        example: "enabled",
+        gives: "the guest can run virtual machines of its own",
+        page: "cpu-and-memory.md#nested-virtualization",
         takes: Switch::TAKES,
         effect: "`domain.cpu.features` gets `svm` (AMD) or `vmx` (Intel) with `policy: require`",
         options: &[OptionReference {

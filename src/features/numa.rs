@@ -55,6 +55,9 @@ pub(super) static FEATURE: Feature = Feature {
     #[cfg(feature = "describe")]
     reference: Reference {
         settings: "numa",
+        example: "passthrough",
+        gives: "the guest sees the NUMA nodes of its CPUs and memory",
+        page: "cpu-and-memory.md#numa",
         takes: "`passthrough`; off: `disabled`, `false`, `no`, `0` or nothing",
         effect: "`domain.cpu.numa.guestMappingPassthrough: {}`; needs cpu-pinning and hugepages",
         options: &[],

@@ -51,6 +51,9 @@ pub(super) static FEATURE: Feature = Feature {
     #[cfg(feature = "describe")]
     reference: Reference {
         settings: "pciPassthrough",
+        example: "'{\"devices\": [\"0000:00:02.0\"]}'",
+        gives: "the guest gets the PCI devices at these addresses",
+        page: "passthrough.md#pci-devices",
         takes: "`{\"devices\": [\"0000:00:02.0\", \"node1/0000:03:00.0\"]}`",
         effect: "`domain.devices.hostDevices` gets each device",
         options: &[],

@@ -9,6 +9,12 @@ use crate::directives;
 pub struct Reference {
     /// The key of its section in the settings.
     pub settings: &'static str,
+    /// A value of its directive, as YAML has it.
+    pub example: &'static str,
+    /// What the guest has of it, in a few words.
+    pub gives: &'static str,
+    /// The page under `docs` that is about it.
+    pub page: &'static str,
     /// The values that its directive takes, in Markdown.
     pub takes: &'static str,
     /// What it does to the template of the VirtualMachine, in Markdown.

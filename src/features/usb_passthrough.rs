@@ -60,6 +60,9 @@ pub(super) static FEATURE: Feature = Feature {
     #[cfg(feature = "describe")]
     reference: Reference {
         settings: "usbPassthrough",
+        example: "'{\"devices\": [\"046d:c52b\"]}'",
+        gives: "the guest gets these USB devices, by vendor and product",
+        page: "passthrough.md#usb-devices",
         takes: "`{\"devices\": [\"046d:c52b\", \"node1/1050:0407\"]}`",
         effect: "`domain.devices.hostDevices` gets each device",
         options: &[],

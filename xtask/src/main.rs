@@ -2,14 +2,15 @@
 
 mod kinds;
 mod messages;
+mod pictures;
 mod reference;
 mod rights;
 mod settings;
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -27,6 +28,14 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Draws what a command printed, which is read from standard input, as a picture of a terminal
+    Terminal {
+        /// The command, as it stands after the prompt
+        #[arg(long)]
+        command: String,
+        /// The SVG file to write
+        output: PathBuf,
+    },
 }
 
 /// A file that is generated, or has a part that is: its path, and how its text is made from what it has.
@@ -35,7 +44,7 @@ struct Generated {
     make: fn(&str) -> Result<String>,
 }
 
-const FILES: [Generated; 16] = [
+const FILES: [Generated; 20] = [
     Generated { path: "metadata.yml", make: kinds::all },
     Generated { path: "charts/vm-feature-manager-policy/Chart.yaml", make: kinds::chart },
     Generated { path: "deploy/base/policy.yaml", make: kinds::by_default },
@@ -48,14 +57,29 @@ const FILES: [Generated; 16] = [
     Generated { path: "charts/vm-feature-manager-policy/values.yaml", make: settings::values },
     Generated { path: "charts/vm-feature-manager-policy/values.schema.json", make: settings::schema },
     Generated { path: "fuzz/dictionary.txt", make: settings::dictionary },
-    Generated { path: "README.md", make: reference::tables },
+    Generated { path: "charts/vm-feature-manager-policy/README.md", make: settings::chart_readme },
+    Generated { path: "README.md", make: reference::readme },
+    Generated { path: "docs/reference.md", make: reference::page },
     Generated { path: "docs/usage.md", make: reference::usage },
     Generated { path: "observability/vms.columns", make: reference::columns },
     Generated { path: "docs/troubleshooting.md", make: messages::guide },
+    Generated { path: "docs/pictures/flow.svg", make: pictures::flow },
+    Generated { path: "docs/pictures/vbios.svg", make: pictures::vbios },
 ];
 
 fn main() -> Result<()> {
-    let Task::Generate { check } = Arguments::parse().task;
+    match Arguments::parse().task {
+        Task::Generate { check } => generate(check),
+        Task::Terminal { command, output } => {
+            let printed = io::read_to_string(io::stdin()).context("standard input cannot be read")?;
+            ensure!(!printed.trim().is_empty(), "{command} printed nothing");
+            fs::write(&output, pictures::terminal(&command, &printed))
+                .with_context(|| format!("{} cannot be written", output.display()))
+        }
+    }
+}
+
+fn generate(check: bool) -> Result<()> {
     let root = root();
     for Generated { path, make } in FILES {
         let file = root.join(path);

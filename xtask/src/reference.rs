@@ -1,46 +1,50 @@
-//! The tables of the reference: directives, options, settings, lookups.
+//! The reference: directives, options, settings, lookups. The front page and kwctl's page have parts of it.
 
 use anyhow::Result;
-use vm_feature_manager_policy::reference;
+use vm_feature_manager_policy::reference::{self, OptionReference, Reference};
 
 use crate::{replace_between, rights, settings};
 
 const PREFIX: &str = "vm-feature-manager.io/";
 
-/// The text with all tables, each between the comments that name it.
-pub(crate) fn tables(old: &str) -> Result<String> {
-    let tables = [
-        ("directives", directives()),
-        ("options", options()),
-        ("settings", settings::table()),
-        ("lookups", rights::table()),
-    ];
-    tables.into_iter().try_fold(old.to_owned(), |text, (name, table)| {
-        let start = format!("<!-- {name}, written by cargo xtask generate -->\n");
-        replace_between(&text, &start, &format!("<!-- end of {name} -->\n"), &format!("\n{table}\n"))
-    })
+/// The front page, with a short table of the directives.
+pub(crate) fn readme(old: &str) -> Result<String> {
+    let mut table = "| directive | for example | what you get |\n| --- | --- | --- |\n".to_owned();
+    for (name, Reference { example, gives, page, .. }) in reference::features() {
+        table.push_str(&format!("| [`{name}`](docs/{page}) | `{example}` | {gives} |\n"));
+    }
+    between(old, "directives", &table)
+}
+
+/// The page of the reference.
+pub(crate) fn page(old: &str) -> Result<String> {
+    let parts = [("directives", directives()), ("settings", settings::reference()), ("lookups", rights::reference())];
+    parts.into_iter().try_fold(old.to_owned(), |text, (name, part)| between(&text, name, &part))
+}
+
+/// The text with another part between the comments that name it.
+pub(crate) fn between(old: &str, name: &str, part: &str) -> Result<String> {
+    let start = format!("<!-- {name}, written by cargo xtask generate -->\n");
+    replace_between(old, &start, &format!("<!-- end of {name} -->\n"), &format!("\n{part}\n"))
 }
 
 fn directives() -> String {
-    let mut table =
-        "| annotation | value | what it does under `spec.template.spec` |\n| --- | --- | --- |\n".to_owned();
-    for (name, reference) in reference::features() {
-        table.push_str(&format!("| `{PREFIX}{name}` | {} | {} |\n", reference.takes, reference.effect));
-    }
-    table
-}
-
-fn options() -> String {
-    let mut table = "| annotation | value | meaning | of |\n| --- | --- | --- | --- |\n".to_owned();
-    for (feature, reference) in reference::features() {
-        for option in reference.options {
-            table.push_str(&format!(
-                "| `{PREFIX}{}` | {} | {} | {feature} |\n",
-                option.name, option.takes, option.meaning
-            ));
+    let sections = reference::features().into_iter().map(|(name, reference)| {
+        let Reference { settings, example, gives, page, takes, effect, options, .. } = reference;
+        let mut lines = vec![
+            format!("### {name}\n"),
+            format!("```yaml\n{PREFIX}{name}: {example}\n```\n"),
+            format!("- What you get: {gives} ([more]({page}))"),
+            format!("- Value: {takes}"),
+            format!("- Under `spec.template.spec`: {effect}"),
+            format!("- Settings: [`{settings}`](#{}-settings)", settings.to_lowercase()),
+        ];
+        for OptionReference { name, takes, meaning } in options {
+            lines.push(format!("- Option `{PREFIX}{name}` ({takes}): {meaning}"));
         }
-    }
-    table
+        lines.join("\n") + "\n"
+    });
+    sections.collect::<Vec<_>>().join("\n")
 }
 
 /// The columns of `kubectl get virtualmachines`: each directive, what was applied, what failed.
@@ -70,12 +74,7 @@ pub(crate) fn usage(old: &str) -> Result<String> {
             table.push_str(&format!("| option `{PREFIX}{}` | {} |\n", option.name, option.takes));
         }
     }
-    replace_between(
-        old,
-        "<!-- directives, written by cargo xtask generate -->\n",
-        "<!-- end of directives -->\n",
-        &format!("\n{table}\n"),
-    )
+    between(old, "directives", &table)
 }
 
 /// The names of all directives and options.

@@ -182,28 +182,21 @@ fn text(lines: impl IntoIterator<Item = String>) -> String {
     lines.into_iter().map(|line| line + "\n").collect()
 }
 
-/// The table of lookups and rights.
-pub(crate) fn table() -> String {
-    let mut table =
-        "| lookup | for | what and when | rights of policy-server | without it |\n| --- | --- | --- | --- | --- |\n"
-            .to_owned();
+/// The list of lookups and rights.
+pub(crate) fn reference() -> String {
+    let mut list = String::new();
     for rule in rules() {
-        for reason in &rule.reasons {
-            let (group, resource) = rule.kind.group_and_resource();
-            let dot = if group.is_empty() { "" } else { "." };
-            let feature = match reason.feature {
-                "" => "the policy itself",
-                feature => feature,
-            };
-            let verbs: Vec<String> = reason.access.verbs.verbs().iter().map(|verb| format!("`{verb}`")).collect();
-            let Access { what, without, .. } = reason.access;
-            table.push_str(&format!(
-                "| `{resource}{dot}{group}` | {feature} | {what} | {} | {without} |\n",
-                verbs.join(", ")
-            ));
+        let (group, resource) = rule.kind.group_and_resource();
+        let dot = if group.is_empty() { "" } else { "." };
+        let verbs: Vec<String> = rule.verbs.verbs().iter().map(|verb| format!("`{verb}`")).collect();
+        list.push_str(&format!("- `{resource}{dot}{group}` ({})\n", verbs.join(", ")));
+        for Reason { feature, access: Access { what, without, verbs, .. }, .. } in &rule.reasons {
+            let less = if *verbs < rule.verbs { "; `get` is enough" } else { "" };
+            let feature = if feature.is_empty() { "the policy itself".to_owned() } else { format!("`{feature}`") };
+            list.push_str(&format!("  - {feature}: {what}{less}. Without it: {without}.\n"));
         }
     }
-    table
+    list
 }
 
 #[cfg(test)]

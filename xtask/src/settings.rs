@@ -158,16 +158,94 @@ fn to_schema(description: &Description) -> Value {
     schema
 }
 
-/// The table of the settings.
-pub(crate) fn table() -> String {
-    let mut table = "| setting | default | takes | meaning |\n| --- | --- | --- | --- |\n".to_owned();
-    for leaf in leaves() {
-        let (path, default, takes) = (&leaf.path, flow(&leaf.default), takes(&leaf.schema));
-        let (first, rest) = leaf.short_label.split_at(1);
-        let meaning = format!("{}{rest}. {}", first.to_ascii_uppercase(), leaf.help);
-        table.push_str(&format!("| `{path}` | `{default}` | {takes} | {meaning} |\n"));
+/// What every feature has.
+const SHARED: [&str; 2] = ["enabled", "errorHandling"];
+
+/// The settings by section, with a table and what the user should know of each.
+pub(crate) fn reference() -> String {
+    let Content::Section(settings) = Settings::description().content else { return String::new() };
+    let (sections, general): (Vec<_>, Vec<_>) =
+        settings.into_iter().partition(|setting| matches!(setting.content, Content::Section(_)));
+    let mut text = "### General settings\n\n".to_owned();
+    write_section(&general, "", &general, &mut text);
+
+    // What every feature has is explained once.
+    let features =
+        sections.iter().filter(|section| SHARED.iter().all(|key| members(section).iter().any(|s| s.key == *key)));
+    let first = features.clone().next().map(members).unwrap_or_default();
+    text.push_str("### Settings of every feature\n\n");
+    text.push_str("Each feature has these two in its section:\n\n");
+    let (common, _): (Vec<_>, Vec<_>) = first.iter().cloned().partition(|setting| SHARED.contains(&setting.key));
+    write_section(&common, "<feature>.", &common, &mut text);
+    let features: Vec<&str> = features.map(|section| section.key).collect();
+
+    for section in &sections {
+        let settings = members(section);
+        text.push_str(&format!("### {} settings\n\n{}:\n\n", section.key, section.label));
+        let is_feature = features.contains(&section.key);
+        let (_, own): (Vec<_>, Vec<_>) =
+            settings.iter().cloned().partition(|setting| is_feature && SHARED.contains(&setting.key));
+        write_section(&settings, &format!("{}.", section.key), &own, &mut text);
     }
-    table
+    text.trim_end().to_owned() + "\n"
+}
+
+fn capitalized(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+    first.into_iter().chain(letters).collect()
+}
+
+fn members(section: &Description) -> Vec<Description> {
+    match &section.content {
+        Content::Section(settings) => settings.clone(),
+        Content::Value { .. } => Vec::new(),
+    }
+}
+
+/// A table of settings, and what the user should know of some of them.
+fn write_section(settings: &[Description], prefix: &str, explained: &[Description], text: &mut String) {
+    text.push_str("| setting | default | takes | what it is |\n| --- | --- | --- | --- |\n");
+    for setting in settings {
+        let Content::Value { schema, default } = &setting.content else { continue };
+        let (key, default, takes, label) = (setting.key, flow(default), takes(schema), capitalized(setting.label));
+        text.push_str(&format!("| `{prefix}{key}` | `{default}` | {takes} | {label} |\n"));
+    }
+    text.push('\n');
+    for Description { key, help, .. } in explained {
+        text.push_str(&format!("- `{key}`: {help}\n"));
+    }
+    text.push_str(if explained.is_empty() { "" } else { "\n" });
+}
+
+/// The chart's page, with a table of its values: its own, from their schema, and the policy's settings.
+pub(crate) fn chart_readme(old: &str) -> Result<String> {
+    const PAGE: &str = "https://github.com/vm-feature-manager/vm-feature-manager-policy/blob/main/docs/reference.md";
+    let file = crate::root().join("charts/vm-feature-manager-policy/values.schema.json");
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(file)?)?;
+    let mut table = "| value | default | what it is |\n| --- | --- | --- |\n".to_owned();
+    write_chart_values(&schema, "", &mut table)?;
+    for leaf in leaves() {
+        let section = leaf.path.split_once('.').map_or("general", |(section, _)| section).to_lowercase();
+        let (path, default, label) = (&leaf.path, flow(&leaf.default), capitalized(leaf.short_label));
+        table.push_str(&format!("| [`settings.{path}`]({PAGE}#{section}-settings) | `{default}` | {label} |\n"));
+    }
+    crate::reference::between(old, "values", &table)
+}
+
+fn write_chart_values(schema: &Value, path: &str, table: &mut String) -> Result<()> {
+    for (key, value) in schema["properties"].as_object().into_iter().flatten().filter(|(key, _)| *key != "settings") {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        if value["properties"].is_object() {
+            write_chart_values(value, &path, table)?;
+            continue;
+        }
+        let meaning = value["description"].as_str().with_context(|| format!("{path} has no description"))?;
+        let default = value.get("default").with_context(|| format!("{path} has no default"))?;
+        let meaning = meaning.trim_end_matches('.');
+        table.push_str(&format!("| `{path}` | `{}` | {meaning} |\n", flow(default)));
+    }
+    Ok(())
 }
 
 /// The whole names of all settings.

@@ -96,10 +96,10 @@ fn the_example_with_a_rom_prints_the_sidecar() {
 }
 
 #[test]
-fn the_readmes_command_shows_the_hook_on_a_sample_domain() {
+fn the_command_of_the_documents_shows_the_hook_on_a_sample_domain() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let readme = fs::read_to_string(root.join("README.md")).unwrap();
-    assert!(readme.lines().any(|line| line == "make hook"));
+    let page = fs::read_to_string(root.join("docs/vbios.md")).unwrap();
+    assert!(page.lines().any(|line| line == "make hook"));
     // The make that runs the tests must not lend this one its own flags.
     let output = Command::new("make")
         .args(["--silent", "hook"])
@@ -112,6 +112,29 @@ fn the_readmes_command_shows_the_hook_on_a_sample_domain() {
     assert!(output.status.success());
     assert!(stdout.contains(r#"<alias name="ua-hostdevice-node1-000000020">"#), "{stdout}");
     assert!(stdout.contains("<rom file="), "{stdout}");
+}
+
+/// The picture's lines are those that are printed; one that is too long ends in `…`.
+#[test]
+fn the_picture_of_make_run_is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/pictures/run.svg");
+    let picture = fs::read_to_string(path).unwrap();
+    let lines = picture.lines().filter(|line| line.starts_with("<text class=\"code\""));
+    let shown = lines.map(|line| {
+        let words = line.split('>').skip(1).filter_map(|part| part.split('<').next()).collect::<String>();
+        words.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    });
+    let shown: Vec<String> = shown.collect();
+    let (_, stdout, _) = example(&[]);
+    let printed: Vec<&str> = ["$ make run"].into_iter().chain(stdout.trim_end().lines()).collect();
+    assert_eq!(shown.len(), printed.len(), "run: make pictures");
+    for (shown, printed) in shown.iter().zip(printed) {
+        let is_same = match shown.strip_suffix('…') {
+            Some(start) => printed.starts_with(start),
+            None => shown == printed,
+        };
+        assert!(is_same, "{shown:?} is now {printed:?}; run: make pictures");
+    }
 }
 
 #[test]

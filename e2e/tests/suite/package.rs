@@ -564,49 +564,184 @@ mod examples {
 mod documents {
     use super::*;
 
+    const REPOSITORY: &str = "vm-feature-manager/vm-feature-manager-policy";
+
     fn documents() -> Vec<PathBuf> {
         let of = |folder: &str| {
             let entries = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
             entries.filter(|path| path.extension().is_some_and(|e| e == "md")).collect::<Vec<_>>()
         };
-        [of("."), of("docs")].concat()
+        [of("."), of("docs"), of(CHART)].concat()
+    }
+
+    /// The lines outside of blocks of code.
+    fn prose(text: &str) -> impl Iterator<Item = &str> {
+        let mut is_code = false;
+        text.lines().filter(move |line| {
+            let is_fence = line.trim_start().starts_with("```");
+            is_code ^= is_fence;
+            !is_code && !is_fence
+        })
+    }
+
+    /// The anchors of a document's headings, as GitHub makes them.
+    fn anchors(text: &str) -> BTreeSet<String> {
+        let headings = prose(text).filter(|line| line.starts_with('#'));
+        let mut anchors = BTreeSet::new();
+        for heading in headings {
+            let words = heading.trim_start_matches('#').trim().to_lowercase();
+            let kept = words.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+            let anchor = kept.collect::<String>().replace(' ', "-");
+            let others = (1..).map(|number| format!("{anchor}-{number}"));
+            let free = [anchor.clone()].into_iter().chain(others).find(|name| !anchors.contains(name));
+            anchors.insert(free.unwrap());
+        }
+        anchors
+    }
+
+    /// What a document links to and shows.
+    fn targets(text: &str) -> Vec<String> {
+        let of = |start: &str, end: char| {
+            let parts = prose(text).flat_map(|line| line.split(start).skip(1));
+            parts.filter_map(|rest| rest.split(end).next()).map(str::to_owned).collect::<Vec<_>>()
+        };
+        [of("](", ')'), of("src=\"", '"')].concat()
     }
 
     #[test]
     fn links_lead_somewhere() {
+        let own = [
+            format!("https://github.com/{REPOSITORY}/blob/main/"),
+            format!("https://raw.githubusercontent.com/{REPOSITORY}/main/"),
+        ];
         let mut links = 0;
         for document in documents() {
             let text = fs::read_to_string(&document).unwrap();
-            for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-                let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
-                if target.starts_with("https://") || target.contains(' ') {
-                    continue;
-                }
+            for target in targets(&text) {
+                let (file, anchor) = target.split_once('#').unwrap_or((&target, ""));
+                let in_repository = own.iter().find_map(|start| file.strip_prefix(start.as_str()));
+                let file = match (in_repository, file) {
+                    (Some(path), _) => root().join(path),
+                    (None, "") => document.clone(),
+                    (None, file) if file.starts_with("https://") || file.contains(' ') => continue,
+                    (None, file) => document.parent().unwrap().join(file),
+                };
                 links += 1;
-                let file = if file.is_empty() { document.clone() } else { document.parent().unwrap().join(file) };
                 assert!(file.exists(), "{}: {target}", document.display());
-                let text = if anchor.is_empty() { String::new() } else { fs::read_to_string(&file).unwrap() };
-                let mut headings = text.lines().filter(|line| line.starts_with('#')).map(|line| {
-                    let words = line.trim_start_matches('#').trim().to_lowercase();
-                    words.replace(' ', "-").replace([',', ':', '`'], "")
-                });
-                assert!(anchor.is_empty() || headings.any(|h| h == anchor), "{}: {target}", document.display());
+                if !anchor.is_empty() {
+                    let anchors = anchors(&fs::read_to_string(&file).unwrap());
+                    assert!(anchors.contains(anchor), "{}: {target}", document.display());
+                }
             }
         }
-        assert!(links > 15, "{links}");
+        assert!(links > 100, "{links}");
     }
 
     #[test]
-    fn three_commands_lead_to_a_virtual_machine_that_is_changed() {
+    fn anchors_are_githubs() {
+        let text = "# A, b: `c` (d)!\n```\n# code\n```\n## 3. Step's end\n## Same\n## Same\n";
+        let expected = ["a-b-c-d", "3-steps-end", "same", "same-1"].map(str::to_owned);
+        assert_eq!(anchors(text), BTreeSet::from(expected));
+    }
+
+    #[test]
+    fn the_index_has_every_document() {
+        let index = text("docs/README.md");
+        for entry in fs::read_dir(root().join("docs")).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if name.ends_with(".md") && name != "README.md" {
+                assert!(index.contains(&format!("]({name})")), "docs/README.md does not list {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_readme_is_read_in_ten_minutes() {
+        let readme = text("README.md");
+        let lines = readme.lines().count();
+        assert!(lines <= 160, "README.md has {lines} lines");
+        for cell in prose(&readme).filter(|line| line.starts_with('|')).flat_map(|line| line.split('|')) {
+            assert!(cell.trim().len() <= 80, "{cell}");
+        }
+        for command in ["make run", "make test"] {
+            assert!(readme.lines().any(|line| line == command), "{command}");
+        }
+    }
+
+    /// As the front page on Artifact Hub, where there are no other files.
+    #[test]
+    fn the_readme_works_without_the_repository() {
+        let script = root().join("scripts/absolute-links");
+        let readme = fs::File::open(root().join("README.md")).unwrap();
+        let output = Command::new(script).args([REPOSITORY, "main"]).stdin(readme).output().unwrap();
+        let absolute = String::from_utf8(output.stdout).unwrap();
+        let links = targets(&absolute);
+        assert!(links.len() > 20, "{absolute}");
+        for link in links {
+            assert!(link.starts_with("https://") || link.starts_with('#'), "{link}");
+        }
+        let picture = format!("(https://raw.githubusercontent.com/{REPOSITORY}/main/docs/pictures/flow.svg)");
+        assert!(absolute.contains(&picture), "{absolute}");
+        let page = format!("(https://github.com/{REPOSITORY}/blob/main/docs/security.md#who-may-take-what)");
+        assert!(absolute.contains(&page), "{absolute}");
+    }
+
+    #[test]
+    fn five_commands_lead_to_a_virtual_machine_that_is_changed() {
         let readme = text("README.md");
         let (_, block) = readme.split_once("## Install").unwrap().1.split_once("```console\n").unwrap();
         let commands: Vec<&str> = block.split("```").next().unwrap().lines().collect();
-        assert_eq!(commands.len(), 3, "{commands:?}");
-        assert!(commands[0].ends_with("--wait admission-controller admission-controller"), "{}", commands[0]);
+        let [kubewarden, policy, wait, annotate, show] = commands[..] else { panic!("{commands:?}") };
+        assert!(kubewarden.ends_with("--wait admission-controller admission-controller"), "{kubewarden}");
         let module = read("deploy/base/policy.yaml")["spec"]["module"].as_str().unwrap().to_owned();
         let (_, tag) = module.rsplit_once(':').unwrap();
-        assert!(commands[1].contains(&format!("//deploy?ref={tag}")), "{}", commands[1]);
-        assert!(commands[2].contains("vm-feature-manager.io/nested-virt=enabled"), "{}", commands[2]);
+        assert!(policy.contains(&format!("//deploy?ref={tag}")), "{policy}");
+        let name = read("deploy/base/policy.yaml")["metadata"]["name"].as_str().unwrap().to_owned();
+        assert!(wait.contains(&format!("--for=condition=PolicyActive clusteradmissionpolicies/{name}")), "{wait}");
+        assert!(annotate.contains("vm-feature-manager.io/nested-virt=enabled"), "{annotate}");
+        assert!(show.starts_with("kubectl get virtualmachine NAME"), "{show}");
+    }
+
+    #[test]
+    fn the_icon_is_where_the_catalogs_look_for_it() {
+        let icon = "docs/pictures/icon.svg";
+        assert!(root().join(icon).exists());
+        assert_eq!(read("artifacthub-pkg.yml")["logoPath"], icon);
+        let of_chart = read(&format!("{CHART}/Chart.yaml"))["icon"].clone();
+        assert_eq!(of_chart, format!("https://raw.githubusercontent.com/{REPOSITORY}/main/{icon}"));
+        assert!(
+            text(".github/workflows/release.yml")
+                .contains(&format!("cp --parents artifacthub-pkg.yml artifacthub-repo.yml {icon}"))
+        );
+    }
+
+    #[test]
+    fn the_charts_page_has_every_value_with_its_default() {
+        let values = read(&format!("{CHART}/values.yaml"));
+        let page = text(&format!("{CHART}/README.md"));
+        let mut left = BTreeSet::new();
+        let mut maps = vec![(String::new(), &values)];
+        while let Some((path, map)) = maps.pop() {
+            match map.as_object() {
+                Some(members) if !members.is_empty() => {
+                    maps.extend(members.iter().map(|(key, value)| {
+                        (if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, value)
+                    }))
+                }
+                _ => {
+                    left.insert(path);
+                }
+            }
+        }
+        for row in page.lines().filter(|line| line.starts_with("| `") || line.starts_with("| [`")) {
+            let cells: Vec<&str> = row.split(" | ").collect();
+            let path = cells[0].split('`').nth(1).unwrap();
+            let value = path.split('.').fold(&values, |value, key| &value[key]);
+            let default = yaml::parse(cells[1].trim_matches('`')).unwrap().remove(0);
+            assert_eq!(&default, value, "{path}");
+            assert!(left.remove(path), "{path} is listed twice");
+        }
+        assert_eq!(left, BTreeSet::new());
     }
 
     #[test]

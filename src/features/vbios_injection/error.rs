@@ -65,7 +65,7 @@ pub(super) enum VbiosError {
     #[error("binaryData.rom of the ConfigMap {name} {error}")]
     Rom { name: String, error: RomError },
     /// Cause: off in every release of Harvester
-    /// Cure: step 3 in the README
+    /// Cure: [switch it on](vbios.md#3-switch-on-kubevirts-gate-sidecar)
     #[error(
         "KubeVirt's feature gate Sidecar is off, so KubeVirt would refuse the VirtualMachine; have the administrator add \
          Sidecar to spec.configuration.developerConfiguration.featureGates of the KubeVirt object"

@@ -104,6 +104,9 @@ pub(super) static FEATURE: Feature = Feature {
     #[cfg(feature = "describe")]
     reference: Reference {
         settings: "vbiosInjection",
+        example: "igpu-rom",
+        gives: "a passed-through GPU gets the ROM in this ConfigMap",
+        page: "vbios.md",
         takes: "the name of a ConfigMap with the ROM under `binaryData.rom`",
         effect: "a hook sidecar gives the device its ROM at each start",
         options: &[
