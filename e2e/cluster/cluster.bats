@@ -111,9 +111,14 @@ gpus() {
     echo "$kind: $devices"
 }
 
-# The iGPU of the examples with a ROM, and what Harvester adds.
+# The iGPU of the examples with a ROM, what the policy gives after it, and what Harvester adds.
 igpu() {
-    echo "$AMD-000005000=amd.com/CEZANNE_RADEON_VEGA_SERIES${SIBLINGS:+ $AMD-000000020=amd.com/CEZANNE_RADEON_VEGA_SERIES}"
+    echo "$AMD-000005000=amd.com/CEZANNE_RADEON_VEGA_SERIES${1:+ $1}${SIBLINGS:+ $AMD-000000020=amd.com/CEZANNE_RADEON_VEGA_SERIES}"
+}
+
+# USB devices as host devices: names.
+usb() {
+    printf '%s\n' "$@" | sed 's/.*/&=kubevirt.io\/&/' | paste --serial --delimiters ' '
 }
 
 card=intel.com/I350_GIGABIT_NETWORK_CONNECTION
@@ -137,7 +142,7 @@ on() {
         echo "get configmaps"
         echo "create subjectaccessreviews.authorization.k8s.io"
         [ "$(setting .nestedVirtualization.cpuVendor auto)" != auto ] || for verb in get list watch; do echo "$verb nodes"; done
-        [ -z "${HARVESTER-}" ] || for verb in get list watch; do printf '%s\n' "$verb pcidevices.$pci" "$verb pcideviceclaims.$pci"; done
+        [ -z "${HARVESTER-}" ] || for verb in get list watch; do printf '%s\n' "$verb pcidevices.$pci" "$verb pcideviceclaims.$pci" "$verb usbdevices.$pci"; done
     } >"$BATS_TEST_TMPDIR/rights"
     while read -r namespace name; do
         while read -r verb resource; do
@@ -165,6 +170,15 @@ applied: nested-virt=true"
 host devices: $INTEL-000000020=intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630
 node: $INTEL
 applied: pci-passthrough=[\"0000:00:02.0\"]"
+}
+
+@test "example usb-passthrough" {
+    needs_harvester
+    needs_gate HostDevices
+    example usb-passthrough "\
+host devices: $(usb "$INTEL-046d-c52b-001002" "$INTEL-1050-0407-001003")
+node: $INTEL
+applied: usb-passthrough=[\"046d:c52b\",\"1050:0407\"]"
 }
 
 @test "example gpu-device-plugin" {
@@ -214,10 +228,10 @@ applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"00
     example workstation "\
 CPUs: dedicated isolated NUMA
 pages: 2Mi
-host devices: $(igpu)
+host devices: $(igpu "$(usb "$AMD-046d-c52b-001004")")
 node: $AMD
 ROMs: igpu-rom
-applied: cpu-pinning=true hugepages=2Mi numa=passthrough pci-passthrough=[\"0000:05:00.0\"] vbios-injection=igpu-rom"
+applied: cpu-pinning=true hugepages=2Mi numa=passthrough pci-passthrough=[\"0000:05:00.0\"] usb-passthrough=[\"046d:c52b\"] vbios-injection=igpu-rom"
 }
 
 @test "example user-data" {
@@ -240,6 +254,16 @@ applied: nested-virt=true pci-passthrough=[\"0000:00:02.0\"]"
 features: svm=require
 node: $AMD
 applied: nested-virt=true" "$(on "$AMD")"
+}
+
+@test "example kubevirt/usb-passthrough" {
+    needs_no_harvester
+    needs_gate HostDevices
+    jq --exit-status 'any(.spec.configuration.permittedHostDevices.usb[]?; .resourceName == "kubevirt.io/receiver")' <<<"$KUBEVIRT_JSON" >/dev/null ||
+        skip "KubeVirt's permittedHostDevices lists no USB device kubevirt.io/receiver"
+    example kubevirt/usb-passthrough "\
+host devices: usb-0=kubevirt.io/receiver
+applied: usb-passthrough=[\"046d:c52b\"]"
 }
 
 @test "example kubevirt/pci-passthrough" {
@@ -333,6 +357,32 @@ applied: pci-passthrough=[\"0000:03:00.0\"]" \
 host devices: $AMD-000003000=$card
 node: $AMD
 applied: pci-passthrough=[\"0000:03:00.0\"]"
+}
+
+@test "usb-passthrough is added, changed and removed" {
+    needs_harvester
+    needs_gate HostDevices
+    directive usb-passthrough . \
+        'usb-passthrough={"devices": ["1050:0407"]}' "\
+host devices: $(usb "$INTEL-1050-0407-001003")
+applied: usb-passthrough=[\"1050:0407\"]" \
+        "usb-passthrough={\"devices\": [\"$AMD/046d:c52b\"]}" "\
+host devices: $(usb "$AMD-046d-c52b-001004")
+node: $AMD
+applied: usb-passthrough=[\"046d:c52b\"]"
+}
+
+@test "USB devices that cannot be had are refused, also those of another node than the PCI devices" {
+    needs_harvester
+    needs_gate HostDevices
+    refused "stands for different devices: $INTEL-046d-c52b-001002" try usb usb-passthrough "$(with_usb 046d:c52b)"
+    refused "0781:5567 is not enabled for passthrough on $INTEL" try usb usb-passthrough "$(with_usb 0781:5567)"
+    refused "no node has a USB device dead:beef" try usb usb-passthrough "$(with_usb dead:beef)"
+    refused "already has a host device of the node $INTEL, but the devices asked for are elsewhere: 046d:c52b on $AMD" \
+        try usb usb-passthrough "$(with_usb "$AMD-046d-c52b-001004") | $(with_pci 0000:01:00.0)"
+    # The PCI device decides between two alike.
+    same "$(try usb usb-passthrough "$(with_usb 046d:c52b) | $(with_pci "$AMD/0000:03:00.0")" | summary | grep -o "$AMD-046d-c52b-[0-9]*" | head -1)" \
+        "$AMD-046d-c52b-001004"
 }
 
 @test "pci-passthrough without PCI devices is added, changed and removed" {

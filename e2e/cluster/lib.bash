@@ -82,8 +82,8 @@ discover() {
     KUBEVIRT_JSON=$(kubectl get kubevirts.kubevirt.io "$(setting .kubevirt.name kubevirt)" \
         --namespace "$(setting .kubevirt.namespace harvester-system)" --output json)
     export POLICY_JSON KUBEVIRT_JSON
-    local usual='.settings | [.configSource // "annotations", (.nestedVirtualization, .pciPassthrough, .gpuDevicePlugin, .vbiosInjection
-        | if .enabled == false then false else .errorHandling // "reject" end)] == ["annotations", "reject", "reject", "reject", "reject"]'
+    local usual='.settings | [.configSource // "annotations", (.nestedVirtualization, .pciPassthrough, .usbPassthrough, .gpuDevicePlugin, .vbiosInjection
+        | if .enabled == false then false else .errorHandling // "reject" end)] == ["annotations", "reject", "reject", "reject", "reject", "reject"]'
     need "the tests need the default configSource and errorHandling, and all features" jq --exit-status ".spec | $usual" <<<"$POLICY_JSON"
 
     # HARVESTER: the policy asks for PCI devices. SIBLINGS: Harvester adds those that share an IOMMU group.
@@ -163,6 +163,11 @@ with() {
 # jq: the directive pci-passthrough for addresses.
 with_pci() {
     with pci-passthrough "$(jq --null-input --compact-output '{devices: $ARGS.positional}' --args "$@")"
+}
+
+# jq: the directive usb-passthrough for devices.
+with_usb() {
+    with usb-passthrough "$(jq --null-input --compact-output '{devices: $ARGS.positional}' --args "$@")"
 }
 
 # Creates the virtual machine: name, example, jq program.
@@ -255,6 +260,7 @@ NODE
     [ -n "${HARVESTER-}" ] || return 0
     manifest examples/harvester/cluster/cluster.yaml 'select(.apiVersion | startswith("devices."))' >"$BATS_FILE_TMPDIR/devices.json"
     manifest examples/vbios/cluster/cluster.yaml 'select(.apiVersion | startswith("devices."))' >>"$BATS_FILE_TMPDIR/devices.json"
+    manifest examples/usb-passthrough/cluster/cluster.yaml 'select(.kind | startswith("USB"))' >>"$BATS_FILE_TMPDIR/devices.json"
     # A card for the GPU resource.
     if [ -n "$GPU" ]; then
         jq 'select(.metadata.name | endswith("-000003001")) | .metadata.name |= sub("3001$"; "9000")
@@ -265,6 +271,8 @@ NODE
     fi
     put PCIDevice
     put PCIDeviceClaim
+    put USBDevice
+    put USBDeviceClaim
 }
 
 # Creates the devices or the claims, and their status: kind.
@@ -286,9 +294,9 @@ unmake_world() {
         k delete "$kind" --all --ignore-not-found --timeout 120s
     done
     if [ -n "${HARVESTER-}" ]; then
-        for kind in pcideviceclaims pcidevices; do
+        for kind in pcideviceclaims pcidevices usbdeviceclaims usbdevices; do
             kubectl get "$kind.$pci" --output json |
-                jq --raw-output '.items[] | select((.spec.nodeName // .status.nodeName) | IN($ARGS.positional[])) | .metadata.name' --args "$INTEL" "$AMD" |
+                jq --raw-output '.items[] | select((.spec.nodeName? // .status.nodeName) | IN($ARGS.positional[])) | .metadata.name' --args "$INTEL" "$AMD" |
                 xargs --no-run-if-empty "${KUBECTL:-kubectl}" delete "$kind.$pci"
         done
     fi

@@ -1,4 +1,4 @@
-//! The cluster that the targets ask: that of two examples, and the Secret of the VirtualMachine.
+//! The cluster that the targets ask: that of three examples, and the Secret of the VirtualMachine.
 
 use std::sync::LazyLock;
 
@@ -15,6 +15,9 @@ static OBJECTS: LazyLock<Vec<Value>> = LazyLock::new(|| {
     ];
     let of_file = |file| serde_saphyr::from_multiple::<Value>(file).expect("YAML");
     let mut objects: Vec<Value> = files.into_iter().flat_map(of_file).collect();
+    let usb = of_file(include_str!("../../examples/usb-passthrough/cluster/cluster.yaml"));
+    objects
+        .extend(usb.into_iter().filter(|object| object["kind"].as_str().is_some_and(|kind| kind.starts_with("USB"))));
     let user_data = format!("#cloud-config\npassword: {SECRET}\nx_kubevirt_features: {{}}\n");
     objects.push(json!({
         "kind": "Secret", "metadata": {"name": "igpu-vm-8hq2m", "namespace": "default"},

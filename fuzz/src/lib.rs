@@ -146,7 +146,7 @@ pub fn directives(data: &[u8]) {
     let Some((text, [key, variant])) = split(data) else { return };
     const PCI: (&str, &str) = ("pci-passthrough", r#"{"devices": ["node2/0000:05:00.0"]}"#);
     const ROM: (&str, &str) = ("vbios-injection", "igpu-rom");
-    let directives = match key % 11 {
+    let directives = match key % 12 {
         0 => vec![("nested-virt", text)],
         1 => vec![("pci-passthrough", text)],
         2 => vec![("gpu-device-plugin", text)],
@@ -157,7 +157,8 @@ pub fn directives(data: &[u8]) {
         7 => vec![("cpu-pinning", text)],
         8 => vec![("cpu-pinning", "enabled"), ("isolate-emulator-thread", text)],
         9 => vec![("hugepages", text)],
-        _ => vec![("cpu-pinning", "enabled"), ("hugepages", "2Mi"), ("numa", text)],
+        10 => vec![("cpu-pinning", "enabled"), ("hugepages", "2Mi"), ("numa", text)],
+        _ => vec![("pci-passthrough", r#"{"devices": ["node1/0000:01:00.0"]}"#), ("usb-passthrough", text)],
     };
     let mode = ["reject", "allow-and-log", "strip-label"][usize::from(variant) % 3];
     let settings = json!({
@@ -165,6 +166,10 @@ pub fn directives(data: &[u8]) {
         "pciPassthrough": {
             "errorHandling": mode,
             "deviceNames": if variant & 4 == 0 { "auto" } else { "address" },
+        },
+        "usbPassthrough": {
+            "errorHandling": mode,
+            "deviceNames": if variant & 4 == 0 { "auto" } else { "permitted" },
         },
         "cpuPinning": {"errorHandling": mode},
         "hugepages": {"errorHandling": mode},
@@ -200,6 +205,7 @@ pub fn user_data(data: &[u8]) {
         "userData": {"enabled": true, "readSecrets": variant & 4 != 0},
         "nestedVirtualization": {"errorHandling": mode},
         "pciPassthrough": {"errorHandling": mode},
+        "usbPassthrough": {"errorHandling": mode},
         "cpuPinning": {"errorHandling": mode},
         "hugepages": {"errorHandling": mode},
         "numa": {"errorHandling": mode},

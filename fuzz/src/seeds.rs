@@ -8,19 +8,20 @@ use serde_json::{Value, json};
 
 use crate::{PREFIX, VM, asking, payload};
 
-const EXAMPLES: [&str; 8] = [
+const EXAMPLES: [&str; 9] = [
     include_str!("../../examples/all/vm.yaml"),
     include_str!("../../examples/gpu-device-plugin/vm.yaml"),
     include_str!("../../examples/harvester/vm.yaml"),
     include_str!("../../examples/nested-virt/vm.yaml"),
     include_str!("../../examples/pci-passthrough/vm.yaml"),
+    include_str!("../../examples/usb-passthrough/vm.yaml"),
     include_str!("../../examples/user-data/vm.yaml"),
     include_str!("../../examples/vbios/vm.yaml"),
     include_str!("../../examples/workstation/vm.yaml"),
 ];
 
 /// Values of directives and options, each with the number that the target `directives` knows them by.
-const VALUES: [(u8, &str); 30] = [
+const VALUES: [(u8, &str); 34] = [
     (0, "enabled"),
     (0, "disabled"),
     (0, "true"),
@@ -51,6 +52,10 @@ const VALUES: [(u8, &str); 30] = [
     (9, "1Gi"),
     (10, "passthrough"),
     (10, "disabled"),
+    (11, r#"{"devices": ["046d:c52b"]}"#),
+    (11, r#"{"devices": ["node1/046D:C52B", "1050:0407"]}"#),
+    (11, r#"{"devices": ["node1-046d-c52b-001002"]}"#),
+    (11, r#"["046d:c52b"]"#),
 ];
 
 const USER_DATA: [&str; 9] = [

@@ -13,6 +13,8 @@ use super::harness::{MemoryCluster, PREFIX, Request, evaluate, fixtures, vbios_o
 static HARVESTER: LazyLock<Vec<Value>> = LazyLock::new(|| {
     let mut objects = vbios_objects();
     objects.extend(fixtures("../../examples/harvester/cluster/cluster.yaml"));
+    let usb = fixtures("../../examples/usb-passthrough/cluster/cluster.yaml").into_iter();
+    objects.extend(usb.filter(|object| object["kind"] == "USBDevice"));
     objects
 });
 
@@ -52,8 +54,20 @@ fn object(members: Vec<(&'static str, BoxedStrategy<Option<Value>>)>) -> BoxedSt
 }
 
 fn devices() -> impl Strategy<Value = Value> {
-    let name = prop::sample::select(vec!["pci-device-0", "pci-device-1", "gpu", "node1-000000020"]);
-    let device_name = prop::sample::select(vec!["pci_0000_00_02_0", "nvidia.com/gpu", "x.io/Y_1"]);
+    let name = prop::sample::select(vec![
+        "pci-device-0",
+        "pci-device-1",
+        "gpu",
+        "node1-000000020",
+        "usb-0",
+        "node1-1050-0407-001003",
+    ]);
+    let device_name = prop::sample::select(vec![
+        "pci_0000_00_02_0",
+        "nvidia.com/gpu",
+        "x.io/Y_1",
+        "kubevirt.io/node1-1050-0407-001003",
+    ]);
     let device = object(vec![
         ("name", mostly(name.prop_map(|n| json!(n))).boxed()),
         ("deviceName", mostly(device_name.prop_map(|n| json!(n))).boxed()),
@@ -168,6 +182,10 @@ fn directive() -> impl Strategy<Value = Value> {
         r#"{"devices": ["0000:00:02.0"]}"#,
         r#"{"devices": ["00:02.0", "node1/0000:03:00.1"]}"#,
         r#"{"devices": ["node1/01:00.0", "03:00.0"]}"#,
+        r#"{"devices": ["1050:0407"]}"#,
+        r#"{"devices": ["node1/046d:c52b", "node1-1050-0407-001003"]}"#,
+        r#"{"devices": ["node2-046d-c52b-001004"]}"#,
+        r#"[{"hostDevice":"node1-1050-0407-001003","resource":"kubevirt.io/node1-1050-0407-001003"},{"nodeSelector":"node1"}]"#,
         "nvidia.com/gpu=3",
         "2Mi",
         "1Gi",
@@ -195,6 +213,7 @@ fn own_keys() -> BoxedStrategy<Value> {
             "cpu-pinning",
             "hugepages",
             "numa",
+            "usb-passthrough",
             "cpu-vendor",
             "isolate-emulator-thread",
             "vbios-device",
@@ -203,6 +222,7 @@ fn own_keys() -> BoxedStrategy<Value> {
             "nested-virt-added",
             "pci-passthrough-added",
             "pci-passthrough-applied",
+            "usb-passthrough-added",
             "gpu-device-plugin-applied",
             "gpu-device-plugin-error",
             "vbios-injection-applied",

@@ -447,7 +447,7 @@ fn a_rom_is_not_for_a_usb_device() {
     let vm = fixtures("../../examples/workstation/vm.yaml").remove(0);
     let answer = Request::create(vm).cluster(MemoryCluster::of(cluster)).evaluate();
     let gpu = device("node2-000005000", "amd.com/CEZANNE_RADEON_VEGA_SERIES");
-    assert_eq!(host_devices(&answer), json!([gpu, usb("node2-046d-c52b-001002")]));
+    assert_eq!(host_devices(&answer), json!([gpu, usb(OTHER_RECEIVER)]));
     assert_eq!(answer.annotation("vbios-injection-applied").as_deref(), Some("igpu-rom"));
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
