@@ -79,10 +79,7 @@ pub(super) static FEATURE: Feature = Feature {
                 verbs: Verbs::Get,
                 what: "who claimed the device, with `requireClaimOwner`",
                 without: "the directive fails and says what to grant",
-                needed: &[
-                    Condition::IsNot("usbPassthrough.deviceNames", "permitted"),
-                    Condition::On("usbPassthrough.requireClaimOwner"),
-                ],
+                needed: &[Condition::IsNot("usbPassthrough.deviceNames", "permitted")],
             },
             Access {
                 kinds: &[Kind::KubeVirt],

@@ -118,12 +118,17 @@ fn nothing_is_looked_up_where_nothing_is_to_be_done(#[case] old: Value, #[case] 
 #[test]
 fn the_metadata_declares_exactly_what_is_used() {
     let any_node = vm(ALL);
+    let usb = vm(&[("usb-passthrough", r#"{"devices": ["1050:0407"]}"#)]);
+    let owned = json!({"usbPassthrough": {"requireClaimOwner": true}});
+    let with_usb = Cluster::from_folder(&root().join("examples/usb-passthrough/cluster")).unwrap();
+    let with_usb = HOST.with_cluster(with_usb.with_faults(with_metadata()));
     let reads_secrets = json!({"userData": {"enabled": true, "readSecrets": true}});
     let runs = [
         evaluate(on_node("node1"), settings(), with_metadata()),
         evaluate(any_node, settings(), with_metadata()),
         evaluate(vm(&[("vbios-injection", "igpu-rom")]), settings(), with_metadata()),
         evaluate(vm(&[]), reads_secrets, with_metadata()),
+        with_usb.validate(&owned, &request(usb, None)),
     ];
     let lookups = || runs.iter().flat_map(|run| &run.activity.lookups);
     let mut operations: Vec<String> = lookups().map(|(operation, _)| format!("kubernetes/{operation}")).collect();

@@ -338,6 +338,8 @@ mod chart {
                 "pcideviceclaims: get,list,watch",
                 "pcidevices: get,list,watch",
                 "subjectaccessreviews: create",
+                "usbdeviceclaims: get",
+                "usbdevices: get,list,watch",
             ]
             .map(str::to_owned)
             .into()
@@ -510,9 +512,11 @@ mod examples {
             "kubevirt/gpu-device-plugin",
             "kubevirt/nested-virt",
             "kubevirt/pci-passthrough",
+            "kubevirt/usb-passthrough",
             "kubevirt/vbios",
             "nested-virt",
             "pci-passthrough",
+            "usb-passthrough",
             "user-data",
             "vbios",
             "workstation",
