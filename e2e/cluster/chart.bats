@@ -96,7 +96,7 @@ mutatingwebhookconfiguration.admissionregistration.k8s.io/clusterwide-$RUN"
     eventually 180 makes $'features: vmx=require\napplied: nested-virt=true'
     has "$(objects)" "role.rbac.authorization.k8s.io/$RUN-configmaps"
     same "$(kubectl get clusterroles "$RUN" --output json | jq --compact-output '[.rules[].resources[]] | sort')" \
-        '["kubevirts","pcideviceclaims","pcidevices","subjectaccessreviews"]'
+        '["kubevirts","pcideviceclaims","pcidevices","subjectaccessreviews","usbdeviceclaims","usbdevices"]'
     # What is stored stays as it is until its directives or its template change.
     same "$(stored kept | summary)" $'features: svm=require\napplied: nested-virt=true'
     change kept '{"spec": {"template": {"spec": {"domain": {"cpu": {"cores": 2}}}}}}'

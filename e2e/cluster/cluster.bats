@@ -222,13 +222,14 @@ ROMs: igpu-rom
 applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"0000:05:00.0\"] vbios-injection=igpu-rom"
 }
 
+# Beside a USB device, Harvester adds no PCI devices of an IOMMU group.
 @test "example workstation" {
     needs_harvester
     needs_gate HostDevices Sidecar
     example workstation "\
 CPUs: dedicated isolated NUMA
 pages: 2Mi
-host devices: $(igpu "$(usb "$AMD-046d-c52b-001004")")
+host devices: $(SIBLINGS='' igpu "$(usb "$AMD-046d-c52b-001004")")
 node: $AMD
 ROMs: igpu-rom
 applied: cpu-pinning=true hugepages=2Mi numa=passthrough pci-passthrough=[\"0000:05:00.0\"] usb-passthrough=[\"046d:c52b\"] vbios-injection=igpu-rom"
@@ -363,8 +364,9 @@ applied: pci-passthrough=[\"0000:03:00.0\"]"
     needs_harvester
     needs_gate HostDevices
     directive usb-passthrough . \
-        'usb-passthrough={"devices": ["1050:0407"]}' "\
+        "usb-passthrough={\"devices\": [\"$INTEL/1050:0407\"]}" "\
 host devices: $(usb "$INTEL-1050-0407-001003")
+node: $INTEL
 applied: usb-passthrough=[\"1050:0407\"]" \
         "usb-passthrough={\"devices\": [\"$AMD/046d:c52b\"]}" "\
 host devices: $(usb "$AMD-046d-c52b-001004")
@@ -375,10 +377,10 @@ applied: usb-passthrough=[\"046d:c52b\"]"
 @test "USB devices that cannot be had are refused, also those of another node than the PCI devices" {
     needs_harvester
     needs_gate HostDevices
-    refused "stands for different devices: $INTEL-046d-c52b-001002" try usb usb-passthrough "$(with_usb 046d:c52b)"
-    refused "0781:5567 is not enabled for passthrough on $INTEL" try usb usb-passthrough "$(with_usb 0781:5567)"
+    refused "stands for different devices" try usb usb-passthrough "$(with_usb 046d:c52b)"
+    refused "0781:5567 is not enabled for passthrough on $INTEL" try usb usb-passthrough "$(with_usb "$INTEL/0781:5567")"
     refused "no node has a USB device dead:beef" try usb usb-passthrough "$(with_usb dead:beef)"
-    refused "already has a host device of the node $INTEL, but the devices asked for are elsewhere: 046d:c52b on $AMD" \
+    refused "already has a host device of the node $INTEL, but the devices asked for are elsewhere: $AMD-046d-c52b-001004 on $AMD" \
         try usb usb-passthrough "$(with_usb "$AMD-046d-c52b-001004") | $(with_pci 0000:01:00.0)"
     # The PCI device decides between two alike.
     same "$(try usb usb-passthrough "$(with_usb 046d:c52b) | $(with_pci "$AMD/0000:03:00.0")" | summary | grep -o "$AMD-046d-c52b-[0-9]*" | head -1)" \

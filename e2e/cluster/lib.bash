@@ -296,8 +296,12 @@ unmake_world() {
     if [ -n "${HARVESTER-}" ]; then
         for kind in pcideviceclaims pcidevices usbdeviceclaims usbdevices; do
             kubectl get "$kind.$pci" --output json |
-                jq --raw-output '.items[] | select((.spec.nodeName? // .status.nodeName) | IN($ARGS.positional[])) | .metadata.name' --args "$INTEL" "$AMD" |
-                xargs --no-run-if-empty "${KUBECTL:-kubectl}" delete "$kind.$pci"
+                jq --raw-output '.items[] | select((.spec.nodeName? // .status.nodeName) | IN($ARGS.positional[])) | .metadata.name' --args "$INTEL" "$AMD" \
+                    >"$BATS_FILE_TMPDIR/gone"
+            # Harvester keeps a USB device that is enabled.
+            [ "$kind" != usbdevices ] || xargs --no-run-if-empty "${KUBECTL:-kubectl}" patch "$kind.$pci" --subresource status \
+                --type merge --patch '{"status": {"enabled": false}}' <"$BATS_FILE_TMPDIR/gone"
+            xargs --no-run-if-empty "${KUBECTL:-kubectl}" delete "$kind.$pci" <"$BATS_FILE_TMPDIR/gone"
         done
     fi
     kubectl delete nodes --selector "vm-feature-manager-tests=$RUN"
