@@ -2,6 +2,7 @@
 //! to an admission request changes.
 
 use crate::keys::PREFIX;
+use crate::text::position;
 
 /// Whether a payload may be of any concern to the policy.
 ///
@@ -44,26 +45,6 @@ fn may_read_user_data(payload: &[u8]) -> bool {
 /// The bytes after the first occurrence of a text.
 fn after<'b>(bytes: &'b [u8], text: &[u8]) -> Option<&'b [u8]> {
     bytes.get(position(bytes, text)? + text.len()..)
-}
-
-/// The position of the first occurrence of a text of at least two bytes.
-#[cfg(target_feature = "simd128")]
-fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
-    use memchr::arch::all::packedpair::Pair;
-    use memchr::arch::wasm32::simd128::packedpair::Finder;
-    // Where two bytes some way apart are right, the rest is mostly, too.
-    let middle = u8::try_from(text.len() / 2).ok()?;
-    let finder = Finder::with_pair(text, Pair::with_indices(text, 0, middle)?)?;
-    if bytes.len() < finder.min_haystack_len() {
-        return bytes.windows(text.len()).position(|window| window == text);
-    }
-    finder.find(bytes, text)
-}
-
-/// The position of the first occurrence of a text.
-#[cfg(not(target_feature = "simd128"))]
-fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
-    memchr::memmem::find(bytes, text)
 }
 
 #[cfg(test)]

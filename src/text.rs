@@ -111,6 +111,27 @@ pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> O
         .map(|(_, k)| k)
 }
 
+/// The position of the first occurrence of a text of at least two bytes.
+#[cfg(target_feature = "simd128")]
+#[inline(never)]
+pub(crate) fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
+    use memchr::arch::all::packedpair::Pair;
+    use memchr::arch::wasm32::simd128::packedpair::Finder;
+    // Where two bytes some way apart are right, the rest is mostly, too.
+    let middle = u8::try_from(text.len() / 2).ok()?;
+    let finder = Finder::with_pair(text, Pair::with_indices(text, 0, middle)?)?;
+    if bytes.len() < finder.min_haystack_len() {
+        return bytes.windows(text.len()).position(|window| window == text);
+    }
+    finder.find(bytes, text)
+}
+
+/// The position of the first occurrence of a text.
+#[cfg(not(target_feature = "simd128"))]
+pub(crate) fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
+    memchr::memmem::find(bytes, text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,10 +28,19 @@ pub(super) struct Choice<'i> {
 }
 
 impl<'n> Inventory<'n> {
-    /// Looks up all devices.
-    pub(super) fn of_all(node: Option<&'n str>, lookups: &Lookups<'_>) -> Result<Self, PciPassthroughError> {
-        let devices = lookups.list().map_err(PciPassthroughError::Lookup)?;
-        let mut claims: Vec<PciDeviceClaim> = lookups.list().map_err(PciPassthroughError::Lookup)?;
+    /// Looks up the devices at the addresses on all nodes, and those that the entries are named after.
+    pub(super) fn of_all(
+        node: Option<&'n str>,
+        addresses: &[PciAddress],
+        entries: &[Device<'_>],
+        lookups: &Lookups<'_>,
+    ) -> Result<Self, PciPassthroughError> {
+        // Harvester makes the names of devices and claims of the node's name and the address.
+        let addresses: Vec<String> = addresses.iter().map(|address| address.compact()).collect();
+        let mut texts: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        texts.extend(entries.iter().map(|entry| entry.name));
+        let devices = lookups.list_with(&texts).map_err(PciPassthroughError::Lookup)?;
+        let mut claims: Vec<PciDeviceClaim> = lookups.list_with(&texts).map_err(PciPassthroughError::Lookup)?;
         claims.retain(|claim| claim.is_on);
         Ok(Self { devices, claims, node })
     }
@@ -116,8 +125,11 @@ impl<'n> Inventory<'n> {
         claim.map(|claim| claim.user.as_str()).unwrap_or_default()
     }
 
-    /// The devices that can only be passed through together with those chosen, and are not among them.
-    pub(super) fn siblings(&self, choices: &[Choice<'_>]) -> String {
+    /// The devices that can only be passed through together with those chosen, and are not among them. Where devices cannot
+    /// be listed, none.
+    pub(super) fn siblings(choices: &[Choice<'_>], lookups: &Lookups<'_>) -> String {
+        let nodes: Vec<&str> = choices.iter().map(|choice| choice.device.node.as_str()).collect();
+        let devices: Vec<PciDevice> = lookups.list_with(&nodes).unwrap_or_default();
         let shares_group = |device: &PciDevice| {
             !device.iommu_group.is_empty()
                 && choices
@@ -125,7 +137,7 @@ impl<'n> Inventory<'n> {
                     .any(|choice| choice.device.node == device.node && choice.device.iommu_group == device.iommu_group)
         };
         let is_chosen = |device: &PciDevice| choices.iter().any(|c| c.device.name == device.name);
-        let siblings = self.devices.iter().filter(|device| shares_group(device) && !is_chosen(device));
+        let siblings = devices.iter().filter(|device| shares_group(device) && !is_chosen(device));
         text::list(siblings.map(|device| device.name.as_str()))
     }
 

@@ -18,8 +18,8 @@ use crate::kinds::pattern::Pattern;
 use crate::kinds::pci::PciAddress;
 use crate::settings::{Count, FeatureSettings, choice, section};
 use crate::text::Quoted;
+use crate::vm::Device;
 use crate::vm::entry::{Entry, HOST_DEVICE, NODE_SELECTOR};
-use crate::vm::{Device, ShapeError};
 use directive::{Devices, check_count};
 use harvester::{Choice, Inventory};
 
@@ -243,9 +243,10 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
     let settings = &context.settings.pci_passthrough;
     // Without Harvester's answer, nobody knows whose a device is.
     let is_auto = settings.device_names == DeviceNames::Auto && !settings.require_claim_owner;
-    let inventory = match look_up(devices, node, context) {
+    let entries = [our_devices(context), context.vm.host_devices()?].concat();
+    let inventory = match look_up(devices, node, &entries, context) {
         Ok(inventory) => inventory,
-        Err(PciPassthroughError::Lookup(_)) if is_auto && are_in_place(devices, context)? => {
+        Err(PciPassthroughError::Lookup(_)) if is_auto && are_in_place(devices, &entries) => {
             return by_address(devices, context, plan);
         }
         Err(PciPassthroughError::Lookup(error))
@@ -276,7 +277,7 @@ fn by_harvester(devices: &Devices, context: &Context<'_>, plan: &mut Plan) -> Re
     check_count(count, context.settings.pci_passthrough.max_devices.0)?;
     let is_new = choices.iter().any(|choice| choice.entry.is_none());
     if context.is_update && is_new {
-        let siblings = inventory.siblings(&choices);
+        let siblings = Inventory::siblings(&choices, context.lookups);
         if !siblings.is_empty() {
             plan.warnings.push(format!(
                 "these devices share an IOMMU group with those asked for and must be passed through together with them, but Harvester adds them only \
@@ -304,12 +305,11 @@ fn our_devices<'c>(context: &'c Context<'_>) -> Vec<Device<'c>> {
 }
 
 /// Whether the VirtualMachine has all the devices under Harvester's names. Then nothing depends on a lookup.
-fn are_in_place(devices: &Devices, context: &Context<'_>) -> Result<bool, ShapeError> {
-    let entries = [our_devices(context), context.vm.host_devices()?].concat();
+fn are_in_place(devices: &Devices, entries: &[Device<'_>]) -> bool {
     let places = || entries.iter().filter_map(|entry| PciAddress::of_pci_device(entry.name));
     let is_on_node = |node| devices.node.as_deref().is_none_or(|wanted| wanted == node);
     let is_in_place = |address: &PciAddress| places().any(|(node, place)| place == *address && is_on_node(node));
-    Ok(devices.addresses.iter().all(is_in_place))
+    devices.addresses.iter().all(is_in_place)
 }
 
 /// Whether an entry has a name that Harvester gives.
@@ -322,13 +322,15 @@ fn is_pci_device(entry: &Device<'_>) -> bool {
 fn look_up<'n>(
     devices: &Devices,
     node: Option<&'n str>,
+    entries: &[Device<'_>],
     context: &Context<'_>,
 ) -> Result<Inventory<'n>, PciPassthroughError> {
+    let all = |node| Inventory::of_all(node, &devices.addresses, entries, context.lookups);
     let one_by_one = |node| Inventory::of_node(node, &devices.addresses, context.lookups);
     match node {
         Some(node) if !context.is_update => one_by_one(node),
-        None => Inventory::of_all(None, context.lookups),
-        Some(node) => match Inventory::of_all(Some(node), context.lookups) {
+        None => all(None),
+        Some(node) => match all(Some(node)) {
             // What cannot be listed may still be read by its name.
             Err(PciPassthroughError::Lookup(error)) if !error.is_temporary() => one_by_one(node),
             result => result,
