@@ -9,6 +9,8 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 use serde_json::value::RawValue;
 
+use crate::text::position;
+
 /// A member of an object: its key and its value.
 pub(crate) type Member<'a> = (Cow<'a, str>, Json<'a>);
 
@@ -207,6 +209,13 @@ impl From<String> for Json<'_> {
     }
 }
 
+/// Whether one of the texts may be in a string of a JSON text. That is seen much faster than the JSON is read.
+pub(crate) fn may_have(json: &str, texts: &[&str]) -> bool {
+    // Those escapes can stand for a letter or a slash.
+    let is_in = |text: &&str| text.len() < 2 || position(json.as_bytes(), text.as_bytes()).is_some();
+    texts.iter().chain(&["\\u", "\\/"]).any(is_in)
+}
+
 fn write_string(text: &str, out: &mut String) {
     let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
     if text.bytes().all(is_plain) {
@@ -385,6 +394,18 @@ mod tests {
             assert_eq!(Json::Raw(raw).kind(), kind);
             assert_eq!(Json::parse(text, &Shape::Whole).unwrap().kind(), kind);
         }
+    }
+
+    #[test]
+    fn a_text_that_has_none_of_the_texts_is_not_read() {
+        let json = r#"{"name":"node1-000003000","description":"a \"b\""}"#;
+        for (text, may_be) in [("000003000", true), ("000003001", false), ("node1", true), ("z", true), ("", true)] {
+            assert_eq!(may_have(json, &["000004000", text]), may_be, "{text}");
+        }
+        for escaped in [r#"{"name":"node1\u002d000003000"}"#, r#"{"name":"intel.com\/gpu"}"#] {
+            assert!(may_have(escaped, &["node1-0", "intel.com/gpu"]));
+        }
+        assert!(!may_have(json, &[]));
     }
 
     #[test]

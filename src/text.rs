@@ -98,26 +98,6 @@ fn end_of_line(text: &str) -> usize {
     clause.or_else(|| Some(line.rfind(' ')? + 1)).unwrap_or(WARNING)
 }
 
-/// The position of the first occurrence of a text of at least two bytes.
-#[cfg(target_feature = "simd128")]
-pub(crate) fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
-    use memchr::arch::all::packedpair::Pair;
-    use memchr::arch::wasm32::simd128::packedpair::Finder;
-    // Where two bytes some way apart are right, the rest is mostly, too.
-    let middle = u8::try_from(text.len() / 2).ok()?;
-    let finder = Finder::with_pair(text, Pair::with_indices(text, 0, middle)?)?;
-    if bytes.len() < finder.min_haystack_len() {
-        return bytes.windows(text.len()).position(|window| window == text);
-    }
-    finder.find(bytes, text)
-}
-
-/// The position of the first occurrence of a text of at least two bytes.
-#[cfg(not(target_feature = "simd128"))]
-pub(crate) fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
-    memchr::memmem::find(bytes, text)
-}
-
 /// The known name that a mistyped one is nearest to, if one is near: at most a third of its letters differ.
 pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     // Longer than any known name: not a typing mistake, and the distance takes time that grows with its length.
@@ -130,6 +110,27 @@ pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> O
         .filter(|(distance, k)| *distance <= k.len() / 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, k)| k)
+}
+
+/// The position of the first occurrence of a text of at least two bytes.
+#[cfg(target_feature = "simd128")]
+#[inline(never)]
+pub(crate) fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
+    use memchr::arch::all::packedpair::Pair;
+    use memchr::arch::wasm32::simd128::packedpair::Finder;
+    // Where two bytes some way apart are right, the rest is mostly, too.
+    let middle = u8::try_from(text.len() / 2).ok()?;
+    let finder = Finder::with_pair(text, Pair::with_indices(text, 0, middle)?)?;
+    if bytes.len() < finder.min_haystack_len() {
+        return bytes.windows(text.len()).position(|window| window == text);
+    }
+    finder.find(bytes, text)
+}
+
+/// The position of the first occurrence of a text.
+#[cfg(not(target_feature = "simd128"))]
+pub(crate) fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
+    memchr::memmem::find(bytes, text)
 }
 
 #[cfg(test)]

@@ -3,8 +3,6 @@
 use super::kinds::{KindFacts, Object, text};
 use crate::json::{Json, Shape};
 
-// A cluster may have thousands of devices, so nothing is read that is not needed.
-const PCI_OBJECT: Shape = Shape::OnlyMembers(&[NAME, ("status", STATUS)]);
 const NAME: (&str, Shape) = ("metadata", Shape::OnlyMembers(&[("name", Shape::Whole)]));
 const STATUS: Shape = Shape::OnlyMembers(&[
     ("address", Shape::Whole),
@@ -20,45 +18,38 @@ pub(super) static PCI_DEVICE: KindFacts = KindFacts {
     kind: "PCIDevice",
     resource: "pcidevices",
     fields: &["status"],
-    object: &PCI_OBJECT,
-    list: &Shape::OnlyMembers(&[("items", Shape::Each(&PCI_OBJECT))]),
+    object: &Shape::OnlyMembers(&[NAME, ("status", STATUS)]),
 };
 
 pub(super) static PCI_DEVICE_CLAIM: KindFacts = KindFacts {
     kind: "PCIDeviceClaim",
     resource: "pcideviceclaims",
-    object: &CLAIM,
-    list: &Shape::OnlyMembers(&[("items", Shape::Each(&CLAIM))]),
+    object: &Shape::OnlyMembers(&[
+        NAME,
+        ("spec", Shape::OnlyMembers(&[("userName", Shape::Whole)])),
+        ("status", Shape::OnlyMembers(&[("passthroughEnabled", Shape::Whole)])),
+    ]),
     fields: &["spec.userName", "status.passthroughEnabled"],
     ..PCI_DEVICE
 };
 
-const CLAIM: Shape = Shape::OnlyMembers(&[
-    NAME,
-    ("spec", Shape::OnlyMembers(&[("userName", Shape::Whole)])),
-    ("status", Shape::OnlyMembers(&[("passthroughEnabled", Shape::Whole)])),
-]);
-
-const USB_OBJECT: Shape = Shape::OnlyMembers(&[
-    NAME,
-    (
-        "status",
-        Shape::OnlyMembers(&[
-            ("enabled", Shape::Whole),
-            ("nodeName", Shape::Whole),
-            ("productID", Shape::Whole),
-            ("resourceName", Shape::Whole),
-            ("status", Shape::Whole),
-            ("vendorID", Shape::Whole),
-        ]),
-    ),
-]);
-
 pub(super) static USB_DEVICE: KindFacts = KindFacts {
     kind: "USBDevice",
     resource: "usbdevices",
-    object: &USB_OBJECT,
-    list: &Shape::OnlyMembers(&[("items", Shape::Each(&USB_OBJECT))]),
+    object: &Shape::OnlyMembers(&[
+        NAME,
+        (
+            "status",
+            Shape::OnlyMembers(&[
+                ("enabled", Shape::Whole),
+                ("nodeName", Shape::Whole),
+                ("productID", Shape::Whole),
+                ("resourceName", Shape::Whole),
+                ("status", Shape::Whole),
+                ("vendorID", Shape::Whole),
+            ]),
+        ),
+    ]),
     ..PCI_DEVICE
 };
 

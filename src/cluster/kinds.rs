@@ -37,8 +37,6 @@ pub(super) struct KindFacts {
     pub(super) fields: &'static [&'static str],
     /// The parts of an object that are read.
     pub(super) object: &'static Shape,
-    /// The parts of a list that are read.
-    pub(super) list: &'static Shape,
 }
 
 /// An object that the policy looks up, as the slim type that it needs.
@@ -46,9 +44,6 @@ pub(crate) trait Object: Sized {
     /// The object, read as far as its kind says; what it lacks is empty.
     fn read(json: &Json<'_>) -> Self;
 }
-
-pub(super) const METADATA: (&str, Shape) =
-    ("metadata", Shape::OnlyMembers(&[("name", Shape::Whole), ("labels", Shape::Whole)]));
 
 impl Kind {
     /// All kinds, for `cargo xtask generate`.

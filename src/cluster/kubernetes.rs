@@ -1,19 +1,19 @@
 //! Kubernetes' own objects: nodes, ConfigMaps and Secrets.
 
-use super::kinds::{KindFacts, METADATA, Object};
-use crate::json::{Json, Shape};
+use super::kinds::{KindFacts, Object};
+use crate::json::{Json, Shape, may_have};
+use crate::text::position;
 
 pub(super) static NODE: KindFacts = KindFacts {
     api_version: "v1",
     kind: "Node",
     resource: "nodes",
     fields: &["status.allocatable"],
-    object: &NODE_OBJECT,
-    list: &Shape::OnlyMembers(&[("items", Shape::Each(&NODE_OBJECT))]),
+    object: &Shape::OnlyMembers(&[
+        ("metadata", Shape::OnlyMembers(&[("labels", Shape::Raw)])),
+        ("status", Shape::OnlyMembers(&[("allocatable", Shape::Raw)])),
+    ]),
 };
-
-const NODE_OBJECT: Shape =
-    Shape::OnlyMembers(&[METADATA, ("status", Shape::OnlyMembers(&[("allocatable", Shape::Whole)]))]);
 
 pub(super) static CONFIG_MAP: KindFacts = KindFacts {
     api_version: "v1",
@@ -24,7 +24,6 @@ pub(super) static CONFIG_MAP: KindFacts = KindFacts {
         ("binaryData", Shape::Members(&[("rom", Shape::Whole)])),
         ("data", Shape::Members(&[])),
     ]),
-    list: &Shape::Raw,
 };
 
 pub(super) static SECRET: KindFacts = KindFacts {
@@ -45,14 +44,13 @@ pub(super) static SUBJECT_ACCESS_REVIEW: KindFacts = KindFacts {
     resource: "subjectaccessreviews",
     fields: &["status"],
     object: &Shape::OnlyMembers(&[]),
-    list: &Shape::Raw,
 };
 
-/// A Kubernetes node.
+/// A Kubernetes node: the texts of its labels and of what it can give to pods. Of hundreds of labels, few are looked at.
 #[derive(Debug)]
 pub(crate) struct Node {
-    labels: Vec<(String, String)>,
-    allocatable: Vec<(String, String)>,
+    labels: String,
+    allocatable: String,
 }
 
 impl Node {
@@ -69,18 +67,27 @@ impl Node {
 
 impl Object for Node {
     fn read(json: &Json<'_>) -> Self {
-        Self { labels: texts(json, &["metadata", "labels"]), allocatable: texts(json, &["status", "allocatable"]) }
+        Self {
+            labels: compact(json.at(&["metadata", "labels"])),
+            allocatable: compact(json.at(&["status", "allocatable"])),
+        }
     }
 }
 
-/// The members of the object at the path that are texts.
-fn texts(json: &Json<'_>, path: &[&str]) -> Vec<(String, String)> {
-    let members = json.at(path).map(Json::members).unwrap_or_default();
-    members.iter().filter_map(|(key, value)| Some((key.as_ref().to_owned(), value.as_str()?.to_owned()))).collect()
+/// The text of an object without spaces and escapes, as the host writes it.
+fn compact(object: Option<&Json<'_>>) -> String {
+    let text = object.map(Json::to_text).unwrap_or_default();
+    if !may_have(&text, &["\": "]) {
+        return text;
+    }
+    Json::parse(&text, &Shape::Whole).map(|json| json.to_text()).unwrap_or_default()
 }
 
-fn find<'t>(texts: &'t [(String, String)], key: &str) -> Option<&'t str> {
-    texts.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+/// The value of a member of an object, where it is a text.
+fn find<'t>(object: &'t str, key: &str) -> Option<&'t str> {
+    let key = format!("\"{key}\":\"");
+    let start = position(object.as_bytes(), key.as_bytes())? + key.len();
+    object.get(start..)?.split('"').next()
 }
 
 /// A ConfigMap that should hold a ROM.
@@ -114,5 +121,27 @@ impl Object for UserDataSecret {
         let keys = ["userdata", "userData", "user-data"];
         let mut texts = keys.into_iter().filter_map(|key| json.at(&["data", key])?.as_str());
         Self(texts.find(|text| !text.is_empty()).map(str::to_owned))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_found_however_they_are_written() {
+        let texts = [
+            r#"{"metadata":{"labels":{"zone":"a","b":"zone","x.io/zone":"c"}},"status":{"allocatable":{"cpu":"8"}}}"#,
+            r#"{"metadata":{"labels":{"zone": "a", "b": "zone", "x.io/zone": "c"}},"status":{"allocatable":{"cpu": "8"}}}"#,
+            r#"{"metadata":{"labels":{"zo\u006ee":"a","b":"zone","x.io\/zone":"c"}},"status":{"allocatable":{"cpu":"8"}}}"#,
+        ];
+        for text in texts {
+            let node = Node::read(&Json::parse(text, NODE.object).unwrap());
+            let labels = ["zone", "b", "x.io/zone", "x.io", "a"].map(|key| node.label(key));
+            assert_eq!(labels, [Some("a"), Some("zone"), Some("c"), None, None], "{text}");
+            assert_eq!(node.allocatable("cpu"), Some("8"));
+        }
+        let empty = Node::read(&Json::parse("{}", NODE.object).unwrap());
+        assert_eq!(empty.label("zone"), None);
     }
 }

@@ -17,7 +17,6 @@ pub(super) static KUBEVIRT: KindFacts = KindFacts {
         ("status", Shape::OnlyMembers(&[("observedKubeVirtVersion", Shape::Whole)])),
         ("spec", Shape::OnlyMembers(&[("configuration", CONFIGURATION)])),
     ]),
-    list: &Shape::Raw,
 };
 
 const CONFIGURATION: Shape = Shape::OnlyMembers(&[

@@ -12,7 +12,7 @@ mod kubevirt;
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 
-use crate::json::{Json, Shape};
+use crate::json::{Json, Shape, may_have};
 use crate::kinds::name::SUBDOMAIN;
 use crate::settings::GeneralSettings;
 pub(crate) use error::LookupError;
@@ -65,6 +65,9 @@ pub struct Review<'r> {
 /// The name under which the policy asks for what it will be refused. policy-server logs the refusal as an error, with the name.
 const REFUSED: &str = "this-refusal-is-expected.vm-feature-manager.io";
 
+/// The items of a list, as text.
+static LIST: Shape = Shape::OnlyMembers(&[("items", Shape::Each(&Shape::Raw))]);
+
 /// The lookups of one request: typed, guarded, and each made only once.
 pub(crate) struct Lookups<'c> {
     cluster: &'c dyn Cluster,
@@ -115,7 +118,7 @@ impl<'c> Lookups<'c> {
     /// A device by its name, from the list of all where that was looked up; `kind` is PCIDevice or USBDevice.
     pub(crate) fn device(&self, kind: Kind, name: &str) -> Result<HostDevice, LookupError> {
         let is_listed = matches!(self.known(Query::all(kind)), Some(Ok(_)));
-        let devices: Vec<HostDevice> = if is_listed { self.list(kind)? } else { Vec::new() };
+        let devices: Vec<HostDevice> = if is_listed { self.list_with(kind, &[name])? } else { Vec::new() };
         match devices.into_iter().find(|device| device.name == name) {
             Some(device) => Ok(device),
             None => self.get(kind, name, None),
@@ -135,27 +138,39 @@ impl<'c> Lookups<'c> {
     pub(crate) fn get<T: Object>(&self, kind: Kind, name: &str, namespace: Option<&str>) -> Result<T, LookupError> {
         let query = Query { kind, name: Some(name), namespace };
         let mut object = None;
-        self.read(query, &mut |json| object = Some(T::read(json)))?;
+        self.read(query, &[], &mut |json| object = Some(T::read(json)))?;
         object.ok_or_else(|| query.failed(ClusterError::Unavailable))
     }
 
     /// Looks all objects of a kind up, once.
     pub(crate) fn list<T: Object>(&self, kind: Kind) -> Result<Vec<T>, LookupError> {
+        self.list_with(kind, &[""])
+    }
+
+    /// The objects of a kind that have one of the texts in a string, and perhaps others. There may be thousands of PCI devices, and
+    /// to read one takes many times as long as to see that it does not matter.
+    pub(crate) fn list_with<T: Object>(&self, kind: Kind, texts: &[&str]) -> Result<Vec<T>, LookupError> {
         let mut objects = Vec::new();
-        self.read(Query::all(kind), &mut |json| objects.push(T::read(json)))?;
+        self.read(Query::all(kind), texts, &mut |json| objects.push(T::read(json)))?;
         Ok(objects)
     }
 
-    /// Reads each object that the cluster answers with.
-    fn read(&self, query: Query<'_>, each: &mut dyn FnMut(&Json<'_>)) -> Result<(), LookupError> {
+    /// Reads the object that the cluster answers with, or of a list each that may have one of the texts.
+    fn read(&self, query: Query<'_>, texts: &[&str], each: &mut dyn FnMut(&Json<'_>)) -> Result<(), LookupError> {
         let text = self.answer(query)?;
-        let facts = query.kind.facts();
-        let shape = if query.name.is_some() { facts.object } else { facts.list };
-        let json = Json::parse(&text, shape);
-        match json.as_ref().map(|json| (query.name, json.get("items"))) {
-            Ok((Some(_), _)) => json.iter().for_each(each),
-            Ok((None, Some(Json::Array(items)))) => items.iter().for_each(each),
-            _ => return Err(query.failed(ClusterError::Unavailable)),
+        let failed = || query.failed(ClusterError::Unavailable);
+        let mut read =
+            |text: &str| Json::parse(text, query.kind.facts().object).map(|json| each(&json)).map_err(|_| failed());
+        if query.name.is_some() {
+            return read(&text);
+        }
+        let list = Json::parse(&text, &LIST).map_err(|_| failed())?;
+        let Some(Json::Array(items)) = list.get("items") else { return Err(failed()) };
+        for item in items {
+            match item {
+                Json::Raw(item) if may_have(item.get(), texts) => read(item.get())?,
+                _ => {}
+            }
         }
         Ok(())
     }

@@ -178,6 +178,34 @@ fn the_node_of_a_pci_device_decides_between_two_alike() {
     assert_eq!(host_devices(&answer), json!([gpu, usb(OTHER_RECEIVER)]));
 }
 
+/// Harvester adds the devices of an IOMMU group only where all host devices are PCI devices.
+#[rstest]
+#[case::with_a_sibling("1", Some("node1-000001001"))]
+#[case::alone("2", None)]
+fn a_pci_device_that_harvester_will_not_add_is_warned_of(#[case] group: &str, #[case] sibling: Option<&str>) {
+    let mut objects = fixtures("../../examples/usb-passthrough/cluster/cluster.yaml");
+    let mut audio = objects.iter().find(|o| o["metadata"]["name"] == "node1-000001000").unwrap().clone();
+    audio["metadata"]["name"] = json!("node1-000001001");
+    audio["status"]["address"] = json!("0000:01:00.1");
+    audio["status"]["iommuGroup"] = json!(group);
+    objects.push(audio);
+    let mut vm = vm(&["1050:0407"]);
+    annotate(&mut vm, &[("pci-passthrough", r#"{"devices": ["node1/0000:01:00.0"]}"#)]);
+    let answer = Request::create(vm).cluster(MemoryCluster::of(objects)).evaluate();
+    assert_eq!(host_devices(&answer).as_array().unwrap().len(), 2);
+    let warnings = answer.warnings().join(" ");
+    match sibling {
+        Some(sibling) => {
+            assert!(warnings.starts_with("usb-passthrough: these PCI devices share an IOMMU group"), "{warnings}");
+            assert!(
+                warnings.contains(&format!("without USB devices; name them in pci-passthrough: {sibling}")),
+                "{warnings}"
+            );
+        }
+        None => assert_eq!(warnings, ""),
+    }
+}
+
 #[rstest]
 #[case::selector(json!({"nodeSelector": {"kubernetes.io/hostname": "node2"}}), Some(OTHER_RECEIVER))]
 #[case::elsewhere(json!({"nodeSelector": {"kubernetes.io/hostname": "node3"}}), None)]

@@ -152,10 +152,11 @@ fn settings_are_cheap_to_read() {
     assert!(of_a_byte <= 180, "{of_a_byte}");
 }
 
-/// What a PCI device more costs where no node is known, so that all are listed; as Harvester writes one, with its claim.
+/// What a PCI device more costs where no node is known, so that all are listed; as Harvester writes one, with its claim. It is
+/// as much for ten times as many.
 #[test]
 fn a_list_of_devices_is_cheap_to_read() {
-    let fuel = |n: usize| {
+    let cost = |n: usize| {
         let mut cluster = cluster();
         for i in 0..n {
             let (node, bus) = (i / 200, i % 200);
@@ -181,10 +182,39 @@ fn a_list_of_devices_is_cheap_to_read() {
         }
         let vm = vm(&[("pci-passthrough", r#"{"devices": ["0000:c7:00.0"]}"#)]);
         let payload = json!({"request": request(vm, None), "settings": {}}).to_string();
-        METER.measure(cluster, payload.as_bytes()).fuel
+        METER.measure(cluster, payload.as_bytes())
     };
-    let of_a_device = (fuel(3000) - fuel(1000)) / 2000;
-    assert!(of_a_device <= 55_000, "{of_a_device}");
+    let (some, more) = (cost(1000), cost(10_000));
+    let of_a_device = (more.fuel - some.fuel) / 9000;
+    assert!(of_a_device <= 36_000, "{of_a_device}");
+    let memory = (more.memory - some.memory) / 9000;
+    assert!(memory <= 1300, "{memory} bytes");
+}
+
+/// What a node more costs, with as many labels as KubeVirt gives it.
+#[test]
+fn a_list_of_nodes_is_cheap_to_read() {
+    let cost = |n: usize| {
+        let mut cluster = cluster();
+        for i in 0..n {
+            let mut labels =
+                json!({"cpu-vendor.node.kubevirt.io/AMD": "true", "kubernetes.io/hostname": format!("node{i}")});
+            for feature in 0..100 {
+                labels[format!("cpu-feature.node.kubevirt.io/feature-{feature}")] = json!("true");
+            }
+            cluster.add(json!({
+                "apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("node{i}"), "labels": labels},
+                "status": {"allocatable": {"cpu": "64", "memory": "263922736Ki"}},
+            }));
+        }
+        let payload = json!({"request": request(vm(&[("nested-virt", "enabled")]), None), "settings": {}}).to_string();
+        METER.measure(cluster, payload.as_bytes())
+    };
+    let (some, more) = (cost(100), cost(400));
+    let of_a_node = (more.fuel - some.fuel) / 300;
+    assert!(of_a_node <= 300_000, "{of_a_node}");
+    let memory = (more.memory - some.memory) / 300;
+    assert!(memory <= 14_000, "{memory} bytes");
 }
 
 /// An instance begins with four pages of 64 KiB.

@@ -43,7 +43,7 @@ impl<'n> Inventory<'n> {
         };
         let inventory = |names: Option<Vec<String>>| match names {
             Some(names) => Self::of_names(kind, names, node, context),
-            None => Self::of_all(kind, node, context),
+            None => Self::of_all(kind, devices, node, context),
         };
         match inventory(names().filter(|_| !context.is_update)) {
             // What cannot be listed may still be read by its name.
@@ -55,9 +55,23 @@ impl<'n> Inventory<'n> {
         }
     }
 
-    fn of_all(kind: &'static DeviceKind, node: Option<&'n str>, context: &Context<'_>) -> Result<Self, LookupError> {
-        let devices = context.lookups.list(kind.objects)?;
-        let claims = if kind.is_pci { context.lookups.list(kind.claims)? } else { Vec::new() };
+    /// Looks up the devices that are asked for on all nodes, and those that entries are named after.
+    fn of_all(
+        kind: &'static DeviceKind,
+        devices: &Devices,
+        node: Option<&'n str>,
+        context: &Context<'_>,
+    ) -> Result<Self, LookupError> {
+        // Harvester makes the names of PCI devices and of their claims of the node's name and the address.
+        let address = |device: &String| Some(device.parse::<PciAddress>().ok()?.compact());
+        let addresses: Vec<String> = devices.list.iter().filter_map(address).collect();
+        let entries = [our_devices(context), context.vm.host_devices().unwrap_or_default()].concat();
+        let names = entries.iter().map(|entry| entry.name);
+        let texts: Vec<&str> = addresses.iter().map(String::as_str).chain(names).collect();
+        // USB devices are few, and have no such names.
+        let texts = if kind.is_pci { texts.as_slice() } else { &[""] };
+        let devices = context.lookups.list_with(kind.objects, texts)?;
+        let claims = if kind.is_pci { context.lookups.list_with(kind.claims, texts)? } else { Vec::new() };
         Ok(Self { kind, devices, claims, node })
     }
 
@@ -149,19 +163,6 @@ impl<'n> Inventory<'n> {
                 Ok(claim.map(|claim| claim.user).unwrap_or_default())
             }
         }
-    }
-
-    /// The devices that can only be passed through together with those chosen, and are not among them.
-    pub(super) fn siblings(&self, choices: &[Choice<'_>]) -> String {
-        let shares_group = |device: &HostDevice| {
-            !device.iommu_group.is_empty()
-                && choices
-                    .iter()
-                    .any(|choice| choice.device.node == device.node && choice.device.iommu_group == device.iommu_group)
-        };
-        let is_chosen = |device: &HostDevice| choices.iter().any(|c| c.device.name == device.name);
-        let siblings = self.devices.iter().filter(|device| shares_group(device) && !is_chosen(device));
-        text::list(siblings.map(|device| device.name.as_str()))
     }
 
     /// The devices that the one may be, by the names of their nodes.

@@ -178,15 +178,8 @@ fn by_harvester(
             None => HOST_DEVICE.of(&device.name, &device.resource_name),
         });
     }
-    if context.is_update && choices.iter().any(|choice| choice.entry.is_none()) {
-        let siblings = inventory.siblings(&choices);
-        if !siblings.is_empty() {
-            plan.warnings.push(format!(
-                "these devices share an IOMMU group with those asked for and must be passed through together with them, but Harvester adds them only \
-                 to a new VirtualMachine: {}",
-                siblings
-            ));
-        }
+    if choices.iter().any(|choice| choice.entry.is_none()) {
+        plan.warnings.extend(siblings::warning(plan, context)?);
     }
     Ok(())
 }

@@ -2,9 +2,11 @@
 
 use crate::cluster::{ClusterError, HostDevice, Kind, LookupError, Lookups};
 use crate::features::record::{Recorded, host_devices, is_pci_device};
+use crate::features::{Context, Plan};
 use crate::kinds::pci::PciAddress;
-use crate::vm::VirtualMachine;
+use crate::text;
 use crate::vm::entry::Entry;
+use crate::vm::{ShapeError, VirtualMachine};
 
 /// The devices that Harvester added because they share an IOMMU group with those of a feature. Harvester does so when a
 /// VirtualMachine is created. Source: `harvester/pcidevices`, `pkg/webhook/vm.go`.
@@ -88,6 +90,31 @@ impl Siblings {
 /// The node and the IOMMU group of a device that has one.
 fn group(device: &HostDevice) -> Option<Group> {
     (!device.iommu_group.is_empty()).then(|| (device.node.clone(), device.iommu_group.clone()))
+}
+
+/// Warns of PCI devices that share an IOMMU group with one of the VirtualMachine's and are not among them, although Harvester
+/// will not add them: it adds them only to a new VirtualMachine, and only if all its host devices are PCI devices.
+pub(super) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<String>, ShapeError> {
+    let there = context.vm.host_devices()?;
+    let new = plan.entries.iter().filter_map(Entry::as_device);
+    let names: Vec<&str> = there.iter().map(|device| device.name).chain(new.map(|(name, _)| name)).collect();
+    let nodes: Vec<&str> = names.iter().filter_map(|name| Some(PciAddress::of_pci_device(name)?.0)).collect();
+    if nodes.is_empty() || (!context.is_update && nodes.len() == names.len()) {
+        return Ok(None);
+    }
+    // Where they cannot be listed, none is known.
+    let devices: Vec<HostDevice> = context.lookups.list_with(Kind::PciDevice, &nodes).unwrap_or_default();
+    let is_there = |device: &&HostDevice| names.contains(&device.name.as_str());
+    let groups: Vec<Group> = devices.iter().filter(is_there).filter_map(group).collect();
+    let is_sibling =
+        |device: &&HostDevice| !is_there(device) && group(device).is_some_and(|group| groups.contains(&group));
+    let siblings = text::list(devices.iter().filter(is_sibling).map(|device| device.name.as_str()));
+    Ok((!siblings.is_empty()).then(|| {
+        format!(
+            "these PCI devices share an IOMMU group with a host device of the VirtualMachine and must go with it, but Harvester \
+             adds them only to a new VirtualMachine without USB devices; name them in pci-passthrough: {siblings}"
+        )
+    }))
 }
 
 /// The PCIDevices that the VirtualMachine has on the node of the entry beside it.
