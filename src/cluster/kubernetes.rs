@@ -77,7 +77,7 @@ impl Object for Node {
 /// The text of an object without spaces and escapes, as the host writes it.
 fn compact(object: Option<&Json<'_>>) -> String {
     let text = object.map(Json::to_text).unwrap_or_default();
-    if !may_have(&text, &["\": "]) {
+    if !may_have(&text, &["\": ".to_owned()]) {
         return text;
     }
     Json::parse(&text, &Shape::Whole).map(|json| json.to_text()).unwrap_or_default()

@@ -118,7 +118,7 @@ impl<'c> Lookups<'c> {
     /// A device by its name, from the list of all where that was looked up; `kind` is PCIDevice or USBDevice.
     pub(crate) fn device(&self, kind: Kind, name: &str) -> Result<HostDevice, LookupError> {
         let is_listed = matches!(self.known(Query::all(kind)), Some(Ok(_)));
-        let devices: Vec<HostDevice> = if is_listed { self.list_with(kind, &[name])? } else { Vec::new() };
+        let devices: Vec<HostDevice> = if is_listed { self.list_with(kind, &[name.to_owned()])? } else { Vec::new() };
         match devices.into_iter().find(|device| device.name == name) {
             Some(device) => Ok(device),
             None => self.get(kind, name, None),
@@ -144,19 +144,19 @@ impl<'c> Lookups<'c> {
 
     /// Looks all objects of a kind up, once.
     pub(crate) fn list<T: Object>(&self, kind: Kind) -> Result<Vec<T>, LookupError> {
-        self.list_with(kind, &[""])
+        self.list_with(kind, &[String::new()])
     }
 
     /// The objects of a kind that have one of the texts in a string, and perhaps others. There may be thousands of PCI devices, and
     /// to read one takes many times as long as to see that it does not matter.
-    pub(crate) fn list_with<T: Object>(&self, kind: Kind, texts: &[&str]) -> Result<Vec<T>, LookupError> {
+    pub(crate) fn list_with<T: Object>(&self, kind: Kind, texts: &[String]) -> Result<Vec<T>, LookupError> {
         let mut objects = Vec::new();
         self.read(Query::all(kind), texts, &mut |json| objects.push(T::read(json)))?;
         Ok(objects)
     }
 
     /// Reads the object that the cluster answers with, or of a list each that may have one of the texts.
-    fn read(&self, query: Query<'_>, texts: &[&str], each: &mut dyn FnMut(&Json<'_>)) -> Result<(), LookupError> {
+    fn read(&self, query: Query<'_>, texts: &[String], each: &mut dyn FnMut(&Json<'_>)) -> Result<(), LookupError> {
         let text = self.answer(query)?;
         let failed = || query.failed(ClusterError::Unavailable);
         let mut read =

@@ -211,7 +211,7 @@ fn is_host_device(name: &ResourceName, context: &Context<'_>) -> bool {
     if context.settings.pci_passthrough.names_by_address() {
         return false;
     }
-    match context.lookups.list_with::<HostDevice>(Kind::PciDevice, &[name.as_str()]) {
+    match context.lookups.list_with::<HostDevice>(Kind::PciDevice, &[name.to_string()]) {
         Ok(devices) => devices.iter().any(|device| device.resource_name == name.as_str()),
         // Harvester takes no devices but its own, so the resource must be one of them.
         Err(error) => matches!(error.cause, ClusterError::Forbidden(_)),

@@ -67,11 +67,11 @@ pub(crate) fn columns(_: &str) -> Result<String> {
 
 /// The page that kwctl shows, with the directives and the options.
 pub(crate) fn usage(old: &str) -> Result<String> {
-    let mut table = "| annotation of the VirtualMachine | value |\n| --- | --- |\n".to_owned();
+    let mut table = "| directive | for example |\n| --- | --- |\n".to_owned();
     for (name, reference) in reference::features() {
-        table.push_str(&format!("| `{PREFIX}{name}` | {} |\n", reference.takes));
+        table.push_str(&format!("| `{name}` | `{}` |\n", reference.example));
         for option in reference.options {
-            table.push_str(&format!("| option `{PREFIX}{}` | {} |\n", option.name, option.takes));
+            table.push_str(&format!("| option `{}` | {} |\n", option.name, option.takes));
         }
     }
     between(old, "directives", &table)

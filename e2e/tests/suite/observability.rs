@@ -132,8 +132,7 @@ fn the_columns_show_every_directive() {
     };
     assert_eq!(heads.len(), columns.len());
     let usage = text("docs/usage.md");
-    let directives: Vec<&str> =
-        usage.lines().filter_map(|line| line.strip_prefix("| `vm-feature-manager.io/")?.split('`').next()).collect();
+    let directives: Vec<&str> = usage.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
     let mut expected = vec![".metadata.namespace".to_owned(), ".metadata.name".to_owned()];
     for directive in &directives {
         let key = |end: &str| format!(r".metadata.annotations.vm-feature-manager\.io/{directive}{end}");

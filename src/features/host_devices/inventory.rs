@@ -55,23 +55,19 @@ impl<'n> Inventory<'n> {
         }
     }
 
-    /// Looks up the devices that are asked for on all nodes, and those that entries are named after.
+    /// Looks up the devices that are asked for, on all nodes.
     fn of_all(
         kind: &'static DeviceKind,
         devices: &Devices,
         node: Option<&'n str>,
         context: &Context<'_>,
     ) -> Result<Self, LookupError> {
-        // Harvester makes the names of PCI devices and of their claims of the node's name and the address.
-        let address = |device: &String| Some(device.parse::<PciAddress>().ok()?.compact());
-        let addresses: Vec<String> = devices.list.iter().filter_map(address).collect();
-        let entries = [our_devices(context), context.vm.host_devices().unwrap_or_default()].concat();
-        let names = entries.iter().map(|entry| entry.name);
-        let texts: Vec<&str> = addresses.iter().map(String::as_str).chain(names).collect();
-        // USB devices are few, and have no such names.
-        let texts = if kind.is_pci { texts.as_slice() } else { &[""] };
-        let devices = context.lookups.list_with(kind.objects, texts)?;
-        let claims = if kind.is_pci { context.lookups.list_with(kind.claims, texts)? } else { Vec::new() };
+        // Harvester makes the names of PCI devices and of their claims of the node's name and the address. Nothing in a USB
+        // device is vendor:product, but USB devices are few.
+        let text = |device: &String| device.parse().map(PciAddress::compact).unwrap_or_default();
+        let texts: Vec<String> = devices.list.iter().map(text).collect();
+        let devices = context.lookups.list_with(kind.objects, &texts)?;
+        let claims = if kind.is_pci { context.lookups.list_with(kind.claims, &texts)? } else { Vec::new() };
         Ok(Self { kind, devices, claims, node })
     }
 

@@ -96,19 +96,18 @@ fn group(device: &HostDevice) -> Option<Group> {
 /// will not add them: it adds them only to a new VirtualMachine, and only if all its host devices are PCI devices.
 pub(super) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<String>, ShapeError> {
     let there = context.vm.host_devices()?;
-    let new = plan.entries.iter().filter_map(Entry::as_device);
-    let names: Vec<&str> = there.iter().map(|device| device.name).chain(new.map(|(name, _)| name)).collect();
-    let nodes: Vec<&str> = names.iter().filter_map(|name| Some(PciAddress::of_pci_device(name)?.0)).collect();
-    if nodes.is_empty() || (!context.is_update && nodes.len() == names.len()) {
+    let mut names: Vec<&str> = there.iter().map(|device| device.name).collect();
+    names.extend(plan.entries.iter().map(|entry| entry.name.as_str()));
+    let is_pci = |name: &&str| PciAddress::of_pci_device(name).is_some();
+    let one = names.iter().copied().find(is_pci).and_then(PciAddress::of_pci_device);
+    let Some((node, _)) = one.filter(|_| context.is_update || !names.iter().all(is_pci)) else {
         return Ok(None);
-    }
+    };
     // Where they cannot be listed, none is known.
-    let devices: Vec<HostDevice> = context.lookups.list_with(Kind::PciDevice, &nodes).unwrap_or_default();
-    let is_there = |device: &&HostDevice| names.contains(&device.name.as_str());
-    let groups: Vec<Group> = devices.iter().filter(is_there).filter_map(group).collect();
-    let is_sibling =
-        |device: &&HostDevice| !is_there(device) && group(device).is_some_and(|group| groups.contains(&group));
-    let siblings = text::list(devices.iter().filter(is_sibling).map(|device| device.name.as_str()));
+    let devices: Vec<HostDevice> = context.lookups.list_with(Kind::PciDevice, &[node.to_owned()]).unwrap_or_default();
+    let (there, others): (Vec<_>, Vec<_>) = devices.iter().partition(|device| names.contains(&device.name.as_str()));
+    let shares = |device: &&&HostDevice| there.iter().any(|d| group(d).is_some() && group(d) == group(device));
+    let siblings = text::list(others.iter().filter(shares).map(|device| device.name.as_str()));
     Ok((!siblings.is_empty()).then(|| {
         format!(
             "these PCI devices share an IOMMU group with a host device of the VirtualMachine and must go with it, but Harvester \
