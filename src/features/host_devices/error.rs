@@ -18,15 +18,12 @@ pub(in crate::features) enum HostDevicesError {
     /// Cure: the remedy there
     #[error("Harvester's {} devices cannot be looked up: {}; {}", .kind.bus, .error.why(), remedy(.error, .kind))]
     Lookup { error: LookupError, kind: &'static DeviceKind },
-    /// Cause: a typing mistake, or the device moved. A USB device that is plugged in anew has another name
+    /// Cause: a typing mistake, or the device moved: "no node has a", or "the node ... has no" such device. A USB device that is
+    /// plugged in anew has another name
     /// Cure: compare with Advanced, PCI Devices or USB Devices in Harvester, or with `kubectl get pcidevices` or `usbdevices`; vendor
     /// and product of a USB device stay the same
-    #[error("no node has a {} device {device}; look it up under {} Devices in Harvester", .kind.bus, .kind.bus)]
-    Nowhere { device: String, kind: &'static DeviceKind },
-    /// Cause: a typing mistake, or the device moved
-    /// Cure: as above
-    #[error("the node {node} has no {} device {device}; look it up under {} Devices in Harvester", .kind.bus, .kind.bus)]
-    NotOnNode { device: String, node: String, kind: &'static DeviceKind },
+    #[error("{who} {0} device {device}; look it up under {0} Devices in Harvester", .kind.bus)]
+    NotThere { who: String, device: String, kind: &'static DeviceKind },
     /// Cause: the device is not claimed; or a USB device was unplugged while it was
     /// Cure: Advanced, PCI Devices or USB Devices, Enable Passthrough
     #[error(

@@ -172,12 +172,15 @@ impl<'n> Inventory<'n> {
         let nodes = names_of_nodes(&there);
         there.retain(|device| self.is_enabled(device));
         let (device, kind) = (device.to_owned(), self.kind);
-        match self.node {
-            _ if !there.is_empty() => Ok(there),
-            _ if !nodes.is_empty() => Err(HostDevicesError::NotEnabled { device, nodes, kind }),
-            Some(node) => Err(HostDevicesError::NotOnNode { device, node: node.to_owned(), kind }),
-            None => Err(HostDevicesError::Nowhere { device, kind }),
+        if !there.is_empty() {
+            return Ok(there);
         }
+        Err(if nodes.is_empty() {
+            let who = self.node.map_or("no node has a".to_owned(), |node| format!("the node {node} has no"));
+            HostDevicesError::NotThere { who, device, kind }
+        } else {
+            HostDevicesError::NotEnabled { device, nodes, kind }
+        })
     }
 
     fn is_enabled(&self, device: &HostDevice) -> bool {
@@ -296,7 +299,7 @@ fn have_all(candidates: &[&Candidates<'_>], node: &str) -> bool {
 
 /// The names of the devices' nodes, which are in order.
 fn names_of_nodes(devices: &[&HostDevice]) -> String {
-    let mut nodes: Vec<&str> = devices.iter().map(|device| device.node.as_str()).collect();
-    nodes.dedup();
-    text::list(nodes)
+    let mut last = "";
+    let nodes = devices.iter().map(|device| device.node.as_str());
+    text::list(nodes.filter(|node| std::mem::replace(&mut last, node) != *node))
 }
