@@ -11,6 +11,11 @@ KWCTL   ?= kwctl
 KUBECTL ?= kubectl
 export KUBECTL
 
+# The evaluator for releases: a static program for this machine's architecture.
+ARCH   := $(shell uname -m)
+STATIC := $(ARCH)-unknown-linux-musl
+VMFM   := vmfm-linux-$(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(ARCH)))
+
 EXAMPLE ?= harvester
 OUTPUT  ?= diff
 
@@ -24,7 +29,7 @@ help: ## Lists the tasks
 
 .PHONY: run
 run: policy.wasm ## Builds the module and evaluates a virtual machine: EXAMPLE=harvester OUTPUT=diff
-	@cargo run --quiet --locked --package vm-feature-manager-e2e -- --output $(OUTPUT) \
+	@scripts/vmfm --output $(OUTPUT) \
 		$(addprefix --settings ,$(wildcard examples/$(EXAMPLE)/settings.yaml)) \
 		$(addprefix --cluster ,$(wildcard examples/$(EXAMPLE)/cluster)) \
 		examples/$(EXAMPLE)/vm.yaml
@@ -80,6 +85,18 @@ annotated-policy.wasm: policy.wasm metadata.yml docs/usage.md ## Adds the metada
 artifacthub-pkg.yml: metadata.yml questions-ui.yml ## Writes the package for Artifact Hub, with kwctl
 	$(KWCTL) scaffold artifacthub --output $@
 
+.PHONY: vmfm
+vmfm: $(VMFM).tar.gz ## Packs the evaluator as a static program with the module in it; needs musl-gcc and Rust's target for musl
+
+$(VMFM).tar.gz: policy.wasm $(shell find vmfm/src -type f) vmfm/Cargo.toml Cargo.toml Cargo.lock
+	@scripts/need musl-gcc musl-tools "the static program is linked with it" musl-gcc --version
+	CC_$(subst -,_,$(STATIC))=musl-gcc cargo build --locked --profile dist --package vmfm --features embedded --target $(STATIC)
+	rm -rf target/$(VMFM) && mkdir -p target/$(VMFM)/completions
+	cp LICENSE target/$(STATIC)/dist/vmfm target/$(VMFM)
+	target/$(VMFM)/vmfm man >target/$(VMFM)/vmfm.1
+	for shell in bash zsh fish; do target/$(VMFM)/vmfm completions $$shell >target/$(VMFM)/completions/vmfm.$$shell; done
+	tar --create --gzip --file $@ --directory target $(VMFM)
+
 policy.wasm: $(SOURCES) scripts/wasm-cargo scripts/wasm-shrink ## Builds the module
 	scripts/wasm-cargo rustc --release --locked --lib --crate-type cdylib --target $(TARGET)
 	scripts/wasm-shrink $(RELEASE)/vm_feature_manager_policy.wasm $@
@@ -91,4 +108,4 @@ target/noop.wasm: $(wildcard e2e/noop/src/*) Cargo.toml Cargo.lock .cargo/config
 .PHONY: clean
 clean: ## Removes everything that is built
 	cargo clean
-	rm -f policy.wasm annotated-policy.wasm
+	rm -f policy.wasm annotated-policy.wasm vmfm-linux-*.tar.gz

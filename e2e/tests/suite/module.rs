@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_e2e::host::Evaluation;
+use vmfm::host::Evaluation;
 
 use crate::harness::{HOST, message, patch, request, root, vm};
 
@@ -88,8 +88,8 @@ fn a_vm_that_asks_for_nothing_is_accepted_without_patch_log_or_lookup() {
     let evaluation = create(&[], json!({}));
     assert!(evaluation.response.allowed);
     assert_eq!(evaluation.response.patch, None);
-    assert_eq!(evaluation.activity.logs, Vec::<Value>::new());
-    assert!(evaluation.activity.lookups.is_empty());
+    assert_eq!(evaluation.activity.logs(), Vec::<&Value>::new());
+    assert!(evaluation.activity.lookups().is_empty());
 }
 
 #[test]
@@ -162,8 +162,8 @@ fn a_failure_that_is_allowed_is_told_in_an_annotation_a_warning_and_the_log() {
     let path = "/metadata/annotations/vm-feature-manager.io~1nested-virt-error";
     assert_eq!(patch(&evaluation), json!([{"op": "add", "path": path, "value": error}]));
     assert_eq!(evaluation.response.warnings, [format!("nested-virt is not applied: {error}")]);
-    let [line] = evaluation.activity.logs.as_slice() else {
-        panic!("one log line: {:?}", evaluation.activity.logs);
+    let [line] = evaluation.activity.logs()[..] else {
+        panic!("one log line: {:?}", evaluation.activity.logs());
     };
     for (field, value) in [
         ("level", "warning"),
@@ -184,7 +184,7 @@ fn a_failure_that_is_stripped_loses_its_directive() {
     let evaluation = create(&[("nested-virt", "maybe")], settings);
     let path = "/metadata/annotations/vm-feature-manager.io~1nested-virt";
     assert_eq!(patch(&evaluation), json!([{"op": "remove", "path": path}]));
-    assert_eq!(evaluation.activity.logs.len(), 1);
+    assert_eq!(evaluation.activity.logs().len(), 1);
 }
 
 #[test]

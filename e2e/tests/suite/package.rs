@@ -8,7 +8,7 @@ use std::process::Command;
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_e2e::yaml;
+use vmfm::yaml;
 
 use crate::crd;
 use crate::harness::{HOST, request, root, vm};
@@ -481,7 +481,7 @@ mod match_conditions {
 /// The examples: what the cluster would take, and what the policy makes of it.
 mod examples {
     use super::*;
-    use vm_feature_manager_e2e::cluster::{Cluster, granted_by_metadata};
+    use vmfm::cluster::{Cluster, granted_by};
 
     fn folders() -> Vec<PathBuf> {
         let mut found = Vec::new();
@@ -530,7 +530,7 @@ mod examples {
             let settings = folder.join("settings.yaml");
             let settings = if settings.exists() { yaml::read(&settings).unwrap().remove(0) } else { json!({}) };
             let cluster = Cluster::from_folder(&folder.join("cluster")).unwrap();
-            let faults = granted_by_metadata(&root().join("metadata.yml")).unwrap();
+            let faults = granted_by(&yaml::read(&root().join("metadata.yml")).unwrap()[0]);
             let host = HOST.with_cluster(cluster.with_faults(faults));
             let evaluation = host.validate(&settings, &request(vm.clone(), None));
             assert!(evaluation.response.allowed, "{name}: {:?}", evaluation.response.status);
