@@ -11,6 +11,9 @@ KWCTL   ?= kwctl
 KUBECTL ?= kubectl
 export KUBECTL
 
+NEED_KWCTL = command -v $(KWCTL) >/dev/null || \
+	{ echo "kwctl is missing; install it from https://github.com/kubewarden/kwctl/releases, or name it: KWCTL=path" >&2; exit 1; }
+
 # The evaluator for releases: a static program for this machine's architecture.
 ARCH   := $(shell uname -m)
 STATIC := $(ARCH)-unknown-linux-musl
@@ -36,6 +39,7 @@ run: policy.wasm ## Builds the module and evaluates a virtual machine: EXAMPLE=h
 
 .PHONY: hook
 hook: ## Shows what the vBIOS hook does to a sample domain
+	@scripts/need python3 python3 "the hook is a program in Python" python3 --version
 	@folder=$$(mktemp -d) && trap 'rm -r "$$folder"' EXIT && \
 		cp src/features/vbios_injection/hook.py "$$folder/onDefineDomain" && \
 		VBIOS_DELIVERY=volume VBIOS_ON_FAILURE=fail VBIOS_DEVICES=node1-000000020 \
@@ -73,16 +77,22 @@ mutants: ## Changes the policy in small ways, and lists the changes that no test
 
 .PHONY: e2e-tests
 e2e-tests: annotated-policy.wasm ## Runs the annotated module in kwctl, which must be installed, as bats and jq
+	@scripts/need bats bats "it runs the suite" bats --version
+	@scripts/need jq jq "the suite reads JSON with it" jq --version
 	bats e2e/e2e.bats
 
 .PHONY: cluster-tests
 cluster-tests: ## Tests the installed policy in the cluster of KUBECONFIG; needs kubectl, bats, jq and helm
+	@scripts/need bats bats "it runs the suite" bats --version
+	@scripts/need jq jq "the suite reads JSON with it" jq --version
 	bats --timing $(or $(CLUSTER_TESTS),e2e/cluster)
 
 annotated-policy.wasm: policy.wasm metadata.yml docs/usage.md ## Adds the metadata to the module, with kwctl
+	@$(NEED_KWCTL)
 	$(KWCTL) annotate --metadata-path metadata.yml --usage-path docs/usage.md --output-path $@ policy.wasm
 
 artifacthub-pkg.yml: metadata.yml questions-ui.yml ## Writes the package for Artifact Hub, with kwctl
+	@$(NEED_KWCTL)
 	$(KWCTL) scaffold artifacthub --output $@
 
 .PHONY: vmfm

@@ -91,7 +91,11 @@ fn run(arguments: &Arguments) -> Result<Totals> {
                 let gap = if number == 0 { "" } else { "\n" };
                 write!(out, "{gap}{}", evaluated.diff(paint))?;
             }
-            Output::Summary => {}
+            Output::Summary => {
+                let explanation = evaluated.explanation.as_ref().map(|explanation| explanation.text(paint));
+                let explanation = explanation.map_or_else(String::new, |text| format!("\n\n{text}"));
+                summaries.push(format!("{}{explanation}", evaluated.summary(paint)));
+            }
             Output::Json | Output::Yaml => values.push(evaluated.value()),
             Output::JsonPath(expression) => match &evaluated.evaluation.response.status {
                 Some(status) if !evaluated.evaluation.response.allowed => {
@@ -100,12 +104,14 @@ fn run(arguments: &Arguments) -> Result<Totals> {
                 _ => writeln!(out, "{}", expression.evaluate(&evaluated.after()))?,
             },
         }
-        summaries.push(evaluated.summary(paint));
+        if matches!(arguments.output, Output::Diff) {
+            summaries.push(evaluated.summary(paint));
+        }
     }
     match &arguments.output {
         Output::Diff if is_single => {}
         Output::Diff => writeln!(out, "\n{}\n{totals}", summaries.join("\n"))?,
-        Output::Summary if summaries.len() == 1 => writeln!(out, "{}", summaries.join("\n"))?,
+        Output::Summary if is_single => writeln!(out, "{}", summaries.join("\n"))?,
         Output::Summary => writeln!(out, "{}\n{totals}", summaries.join("\n"))?,
         Output::Json | Output::Yaml if is_single && totals.unusable > 0 => {}
         Output::Json if is_single => writeln!(out, "{:#}", values.remove(0))?,

@@ -6,8 +6,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use wasmtime::{
-    AsContext, AsContextMut, Caller, Config, Engine, Error, Extern, InstancePre, Linker, Memory, Module, Result, Store,
-    TypedFunc, bail,
+    AsContext, AsContextMut, Caller, Config, Engine, Error, Extern, InstancePre, Linker, Memory, Module, OptLevel,
+    Result, Store, TypedFunc, bail,
 };
 
 use crate::cluster::CallbackResult;
@@ -59,6 +59,10 @@ impl Guest {
     pub fn load(bytes: &[u8], cache: Option<&Path>) -> Result<Self> {
         let mut config = Config::new();
         config.consume_fuel(true);
+        if cfg!(debug_assertions) {
+            // An engine that is not optimised itself takes seconds to optimise a module that then runs for a millisecond.
+            config.cranelift_opt_level(OptLevel::None);
+        }
         let engine = Engine::new(&config)?;
         let module = match cache {
             Some(folder) => kept(&engine, bytes, folder)?,

@@ -538,3 +538,19 @@ fn a_damaged_cache_is_written_anew() {
         assert!(files() == [(path.clone(), content.clone())]);
     }
 }
+
+/// Each command in the guide that has its output below it.
+#[test]
+fn the_guide_shows_what_the_command_prints() {
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/evaluator.md")).unwrap();
+    let shown = guide.split("```console\n$ vmfm ").skip(1).map(|block| block.split("```").next().unwrap());
+    let mut count = 0;
+    for block in shown {
+        let (command, output) = block.split_once('\n').unwrap();
+        let arguments: Vec<&str> = command.split(' ').collect();
+        let (_, stdout, stderr) = run(&arguments, "");
+        assert_eq!(format!("{stderr}{stdout}"), output, "vmfm {command}");
+        count += 1;
+    }
+    assert_eq!(count, 4);
+}

@@ -1,5 +1,7 @@
 //! The main paths through the built module, as policy-server would go them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rstest::rstest;
 use serde_json::{Value, json};
 use vmfm::host::Evaluation;
@@ -38,6 +40,36 @@ fn the_policy_uses_no_large_crate() {
     }
     let module = std::fs::read(root().join("policy.wasm")).unwrap();
     assert!(!module.windows(14).any(|bytes| bytes == b"regex-automata"));
+}
+
+/// `make run` builds the evaluator alone, the tests build all packages at once. Where crates had other features then, Cargo would
+/// build the engine twice.
+#[test]
+fn the_engine_is_built_once() {
+    fn features(arguments: &str) -> BTreeMap<String, BTreeSet<String>> {
+        let arguments = format!("tree --locked --offline --prefix none --no-dedupe --format {{p}}|{{f}} {arguments}");
+        let mut cargo = std::process::Command::new(env!("CARGO"));
+        let output = cargo.args(arguments.split(' ')).current_dir(root()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut found = BTreeMap::<_, BTreeSet<_>>::new();
+        for (package, features) in String::from_utf8(output.stdout).unwrap().lines().filter_map(|l| l.split_once('|')) {
+            let name = package.split(' ').take(2).collect::<Vec<_>>().join(" ");
+            found.entry(name).or_default().insert(features.to_owned());
+        }
+        found
+    }
+    let all = features("--workspace");
+    let alone = features("--edges normal,build --package vmfm");
+    assert!(alone.keys().any(|package| package.starts_with("wasmtime v")));
+    // The engine does not use them.
+    let is_other = |package: &str| ["chrono ", "kubewarden-policy-sdk "].iter().any(|name| package.starts_with(name));
+    for (package, features) in alone.iter().filter(|(package, _)| !is_other(package)) {
+        assert!(
+            features.is_subset(&all[package]),
+            "{package} has {features:?} for the evaluator and {:?} for the tests",
+            all[package]
+        );
+    }
 }
 
 /// One run of the benchmark is kept, with every request that it measures.
