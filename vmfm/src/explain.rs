@@ -211,10 +211,14 @@ impl Facts<'_> {
 fn record(object: &Value, feature: &str) -> Vec<String> {
     let text = object["metadata"]["annotations"][format!("{PREFIX}{feature}-added")].as_str().unwrap_or_default();
     let entries: Vec<BTreeMap<String, Value>> = serde_json::from_str(text).unwrap_or_default();
-    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let member = |(key, value): (&String, &Value)| match value {
+        Value::Bool(true) => key.clone(),
+        Value::String(text) => format!("{key} {text}"),
+        other => format!("{key} {other}"),
+    };
     let write = |entry: &BTreeMap<String, Value>| {
         let members = entry.iter().filter(|(key, _)| *key != "beside");
-        members.map(|(key, value)| format!("{key} {}", plain(value))).collect::<Vec<_>>().join(", ")
+        members.map(member).collect::<Vec<_>>().join(", ")
     };
     entries.iter().map(write).collect()
 }

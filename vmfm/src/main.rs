@@ -111,7 +111,7 @@ fn run(arguments: &Arguments) -> Result<Totals> {
     match &arguments.output {
         Output::Diff if is_single => {}
         Output::Diff => writeln!(out, "\n{}\n{totals}", summaries.join("\n"))?,
-        Output::Summary if is_single => writeln!(out, "{}", summaries.join("\n"))?,
+        Output::Summary if is_single => writeln!(out, "{}", summaries.join("\n").trim_end())?,
         Output::Summary => writeln!(out, "{}\n{totals}", summaries.join("\n"))?,
         Output::Json | Output::Yaml if is_single && totals.unusable > 0 => {}
         Output::Json if is_single => writeln!(out, "{:#}", values.remove(0))?,

@@ -242,7 +242,7 @@ mod several {
         assert_eq!((code, stderr.as_str()), (1, ""));
         assert!(stdout.starts_with("VirtualMachine default/a: allowed, mutated\n"), "{stdout}");
         assert!(stdout.contains("\n\nVirtualMachine default/b: denied\n"), "{stdout}");
-        let end = "\n\n-: VirtualMachine default/a: allowed, mutated (applied gpu-device-plugin; 1 warning)\n\
+        let end = "\n\n-: VirtualMachine default/a: allowed, mutated (applied gpu-device-plugin; 2 warnings)\n\
                    -: VirtualMachine default/b: denied (failed gpu-device-plugin)\n\
                    1 allowed (1 of them mutated), 1 denied\n";
         assert!(stdout.ends_with(end), "{stdout}");

@@ -656,7 +656,9 @@ mod workflows {
     fn the_release_runs_the_tests_first() {
         let release = read(".github/workflows/release.yml");
         assert_eq!(release["jobs"]["test"]["uses"], "./.github/workflows/test.yml");
-        assert_eq!(release["jobs"]["release"]["needs"], "test");
+        for (job, needs) in [("module", "test"), ("evaluator", "module"), ("release", "evaluator")] {
+            assert_eq!(release["jobs"][job]["needs"], needs);
+        }
         let test = read(".github/workflows/test.yml")["jobs"]["test"]["steps"].to_string();
         for command in ["make run", "make test", "make e2e-tests"] {
             assert!(test.contains(command), "{command}");
@@ -671,7 +673,8 @@ mod workflows {
         let tools: Vec<&str> = tools.lines().filter_map(|line| line.trim().split_once("@v").map(|t| t.0)).collect();
         assert_eq!(tools.len(), 3);
         for tool in tools {
-            let module = tool.split("/cmd/").next().unwrap();
+            let (_, package) = tool.split_once(' ').unwrap();
+            let module = package.split("/cmd/").next().unwrap();
             assert!(pattern.contains(module), "{module}");
         }
     }
