@@ -277,3 +277,54 @@ fn read(caller: &mut Calling<'_>, at: i32, length: i32) -> Result<Vec<u8>> {
     let bytes = memory.data(caller.as_context()).get(at..at + length);
     Ok(bytes.ok_or_else(|| Error::msg("it names bytes beyond its memory"))?.to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    /// A module with nothing in it.
+    const EMPTY: &[u8] = b"\0asm\x01\0\0\0";
+
+    fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+        let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_damaged_file_is_written_anew() {
+        let folder = std::env::temp_dir().join(format!("vmfm-{}", std::process::id()));
+        let engine = Engine::default();
+        kept(&engine, EMPTY, &folder).unwrap();
+        let [(path, content)] = &files(&folder)[..] else {
+            panic!("not one file");
+        };
+        let mut damaged = content.clone();
+        damaged[content.len() / 2] ^= 1;
+        for broken in [Vec::new(), b"nonsense".to_vec(), content[..content.len() - 1].to_vec(), damaged] {
+            fs::write(path, broken).unwrap();
+            kept(&engine, EMPTY, &folder).unwrap();
+            assert!(files(&folder) == [(path.clone(), content.clone())]);
+        }
+        // Another module, and the same one for another engine, have files of their own.
+        kept(&engine, &[EMPTY, b"\0\x02\x01x"].concat(), &folder).unwrap();
+        let mut config = Config::new();
+        config.consume_fuel(true);
+        kept(&Engine::new(&config).unwrap(), EMPTY, &folder).unwrap();
+        assert_eq!(files(&folder).len(), 3);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_costs_time_only() {
+        assert!(kept(&Engine::default(), EMPTY, Path::new("/dev/null/no-folder")).is_ok());
+    }
+
+    #[test]
+    fn a_module_that_needs_more_than_wapc_is_refused() {
+        // It imports the function "x" "y".
+        let module = [EMPTY, b"\x01\x04\x01\x60\0\0\x02\x07\x01\x01x\x01y\0\0"].concat();
+        let error = Guest::load(&module, None).err().unwrap().to_string();
+        assert!(error.contains("unknown import"), "{error}");
+    }
+}
