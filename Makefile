@@ -11,6 +11,14 @@ KWCTL   ?= kwctl
 KUBECTL ?= kubectl
 export KUBECTL
 
+NEED_KWCTL = command -v $(KWCTL) >/dev/null || \
+	{ echo "kwctl is missing; install it from https://github.com/kubewarden/kwctl/releases, or name it: KWCTL=path" >&2; exit 1; }
+
+# The evaluator for releases: a static program for this machine's architecture.
+ARCH   := $(shell uname -m)
+STATIC := $(ARCH)-unknown-linux-musl
+VMFM   := vmfm-linux-$(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(ARCH)))
+
 EXAMPLE ?= harvester
 OUTPUT  ?= diff
 
@@ -24,13 +32,14 @@ help: ## Lists the tasks
 
 .PHONY: run
 run: policy.wasm ## Builds the module and evaluates a virtual machine: EXAMPLE=harvester OUTPUT=diff
-	@cargo run --quiet --locked --package vm-feature-manager-e2e -- --output $(OUTPUT) \
+	@scripts/vmfm --output $(OUTPUT) \
 		$(addprefix --settings ,$(wildcard examples/$(EXAMPLE)/settings.yaml)) \
 		$(addprefix --cluster ,$(wildcard examples/$(EXAMPLE)/cluster)) \
 		examples/$(EXAMPLE)/vm.yaml
 
 .PHONY: hook
 hook: ## Shows what the vBIOS hook does to a sample domain
+	@scripts/need python3 python3 "the hook is a program in Python" python3 --version
 	@folder=$$(mktemp -d) && trap 'rm -r "$$folder"' EXIT && \
 		cp src/features/vbios_injection/hook.py "$$folder/onDefineDomain" && \
 		VBIOS_DELIVERY=volume VBIOS_ON_FAILURE=fail VBIOS_DEVICES=node1-000000020 \
@@ -73,19 +82,37 @@ mutants: ## Changes the policy in small ways, and lists the changes that no test
 
 .PHONY: e2e-tests
 e2e-tests: annotated-policy.wasm ## Runs the annotated module in kwctl, which must be installed, as bats and jq
+	@scripts/need bats bats "it runs the suite" bats --version
+	@scripts/need jq jq "the suite reads JSON with it" jq --version
 	bats e2e/e2e.bats
 
 .PHONY: cluster-tests
 cluster-tests: ## Tests the installed policy in the cluster of KUBECONFIG; needs kubectl, bats, jq and helm
+	@scripts/need bats bats "it runs the suite" bats --version
+	@scripts/need jq jq "the suite reads JSON with it" jq --version
 	bats --timing $(or $(CLUSTER_TESTS),e2e/cluster)
 
 annotated-policy.wasm: policy.wasm metadata.yml docs/usage.md ## Adds the metadata to the module, with kwctl
+	@$(NEED_KWCTL)
 	$(KWCTL) annotate --metadata-path metadata.yml --usage-path docs/usage.md --output-path $@ policy.wasm
 
 artifacthub-pkg.yml: metadata.yml questions-ui.yml ## Writes the package for Artifact Hub, with kwctl
+	@$(NEED_KWCTL)
 	$(KWCTL) scaffold artifacthub --output $@
 	@# kwctl knows no logo.
 	sed -i 's|^license: .*|&\nlogoPath: docs/pictures/icon.svg|' $@
+
+.PHONY: vmfm
+vmfm: $(VMFM).tar.gz ## Packs the evaluator as a static program with the module in it; needs musl-gcc and Rust's target for musl
+
+$(VMFM).tar.gz: policy.wasm $(shell find vmfm/src -type f) vmfm/Cargo.toml Cargo.toml Cargo.lock
+	@scripts/need musl-gcc musl-tools "the static program is linked with it" musl-gcc --version
+	CC_$(subst -,_,$(STATIC))=musl-gcc cargo build --locked --profile dist --package vmfm --features embedded --target $(STATIC)
+	rm -rf target/$(VMFM) && mkdir -p target/$(VMFM)/completions
+	cp LICENSE target/$(STATIC)/dist/vmfm target/$(VMFM)
+	target/$(VMFM)/vmfm man >target/$(VMFM)/vmfm.1
+	for shell in bash zsh fish; do target/$(VMFM)/vmfm completions $$shell >target/$(VMFM)/completions/vmfm.$$shell; done
+	tar --create --gzip --file $@ --directory target $(VMFM)
 
 policy.wasm: $(SOURCES) scripts/wasm-cargo scripts/wasm-shrink ## Builds the module
 	scripts/wasm-cargo rustc --release --locked --lib --crate-type cdylib --target $(TARGET)
@@ -98,4 +125,4 @@ target/noop.wasm: $(wildcard e2e/noop/src/*) Cargo.toml Cargo.lock .cargo/config
 .PHONY: clean
 clean: ## Removes everything that is built
 	cargo clean
-	rm -f policy.wasm annotated-policy.wasm
+	rm -f policy.wasm annotated-policy.wasm vmfm-linux-*.tar.gz

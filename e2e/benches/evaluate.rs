@@ -3,20 +3,17 @@
 //! AdmissionReview's bytes, put into a payload with the settings, evaluated, and answered with a patch. At the end stands
 //! a table with the ratios, and what does not depend on the machine: fuel (about one unit an instruction), memory, sizes.
 
-mod meter;
-
 use std::fs;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
-use meter::Meter;
 use serde_json::{Value, json};
-use vm_feature_manager_e2e::admission::{self, AdmissionResponse, RequestOptions};
-use vm_feature_manager_e2e::cluster::Cluster;
-use vm_feature_manager_e2e::host::Host;
-use vm_feature_manager_e2e::yaml;
+use vmfm::admission::{self, AdmissionResponse};
+use vmfm::cluster::Cluster;
+use vmfm::host::Host;
+use vmfm::yaml;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -43,7 +40,7 @@ impl Case {
     }
 
     /// What policy-server does with the request around the guest's call.
-    fn evaluate(&self, call: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    fn evaluate(&self, call: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
         let request: Value = serde_json::from_slice(&self.review).unwrap();
         let payload = json!({"request": request, "settings": self.settings}).to_string();
         let response = AdmissionResponse::from_guest(&request, &call(payload.as_bytes()));
@@ -52,7 +49,7 @@ impl Case {
 }
 
 fn payload(object: Value, old: Option<Value>, settings: &Value) -> Case {
-    let request = admission::request(vec![object], &RequestOptions { old }).unwrap().0;
+    let request = admission::request(object, old).unwrap();
     Case { review: request.to_string().into_bytes(), settings: settings.clone() }
 }
 
@@ -103,9 +100,9 @@ fn main() {
     let cluster = Cluster::from_folder(&root().join("examples/vbios/cluster")).unwrap();
     let (policy, noop) = (root().join("policy.wasm"), root().join("target/noop.wasm"));
     let start = Instant::now();
-    let host = Host::load(&policy, cluster).unwrap();
+    let host = Host::load(&policy, None, cluster).unwrap();
     let compile = start.elapsed();
-    let hosts = [("policy", host), ("nothing", Host::load(&noop, Cluster::default()).unwrap())];
+    let hosts = [("policy", host), ("nothing", Host::load(&noop, None, Cluster::default()).unwrap())];
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
@@ -117,14 +114,14 @@ fn main() {
             group.bench_function(format!("fresh/{module}"), |b| {
                 b.iter(|| black_box(request.evaluate(|payload| host.call("validate", payload).unwrap().0)));
             });
-            let instance = host.instance().unwrap();
+            let (mut instance, _) = host.instance().unwrap();
             group.bench_function(format!("reused/{module}"), |b| {
                 b.iter(|| black_box(request.evaluate(|payload| instance.call("validate", payload).unwrap())));
             });
         }
     }
     criterion.final_summary();
-    report(&policy, &noop, compile);
+    report(&policy, &noop, &hosts, compile);
 }
 
 /// The median that criterion has kept, in microseconds.
@@ -139,14 +136,12 @@ fn median(case: &str, mode: &str, module: &str) -> Option<f64> {
     estimates["median"]["point_estimate"].as_f64().map(|nanoseconds| nanoseconds / 1000.0)
 }
 
-fn report(policy: &Path, noop: &Path, compile: Duration) {
+fn report(policy: &Path, noop: &Path, hosts: &[(&str, Host); 2], compile: Duration) {
     let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
     println!(
         "\n| request | bytes | fresh, us | ratio | reused, us | ratio | fuel | ratio | memory, KiB | stack left, KiB |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
-    let cluster = || Cluster::from_folder(&root().join("examples/vbios/cluster")).unwrap();
-    let meters = [policy, noop].map(Meter::load);
     for (case, request) in cases() {
         let payload = request.payload();
         let mut row = format!("| {case} | {} ", payload.len());
@@ -156,7 +151,7 @@ fn report(policy: &Path, noop: &Path, compile: Duration) {
                 _ => row.push_str("| - | - "),
             }
         }
-        let [ours, nothing] = meters.each_ref().map(|meter| meter.measure(cluster(), &payload));
+        let [ours, nothing] = hosts.each_ref().map(|(_, host)| host.measure("validate", &payload).unwrap());
         let ratio = ours.fuel as f64 / nothing.fuel as f64;
         let (memory, stack) = (ours.memory >> 10, ours.free_stack >> 10);
         println!("{row}| {} | {ratio:.1} | {memory} | {stack} |", ours.fuel);

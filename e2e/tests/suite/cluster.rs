@@ -1,7 +1,7 @@
 //! The cluster of files answers as Kubewarden's `kubernetes` host capability does.
 
 use serde_json::{Value, json};
-use vm_feature_manager_e2e::cluster::Cluster;
+use vmfm::cluster::Cluster;
 
 fn cluster() -> Cluster {
     let mut cluster = Cluster::default();

@@ -1,15 +1,11 @@
 //! What a request costs grows as the request does, and no faster. Counted in fuel, which is the same on every machine.
 
-use std::sync::LazyLock;
-
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_e2e::cluster::Cluster;
+use vmfm::cluster::Cluster;
+use vmfm::wapc::Cost;
 
-use super::harness::{request, root, vm};
-use super::meter::{Cost, Meter};
-
-static METER: LazyLock<Meter> = LazyLock::new(|| Meter::load(&root().join("policy.wasm")));
+use super::harness::{HOST, request, vm};
 
 const ALL: [(&str, &str); 4] = [
     ("nested-virt", "enabled"),
@@ -40,9 +36,14 @@ fn cluster() -> Cluster {
     cluster
 }
 
+/// What `validate` takes in a fresh instance.
+fn measure(cluster: Cluster, payload: &[u8]) -> Cost {
+    HOST.with_cluster(cluster).measure("validate", payload).unwrap()
+}
+
 fn cost(object: Value, old: Option<Value>) -> Cost {
     let payload = json!({"request": request(object, old), "settings": settings()});
-    METER.measure(cluster(), payload.to_string().as_bytes())
+    measure(cluster(), payload.to_string().as_bytes())
 }
 
 fn list(vm: &mut Value, pointer: &str, items: impl Iterator<Item = Value>) {
@@ -108,7 +109,7 @@ fn there_is_a_fast_path(#[case] is_update: bool, #[case] fuel_of_a_byte: u64) {
     let old = is_update.then(|| object.clone());
     let settings = json!({"userData": {"enabled": false}});
     let payload = json!({"request": request(object, old), "settings": settings}).to_string();
-    let Cost { fuel, memory, .. } = METER.measure(cluster(), payload.as_bytes());
+    let Cost { fuel, memory, .. } = measure(cluster(), payload.as_bytes());
     assert!(memory <= 256 << 10, "{memory} bytes");
     let start = 10_000;
     let most = start + payload.len() as u64 * fuel_of_a_byte;
@@ -129,7 +130,7 @@ fn a_mutation_reads_and_writes_once(#[case] place: &str, #[case] fuel_of_a_byte:
         let length = object.to_string().len() as u64;
         let settings = json!({"nestedVirtualization": {"cpuVendor": "amd"}});
         let payload = json!({"request": request(object, None), "settings": settings}).to_string();
-        (METER.measure(cluster(), payload.as_bytes()).fuel, length)
+        (measure(cluster(), payload.as_bytes()).fuel, length)
     };
     let ((fuel, length), (more_fuel, more_length)) = (fuel(100), fuel(1000));
     let of_a_byte = (more_fuel - fuel) / (more_length - length);
@@ -142,7 +143,7 @@ fn settings_are_cheap_to_read() {
     let fuel = |settings: &Value| {
         let request = request(vm(&[("nested-virt", "enabled")]), None);
         let payload = json!({"request": request, "settings": settings}).to_string();
-        METER.measure(cluster(), payload.as_bytes()).fuel
+        measure(cluster(), payload.as_bytes()).fuel
     };
     let some = json!({"nestedVirtualization": {"cpuVendor": "amd"}});
     let mut all = settings();
@@ -182,7 +183,7 @@ fn a_list_of_devices_is_cheap_to_read() {
         }
         let vm = vm(&[("pci-passthrough", r#"{"devices": ["0000:c7:00.0"]}"#)]);
         let payload = json!({"request": request(vm, None), "settings": {}}).to_string();
-        METER.measure(cluster, payload.as_bytes())
+        measure(cluster, payload.as_bytes())
     };
     let (some, more) = (cost(1000), cost(10_000));
     let of_a_device = (more.fuel - some.fuel) / 9000;
@@ -208,7 +209,7 @@ fn a_list_of_nodes_is_cheap_to_read() {
             }));
         }
         let payload = json!({"request": request(vm(&[("nested-virt", "enabled")]), None), "settings": {}}).to_string();
-        METER.measure(cluster, payload.as_bytes())
+        measure(cluster, payload.as_bytes())
     };
     let (some, more) = (cost(100), cost(400));
     let of_a_node = (more.fuel - some.fuel) / 300;

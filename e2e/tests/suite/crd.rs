@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use jsonschema::Validator;
 use serde_json::{Map, Value, json};
-use vm_feature_manager_e2e::yaml;
+use vmfm::yaml;
 
 use crate::harness::root;
 

@@ -2,8 +2,8 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_e2e::cluster::{Cluster, Faults};
-use vm_feature_manager_e2e::host::Evaluation;
+use vmfm::cluster::{Cluster, Faults};
+use vmfm::host::Evaluation;
 
 use crate::harness::{HOST, request, root, vm};
 
@@ -98,8 +98,8 @@ fn at_every_position(#[case] mode: &str) {
         clean.response.audit_annotations["applied"],
         "nested-virt,pci-passthrough,gpu-device-plugin,vbios-injection"
     );
-    let calls = clean.activity.lookups.len();
-    assert!(calls >= 9, "{:?}", clean.activity.lookups);
+    let calls = clean.activity.lookups().len();
+    assert!(calls >= 9, "{:?}", clean.activity.lookups());
     let mut failures = 0;
     for position in 0..calls {
         for fault in faults() {

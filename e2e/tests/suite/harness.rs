@@ -4,15 +4,15 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use serde_json::Value;
-use vm_feature_manager_e2e::admission::{self, RequestOptions};
-use vm_feature_manager_e2e::cluster::Cluster;
-use vm_feature_manager_e2e::host::{Evaluation, Host};
 pub use vm_feature_manager_testkit::vm;
+use vmfm::admission;
+use vmfm::cluster::Cluster;
+use vmfm::host::{Evaluation, Host};
 
-/// The module, with nothing in its cluster.
+/// The module, with nothing in its cluster. Compiled once for all tests, and kept where cargo's configuration says.
 pub static HOST: LazyLock<Host> = LazyLock::new(|| {
-    let module = root().join("policy.wasm");
-    Host::load(&module, Cluster::default()).unwrap_or_else(|e| panic!("{e}"))
+    let cache = std::env::var_os("VMFM_CACHE").map(PathBuf::from);
+    Host::load(&root().join("policy.wasm"), cache.as_deref(), Cluster::default()).unwrap_or_else(|e| panic!("{e}"))
 });
 
 pub fn root() -> PathBuf {
@@ -20,7 +20,7 @@ pub fn root() -> PathBuf {
 }
 
 pub fn request(object: Value, old: Option<Value>) -> Value {
-    admission::request(vec![object], &RequestOptions { old }).unwrap().0
+    admission::request(object, old).unwrap()
 }
 
 pub fn patch(evaluation: &Evaluation) -> Value {

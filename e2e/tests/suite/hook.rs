@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_e2e::cluster::Cluster;
+use vmfm::cluster::Cluster;
 
 use crate::harness::{HOST, message, request, root};
 
@@ -387,4 +387,22 @@ fn libvirt_takes_the_domain_and_keeps_the_rom(#[case] file: &str, #[case] ask: A
     assert!(output.status.success(), "{}", text(&output.stderr));
     let dumped = text(&output.stdout);
     assert!(dumped.contains(&format!("<rom file='{}'/>", container.rom_path())), "{dumped}");
+}
+
+#[test]
+fn the_command_of_the_documents_shows_the_hook_on_a_sample_domain() {
+    let page = fs::read_to_string(root().join("docs/vbios.md")).unwrap();
+    assert!(page.lines().any(|line| line == "make hook"));
+    // The make that runs the tests must not lend this one its own flags.
+    let output = Command::new("make")
+        .args(["--silent", "hook"])
+        .current_dir(root())
+        .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL")
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    assert!(stdout.contains(r#"<alias name="ua-hostdevice-node1-000000020">"#), "{stdout}");
+    assert!(stdout.contains("<rom file="), "{stdout}");
 }

@@ -8,9 +8,9 @@ use rstest::rstest;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use vm_feature_manager_e2e::cluster::{Cluster, Faults, granted_by_metadata};
-use vm_feature_manager_e2e::host::Evaluation;
-use vm_feature_manager_e2e::yaml;
+use vmfm::cluster::{Cluster, Faults, granted_by};
+use vmfm::host::Evaluation;
+use vmfm::yaml;
 
 use crate::harness::{HOST, message, patch, request, root, vm};
 
@@ -19,7 +19,7 @@ fn cluster() -> Cluster {
 }
 
 fn with_metadata() -> Faults {
-    granted_by_metadata(&root().join("metadata.yml")).unwrap()
+    granted_by(&yaml::read(&root().join("metadata.yml")).unwrap()[0])
 }
 
 /// The VM in the cluster behind the faults. A call that does not return in time fails the test.
@@ -94,7 +94,7 @@ fn lists_are_made_where_no_node_is_known() {
     let (can_i, list) = ("can_i", "list_resources_all");
     let get = "get_resource";
     assert_eq!(operations(&evaluation), [get, can_i, can_i, list, can_i, can_i, list, get]);
-    let review = &evaluation.activity.lookups[2].1["subject_access_review"];
+    let review = &evaluation.activity.lookups()[2].1["subject_access_review"];
     assert_eq!(review["user"], "system:serviceaccount:kubewarden:policy-server");
     assert_eq!(review["resource_attributes"]["verb"], "watch");
     assert_eq!(review["resource_attributes"]["resource"], "pcidevices");
@@ -102,7 +102,7 @@ fn lists_are_made_where_no_node_is_known() {
 }
 
 fn operations(evaluation: &Evaluation) -> Vec<&str> {
-    evaluation.activity.lookups.iter().map(|(operation, _)| operation.as_str()).collect()
+    evaluation.activity.lookups().into_iter().map(|(operation, _)| operation).collect()
 }
 
 #[rstest]
@@ -112,7 +112,7 @@ fn nothing_is_looked_up_where_nothing_is_to_be_done(#[case] old: Value, #[case] 
     new["metadata"]["finalizers"] = json!(["x"]);
     let evaluation = HOST.with_cluster(cluster()).validate(&json!({}), &request(new, Some(old)));
     assert!(evaluation.response.allowed);
-    assert!(evaluation.activity.lookups.is_empty());
+    assert!(evaluation.activity.lookups().is_empty());
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn the_metadata_declares_exactly_what_is_used() {
         evaluate(vm(&[]), reads_secrets, with_metadata()),
         with_usb.validate(&owned, &request(usb, None)),
     ];
-    let lookups = || runs.iter().flat_map(|run| &run.activity.lookups);
+    let lookups = || runs.iter().flat_map(|run| run.activity.lookups());
     let mut operations: Vec<String> = lookups().map(|(operation, _)| format!("kubernetes/{operation}")).collect();
     operations.sort();
     operations.dedup();
@@ -139,7 +139,7 @@ fn the_metadata_declares_exactly_what_is_used() {
 
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut kinds: Vec<(String, String)> = lookups()
-        .filter(|(operation, _)| operation != "can_i")
+        .filter(|(operation, _)| *operation != "can_i")
         .map(|(_, request)| (text(&request["api_version"]), text(&request["kind"])))
         .collect();
     kinds.sort();
@@ -157,7 +157,8 @@ fn requests() -> Vec<(String, Value)> {
         evaluate(vm(&[("vbios-injection", "igpu-rom")]), settings(), with_metadata()),
         evaluate(vm(&[]), reads_secrets, with_metadata()),
     ];
-    runs.into_iter().flat_map(|run| run.activity.lookups).collect()
+    let lookups = runs.iter().flat_map(|run| run.activity.lookups());
+    lookups.map(|(operation, request)| (operation.to_owned(), request.clone())).collect()
 }
 
 /// The module writes its requests itself; they are those that the SDK's types read and write.
@@ -237,7 +238,7 @@ fn a_requester_is_reviewed_by_name() {
     review["userInfo"] = json!({"username": "alice", "groups": ["team-a", "system:authenticated"]});
     let evaluation = HOST.with_cluster(cluster).validate(&settings, &review);
     assert!(evaluation.response.allowed, "{:?}", evaluation.response.status);
-    let (_, asked) = evaluation.activity.lookups.iter().find(|(operation, _)| operation == "can_i").unwrap();
+    let (_, asked) = evaluation.activity.lookups().into_iter().find(|(operation, _)| *operation == "can_i").unwrap();
     let asked: CanIRequest = serde_json::from_value(asked.clone()).unwrap();
     let review = asked.subject_access_review;
     assert_eq!((review.user.as_str(), review.groups.unwrap().len()), ("alice", 2));

@@ -1,15 +1,12 @@
-//! End-to-end tests: the built module in the embedded host, the command-line program, and the hook in Python.
+//! End-to-end tests: the built module in the embedded host, what ships around it, and the hook in Python.
 
 mod cluster;
-mod command;
 mod cost;
 mod crd;
 mod faults;
 mod harness;
 mod hook;
 mod lookups;
-#[path = "../../benches/meter.rs"]
-mod meter;
 mod module;
 mod observability;
 mod package;

@@ -1,8 +1,10 @@
 //! The main paths through the built module, as policy-server would go them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_e2e::host::Evaluation;
+use vmfm::host::Evaluation;
 
 use crate::harness::{HOST, message, patch, request, root, vm};
 
@@ -38,6 +40,36 @@ fn the_policy_uses_no_large_crate() {
     }
     let module = std::fs::read(root().join("policy.wasm")).unwrap();
     assert!(!module.windows(14).any(|bytes| bytes == b"regex-automata"));
+}
+
+/// `make run` builds the evaluator alone, the tests build all packages at once. Where crates had other features then, Cargo would
+/// build the engine twice.
+#[test]
+fn the_engine_is_built_once() {
+    fn features(arguments: &str) -> BTreeMap<String, BTreeSet<String>> {
+        let arguments = format!("tree --locked --offline --prefix none --no-dedupe --format {{p}}|{{f}} {arguments}");
+        let mut cargo = std::process::Command::new(env!("CARGO"));
+        let output = cargo.args(arguments.split(' ')).current_dir(root()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut found = BTreeMap::<_, BTreeSet<_>>::new();
+        for (package, features) in String::from_utf8(output.stdout).unwrap().lines().filter_map(|l| l.split_once('|')) {
+            let name = package.split(' ').take(2).collect::<Vec<_>>().join(" ");
+            found.entry(name).or_default().insert(features.to_owned());
+        }
+        found
+    }
+    let all = features("--workspace");
+    let alone = features("--edges normal,build --package vmfm");
+    assert!(alone.keys().any(|package| package.starts_with("wasmtime v")));
+    // The engine does not use them.
+    let is_other = |package: &str| ["chrono ", "kubewarden-policy-sdk "].iter().any(|name| package.starts_with(name));
+    for (package, features) in alone.iter().filter(|(package, _)| !is_other(package)) {
+        assert!(
+            features.is_subset(&all[package]),
+            "{package} has {features:?} for the evaluator and {:?} for the tests",
+            all[package]
+        );
+    }
 }
 
 /// One run of the benchmark is kept, with every request that it measures.
@@ -88,8 +120,8 @@ fn a_vm_that_asks_for_nothing_is_accepted_without_patch_log_or_lookup() {
     let evaluation = create(&[], json!({}));
     assert!(evaluation.response.allowed);
     assert_eq!(evaluation.response.patch, None);
-    assert_eq!(evaluation.activity.logs, Vec::<Value>::new());
-    assert!(evaluation.activity.lookups.is_empty());
+    assert_eq!(evaluation.activity.logs(), Vec::<&Value>::new());
+    assert!(evaluation.activity.lookups().is_empty());
 }
 
 #[test]
@@ -162,8 +194,8 @@ fn a_failure_that_is_allowed_is_told_in_an_annotation_a_warning_and_the_log() {
     let path = "/metadata/annotations/vm-feature-manager.io~1nested-virt-error";
     assert_eq!(patch(&evaluation), json!([{"op": "add", "path": path, "value": error}]));
     assert_eq!(evaluation.response.warnings, [format!("nested-virt is not applied: {error}")]);
-    let [line] = evaluation.activity.logs.as_slice() else {
-        panic!("one log line: {:?}", evaluation.activity.logs);
+    let [line] = evaluation.activity.logs()[..] else {
+        panic!("one log line: {:?}", evaluation.activity.logs());
     };
     for (field, value) in [
         ("level", "warning"),
@@ -184,7 +216,7 @@ fn a_failure_that_is_stripped_loses_its_directive() {
     let evaluation = create(&[("nested-virt", "maybe")], settings);
     let path = "/metadata/annotations/vm-feature-manager.io~1nested-virt";
     assert_eq!(patch(&evaluation), json!([{"op": "remove", "path": path}]));
-    assert_eq!(evaluation.activity.logs.len(), 1);
+    assert_eq!(evaluation.activity.logs().len(), 1);
 }
 
 #[test]

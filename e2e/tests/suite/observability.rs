@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::Value;
-use vm_feature_manager_e2e::yaml;
+use vmfm::yaml;
 
 use crate::harness::root;
 

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_e2e::yaml;
+use vmfm::yaml;
 
 use crate::crd;
 use crate::harness::{HOST, request, root, vm};
@@ -483,7 +483,7 @@ mod match_conditions {
 /// The examples: what the cluster would take, and what the policy makes of it.
 mod examples {
     use super::*;
-    use vm_feature_manager_e2e::cluster::{Cluster, granted_by_metadata};
+    use vmfm::cluster::{Cluster, granted_by};
 
     fn folders() -> Vec<PathBuf> {
         let mut found = Vec::new();
@@ -534,7 +534,7 @@ mod examples {
             let settings = folder.join("settings.yaml");
             let settings = if settings.exists() { yaml::read(&settings).unwrap().remove(0) } else { json!({}) };
             let cluster = Cluster::from_folder(&folder.join("cluster")).unwrap();
-            let faults = granted_by_metadata(&root().join("metadata.yml")).unwrap();
+            let faults = granted_by(&yaml::read(&root().join("metadata.yml")).unwrap()[0]);
             let host = HOST.with_cluster(cluster.with_faults(faults));
             let evaluation = host.validate(&settings, &request(vm.clone(), None));
             assert!(evaluation.response.allowed, "{name}: {:?}", evaluation.response.status);
@@ -795,7 +795,9 @@ mod workflows {
     fn the_release_runs_the_tests_first() {
         let release = read(".github/workflows/release.yml");
         assert_eq!(release["jobs"]["test"]["uses"], "./.github/workflows/test.yml");
-        assert_eq!(release["jobs"]["release"]["needs"], "test");
+        for (job, needs) in [("module", "test"), ("evaluator", "module"), ("release", "evaluator")] {
+            assert_eq!(release["jobs"][job]["needs"], needs);
+        }
         let test = read(".github/workflows/test.yml")["jobs"]["test"]["steps"].to_string();
         for command in ["make run", "make test", "make e2e-tests"] {
             assert!(test.contains(command), "{command}");
@@ -810,7 +812,8 @@ mod workflows {
         let tools: Vec<&str> = tools.lines().filter_map(|line| line.trim().split_once("@v").map(|t| t.0)).collect();
         assert_eq!(tools.len(), 3);
         for tool in tools {
-            let module = tool.split("/cmd/").next().unwrap();
+            let (_, package) = tool.split_once(' ').unwrap();
+            let module = package.split("/cmd/").next().unwrap();
             assert!(pattern.contains(module), "{module}");
         }
     }

@@ -4,8 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_e2e::cluster::{Cluster, Faults, granted_by_metadata};
-use vm_feature_manager_e2e::yaml;
+use vmfm::cluster::{Cluster, Faults, granted_by};
+use vmfm::yaml;
 
 use crate::harness::{HOST, request, root, vm};
 
@@ -76,7 +76,7 @@ fn with_directives(vm: &Value, source: &str, directives: &[(&str, &str)]) -> (Va
 /// What the VM is after the request; evaluated twice, the second time nothing changes.
 fn evaluate(source: &str, tracking: bool, (vm, text): (Value, Option<String>), old: Option<Value>) -> Value {
     let settings = settings(source, tracking);
-    let faults = granted_by_metadata(&root().join("metadata.yml")).unwrap();
+    let faults = granted_by(&yaml::read(&root().join("metadata.yml")).unwrap()[0]);
     let host = HOST.with_cluster(cluster(text.as_deref()).with_faults(faults));
     let request_of = |vm: &Value| request(vm.clone(), old.clone());
     let first = host.validate(&settings, &request_of(&vm)).response;

@@ -27,7 +27,13 @@ pub enum FileError {
     },
 }
 
-/// The documents of a YAML or JSON file, empty ones left out; `-` is standard input.
+/// Whether a file may hold manifests, by its name.
+pub fn is_name(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
+}
+
+/// The documents of a YAML or JSON file, empty ones left out, and lists of objects, as `kubectl get` prints them, taken apart; `-`
+/// is standard input.
 ///
 /// # Errors
 /// [`FileError`] where the file cannot be read, or is neither.
@@ -39,7 +45,21 @@ pub fn read(path: &Path) -> Result<Vec<Value>, FileError> {
         fs::read_to_string(path)
     };
     let text = text.map_err(|error| FileError::Read { path: path.to_owned(), error })?;
-    parse(&text).map_err(|message| FileError::Syntax { path: path.to_owned(), message })
+    let documents = parse(&text).map_err(|message| FileError::Syntax { path: path.to_owned(), message })?;
+    Ok(documents.into_iter().flat_map(items).collect())
+}
+
+/// The items of a list, or the document itself.
+fn items(mut document: Value) -> Vec<Value> {
+    let is_list = document["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
+    match document.get_mut("items").map(Value::take) {
+        Some(Value::Array(items)) if is_list => items,
+        Some(other) => {
+            document["items"] = other;
+            vec![document]
+        }
+        None => vec![document],
+    }
 }
 
 /// The documents of a YAML or JSON text, empty ones left out.

@@ -124,21 +124,34 @@ impl Faults {
 }
 
 impl Cluster {
-    /// Reads all `.yaml`, `.yml` and `.json` files of a folder.
+    /// The objects of a folder, as [`Cluster::read`] has them.
     ///
     /// # Errors
     /// [`ClusterError`] where the folder or a file in it cannot be used.
     pub fn from_folder(folder: &Path) -> Result<Self, ClusterError> {
-        let unreadable = |error| ClusterError::Folder { folder: folder.display().to_string(), error };
+        let mut cluster = Self::default();
+        cluster.read(folder)?;
+        Ok(cluster)
+    }
+
+    /// Adds the objects in a file, or in all `.yaml`, `.yml` and `.json` files of a folder.
+    ///
+    /// # Errors
+    /// [`ClusterError`] where the folder or a file cannot be used.
+    pub fn read(&mut self, path: &Path) -> Result<(), ClusterError> {
         let mut files = Vec::new();
-        for entry in fs::read_dir(folder).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            if path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json") {
-                files.push(path);
+        if path.is_file() {
+            files.push(path.to_owned());
+        } else {
+            let unreadable = |error| ClusterError::Folder { folder: path.display().to_string(), error };
+            for entry in fs::read_dir(path).map_err(unreadable)? {
+                let file = entry.map_err(unreadable)?.path();
+                if yaml::is_name(&file) {
+                    files.push(file);
+                }
             }
         }
         files.sort();
-        let mut cluster = Self::default();
         for file in files {
             for (index, document) in yaml::read(&file)?.into_iter().enumerate() {
                 let is_object = document["apiVersion"].is_string()
@@ -147,10 +160,21 @@ impl Cluster {
                 if !is_object {
                     return Err(ClusterError::NoObject { file: file.display().to_string(), number: index + 1 });
                 }
-                cluster.add(document);
+                self.add(document);
             }
         }
-        Ok(cluster)
+        Ok(())
+    }
+
+    /// Adds an object in the place of the one with its type, namespace and name, if there is one.
+    pub fn apply(&mut self, object: Value) {
+        let identity = |object: &Value| {
+            let metadata = &object["metadata"];
+            [&object["apiVersion"], &object["kind"], &metadata["namespace"], &metadata["name"]].map(Value::clone)
+        };
+        let new = identity(&object);
+        self.objects.retain(|object| identity(object) != new);
+        self.add(object);
     }
 
     /// Adds an object.
@@ -313,19 +337,15 @@ impl Cluster {
 }
 
 /// What a policy's metadata lets it look up and call: `contextAwareResources` and `hostCapabilities`.
-///
-/// # Errors
-/// [`FileError`] where the file cannot be read, or is no YAML.
-pub fn granted_by_metadata(metadata: &Path) -> Result<Faults, FileError> {
-    let metadata: Value = yaml::read(metadata)?.into_iter().next().unwrap_or_default();
+pub fn granted_by(metadata: &Value) -> Faults {
     let list = |key: &str| metadata[key].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let resources = list("contextAwareResources");
-    Ok(Faults {
+    Faults {
         granted: Some(resources.iter().map(|r| (text(&r["apiVersion"]), text(&r["kind"]))).collect()),
         capabilities: Some(list("hostCapabilities").iter().map(text).collect()),
         ..Faults::default()
-    })
+    }
 }
 
 /// The object with only the fields of the masks, beside its type and metadata, which the host never cuts. Lists on the

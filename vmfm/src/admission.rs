@@ -7,22 +7,12 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// What an admission request is made of, beside the object.
-#[derive(Debug, Clone, Default)]
-pub struct RequestOptions {
-    /// The object before; makes the request an UPDATE.
-    pub old: Option<Value>,
-}
-
 /// Why no admission request can be made.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// There is no object.
     #[error("there is no manifest in it")]
     Empty,
-    /// There are several objects that the request could be about.
-    #[error("it has {0} VirtualMachines; evaluate one at a time")]
-    Several(usize),
     /// There is no VirtualMachine, and more than one other object.
     #[error("it has no VirtualMachine, but {0}")]
     NoVirtualMachine(String),
@@ -37,55 +27,43 @@ pub enum RequestError {
     NoManifest,
 }
 
-/// The admission request for the documents of a file, and the documents beside it.
-///
-/// An `AdmissionReview` or an admission request is taken as it is. Otherwise the request creates (or, with an old
-/// object, updates) the one VirtualMachine among the documents.
-///
-/// # Errors
-/// [`RequestError`] where there is not exactly one object to ask about.
-pub fn request(documents: Vec<Value>, options: &RequestOptions) -> Result<(Value, Vec<Value>), RequestError> {
-    let is_vm = |document: &Value| document["kind"] == "VirtualMachine";
-    let (mut subjects, mut others): (Vec<Value>, Vec<Value>) =
-        documents.into_iter().partition(|d| is_vm(d) || is_request(d));
-    if subjects.is_empty() && others.len() == 1 {
-        subjects.append(&mut others);
-    }
-    let count = subjects.len();
-    let subject = match (subjects.pop(), count) {
-        (Some(subject), 1) => subject,
-        (Some(_), _) => return Err(RequestError::Several(count)),
-        (None, _) if others.is_empty() => return Err(RequestError::Empty),
-        (None, _) => {
-            let kinds: Vec<_> = others.iter().map(|o| o["kind"].as_str().unwrap_or("?")).collect();
-            return Err(RequestError::NoVirtualMachine(kinds.join(", ")));
-        }
-    };
-    let request = match subject {
-        review if review["kind"] == "AdmissionReview" => match review.get("request") {
-            Some(request) if request.is_object() => request.clone(),
-            _ => return Err(RequestError::NoRequest),
-        },
-        request if is_request(&request) => request,
-        manifest => return Ok((from_manifest(manifest, options)?, others)),
-    };
-    if options.old.is_some() {
-        return Err(RequestError::TwoOld);
-    }
-    Ok((request, others))
+/// Whether a document is what the policy is asked about: a VirtualMachine, or a whole admission request.
+pub fn is_subject(document: &Value) -> bool {
+    document["kind"] == "VirtualMachine" || is_request(document)
 }
 
-/// Whether the document is an AdmissionReview, or the request of one.
-fn is_request(document: &Value) -> bool {
+/// Whether a document is an AdmissionReview, or the request of one.
+pub fn is_request(document: &Value) -> bool {
     document["kind"] == "AdmissionReview" || (document["kind"].is_object() && document["operation"].is_string())
 }
 
-fn from_manifest(object: Value, options: &RequestOptions) -> Result<Value, RequestError> {
+/// The admission request about a document.
+///
+/// An `AdmissionReview` or an admission request is taken as it is. A manifest is created or, with an old object, updated.
+///
+/// # Errors
+/// [`RequestError`] where the document is neither.
+pub fn request(document: Value, old: Option<Value>) -> Result<Value, RequestError> {
+    let request = match document {
+        mut review if review["kind"] == "AdmissionReview" => match review["request"].take() {
+            request @ Value::Object(_) => request,
+            _ => return Err(RequestError::NoRequest),
+        },
+        request if is_request(&request) => request,
+        manifest => return from_manifest(manifest, old),
+    };
+    if old.is_some() {
+        return Err(RequestError::TwoOld);
+    }
+    Ok(request)
+}
+
+fn from_manifest(object: Value, old: Option<Value>) -> Result<Value, RequestError> {
     let (Some(api_version), Some(kind)) = (object["apiVersion"].as_str(), object["kind"].as_str()) else {
         return Err(RequestError::NoManifest);
     };
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let operation = if options.old.is_some() { "UPDATE" } else { "CREATE" };
+    let operation = if old.is_some() { "UPDATE" } else { "CREATE" };
     let metadata = &object["metadata"];
     Ok(json!({
         "uid": "00000000-0000-4000-8000-000000000000",
@@ -100,7 +78,7 @@ fn from_manifest(object: Value, options: &RequestOptions) -> Result<Value, Reque
         "operation": operation,
         "userInfo": {"username": "kubernetes-admin", "groups": ["system:authenticated"]},
         "object": object,
-        "oldObject": options.old,
+        "oldObject": old,
         "dryRun": false,
     }))
 }

@@ -6,15 +6,14 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use wapc::WapcHost;
-use wasmtime_provider::{WasmtimeEngineProviderBuilder, WasmtimeEngineProviderPre};
 
 use crate::admission::AdmissionResponse;
 use crate::cluster::{CallbackResult, Cluster};
+use crate::wapc::{Cost, Guest, Instance};
 
 /// A compiled module, and the cluster that it may ask.
 pub struct Host {
-    module: WasmtimeEngineProviderPre,
+    guest: Guest,
     cluster: Arc<Cluster>,
 }
 
@@ -42,13 +41,47 @@ pub enum HostError {
     Call(String),
 }
 
-/// What the guest did during a call, beside answering.
+/// What the guest did during a call, beside answering, in its order.
 #[derive(Debug, Clone, Default)]
 pub struct Activity {
-    /// The log lines, as the guest sent them.
-    pub logs: Vec<Value>,
+    /// Log lines and lookups.
+    pub events: Vec<Event>,
+}
+
+/// A call of the host.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A log line, as the guest sent it.
+    Log(Value),
+    /// An operation of the host capability `kubernetes`.
+    Lookup {
+        /// Its name.
+        operation: String,
+        /// Its payload.
+        request: Value,
+        /// What the host answered, or its error.
+        answer: Result<Value, String>,
+    },
+}
+
+impl Activity {
+    /// The log lines.
+    pub fn logs(&self) -> Vec<&Value> {
+        let lines = self.events.iter().filter_map(|event| match event {
+            Event::Log(line) => Some(line),
+            Event::Lookup { .. } => None,
+        });
+        lines.collect()
+    }
+
     /// The operations of the host capability `kubernetes` and their payloads.
-    pub lookups: Vec<(String, Value)>,
+    pub fn lookups(&self) -> Vec<(&str, &Value)> {
+        let lookups = self.events.iter().filter_map(|event| match event {
+            Event::Lookup { operation, request, .. } => Some((operation.as_str(), request)),
+            Event::Log(_) => None,
+        });
+        lookups.collect()
+    }
 }
 
 /// What became of a request.
@@ -72,22 +105,33 @@ pub struct SettingsValidation {
 }
 
 impl Host {
-    /// Compiles a module.
+    /// Compiles a module. A folder of compiled modules, if there is one, is asked first, and keeps what it does not have.
     ///
     /// # Errors
     /// [`HostError`] where the file is no Kubewarden module.
-    pub fn load(path: &Path, cluster: Cluster) -> Result<Self, HostError> {
+    pub fn load(path: &Path, cache: Option<&Path>, cluster: Cluster) -> Result<Self, HostError> {
         let bytes = std::fs::read(path).map_err(|error| HostError::Read { path: path.to_owned(), error })?;
-        let module = WasmtimeEngineProviderBuilder::new().module_bytes(&bytes).build_pre().map_err(|e| {
+        Self::from_bytes(&bytes, cache, cluster).map_err(|error| match error {
+            HostError::Compile { message, .. } => HostError::Compile { path: path.to_owned(), message },
+            other => other,
+        })
+    }
+
+    /// As [`Host::load`], but for a module that is read already.
+    ///
+    /// # Errors
+    /// [`HostError::Compile`] where the bytes are no Kubewarden module.
+    pub fn from_bytes(bytes: &[u8], cache: Option<&Path>, cluster: Cluster) -> Result<Self, HostError> {
+        let guest = Guest::load(bytes, cache).map_err(|e| {
             let message = e.to_string().lines().next().unwrap_or_default().to_owned();
-            HostError::Compile { path: path.to_owned(), message }
+            HostError::Compile { path: PathBuf::new(), message }
         })?;
-        Ok(Self { module, cluster: Arc::new(cluster) })
+        Ok(Self { guest, cluster: Arc::new(cluster) })
     }
 
     /// The same module in another cluster.
     pub fn with_cluster(&self, cluster: Cluster) -> Self {
-        Self { module: self.module.clone(), cluster: Arc::new(cluster) }
+        Self { guest: self.guest.clone(), cluster: Arc::new(cluster) }
     }
 
     /// Calls a function of the guest in a fresh instance.
@@ -95,29 +139,36 @@ impl Host {
     /// # Errors
     /// [`HostError::Call`] where the guest traps or answers with an error.
     pub fn call(&self, function: &str, payload: &[u8]) -> Result<(Vec<u8>, Activity), HostError> {
-        let instance = self.instance()?;
+        let (mut instance, activity) = self.instance()?;
         let answer = instance.call(function, payload)?;
-        let activity = instance.activity.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let activity = activity.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok((answer, activity))
     }
 
-    /// A fresh instance of the module.
+    /// Counts what a call takes in a fresh instance.
+    ///
+    /// # Errors
+    /// [`HostError::Call`] where the guest traps or answers with an error.
+    pub fn measure(&self, function: &str, payload: &[u8]) -> Result<Cost, HostError> {
+        let (mut instance, _) = self.instance()?;
+        instance.call(function, payload)?;
+        Ok(instance.cost())
+    }
+
+    /// A fresh instance of the module, and what it does.
     ///
     /// # Errors
     /// [`HostError::Call`] where it cannot be made.
-    pub fn instance(&self) -> Result<Instance, HostError> {
+    pub fn instance(&self) -> Result<(Instance, Arc<Mutex<Activity>>), HostError> {
         let activity = Arc::new(Mutex::new(Activity::default()));
         let callback = {
             let activity = Arc::clone(&activity);
             let cluster = Arc::clone(&self.cluster);
-            move |_id: u64, binding: &str, namespace: &str, operation: &str, payload: &[u8]| {
+            move |binding: &str, namespace: &str, operation: &str, payload: &[u8]| {
                 host_callback(&cluster, &activity, binding, namespace, operation, payload)
             }
         };
-        let failed = |e: &dyn std::fmt::Display| HostError::Call(e.to_string());
-        let instance = self.module.rehydrate(None).map_err(|e| failed(&e))?;
-        let guest = WapcHost::new(Box::new(instance), Some(Box::new(callback))).map_err(|e| failed(&e))?;
-        Ok(Instance { guest, activity })
+        Ok((self.guest.instance(Box::new(callback))?, activity))
     }
 
     /// Asks the guest whether it can use the settings.
@@ -146,19 +197,10 @@ impl Host {
     }
 }
 
-/// An instance of a module. policy-server makes one for each request.
-pub struct Instance {
-    guest: WapcHost,
-    activity: Arc<Mutex<Activity>>,
-}
-
-impl Instance {
-    /// Calls a function of the guest.
-    ///
-    /// # Errors
-    /// [`HostError::Call`] where the guest traps or answers with an error.
-    pub fn call(&self, function: &str, payload: &[u8]) -> Result<Vec<u8>, HostError> {
-        self.guest.call(function, payload).map_err(|e| HostError::Call(e.to_string()))
+impl From<wasmtime::Error> for HostError {
+    /// With what is at the bottom of the error: the trap, not where it happened.
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Call(error.root_cause().to_string())
     }
 }
 
@@ -170,18 +212,21 @@ fn host_callback(
     operation: &str,
     payload: &[u8],
 ) -> CallbackResult {
-    let read = || serde_json::from_slice(payload).unwrap_or(Value::Null);
-    let record = |note: &dyn Fn(&mut Activity)| {
-        note(&mut activity.lock().unwrap_or_else(PoisonError::into_inner));
-    };
+    let read = |bytes| serde_json::from_slice(bytes).unwrap_or(Value::Null);
+    let record = |event| activity.lock().unwrap_or_else(PoisonError::into_inner).events.push(event);
     match (binding, namespace, operation) {
         ("kubewarden", "tracing", "log") => {
-            record(&|activity| activity.logs.push(read()));
+            record(Event::Log(read(payload)));
             Ok(Vec::new())
         }
         ("kubewarden", "kubernetes", _) => {
-            record(&|activity| activity.lookups.push((operation.to_owned(), read())));
-            cluster.answer(operation, payload)
+            let answer = cluster.answer(operation, payload);
+            record(Event::Lookup {
+                operation: operation.to_owned(),
+                request: read(payload),
+                answer: answer.as_ref().map(|bytes| read(bytes)).map_err(ToString::to_string),
+            });
+            answer
         }
         ("kubewarden", "tracing", _) => Err(format!("unknown operation: {operation}").into()),
         ("kubewarden", _, _) => Err(format!("unknown namespace: {namespace}").into()),

@@ -1,0 +1,145 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use vmfm::jsonpath::Expression;
+
+const EXAMPLES: &str = "\
+Examples:
+  vmfm vm.yaml
+  vmfm --explain --cluster cluster/ vm.yaml
+  vmfm --output summary --settings settings.yaml manifests/
+  kubectl get vm --all-namespaces --output yaml | vmfm --output summary -
+
+Exit code:
+  0  every request is allowed
+  1  a request is denied
+  2  something cannot be used: an input, the settings, the module";
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Evaluate virtual machines against the VM Feature Manager policy, as Kubewarden would, without a cluster.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    styles = STYLES,
+)]
+pub struct Arguments {
+    /// Manifests of VirtualMachines (YAML or JSON), AdmissionReviews, folders of them, or - for standard input.
+    ///
+    /// A file may have several documents. Objects that are no VirtualMachines count as being in the cluster.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// The policy's settings, or the ClusterAdmissionPolicy that has them; the defaults if absent.
+    #[arg(long, value_name = "FILE")]
+    pub settings: Option<PathBuf>,
+
+    /// A file or folder with objects of the cluster, such as Nodes; may be given more than once.
+    #[arg(long, value_name = "FOLDER")]
+    pub cluster: Vec<PathBuf>,
+
+    /// The manifests as they were before: makes requests about the same VirtualMachines UPDATEs.
+    #[arg(long, value_name = "FILE")]
+    pub old: Option<PathBuf>,
+
+    /// What is printed: `diff` shows the change, the warnings and the audit annotations; `summary` a line each; `json` and `yaml` the
+    /// verdict, the patch and the object after it; `jsonpath=EXPRESSION` a part of the object after it, as in
+    /// 'jsonpath={.spec.template.spec.nodeSelector}'.
+    #[arg(long, short, value_parser = Output::parse, default_value = "diff")]
+    pub output: Output,
+
+    /// Say which directives were found where, what was looked up, and what was decided and why.
+    #[arg(long, short)]
+    pub explain: bool,
+
+    /// When to use colours; `auto` does on a terminal, unless NO_COLOR is set.
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub color: Color,
+
+    /// A kind that policy-server has no right to look up, such as Node; may be given more than once.
+    #[arg(long, value_name = "KIND")]
+    pub deny: Vec<String>,
+
+    /// Let the API server not answer.
+    #[arg(long)]
+    pub offline: bool,
+
+    /// The policy's module.
+    #[cfg_attr(feature = "embedded", doc = "The one in this program if absent.")]
+    #[arg(long, value_name = "FILE")]
+    #[cfg_attr(not(feature = "embedded"), arg(default_value = "policy.wasm"))]
+    pub module: Option<PathBuf>,
+
+    /// The policy's metadata, which says what it may look up; that of this version if absent.
+    #[arg(long, value_name = "FILE")]
+    pub metadata: Option<PathBuf>,
+
+    /// A folder that keeps the compiled module, so that the next start is quick. Nobody else should be able to write to it.
+    #[arg(long, value_name = "FOLDER", env = "VMFM_CACHE", hide_env_values = true)]
+    pub cache: Option<PathBuf>,
+
+    /// Print the policy's log lines, its lookups and the time that the evaluation took on standard error.
+    #[arg(long, short)]
+    pub verbose: bool,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print a script that completes this command in a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page.
+    Man,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Clone)]
+pub enum Output {
+    /// The change as a unified diff, the warnings, the audit annotations.
+    Diff,
+    /// A line.
+    Summary,
+    /// The verdict, the patch and the object after it, as JSON.
+    Json,
+    /// The same as YAML.
+    Yaml,
+    /// A part of the object after the patch.
+    JsonPath(Expression),
+}
+
+impl Output {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "diff" => Ok(Self::Diff),
+            "summary" => Ok(Self::Summary),
+            "json" => Ok(Self::Json),
+            "yaml" => Ok(Self::Yaml),
+            _ => match text.strip_prefix("jsonpath=") {
+                Some(expression) => Expression::parse(expression).map(Self::JsonPath),
+                None => Err("write diff, summary, json, yaml or jsonpath=EXPRESSION".to_owned()),
+            },
+        }
+    }
+}

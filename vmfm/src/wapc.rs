@@ -1,0 +1,330 @@
+//! waPC, the protocol between a WebAssembly host and its guest, on wasmtime, with the little of WASI that a guest in Rust needs.
+//! Compiled modules may be kept in a folder.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+
+use wasmtime::{
+    AsContext, AsContextMut, Caller, Config, Engine, Error, Extern, InstancePre, Linker, Memory, Module, OptLevel,
+    Result, Store, TypedFunc, bail,
+};
+
+use crate::cluster::CallbackResult;
+
+/// Answers the guest's calls: binding, namespace, operation, payload.
+pub type Callback = Box<dyn Fn(&str, &str, &str, &[u8]) -> CallbackResult + Send>;
+
+/// A compiled module, ready to be instantiated.
+#[derive(Clone)]
+pub struct Guest(InstancePre<State>);
+
+/// An instance of a module.
+pub struct Instance {
+    store: Store<State>,
+    guest_call: TypedFunc<(i32, i32), i32>,
+    memory: Memory,
+}
+
+/// What an instance has taken up to now, its start included.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    /// Wasmtime's fuel: about one unit an instruction, the same on every machine.
+    pub fuel: u64,
+    /// The linear memory, in bytes.
+    pub memory: usize,
+    /// How much of the stack is zero still, in bytes: it grows down to the start of the memory.
+    pub free_stack: usize,
+}
+
+/// What a call has said so far.
+struct State {
+    callback: Callback,
+    operation: Vec<u8>,
+    payload: Vec<u8>,
+    /// The host's answer to the guest's last call, or its error.
+    host_answer: Vec<u8>,
+    response: Option<Vec<u8>>,
+    error: Option<Vec<u8>>,
+}
+
+/// More than any call takes: fuel is counted, not limited.
+const FUEL: u64 = u64::MAX / 2;
+
+impl Guest {
+    /// Compiles a module, or takes it from a folder of compiled modules, into which it is put otherwise.
+    ///
+    /// # Errors
+    /// The bytes are no module, or it needs what waPC does not offer.
+    pub fn load(bytes: &[u8], cache: Option<&Path>) -> Result<Self> {
+        let mut config = Config::new();
+        config.consume_fuel(true);
+        if cfg!(debug_assertions) {
+            // An engine that is not optimised itself takes seconds to optimise a module that then runs for a millisecond.
+            config.cranelift_opt_level(OptLevel::None);
+        }
+        let engine = Engine::new(&config)?;
+        let module = match cache {
+            Some(folder) => kept(&engine, bytes, folder)?,
+            None => Module::new(&engine, bytes)?,
+        };
+        Ok(Self(linker(&engine)?.instantiate_pre(&module)?))
+    }
+
+    /// A fresh instance.
+    ///
+    /// # Errors
+    /// The guest's start fails, or it is no waPC guest.
+    pub fn instance(&self, callback: Callback) -> Result<Instance> {
+        let [operation, payload, host_answer] = [const { Vec::new() }; 3];
+        let state = State { callback, operation, payload, host_answer, response: None, error: None };
+        let mut store = Store::new(self.0.module().engine(), state);
+        store.set_fuel(FUEL)?;
+        let instance = self.0.instantiate(&mut store)?;
+        for start in ["_start", "_initialize", "wapc_init"] {
+            if let Ok(function) = instance.get_typed_func::<(), ()>(&mut store, start) {
+                function.call(&mut store, ())?;
+            }
+        }
+        let guest_call = instance.get_typed_func(&mut store, "__guest_call")?;
+        let memory = instance.get_memory(&mut store, "memory").ok_or_else(|| Error::msg("it exports no memory"))?;
+        Ok(Instance { store, guest_call, memory })
+    }
+}
+
+impl Instance {
+    /// Calls an operation of the guest.
+    ///
+    /// # Errors
+    /// The guest traps, or answers with an error.
+    pub fn call(&mut self, operation: &str, payload: &[u8]) -> Result<Vec<u8>> {
+        let state = self.store.data_mut();
+        state.operation = operation.as_bytes().to_vec();
+        state.payload = payload.to_vec();
+        (state.response, state.error) = (None, None);
+        let lengths = (length(operation.as_bytes())?, length(payload)?);
+        let is_answered = self.guest_call.call(&mut self.store, lengths)? != 0;
+        let state = self.store.data_mut();
+        match (state.response.take(), state.error.take()) {
+            (Some(response), _) if is_answered => Ok(response),
+            (_, Some(error)) => Err(Error::msg(String::from_utf8_lossy(&error).into_owned())),
+            _ => Err(Error::msg("the guest gave no answer")),
+        }
+    }
+
+    /// What the instance has taken up to now.
+    pub fn cost(&self) -> Cost {
+        let memory = self.memory.data(&self.store);
+        Cost {
+            fuel: FUEL - self.store.get_fuel().unwrap_or(FUEL),
+            memory: memory.len(),
+            free_stack: memory.iter().position(|byte| *byte != 0).unwrap_or(memory.len()),
+        }
+    }
+}
+
+/// The compiled module from the folder. What is not there, is of another version of the engine, or is damaged is compiled, and
+/// kept if that is possible.
+fn kept(engine: &Engine, bytes: &[u8], folder: &Path) -> Result<Module> {
+    let key = hash(&(bytes, Hashed(engine.precompile_compatibility_hash())));
+    let file = folder.join(format!("{key:016x}.cwasm"));
+    if let Some(module) = fs::read(&file).ok().and_then(|content| compiled(engine, &content)) {
+        return Ok(module);
+    }
+    let code = engine.precompile_module(bytes)?;
+    let content = [hash(&code).to_le_bytes().as_slice(), &code].concat();
+    let Some(module) = compiled(engine, &content) else {
+        bail!("the engine does not take what it has compiled");
+    };
+    // Under another name first, so that nobody reads half a file. A folder that cannot be written costs time only.
+    let unfinished = file.with_extension(std::process::id().to_string());
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&unfinished, &content));
+    let _ = written.and_then(|()| fs::rename(&unfinished, &file));
+    Ok(module)
+}
+
+/// The module in a file of the folder, unless the file is damaged or of another engine.
+fn compiled(engine: &Engine, content: &[u8]) -> Option<Module> {
+    let (sum, code) = content.split_first_chunk()?;
+    if u64::from_le_bytes(*sum) != hash(code) {
+        return None;
+    }
+    // SAFETY: the code is what `precompile_module` has written, as the sum before it tells; the engine itself checks that it is of
+    // its own version and settings. Who can write a wrong file with a right sum can write the program, too.
+    unsafe { Module::deserialize(engine, code) }.ok()
+}
+
+/// A value that can only be hashed.
+struct Hashed<T>(T);
+
+fn hash(value: &(impl Hash + ?Sized)) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl<T: Hash> Hash for Hashed<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+fn linker(engine: &Engine) -> Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    add_wapc(&mut linker)?;
+    add_wasi(&mut linker)?;
+    Ok(linker)
+}
+
+type Calling<'a> = Caller<'a, State>;
+
+fn add_wapc(linker: &mut Linker<State>) -> Result<()> {
+    let wapc = "wapc";
+    linker.func_wrap(wapc, "__guest_request", |mut caller: Calling<'_>, operation: i32, payload: i32| {
+        let state = caller.data_mut();
+        let (name, bytes) = (std::mem::take(&mut state.operation), std::mem::take(&mut state.payload));
+        write(&mut caller, operation, &name)?;
+        write(&mut caller, payload, &bytes)
+    })?;
+    linker.func_wrap(wapc, "__guest_response", |mut caller: Calling<'_>, at: i32, length: i32| -> Result<()> {
+        caller.data_mut().response = Some(read(&mut caller, at, length)?);
+        Ok(())
+    })?;
+    linker.func_wrap(wapc, "__guest_error", |mut caller: Calling<'_>, at: i32, length: i32| -> Result<()> {
+        caller.data_mut().error = Some(read(&mut caller, at, length)?);
+        Ok(())
+    })?;
+    linker.func_wrap(wapc, "__console_log", |_: i32, _: i32| {})?;
+    linker.func_wrap(wapc, "__host_call", host_call)?;
+    for name in ["__host_response", "__host_error"] {
+        linker.func_wrap(wapc, &format!("{name}_len"), |caller: Calling<'_>| length(&caller.data().host_answer))?;
+        linker.func_wrap(wapc, name, |mut caller: Calling<'_>, at: i32| {
+            let answer = std::mem::take(&mut caller.data_mut().host_answer);
+            write(&mut caller, at, &answer)?;
+            caller.data_mut().host_answer = answer;
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "the protocol has so many")]
+fn host_call(
+    mut caller: Calling<'_>,
+    binding: i32,
+    binding_length: i32,
+    namespace: i32,
+    namespace_length: i32,
+    operation: i32,
+    operation_length: i32,
+    payload: i32,
+    payload_length: i32,
+) -> Result<i32> {
+    let mut text = |at, length| String::from_utf8(read(&mut caller, at, length)?).map_err(Error::from);
+    let binding = text(binding, binding_length)?;
+    let namespace = text(namespace, namespace_length)?;
+    let operation = text(operation, operation_length)?;
+    let payload = read(&mut caller, payload, payload_length)?;
+    let state = caller.data_mut();
+    let answer = (state.callback)(&binding, &namespace, &operation, &payload);
+    let is_answer = answer.is_ok();
+    state.host_answer = answer.unwrap_or_else(|error| error.to_string().into_bytes());
+    Ok(i32::from(is_answer))
+}
+
+/// As much of WASI as the standard library needs where nothing is read or printed.
+fn add_wasi(linker: &mut Linker<State>) -> Result<()> {
+    const SUCCESS: i32 = 0;
+    const BAD_FILE: i32 = 8;
+    let wasi = "wasi_snapshot_preview1";
+    linker.func_wrap(wasi, "environ_get", |_: i32, _: i32| SUCCESS)?;
+    linker.func_wrap(wasi, "environ_sizes_get", |mut caller: Calling<'_>, count: i32, size: i32| -> Result<i32> {
+        write(&mut caller, count, &[0; 4])?;
+        write(&mut caller, size, &[0; 4])?;
+        Ok(SUCCESS)
+    })?;
+    // Seeds of hash maps. The same each time, so that an evaluation can be repeated.
+    linker.func_wrap(wasi, "random_get", |mut caller: Calling<'_>, at: i32, length: i32| -> Result<i32> {
+        let bytes = vec![0; usize::try_from(length)?];
+        write(&mut caller, at, &bytes)?;
+        Ok(SUCCESS)
+    })?;
+    linker.func_wrap(wasi, "fd_write", |_: i32, _: i32, _: i32, _: i32| BAD_FILE)?;
+    linker.func_wrap(wasi, "proc_exit", |code: i32| -> Result<()> { bail!("the guest ended with code {code}") })?;
+    Ok(())
+}
+
+fn length(bytes: &[u8]) -> Result<i32> {
+    Ok(i32::try_from(bytes.len())?)
+}
+
+fn memory(caller: &mut Calling<'_>) -> Result<Memory> {
+    match caller.get_export("memory") {
+        Some(Extern::Memory(memory)) => Ok(memory),
+        _ => bail!("it exports no memory"),
+    }
+}
+
+fn write(caller: &mut Calling<'_>, at: i32, bytes: &[u8]) -> Result<()> {
+    let memory = memory(caller)?;
+    memory.write(caller.as_context_mut(), at.cast_unsigned() as usize, bytes)?;
+    Ok(())
+}
+
+fn read(caller: &mut Calling<'_>, at: i32, length: i32) -> Result<Vec<u8>> {
+    let (at, length) = (at.cast_unsigned() as usize, length.cast_unsigned() as usize);
+    let memory = memory(caller)?;
+    let bytes = memory.data(caller.as_context()).get(at..at + length);
+    Ok(bytes.ok_or_else(|| Error::msg("it names bytes beyond its memory"))?.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    /// A module with nothing in it.
+    const EMPTY: &[u8] = b"\0asm\x01\0\0\0";
+
+    fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+        let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_damaged_file_is_written_anew() {
+        let folder = std::env::temp_dir().join(format!("vmfm-{}", std::process::id()));
+        let engine = Engine::default();
+        kept(&engine, EMPTY, &folder).unwrap();
+        let [(path, content)] = &files(&folder)[..] else {
+            panic!("not one file");
+        };
+        let mut damaged = content.clone();
+        damaged[content.len() / 2] ^= 1;
+        for broken in [Vec::new(), b"nonsense".to_vec(), content[..content.len() - 1].to_vec(), damaged] {
+            fs::write(path, broken).unwrap();
+            kept(&engine, EMPTY, &folder).unwrap();
+            assert!(files(&folder) == [(path.clone(), content.clone())]);
+        }
+        // Another module, and the same one for another engine, have files of their own.
+        kept(&engine, &[EMPTY, b"\0\x02\x01x"].concat(), &folder).unwrap();
+        let mut config = Config::new();
+        config.consume_fuel(true);
+        kept(&Engine::new(&config).unwrap(), EMPTY, &folder).unwrap();
+        assert_eq!(files(&folder).len(), 3);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_costs_time_only() {
+        assert!(kept(&Engine::default(), EMPTY, Path::new("/dev/null/no-folder")).is_ok());
+    }
+
+    #[test]
+    fn a_module_that_needs_more_than_wapc_is_refused() {
+        // It imports the function "x" "y".
+        let module = [EMPTY, b"\x01\x04\x01\x60\0\0\x02\x07\x01\x01x\x01y\0\0"].concat();
+        let error = Guest::load(&module, None).err().unwrap().to_string();
+        assert!(error.contains("unknown import"), "{error}");
+    }
+}

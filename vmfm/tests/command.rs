@@ -1,0 +1,572 @@
+//! The command-line program: what it prints, and its exit codes.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+/// A copy of the virtual machine with another name and directive.
+fn named(name: &str, directive: &str) -> String {
+    VM.replace("name: vm", &format!("name: {name}")).replace("nvidia.com/gpu", directive)
+}
+
+/// Exit code, standard output, standard error.
+fn run(arguments: &[&str], input: &str) -> (i32, String, String) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_vmfm"))
+        .args(arguments)
+        .current_dir(root)
+        .env_remove("NO_COLOR")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that does not read its input may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// A file for one test, with its own name.
+fn file(name: &str, text: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+const VM: &str = r#"
+apiVersion: kubevirt.io/v1
+kind: VirtualMachine
+metadata:
+  name: vm
+  annotations:
+    vm-feature-manager.io/gpu-device-plugin: nvidia.com/gpu
+spec: {template: {spec: {domain: {devices: {}}}}}
+"#;
+
+#[test]
+fn the_example_prints_a_diff_the_warnings_and_the_audit_annotations() {
+    let (code, stdout, stderr) = example(&[]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.starts_with("VirtualMachine default/igpu-vm: allowed, mutated\n"), "{stdout}");
+    for line in [
+        "+    vm-feature-manager.io/nested-virt-applied: \"true\"",
+        "+          - name: vmx",
+        "+          hostDevices:",
+        "+            name: node1-000000020",
+        "+            nvidia.com/gpu: \"1\"",
+        "warnings:",
+        "audit annotations:",
+        "  applied: nested-virt,pci-passthrough,gpu-device-plugin",
+    ] {
+        assert!(stdout.lines().any(|l| l == line), "{line:?} is not in {stdout}");
+    }
+    assert!(!stdout.lines().any(|l| l.starts_with('-') && !l.starts_with("---")), "{stdout}");
+}
+
+/// Evaluates the example of `make run`.
+fn example(more: &[&str]) -> (i32, String, String) {
+    let arguments = ["--cluster", "examples/harvester/cluster", "examples/harvester/vm.yaml"];
+    run(&[more, &arguments].concat(), "")
+}
+
+/// The picture's lines are those that are printed; one that is too long ends in `…`.
+#[test]
+fn the_picture_of_make_run_is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/pictures/run.svg");
+    let picture = fs::read_to_string(path).unwrap();
+    let lines = picture.lines().filter(|line| line.starts_with("<text class=\"code\""));
+    let shown = lines.map(|line| {
+        let words = line.split('>').skip(1).filter_map(|part| part.split('<').next()).collect::<String>();
+        words.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    });
+    let shown: Vec<String> = shown.collect();
+    let (_, stdout, _) = example(&[]);
+    let printed: Vec<&str> = ["$ make run"].into_iter().chain(stdout.trim_end().lines()).collect();
+    assert_eq!(shown.len(), printed.len(), "run: make pictures");
+    for (shown, printed) in shown.iter().zip(printed) {
+        let is_same = match shown.strip_suffix('…') {
+            Some(start) => printed.starts_with(start),
+            None => shown == printed,
+        };
+        assert!(is_same, "{shown:?} is now {printed:?}; run: make pictures");
+    }
+}
+
+#[test]
+fn denied_kinds_and_an_offline_cluster_are_shown() {
+    let (code, stdout, _) = example(&["--deny", "Node"]);
+    assert_eq!(code, 1);
+    assert!(stdout.contains("kubewarden:policy-server, which may not get nodes"), "{stdout}");
+
+    let (code, stdout, _) = example(&["--deny", "PCIDevice", "--deny", "KubeVirt"]);
+    assert_eq!(code, 1);
+    assert!(stdout.contains("which may not get pcidevices.devices.harvesterhci.io"), "{stdout}");
+    assert!(stdout.contains("permittedHostDevices cannot be read:"), "{stdout}");
+
+    let (code, stdout, _) = example(&["--offline"]);
+    assert_eq!(code, 1);
+    assert!(stdout.contains("failed for now"), "{stdout}");
+}
+
+#[test]
+fn the_example_with_a_rom_prints_the_sidecar() {
+    let arguments = ["--cluster", "examples/vbios/cluster", "examples/vbios/vm.yaml"];
+    let (code, stdout, _) = run(&arguments, "");
+    assert_eq!(code, 0);
+    let line = r#"+        hooks.kubevirt.io/hookSidecars: "[{\"image\":\"quay.io/kubevirt/sidecar-shim:v1.7.0\""#;
+    assert!(stdout.lines().any(|l| l.starts_with(line)), "{stdout}");
+    assert!(stdout.contains("applied: pci-passthrough,vbios-injection"), "{stdout}");
+}
+
+#[test]
+fn json_and_yaml_have_everything() {
+    let (code, stdout, _) = run(&["--output", "json", "-"], VM);
+    assert_eq!(code, 0);
+    let answer: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(answer["allowed"], json!(true));
+    assert_eq!(answer["patch"].as_array().unwrap().len(), 3);
+    let domain = &answer["object"]["spec"]["template"]["spec"]["domain"];
+    assert_eq!(domain["resources"]["limits"]["nvidia.com/gpu"], "1");
+
+    let (_, stdout, _) = run(&["--output", "yaml", "-"], VM);
+    let parsed: Value = vmfm::yaml::parse(&stdout).unwrap().remove(0);
+    assert_eq!(parsed, answer);
+}
+
+#[test]
+fn a_part_of_the_object_is_printed_by_its_path() {
+    let limits = "jsonpath={.spec.template.spec.domain.resources.limits}";
+    let (code, stdout, stderr) = run(&["--output", limits, "-"], VM);
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "{\"nvidia.com/gpu\":\"1\"}\n", ""));
+
+    let (code, stdout, stderr) = run(&["--output", limits, "-"], &VM.replace("nvidia.com/gpu", "gpu"));
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert!(stderr.starts_with("denied: gpu-device-plugin cannot be applied"), "{stderr}");
+
+    for (output, part) in [("jsonpath={.spec[}", "which is $['spec']["), ("xml", "jsonpath=EXPRESSION")] {
+        let (code, stdout, stderr) = run(&["--output", output, "-"], VM);
+        assert_eq!((code, stdout.as_str()), (2, ""));
+        assert!(stderr.contains(part), "{stderr}");
+    }
+}
+
+#[test]
+fn a_denial_is_printed_and_has_exit_code_1() {
+    let (code, stdout, stderr) = run(&["-"], &VM.replace("nvidia.com/gpu", "gpu"));
+    assert_eq!((code, stderr.as_str()), (1, ""));
+    assert!(stdout.starts_with("VirtualMachine default/vm: denied\n\ngpu-device-plugin cannot be applied"));
+    assert!(stdout.contains("(code 400)"), "{stdout}");
+}
+
+#[test]
+fn a_vm_that_asks_for_nothing_is_unchanged() {
+    let (code, stdout, _) = run(&["tests/data/vm-stored.yaml"], "");
+    assert_eq!(code, 0);
+    assert_eq!(stdout, "VirtualMachine default/igpu-vm: allowed, unchanged\n");
+}
+
+#[test]
+fn an_old_manifest_makes_an_update() {
+    let old = file("old.yaml", VM);
+    let (code, stdout, _) = run(&["--old", &old, "-"], VM);
+    assert_eq!((code, stdout.as_str()), (0, "VirtualMachine default/vm: allowed, unchanged\n"));
+}
+
+#[test]
+fn settings_are_used() {
+    let settings = file("settings.yaml", "gpuDevicePlugin:\n  allowedPlugins: [amd.com/*]\n");
+    let (code, stdout, _) = run(&["--settings", &settings, "-"], VM);
+    assert_eq!(code, 1);
+    assert!(stdout.contains("not one of the resources that the policy allows (amd.com/*)"));
+}
+
+#[test]
+fn an_admission_review_is_taken_as_it_is() {
+    let object = &vmfm::yaml::parse(VM).unwrap()[0];
+    let request = json!({
+        "uid": "1",
+        "kind": {"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachine"},
+        "operation": "DELETE",
+        "name": "vm",
+        "namespace": "tenant",
+        "object": object,
+    });
+    let review = json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request,
+    });
+    for input in [review, request] {
+        let (code, stdout, _) = run(&["-"], &input.to_string());
+        assert_eq!((code, stdout.as_str()), (0, "VirtualMachine tenant/vm: allowed, unchanged\n"));
+    }
+}
+
+#[test]
+fn verbose_prints_log_lines_and_the_time() {
+    let (_, _, stderr) = run(&["--verbose", "-"], VM);
+    assert!(stderr.contains(r#""message":"features applied""#), "{stderr}");
+    assert!(stderr.contains("evaluated in "), "{stderr}");
+}
+
+#[rstest]
+#[case::unknown_file(&["no-such.yaml"], "", "error: no-such.yaml: No such file")]
+#[case::unknown_settings(&["--settings", "no-such.yaml", "-"], VM, "error: no-such.yaml: No such file")]
+#[case::unknown_old(&["--old", "no-such.yaml", "-"], VM, "error: no-such.yaml: No such file")]
+#[case::unknown_cluster(&["--cluster", "no-such", "-"], VM, "error: no-such: No such file")]
+#[case::unknown_module(&["--module", "no-such.wasm", "-"], VM, "error: no-such.wasm: No such file or directory (os error 2); `make policy.wasm`")]
+#[case::unknown_metadata(&["--metadata", "no-such.yml", "-"], VM, "error: no-such.yml: No such file")]
+#[case::unknown_kind(&["--deny", "Nodes", "-"], VM, "error: --deny Nodes: the policy's metadata grants no such kind")]
+#[case::review_without_request(&["-"], "{kind: AdmissionReview}", "error: -: the AdmissionReview has no request")]
+#[case::two_old_objects(&["--old", "tests/data/vm-stored.yaml", "-"], "{kind: {kind: VirtualMachine}, operation: UPDATE}", "leave out --old")]
+#[case::no_module(&["--module", "README.md", "-"], VM, "error: README.md: no Kubewarden module")]
+#[case::bad_yaml(&["-"], "a: [", "error: -: not valid YAML or JSON: ")]
+#[case::bad_json(&["-"], "{\"a\": ", "error: -: not valid YAML or JSON: unclosed")]
+#[case::too_deep(&["-"], &format!("a: {}{}", "[".repeat(10_000), "]".repeat(10_000)), "error: -: not valid YAML or JSON: ")]
+#[case::empty(&["-"], "", "error: -: there is no manifest in it")]
+#[case::no_manifest(&["-"], "a: 1", "error: -: it is no Kubernetes manifest: apiVersion and kind are missing")]
+#[case::text(&["-"], "hello", "error: -: it is no Kubernetes manifest")]
+#[case::no_vm(&["-"], "{apiVersion: v1, kind: Secret}\n---\n{apiVersion: v1, kind: ConfigMap}", "error: -: it has no VirtualMachine, but Secret, ConfigMap")]
+fn input_that_cannot_be_used_is_told_in_one_line_with_exit_code_2(
+    #[case] arguments: &[&str],
+    #[case] input: &str,
+    #[case] error: &str,
+) {
+    let (code, stdout, stderr) = run(arguments, input);
+    assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+    assert!(stderr.contains(error), "{stderr}");
+    assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "{stderr}");
+}
+
+#[test]
+fn invalid_settings_are_told_in_one_line_with_exit_code_2() {
+    let settings = file("invalid.yaml", "configSource: label\n");
+    let (code, _, stderr) = run(&["--settings", &settings, "-"], VM);
+    let problem = "setting configSource: got \"label\", expected one of annotations, labels";
+    assert_eq!((code, stderr), (2, format!("error: {settings}: {problem}\n")));
+}
+
+#[test]
+fn an_unknown_argument_has_exit_code_2() {
+    assert_eq!(run(&["--nonsense"], "").0, 2);
+}
+
+mod several {
+    use super::*;
+
+    #[test]
+    fn documents_of_a_file_have_a_line_each_at_the_end_and_a_total() {
+        let input = [named("a", "nvidia.com/gpu"), named("b", "gpu")].join("---\n");
+        let (code, stdout, stderr) = run(&["-"], &input);
+        assert_eq!((code, stderr.as_str()), (1, ""));
+        assert!(stdout.starts_with("VirtualMachine default/a: allowed, mutated\n"), "{stdout}");
+        assert!(stdout.contains("\n\nVirtualMachine default/b: denied\n"), "{stdout}");
+        let end = "\n\n-: VirtualMachine default/a: allowed, mutated (applied gpu-device-plugin; 2 warnings)\n\
+                   -: VirtualMachine default/b: denied (failed gpu-device-plugin)\n\
+                   1 allowed (1 of them mutated), 1 denied\n";
+        assert!(stdout.ends_with(end), "{stdout}");
+    }
+
+    #[test]
+    fn a_folder_is_read_with_all_below_it_and_its_other_objects_are_the_cluster() {
+        let (code, stdout, stderr) = run(&["--output", "summary", "examples/harvester", "examples/vbios"], "");
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        let lines: Vec<&str> = stdout.lines().collect();
+        let applied =
+            "VirtualMachine default/igpu-vm: allowed, mutated (applied nested-virt, pci-passthrough, gpu-device-plugin";
+        assert!(lines[0].starts_with(&format!("examples/harvester/vm.yaml: {applied}")), "{stdout}");
+        assert!(lines[1].contains("(applied pci-passthrough, vbios-injection"), "{stdout}");
+        assert_eq!(lines[2..], ["2 allowed (2 of them mutated), 0 denied"]);
+    }
+
+    #[test]
+    fn what_kubectl_lists_is_taken_apart() {
+        let item = |text: &str| vmfm::yaml::parse(text).unwrap().remove(0);
+        let items = [item(&named("a", "nvidia.com/gpu")), item(&named("b", "amd.com/gpu"))];
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+        let (code, stdout, _) = run(&["--output", "summary", "-"], &list.to_string());
+        assert_eq!(code, 0);
+        assert_eq!(stdout.lines().count(), 3, "{stdout}");
+    }
+
+    #[test]
+    fn what_cannot_be_used_does_not_keep_the_others_back() {
+        let broken = file("broken.yaml", "a: [");
+        let denied = file("denied.yaml", &named("b", "gpu"));
+        let (code, stdout, stderr) = run(&["--output", "summary", &broken, "no-such.yaml", &denied, "-"], VM);
+        assert_eq!(code, 2);
+        let errors: Vec<&str> = stderr.lines().collect();
+        assert!(errors[0].starts_with(&format!("error: {broken}: not valid YAML or JSON")), "{stderr}");
+        assert!(errors[1].starts_with("error: no-such.yaml: No such file"), "{stderr}");
+        assert!(stdout.starts_with(&format!("{broken}: unusable\nno-such.yaml: unusable\n{denied}: ")), "{stdout}");
+        assert!(stdout.ends_with("1 allowed (1 of them mutated), 1 denied, 2 unusable\n"), "{stdout}");
+    }
+
+    #[test]
+    fn json_is_an_array_and_yaml_has_documents() {
+        let input = [VM.to_owned(), named("b", "gpu")].join("---\n");
+        let (_, stdout, _) = run(&["--output", "json", "-"], &input);
+        let array: Value = serde_json::from_str(&stdout).unwrap();
+        let allowed: Vec<&Value> = array.as_array().unwrap().iter().map(|one| &one["allowed"]).collect();
+        assert_eq!(allowed, [&json!(true), &json!(false)]);
+        let (_, stdout, _) = run(&["--output", "yaml", "-"], &input);
+        assert_eq!(json!(vmfm::yaml::parse(&stdout).unwrap()), array);
+        let (code, stdout, stderr) = run(&["--output", "jsonpath={.metadata.name}", "-"], &input);
+        assert_eq!((code, stdout.as_str(), stderr.lines().count()), (1, "vm\n", 1));
+    }
+
+    #[test]
+    fn old_manifests_are_found_by_name() {
+        let old = file("two-old.yaml", &[named("a", "nvidia.com/gpu"), named("b", "nvidia.com/gpu")].join("---\n"));
+        let input = [named("b", "nvidia.com/gpu"), named("c", "nvidia.com/gpu")].join("---\n");
+        let (code, stdout, _) = run(&["--output", "summary", "--old", &old, "-"], &input);
+        assert_eq!(code, 0);
+        assert!(stdout.starts_with("-: VirtualMachine default/b: allowed, unchanged\n"), "{stdout}");
+        assert!(stdout.contains("default/c: allowed, mutated"), "{stdout}");
+    }
+}
+
+#[test]
+fn settings_may_stand_in_a_policy() {
+    let policy = "kind: ClusterAdmissionPolicy\nspec: {settings: {gpuDevicePlugin: {allowedPlugins: [amd.com/*]}}}\n";
+    let (code, stdout, _) = run(&["--settings", &file("policy.yaml", policy), "-"], VM);
+    assert_eq!(code, 1);
+    assert!(stdout.contains("not one of the resources that the policy allows (amd.com/*)"));
+}
+
+#[test]
+fn a_cluster_may_have_several_places() {
+    let nodes = file("nodes.yaml", "apiVersion: v1\nkind: Node\nmetadata: {name: x}\n");
+    let arguments = ["--cluster", &nodes, "--cluster", "examples/vbios/cluster", "examples/vbios/vm.yaml"];
+    assert_eq!(run(&arguments, "").0, 0);
+}
+
+#[rstest]
+#[case::always(&["--color", "always"], true)]
+#[case::never(&["--color", "never"], false)]
+#[case::not_on_a_terminal(&["--color", "auto"], false)]
+fn the_diff_has_colours_where_they_are_wanted(#[case] arguments: &[&str], #[case] is_coloured: bool) {
+    let (_, stdout, _) = run(&[arguments, &["-"]].concat(), VM);
+    assert_eq!(stdout.contains("\x1b[32m+            nvidia.com/gpu: \"1\"\x1b[0m\n"), is_coloured, "{stdout:?}");
+    assert_eq!(stdout.contains('\x1b'), is_coloured);
+}
+
+/// On a terminal, which script(1) makes.
+#[rstest]
+#[case::by_default(&[], true)]
+#[case::no_color(&[("NO_COLOR", "1")], false)]
+#[case::no_color_that_is_empty(&[("NO_COLOR", "")], true)]
+#[case::dumb_terminal(&[("TERM", "dumb")], false)]
+fn on_a_terminal_colours_are_used_unless_the_environment_says_no(
+    #[case] environment: &[(&str, &str)],
+    #[case] is_coloured: bool,
+) {
+    let vm = file("terminal.yaml", VM);
+    let command = format!("{} {vm}", env!("CARGO_BIN_EXE_vmfm"));
+    let output = Command::new("script")
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .env_remove("NO_COLOR")
+        .env("TERM", "xterm")
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(stdout.contains("allowed, mutated"), "{stdout}");
+    assert_eq!(stdout.contains("\x1b[32m"), is_coloured, "{stdout:?}");
+}
+
+mod explain {
+    use super::*;
+
+    /// The part of the output between two headings.
+    fn part<'t>(text: &'t str, heading: &str) -> Vec<&'t str> {
+        let lines = text.lines().skip_while(|line| *line != heading).skip(1);
+        lines.take_while(|line| !line.is_empty()).collect()
+    }
+
+    fn explain(arguments: &[&str], input: &str) -> String {
+        run(&[&["--explain"], arguments].concat(), input).1
+    }
+
+    #[test]
+    fn directives_lookups_and_decisions_of_the_example() {
+        let text = example(&["--explain"]).1;
+        let directives = part(&text, "directives:");
+        for lines in directives.chunks(2).filter(|lines| lines[0].starts_with("  nested-virt")) {
+            assert_eq!(
+                lines,
+                ["  nested-virt: enabled", "    found in the annotation vm-feature-manager.io/nested-virt"]
+            );
+        }
+        assert_eq!(directives.len(), 6, "{text}");
+        let lookups = part(&text, "steps:");
+        assert_eq!(lookups[0], "  1. get Node node1: found", "{text}");
+        assert!(lookups.iter().any(|line| line.contains("get PCIDevice node1-000000020: found")), "{text}");
+        assert!(
+            lookups
+                .last()
+                .unwrap()
+                .contains("log line: features applied: nested-virt,pci-passthrough,gpu-device-plugin")
+        );
+        let decisions = part(&text, "decisions:");
+        assert_eq!(decisions[..2], ["  nested-virt: applied", "    added cpuFeature vmx"]);
+        assert_eq!(decisions[2], "  pci-passthrough: applied");
+        assert!(decisions[3].starts_with("    added hostDevice node1-000000020, resource "), "{text}");
+        assert!(text.contains("\n--- before\n"), "{text}");
+    }
+
+    #[rstest]
+    #[case::not_found(
+        "gpu-device-plugin: nvidia.com/gpu",
+        "vbios-injection: no-such",
+        "get ConfigMap no-such in the namespace default: not found"
+    )]
+    #[case::not_served(
+        "gpu-device-plugin: nvidia.com/gpu",
+        "pci-passthrough: '{\"devices\": [\"0000:01:00.0\"]}'",
+        "the cluster has no such kind"
+    )]
+    #[case::rights(
+        "gpu-device-plugin: nvidia.com/gpu",
+        "nested-virt: enabled",
+        "may system:serviceaccount:kubewarden:policy-server list nodes?: yes"
+    )]
+    #[case::items("gpu-device-plugin: nvidia.com/gpu", "nested-virt: enabled", "list Node: 0 items")]
+    fn answers_are_told_in_short(#[case] directive: &str, #[case] other: &str, #[case] line: &str) {
+        let text = explain(&["-"], &VM.replace(directive, other));
+        assert!(part(&text, "steps:").iter().any(|found| found.ends_with(line)), "{text}");
+    }
+
+    #[rstest]
+    #[case::forbidden(&["--deny", "Node"], "get Node node1: forbidden")]
+    #[case::offline(&["--offline"], "get Node node1: no answer")]
+    fn failures_of_the_cluster_are_told_in_short(#[case] arguments: &[&str], #[case] line: &str) {
+        let text = example(&[&["--explain"], arguments].concat()).1;
+        assert!(part(&text, "steps:").iter().any(|found| found.ends_with(line)), "{text}");
+    }
+
+    #[rstest]
+    #[case::refused("gpu", "", "  gpu-device-plugin: refused", "gpu: no such")]
+    #[case::allowed("gpu", "gpuDevicePlugin: {errorHandling: allow-and-log}", "  gpu-device-plugin: not applied", "")]
+    #[case::stripped("gpu", "gpuDevicePlugin: {errorHandling: strip-label}", "  gpu-device-plugin: not applied", "")]
+    #[case::disabled(
+        "gpu",
+        "gpuDevicePlugin: {enabled: false}",
+        "  gpu-device-plugin: nothing to do",
+        "    the setting gpuDevicePlugin.enabled is false"
+    )]
+    fn decisions_have_reasons(
+        #[case] value: &str,
+        #[case] settings: &str,
+        #[case] decision: &str,
+        #[case] reason: &str,
+    ) {
+        let settings = file(&format!("explain{}.yaml", decision.len() + settings.len()), settings);
+        let text = explain(&["--settings", &settings, "-"], &VM.replace("nvidia.com/gpu", value));
+        let decisions = part(&text, "decisions:");
+        assert_eq!(decisions[0], decision, "{text}");
+        assert!(decisions.len() > 1 && (reason.is_empty() || decisions[1].starts_with("    ")), "{text}");
+        if reason.starts_with(' ') {
+            assert_eq!(decisions[1], reason);
+        }
+    }
+
+    #[test]
+    fn a_directive_that_is_gone_is_taken_back() {
+        let (_, stdout, _) = run(&["--output", "jsonpath={$}", "-"], VM);
+        let old = file("applied.yaml", &stdout);
+        let new = stdout.replace(r#""vm-feature-manager.io/gpu-device-plugin":"nvidia.com/gpu","#, "");
+        let text = explain(&["--old", &old, "-"], &new);
+        let expected = ["  gpu-device-plugin: taken back", "    took back limit nvidia.com/gpu, quantity 1"];
+        assert_eq!(part(&text, "decisions:"), expected, "{text}");
+
+        let text = explain(&["--old", &old, "-"], &stdout);
+        let expected = ["  gpu-device-plugin: nothing to do", "    neither a directive nor the template has changed"];
+        assert_eq!(part(&text, "decisions:"), expected, "{text}");
+    }
+
+    #[test]
+    fn what_is_switched_off_is_told() {
+        let text = explain(&["-"], &VM.replace("gpu-device-plugin: nvidia.com/gpu", "nested-virt: 'no'"));
+        assert_eq!(part(&text, "decisions:"), ["  nested-virt: nothing to do", "    no switches it off"], "{text}");
+    }
+
+    #[test]
+    fn directives_are_found_wherever_they_stand() {
+        let settings = ["--settings", "examples/user-data/settings.yaml"];
+        let text = explain(&[&settings[..], &["examples/user-data/vm.yaml"]].concat(), "");
+        assert!(text.contains("found in the user data of the volume "), "{text}");
+        let text = explain(&["examples/user-data/vm.yaml"], "");
+        assert!(text.contains("not read: the setting userData.enabled is false"), "{text}");
+        let text = explain(&["-"], &VM.replace("annotations:", "labels:"));
+        let found = "    found in the label vm-feature-manager.io/gpu-device-plugin";
+        assert_eq!(part(&text, "directives:")[1..], [found, "    not read: the setting configSource is annotations"]);
+    }
+
+    #[test]
+    fn json_has_the_explanation_too() {
+        let (_, stdout, _) = run(&["--explain", "--output", "json", "-"], VM);
+        let answer: Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!(answer["explanation"]["decisions"][0]["outcome"], "applied");
+        assert_eq!(answer["explanation"]["directives"][0]["name"], "gpu-device-plugin");
+        assert!(answer["explanation"]["steps"][0]["lookup"]["answer"].is_string(), "{stdout}");
+    }
+}
+
+#[rstest]
+#[case::bash("bash", "complete -F _vmfm")]
+#[case::zsh("zsh", "#compdef vmfm")]
+#[case::fish("fish", "complete -c vmfm")]
+fn shells_can_complete_it(#[case] shell: &str, #[case] part: &str) {
+    let (code, stdout, _) = run(&["completions", shell], "");
+    assert_eq!(code, 0);
+    assert!(stdout.contains(part) && stdout.contains("explain"), "{stdout}");
+}
+
+#[test]
+fn there_is_a_manual_page() {
+    let (code, stdout, _) = run(&["man"], "");
+    assert_eq!(code, 0);
+    for part in [".TH vmfm 1", "Exit code", "\\-\\-explain", "kubectl get vm"] {
+        assert!(stdout.contains(part), "{part} is not in {stdout}");
+    }
+}
+
+/// The second start finds the compiled module.
+#[test]
+fn the_compiled_module_is_kept() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cache");
+    let _ = fs::remove_dir_all(&folder);
+    let cache = folder.display().to_string();
+    let written = || {
+        let files: Vec<_> = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().metadata().unwrap()).collect();
+        assert_eq!(files.len(), 1);
+        files[0].modified().unwrap()
+    };
+    assert_eq!(run(&["--cache", &cache, "-"], VM).0, 0);
+    let first = written();
+    assert_eq!(run(&["--cache", &cache, "-"], VM).0, 0);
+    assert_eq!(written(), first);
+}
+
+/// Each command in the guide that has its output below it.
+#[test]
+fn the_guide_shows_what_the_command_prints() {
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/evaluator.md")).unwrap();
+    let shown = guide.split("```console\n$ vmfm ").skip(1).map(|block| block.split("```").next().unwrap());
+    let mut count = 0;
+    for block in shown {
+        let (command, output) = block.split_once('\n').unwrap();
+        let arguments: Vec<&str> = command.split(' ').collect();
+        let (_, stdout, stderr) = run(&arguments, "");
+        assert_eq!(format!("{stderr}{stdout}"), output, "vmfm {command}");
+        count += 1;
+    }
+    assert_eq!(count, 4);
+}
