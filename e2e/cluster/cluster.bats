@@ -103,7 +103,7 @@ gpus() {
     devices=$(seq --format "gpu-%g=$1" --separator ' ' 0 $(($2 - 1)))
     if ! served "$1"; then
         devices=$1=$2
-    elif [ -n "${SIBLINGS-}" ] || { [ -n "${HARVESTER-}" ] && [ "$1" = "$GPU" ]; }; then
+    elif [ -n "${HARVESTER-}" ]; then
         kind='host devices'
     else
         kind=gpus

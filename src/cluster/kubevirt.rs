@@ -28,7 +28,8 @@ const CONFIGURATION: Shape = Shape::OnlyMembers(&[
 #[derive(Debug)]
 pub(crate) struct KubeVirt {
     feature_gates: Vec<String>,
-    device_resources: Vec<String>,
+    pci_devices: Vec<String>,
+    mediated_devices: Vec<String>,
     /// The resources that stand for a single USB device.
     usb_resources: Vec<(UsbIds, String)>,
     observed_version: String,
@@ -74,7 +75,12 @@ impl KubeVirt {
 
     /// Whether KubeVirt gives a guest a PCI or mediated device for the resource.
     pub(crate) fn serves_device(&self, resource: &str) -> bool {
-        self.device_resources.iter().any(|name| name == resource)
+        self.serves_pci_device(resource) || self.mediated_devices.iter().any(|name| name == resource)
+    }
+
+    /// Whether KubeVirt gives a guest a PCI device for the resource.
+    pub(crate) fn serves_pci_device(&self, resource: &str) -> bool {
+        self.pci_devices.iter().any(|name| name == resource)
     }
 
     /// The resource for which KubeVirt gives a guest the USB device, and none beside it.
@@ -89,9 +95,6 @@ impl Object for KubeVirt {
         let configuration =
             |path: &[&str]| json.at(&["spec", "configuration"]).and_then(|json| json.at(path)).map(Json::items);
         let gates = configuration(&["developerConfiguration", "featureGates"]).unwrap_or_default();
-        let devices = ["pciHostDevices", "mediatedDevices"]
-            .into_iter()
-            .flat_map(|list| configuration(&["permittedHostDevices", list]).unwrap_or_default());
         let usb = |device: &Json<'_>| match device.get("selectors").map(Json::items) {
             Some([one]) => {
                 let ids = UsbIds::of_parts(&text(one, &["vendor"]), &text(one, &["product"]))?;
@@ -100,11 +103,16 @@ impl Object for KubeVirt {
             _ => None,
         };
         let usb_devices = configuration(&["permittedHostDevices", "usb"]).unwrap_or_default();
+        let resources = |list| {
+            let devices = configuration(&["permittedHostDevices", list]).unwrap_or_default();
+            devices.iter().map(|device| text(device, &["resourceName"])).collect()
+        };
         Self {
             usb_resources: usb_devices.iter().filter_map(usb).collect(),
             feature_gates: gates.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
             observed_version: text(json, &["status", "observedKubeVirtVersion"]),
-            device_resources: devices.map(|device| text(device, &["resourceName"])).collect(),
+            pci_devices: resources("pciHostDevices"),
+            mediated_devices: resources("mediatedDevices"),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::reference::Reference;
 use super::{Context, Failure, Feature, Plan};
 #[cfg(feature = "describe")]
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{ClusterError, HostDevice, Kind};
+use crate::cluster::{ClusterError, HostDevice, Kind, KubeVirt};
 use crate::kinds::pattern::Pattern;
 use crate::kinds::resource::{ResourceName, ResourceNameError};
 use crate::settings::{Count, FeatureSettings, choice, section};
@@ -142,11 +142,11 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
     if attached >= *count {
         return Ok(Some(plan));
     }
-    match obstacle(name, context) {
+    match serving(name, context) {
         // KubeVirt computes the limit of a device; one written beside it would override the count.
-        None => {
+        Ok(kubevirt) => {
             let names = free_names(PREFIX, count - attached, context)?;
-            let is_host_device = is_host_device(name, context);
+            let is_host_device = is_host_device(name, &kubevirt, context);
             if is_host_device {
                 check_gate(context.lookups)?;
             }
@@ -158,10 +158,10 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
                 ));
             }
         }
-        Some(obstacle) if attached > 0 => {
+        Err(obstacle) if attached > 0 => {
             plan.warnings.push(format!("the guest has {attached} of the {count} devices of {name}: {obstacle}"))
         }
-        Some(obstacle) => {
+        Err(obstacle) => {
             plan.warnings.push(format!(
                 "a limit on {name} gives the VirtualMachine's pod the resource, but the guest gets no device: {obstacle}"
             ));
@@ -206,27 +206,31 @@ fn count_devices(name: &ResourceName, vm: &VirtualMachine<'_>) -> Result<usize, 
 }
 
 /// Whether Harvester handles devices of the resource as host devices. It makes host devices of GPUs itself, but with a patch
-/// that the API server cannot apply to two or more of them. Source: `harvester/pcidevices`, `pkg/webhook/vm.go`.
-fn is_host_device(name: &ResourceName, context: &Context<'_>) -> bool {
-    if context.settings.pci_passthrough.names_by_address() {
+/// that the API server cannot apply to two or more of them. Mediated devices, as vGPUs were before Harvester 1.8, stay GPUs.
+/// Source: `harvester/pcidevices`, `pkg/webhook/vm.go` and `pkg/controller/gpudevice`.
+fn is_host_device(name: &ResourceName, kubevirt: &KubeVirt, context: &Context<'_>) -> bool {
+    if context.settings.pci_passthrough.names_by_address() || !kubevirt.serves_pci_device(name.as_str()) {
         return false;
     }
-    match context.lookups.list_with::<HostDevice>(Kind::PciDevice, &[name.to_string()]) {
-        Ok(devices) => devices.iter().any(|device| device.resource_name == name.as_str()),
-        // Harvester takes no devices but its own, so the resource must be one of them.
+    // Harvester takes no PCI devices but its own. Where none has the resource, such as that of a vGPU which was switched off,
+    // it says so of host devices. So it does not matter what the devices are.
+    match context.lookups.list_with::<HostDevice>(Kind::PciDevice, &[]) {
+        Ok(_) => true,
         Err(error) => matches!(error.cause, ClusterError::Forbidden(_)),
     }
 }
 
-/// Why the guest cannot have a device of the resource, if it cannot.
-fn obstacle(name: &ResourceName, context: &Context<'_>) -> Option<String> {
-    let why = match context.settings.gpu_device_plugin.attach_device {
-        AttachDevice::Never => "the policy's setting gpuDevicePlugin.attachDevice is never".to_owned(),
+/// KubeVirt, if it gives a guest devices of the resource.
+///
+/// # Errors
+/// Why the guest cannot have one.
+fn serving(name: &ResourceName, context: &Context<'_>) -> Result<KubeVirt, String> {
+    match context.settings.gpu_device_plugin.attach_device {
+        AttachDevice::Never => Err("the policy's setting gpuDevicePlugin.attachDevice is never".to_owned()),
         AttachDevice::Auto => match context.lookups.kubevirt() {
-            Ok(kubevirt) if kubevirt.serves_device(name.as_str()) => return None,
-            Ok(_) => "KubeVirt's permittedHostDevices does not list it".to_owned(),
-            Err(error) => format!("KubeVirt's permittedHostDevices cannot be read: {error}"),
+            Ok(kubevirt) if kubevirt.serves_device(name.as_str()) => Ok(kubevirt),
+            Ok(_) => Err("KubeVirt's permittedHostDevices does not list it".to_owned()),
+            Err(error) => Err(format!("KubeVirt's permittedHostDevices cannot be read: {error}")),
         },
-    };
-    Some(why)
+    }
 }

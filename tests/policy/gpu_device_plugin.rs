@@ -2,6 +2,7 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
+use vm_feature_manager_policy::cluster::{ClusterError, Kind};
 
 use super::harness::{Answer, MemoryCluster, Request, bare_vm, vm};
 
@@ -150,6 +151,7 @@ mod with_kubevirt {
                 "usb": [{"resourceName": "nvidia.com/usb"}],
             }}},
         })])
+        .failing(Kind::PciDevice, ClusterError::KindNotServed)
     }
 
     fn ask(vm: Value, settings: Value) -> Answer {
@@ -159,16 +161,16 @@ mod with_kubevirt {
     }
 
     #[rstest]
-    #[case::pci("nvidia.com/T4")]
-    #[case::mediated("nvidia.com/GRID_T4-1Q")]
-    fn a_resource_that_it_serves_becomes_a_device_without_a_limit(#[case] name: &str) {
+    #[case::pci("nvidia.com/T4", &["get KubeVirt kubevirt", crate::lookups::WHO_AM_I, "list PciDevice"])]
+    #[case::mediated("nvidia.com/GRID_T4-1Q", &["get KubeVirt kubevirt"])]
+    fn a_resource_that_it_serves_becomes_a_device_without_a_limit(#[case] name: &str, #[case] lookups: &[&str]) {
         let answer = ask(bare_vm(&[("gpu-device-plugin", name)]), json!({}));
         let devices = &answer.domain()["devices"];
         assert_eq!(devices["gpus"], json!([{"name": "gpu-0", "deviceName": name}]));
         assert_eq!(answer.domain()["resources"], Value::Null);
         assert_eq!(answer.annotation("gpu-device-plugin-applied").as_deref(), Some(name));
         assert_eq!(answer.warnings(), Vec::<&str>::new());
-        assert_eq!(answer.lookups, ["get KubeVirt kubevirt", super::super::lookups::WHO_AM_I, "list PciDevice"]);
+        assert_eq!(answer.lookups, lookups);
         ask(answer.after(), json!({})).assert_accepted_unchanged();
     }
 

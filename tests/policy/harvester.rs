@@ -59,7 +59,8 @@ fn a_device_of_one_node_has_the_name_of_its_pci_device_and_its_resource() {
 #[rstest]
 #[case::listed(harvester(), "nvidia.com/TU104GL_TESLA_T4", "hostDevices")]
 #[case::forbidden(harvester().without("list", Kind::PciDevice), "nvidia.com/TU104GL_TESLA_T4", "hostDevices")]
-#[case::not_one_of_harvesters(harvester(), "nvidia.com/GRID_T4-1Q", "gpus")]
+#[case::mediated(harvester(), "nvidia.com/GRID_T4-1Q", "gpus")]
+#[case::mediated_and_forbidden(harvester().without("list", Kind::PciDevice), "nvidia.com/GRID_T4-1Q", "gpus")]
 #[case::no_harvester(
     harvester().failing(Kind::PciDevice, ClusterError::KindNotServed), "nvidia.com/TU104GL_TESLA_T4", "gpus"
 )]
@@ -359,5 +360,235 @@ mod claim_owner {
         let settings = json!({"pciPassthrough": {"requireClaimOwner": true}});
         let answer = request.settings(settings).cluster(harvester()).evaluate();
         answer.assert_denied(&["node1-000001000 was claimed by \"admin\""]);
+    }
+}
+
+/// The vGPUs of an L40S, which are virtual functions. Harvester gives the PCIDevice of each the resource of its profile.
+mod vgpus {
+    use super::*;
+
+    const PROFILE: &str = "nvidia.com/NVIDIA_L40S-12Q";
+
+    fn harvester() -> MemoryCluster {
+        MemoryCluster::of(crate::harness::fixtures("../../examples/vgpu/cluster/cluster.yaml"))
+    }
+
+    /// As Harvester leaves a vGPU that was switched off: without claim and annotation. KubeVirt's list stays as it was.
+    fn switched_off() -> MemoryCluster {
+        let mut objects = crate::harness::fixtures("../../examples/vgpu/cluster/cluster.yaml");
+        objects.retain(|object| object["kind"] != "PCIDeviceClaim");
+        for device in objects.iter_mut().filter(|object| object["kind"] == "PCIDevice") {
+            device["status"]["resourceName"] = json!("nvidia.com/AD102GL_L40S");
+        }
+        MemoryCluster::of(objects)
+    }
+
+    /// As Harvester had them before 1.8: mediated devices, and no PCIDevice of the profile.
+    fn mediated() -> MemoryCluster {
+        let mut cluster = switched_off();
+        cluster.object("KubeVirt", "kubevirt")["spec"]["configuration"]["permittedHostDevices"] = json!({
+            "mediatedDevices": [
+                {"mdevNameSelector": "NVIDIA L40S-12Q", "resourceName": PROFILE, "externalResourceProvider": true},
+            ],
+        });
+        cluster
+    }
+
+    /// As after an upgrade from there: in both of KubeVirt's lists.
+    fn upgraded() -> MemoryCluster {
+        let mut cluster = harvester();
+        let permitted = &mut cluster.object("KubeVirt", "kubevirt")["spec"]["configuration"]["permittedHostDevices"];
+        permitted["mediatedDevices"] = json!([{"mdevNameSelector": "NVIDIA L40S-12Q", "resourceName": PROFILE}]);
+        cluster
+    }
+
+    fn ask(value: &str, cluster: MemoryCluster) -> Request {
+        let settings = json!({"gpuDevicePlugin": {"allowedPlugins": ["nvidia.com/NVIDIA_*"]}});
+        Request::create(bare_vm(&[("gpu-device-plugin", value)])).settings(settings).cluster(cluster)
+    }
+
+    fn devices(count: usize) -> Value {
+        (0..count).map(|number| device(&format!("gpu-{number}"), PROFILE)).collect()
+    }
+
+    #[rstest]
+    #[case::pci_devices(harvester(), "hostDevices")]
+    #[case::pci_devices_that_may_not_be_listed(harvester().without("list", Kind::PciDevice), "hostDevices")]
+    #[case::mediated_devices(mediated(), "gpus")]
+    #[case::mediated_devices_where_pci_devices_may_not_be_listed(
+        mediated().without("list", Kind::PciDevice), "gpus"
+    )]
+    #[case::in_both_lists(upgraded(), "hostDevices")]
+    #[case::switched_off(switched_off(), "hostDevices")]
+    fn a_profile_is_what_harvester_takes_it_for(#[case] cluster: MemoryCluster, #[case] list: &str) {
+        let answer = ask(&format!("{PROFILE}=2"), cluster).evaluate();
+        assert!(answer.is_accepted(), "{}", answer.message());
+        assert_eq!(answer.domain()["devices"], json!({list: devices(2)}));
+        assert_eq!(answer.domain()["resources"], Value::Null);
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn mediated_devices_need_no_list_of_pci_devices() {
+        assert_eq!(ask(PROFILE, mediated()).evaluate().lookups, ["get KubeVirt kubevirt"]);
+    }
+
+    #[test]
+    fn a_profile_is_refused_unless_the_settings_name_it() {
+        let vm = bare_vm(&[("gpu-device-plugin", PROFILE)]);
+        let answer = Request::create(vm).cluster(harvester()).evaluate();
+        let part = format!("{PROFILE} is not one of the resources that the policy allows");
+        answer.assert_denied(&[&part, "gpuDevicePlugin.allowedPlugins"]);
+        ask("nvidia.com/AD102GL_L40S", harvester())
+            .evaluate()
+            .assert_denied(&["nvidia.com/AD102GL_L40S is not one of"]);
+    }
+
+    #[test]
+    fn a_profile_that_nobody_switched_on_is_a_limit_with_a_warning() {
+        let answer = ask("nvidia.com/NVIDIA_L40S-24Q", harvester()).evaluate();
+        assert_eq!(answer.domain()["devices"], json!({}));
+        assert!(answer.warnings()[0].contains("permittedHostDevices does not list it"), "{:?}", answer.warnings());
+    }
+
+    /// When the VM stops, Harvester names its host devices after the functions that it had.
+    #[test]
+    fn vgpus_that_harvester_renamed_stay_and_go_with_the_directive() {
+        let mut stored = ask(&format!("{PROFILE}=2"), harvester()).evaluate().after();
+        let given = json!([device("node1-000026005", PROFILE), device("node1-000026004", PROFILE)]);
+        stored["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = given.clone();
+        let update = |new: Value| {
+            let settings = json!({"gpuDevicePlugin": {"allowedPlugins": ["nvidia.com/NVIDIA_*"]}});
+            Request::update(stored.clone(), new).settings(settings).cluster(harvester()).evaluate()
+        };
+        let mut changed = stored.clone();
+        changed["spec"]["template"]["spec"]["domain"]["cpu"] = json!({"cores": 2});
+        assert_eq!(host_devices(&update(changed)), given);
+        let mut fewer = stored.clone();
+        fewer["metadata"]["annotations"]["vm-feature-manager.io/gpu-device-plugin"] = json!(PROFILE);
+        assert_eq!(host_devices(&update(fewer)).as_array().unwrap().len(), 1);
+        let mut without = stored.clone();
+        without["metadata"]["annotations"].as_object_mut().unwrap().remove("vm-feature-manager.io/gpu-device-plugin");
+        assert_eq!(host_devices(&update(without)), Value::Null);
+    }
+
+    /// A certain vGPU, by its address.
+    #[test]
+    fn a_vgpu_is_a_pci_device_as_well() {
+        let vm = vm(&["node1/0000:26:00.5"]);
+        let answer = Request::create(vm).cluster(harvester()).evaluate();
+        assert_eq!(host_devices(&answer), json!([device("node1-000026005", PROFILE)]));
+        // The card is not claimed while it has vGPUs.
+        let answer = Request::create(super::vm(&["node1/0000:26:00.0"])).cluster(harvester()).evaluate();
+        answer.assert_denied(&["0000:26:00.0 is not enabled for passthrough on node1"]);
+    }
+}
+
+/// The virtual functions of a network card.
+mod virtual_functions {
+    use super::*;
+
+    const FUNCTION: &str = "intel.com/82599_ETHERNET_CONTROLLER_VIRTUAL_FUNCTION";
+
+    fn objects() -> Vec<Value> {
+        crate::harness::fixtures("../../examples/sriov/cluster/cluster.yaml")
+    }
+
+    /// Both functions of the port are claimed.
+    fn claimed() -> MemoryCluster {
+        let mut objects = objects();
+        let mut claim = objects.iter().find(|object| object["kind"] == "PCIDeviceClaim").unwrap().clone();
+        claim["metadata"]["name"] = json!("node1-000008102");
+        objects.push(claim);
+        MemoryCluster::of(objects)
+    }
+
+    /// A second node with the same card.
+    fn two_nodes() -> MemoryCluster {
+        let mut objects = objects();
+        let second: Vec<Value> = objects.iter().filter(|object| object["kind"] != "KubeVirt").cloned().collect();
+        let second = second.iter().map(|object| object.to_string().replace("node1", "node2"));
+        objects.extend(second.map(|object| serde_json::from_str(&object).unwrap()).collect::<Vec<_>>());
+        MemoryCluster::of(objects)
+    }
+
+    fn evaluate(devices: &[&str], cluster: MemoryCluster) -> Answer {
+        Request::create(vm(devices)).cluster(cluster).evaluate()
+    }
+
+    fn node(answer: &Answer) -> Value {
+        answer.after()["spec"]["template"]["spec"]["nodeSelector"].clone()
+    }
+
+    #[test]
+    fn a_function_is_a_device_like_any_other() {
+        let answer = evaluate(&["node1/0000:08:10.0"], MemoryCluster::of(objects()));
+        assert_eq!(host_devices(&answer), json!([device("node1-000008100", FUNCTION)]));
+        assert_eq!(node(&answer), json!({"kubernetes.io/hostname": "node1"}));
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+
+    #[rstest]
+    #[case::another_function("node1/0000:08:10.2")]
+    #[case::the_port("node1/0000:08:00.0")]
+    fn what_nobody_claimed_is_an_error(#[case] device: &str) {
+        let part = format!("{} is not enabled for passthrough on node1", &device[6..]);
+        evaluate(&[device], MemoryCluster::of(objects())).assert_denied(&[&part]);
+    }
+
+    /// Both stand for the same resource, so each has an entry of its own.
+    #[test]
+    fn two_functions_are_two_devices() {
+        let answer = evaluate(&["0000:08:10.0", "0000:08:10.2"], claimed());
+        let both = json!([device("node1-000008100", FUNCTION), device("node1-000008102", FUNCTION)]);
+        assert_eq!(host_devices(&answer), both);
+        evaluate(&["0000:08:10.0", "0000:08:10.2", "0000:08:10.4"], claimed())
+            .assert_denied(&["no node has a PCI device 0000:08:10.4"]);
+    }
+
+    /// A function has an IOMMU group of its own, so nothing goes with it, neither its port nor another function.
+    #[test]
+    fn nothing_must_go_with_a_function() {
+        let answer = Request::update(bare_vm(&[]), vm(&["node1/0000:08:10.0"])).cluster(claimed()).evaluate();
+        assert_eq!(host_devices(&answer), json!([device("node1-000008100", FUNCTION)]));
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+
+    /// Equal cards at the same address on several nodes: the scheduler chooses the node.
+    #[test]
+    fn without_a_node_any_node_with_the_function_will_do() {
+        let answer = evaluate(&["0000:08:10.0"], two_nodes());
+        assert_eq!(host_devices(&answer), json!([device("node1-000008100", FUNCTION)]));
+        assert_eq!(node(&answer), Value::Null);
+        let answer = evaluate(&["node2/0000:08:10.0"], two_nodes());
+        assert_eq!(host_devices(&answer), json!([device("node2-000008100", FUNCTION)]));
+    }
+
+    /// With `disableResourcePooling` in the claim, Harvester gives the function a resource of its own.
+    #[test]
+    fn a_function_of_its_own_resource_is_on_one_node_only() {
+        let alone = |node: &str| format!("intel.com/{node}-000008100");
+        let cluster = || {
+            let mut cluster = two_nodes();
+            for node in ["node1", "node2"] {
+                let name = format!("{node}-000008100");
+                cluster.object("PCIDevice", &name)["status"]["resourceName"] = json!(alone(node));
+                cluster.object("PCIDeviceClaim", &name)["spec"]["disableResourcePooling"] = json!(true);
+            }
+            cluster
+        };
+        let answer = evaluate(&["node2/0000:08:10.0"], cluster());
+        assert_eq!(host_devices(&answer), json!([device("node2-000008100", &alone("node2"))]));
+        evaluate(&["0000:08:10.0"], cluster()).assert_denied(&["0000:08:10.0 stands for different devices"]);
+    }
+
+    #[rstest]
+    #[case::functions("*_VIRTUAL_FUNCTION", true)]
+    #[case::ports("*_NETWORK_CONNECTION", false)]
+    fn a_namespace_may_take_functions_and_no_ports(#[case] pattern: &str, #[case] accepted: bool) {
+        let settings = json!({"pciPassthrough": {"allowedDevices": {"default": [pattern]}}});
+        let request = Request::create(vm(&["node1/0000:08:10.0"])).settings(settings);
+        let answer = request.cluster(MemoryCluster::of(objects())).evaluate();
+        assert_eq!(answer.is_accepted(), accepted, "{}", answer.message());
     }
 }

@@ -10,7 +10,15 @@ use vmfm::yaml;
 use crate::harness::root;
 
 static SCHEMAS: LazyLock<HashMap<&str, Validator>> = LazyLock::new(|| {
-    let kinds = ["VirtualMachine", "ClusterAdmissionPolicy", "PCIDevice", "PCIDeviceClaim"];
+    let kinds = [
+        "VirtualMachine",
+        "ClusterAdmissionPolicy",
+        "PCIDevice",
+        "PCIDeviceClaim",
+        "SRIOVGPUDevice",
+        "SRIOVNetworkDevice",
+        "VGPUDevice",
+    ];
     let read = |kind: &'static str| {
         let path = root().join(format!("tests/data/schemas/{}.yaml", kind.to_lowercase()));
         let mut schema = yaml::read(&path).unwrap().remove(0);

@@ -516,9 +516,11 @@ mod examples {
             "kubevirt/vbios",
             "nested-virt",
             "pci-passthrough",
+            "sriov",
             "usb-passthrough",
             "user-data",
             "vbios",
+            "vgpu",
             "workstation",
         ];
         assert_eq!(names, expected);
@@ -556,9 +558,9 @@ mod examples {
 
     #[test]
     fn the_devices_of_the_clusters_are_harvesters() {
-        for file in ["harvester/cluster/cluster.yaml", "vbios/cluster/cluster.yaml"] {
-            let objects = yaml::read(&root().join("examples").join(file)).unwrap();
-            let ours = objects.iter().filter(|o| o["kind"].as_str().unwrap().starts_with("PCIDevice"));
+        for folder in ["harvester", "sriov", "vbios", "vgpu"] {
+            let objects = yaml::read(&root().join(format!("examples/{folder}/cluster/cluster.yaml"))).unwrap();
+            let ours = objects.iter().filter(|o| o["apiVersion"] == "devices.harvesterhci.io/v1beta1");
             let problems: Vec<String> = ours.flat_map(crd::problems).collect();
             assert_eq!(problems, Vec::<String>::new());
         }

@@ -21,6 +21,9 @@ pub(super) struct Inventory<'n> {
 /// A device that is asked for, and those that it may be: all are enabled for passthrough.
 type Candidates<'i> = (&'i str, Vec<&'i HostDevice>);
 
+/// Whether an entry is a device that is asked for.
+type Rule<'r> = &'r dyn Fn(&Device<'_>, &Candidates<'_>) -> bool;
+
 /// The device for one that is asked for.
 pub(super) struct Choice<'i> {
     pub(super) device: &'i HostDevice,
@@ -207,8 +210,7 @@ impl<'n> Inventory<'n> {
             let is_it = |node: &str| ours.contains(entry) && is_on_node(node);
             self.node_of(entry).is_none_or(is_it) && devices.iter().any(|device| device.resource_name == entry.resource)
         };
-        let rules: [&dyn Fn(&Device<'_>, &Candidates<'_>) -> bool; 2] = [&by_name, &by_resource];
-        for rule in rules {
+        for rule in [&by_name as Rule<'_>, &by_resource] {
             for (candidate, there) in candidates.iter().zip(&mut there).filter(|(_, there)| there.is_none()) {
                 if let Some(index) = entries.iter().position(|entry| rule(entry, candidate)) {
                     *there = Some(entries.remove(index));
