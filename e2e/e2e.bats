@@ -161,6 +161,26 @@ add $domain/devices/gpus [{\"deviceName\":\"nvidia.com/gpu\",\"name\":\"gpu-0\"}
 add $domain/devices/hostDevices [{\"deviceName\":\"pci_0000_05_00_0\",\"name\":\"pci-device-0\"}]"
 }
 
+@test "a USB device that KubeVirt permits" {
+    create kubevirt/usb-passthrough
+    replay kubevirt --settings-path examples/kubevirt/settings.yaml
+    same "$(patch)" "\
+add ${ours}usb-passthrough-added [{\"hostDevice\":\"usb-0\",\"resource\":\"kubevirt.io/receiver\"}]
+add ${ours}usb-passthrough-applied [\"046d:c52b\"]
+add $domain/devices/hostDevices [{\"deviceName\":\"kubevirt.io/receiver\",\"name\":\"usb-0\"}]"
+}
+
+@test "pinned CPUs, pages and NUMA nodes" {
+    create workstation '.metadata.annotations |= with_entries(select(.key | test("passthrough|vbios") | not))'
+    replay kubevirt --settings-path examples/kubevirt/settings.yaml
+    same "$(answer .auditAnnotations.applied)" 'cpu-pinning,hugepages,numa'
+    same "$(patch | grep "$domain")" "\
+add $domain/cpu/dedicatedCpuPlacement true
+add $domain/cpu/isolateEmulatorThread true
+add $domain/cpu/numa {\"guestMappingPassthrough\":{}}
+add $domain/memory/hugepages {\"pageSize\":\"2Mi\"}"
+}
+
 @test "what may not be read is named, and nothing is listed" {
     create kubevirt/nested-virt
     replay no-rights-nodes
