@@ -163,7 +163,7 @@ add $domain/devices/hostDevices [{\"deviceName\":\"pci_0000_05_00_0\",\"name\":\
 
 @test "a USB device that KubeVirt permits" {
     create kubevirt/usb-passthrough
-    replay kubevirt --settings-path examples/kubevirt/settings.yaml
+    replay usb --settings-path examples/kubevirt/settings.yaml
     same "$(patch)" "\
 add ${ours}usb-passthrough-added [{\"hostDevice\":\"usb-0\",\"resource\":\"kubevirt.io/receiver\"}]
 add ${ours}usb-passthrough-applied [\"046d:c52b\"]
