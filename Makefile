@@ -21,6 +21,7 @@ VMFM   := vmfm-linux-$(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(ARCH)))
 
 EXAMPLE ?= harvester
 OUTPUT  ?= diff
+COLOR   ?= auto
 
 FUZZ_SECONDS ?= 1200
 FUZZ_TARGETS ?=
@@ -32,7 +33,7 @@ help: ## Lists the tasks
 
 .PHONY: run
 run: policy.wasm ## Builds the module and evaluates a virtual machine: EXAMPLE=harvester OUTPUT=diff
-	@scripts/vmfm --output $(OUTPUT) \
+	@scripts/vmfm --output $(OUTPUT) --color $(COLOR) \
 		$(addprefix --settings ,$(wildcard examples/$(EXAMPLE)/settings.yaml)) \
 		$(addprefix --cluster ,$(wildcard examples/$(EXAMPLE)/cluster)) \
 		examples/$(EXAMPLE)/vm.yaml
@@ -65,7 +66,7 @@ generate: ## Writes the files that follow from the declarations in the source
 
 .PHONY: pictures
 pictures: generate policy.wasm ## Draws the pictures of the documents, also that of what make run prints
-	$(MAKE) --silent --no-print-directory run | \
+	$(MAKE) --silent --no-print-directory run COLOR=always | \
 		cargo xtask terminal --command 'make run' docs/pictures/run.svg
 
 .PHONY: bench
