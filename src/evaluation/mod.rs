@@ -1,0 +1,211 @@
+//! One request on its way through the features: each in its turn, and what a plan or a failure changes.
+
+mod planning;
+
+use slog::{Logger, info, warn};
+
+use crate::cluster::Lookups;
+use crate::directives::{Asked, Directive, Directives, Source};
+use crate::features::{FEATURES, Failure, Feature, Settings};
+use crate::keys::Key;
+use crate::request::AdmissionRequest;
+use crate::settings::ErrorHandling;
+use crate::text;
+use crate::verdict::{Decision, Denial, Verdict};
+use crate::vm::entry::Entry;
+use crate::vm::{ShapeError, VirtualMachine};
+use planning::{Change, Traces};
+
+/// One request on its way through the features.
+pub(crate) struct Evaluation<'r, 'a> {
+    pub(crate) request: &'r AdmissionRequest<'a>,
+    pub(crate) settings: &'r Settings,
+    pub(crate) directives: &'r Directives<'r, 'a>,
+    pub(crate) old_directives: Option<&'r Directives<'r, 'a>>,
+    /// The VirtualMachine before the update.
+    pub(crate) old: Option<VirtualMachine<'a>>,
+    /// The manifest that `kubectl apply` was given.
+    pub(crate) declared: Option<VirtualMachine<'r>>,
+    pub(crate) lookups: &'r Lookups<'r>,
+    pub(crate) namespace: &'r str,
+    pub(crate) log: &'r Logger,
+    pub(crate) vm: VirtualMachine<'a>,
+    pub(crate) verdict: Verdict<'a>,
+    pub(crate) refusals: Vec<String>,
+    /// What the features that are done have added, in this request or before.
+    pub(crate) kept: Vec<Entry>,
+    /// What they have taken back in this request.
+    pub(crate) taken: Vec<Entry>,
+}
+
+impl<'a> Evaluation<'_, 'a> {
+    /// Applies the features in their order.
+    pub(crate) fn all_features(mut self) -> Result<Verdict<'a>, Denial> {
+        for feature in FEATURES {
+            if (feature.settings)(self.settings).enabled {
+                self.one_feature(feature)?;
+            }
+        }
+        self.warn_of_options();
+        let features: Vec<_> = FEATURES.iter().map(|feature| feature.name).collect();
+        let mut known = features.clone();
+        FEATURES.iter().for_each(|feature| known.extend_from_slice(feature.options));
+        self.verdict.warnings.extend(self.directives.warnings(&features, &known));
+        if !self.refusals.is_empty() {
+            self.verdict.applied.clear();
+            self.verdict.decision = Decision::Denied(Denial::Failures(self.refusals));
+        } else if self.vm.is_changed() {
+            if !self.verdict.applied.is_empty() {
+                // One line for all: each is a call of the host.
+                let features = self.verdict.applied.join(",");
+                info!(self.log, "features applied"; self.request, "features" => features);
+            }
+            self.verdict.decision = Decision::Mutated(self.vm);
+        }
+        Ok(self.verdict)
+    }
+
+    /// Warns of options whose directive is not there.
+    fn warn_of_options(&mut self) {
+        for feature in FEATURES.iter().filter(|feature| matches!(self.directives.get(feature.name), Asked::No)) {
+            let is_there = |option: &&&'static str| matches!(self.directives.option(option), Ok(Some(_)));
+            for option in feature.options.iter().filter(is_there) {
+                let name = feature.name;
+                self.verdict.warnings.push(format!("the option {option} has no effect without the directive {name}"));
+            }
+        }
+    }
+
+    fn one_feature(&mut self, feature: &Feature) -> Result<(), ShapeError> {
+        let asked = self.directives.get(feature.name);
+        let traces = self.find(feature, matches!(asked, Asked::Yes(_)));
+        // Without its options, what is in place might be planned otherwise.
+        let is_unreadable = |option: &&'static str| self.directives.is_unreadable(option);
+        let directive = match asked {
+            Asked::No => return self.clear(feature, traces),
+            Asked::Yes(_) if traces.was_applied && feature.options.iter().any(is_unreadable) => {
+                self.leave(feature);
+                return Ok(());
+            }
+            Asked::Unreadable if traces.was_applied => {
+                self.leave(feature);
+                return Ok(());
+            }
+            Asked::Unreadable => return Ok(()),
+            Asked::Yes(directive) => directive,
+        };
+        match self.plan(feature, &directive, &traces) {
+            Ok(Some(change)) => self.succeed(feature, change, traces.warnings),
+            Ok(None) => self.clear(feature, traces),
+            Err(Failure(error)) => self.fail(feature, &directive, error, traces),
+        }
+    }
+
+    /// Leaves the feature as it is, with a word about it.
+    fn leave(&mut self, feature: &Feature) {
+        let why = "what the policy added stays as it is, because user data that may say otherwise cannot be read";
+        self.warn(feature, [why.to_owned()]);
+    }
+
+    fn succeed(&mut self, feature: &Feature, change: Change, warnings: Vec<String>) -> Result<(), ShapeError> {
+        let name = feature.name;
+        self.remove(&change.gone)?;
+        self.kept.extend(change.record.0.iter().map(|added| added.entry.clone()));
+        change.new.iter().try_for_each(|entry| self.vm.add(entry))?;
+        self.vm.remove_annotation(Key::error(name))?;
+        if change.record.0.is_empty() {
+            self.vm.remove_annotation(Key::record(name))?;
+        } else {
+            self.vm.set_annotation(Key::record(name), change.record.to_text())?;
+        }
+        if self.settings.general.add_tracking_annotations {
+            self.vm.set_annotation(Key::applied(name), change.plan.applied)?;
+        } else {
+            self.vm.remove_annotation(Key::applied(name))?;
+        }
+        self.warn(feature, warnings);
+        self.warn(feature, change.plan.warnings);
+        self.verdict.applied.push(name);
+        Ok(())
+    }
+
+    /// Takes back what the feature added, and leaves no annotation of it.
+    fn clear(&mut self, feature: &Feature, traces: Traces) -> Result<(), ShapeError> {
+        self.take_back(feature, traces)?;
+        self.vm.remove_annotation(Key::error(feature.name))
+    }
+
+    /// Takes back what the feature added, and its records.
+    fn take_back(&mut self, feature: &Feature, traces: Traces) -> Result<(), ShapeError> {
+        let name = feature.name;
+        let (siblings, warning) = self.siblings(feature, &traces);
+        let entries = traces.ours.iter().map(|added| &added.entry).chain(siblings.entries());
+        let entries: Vec<Entry> = entries.cloned().collect();
+        self.remove(&entries)?;
+        self.vm.remove_annotation(Key::applied(name))?;
+        self.vm.remove_annotation(Key::record(name))?;
+        self.warn(feature, traces.warnings.into_iter().chain(warning));
+        if !entries.is_empty() {
+            info!(self.log, "feature taken back"; self.request, "feature" => name);
+        }
+        Ok(())
+    }
+
+    /// Takes back entries, but for those that a feature before needs as well.
+    fn remove(&mut self, entries: &[Entry]) -> Result<(), ShapeError> {
+        for entry in entries.iter().filter(|entry| !self.kept.contains(entry)) {
+            self.vm.take_back(entry)?;
+            self.taken.push(entry.clone());
+        }
+        Ok(())
+    }
+
+    fn warn(&mut self, feature: &Feature, messages: impl IntoIterator<Item = String>) {
+        let name = feature.name;
+        let messages = messages.into_iter().map(|message| format!("{name}: {message}"));
+        self.verdict.warnings.extend(messages);
+    }
+
+    fn fail(
+        &mut self,
+        feature: &Feature,
+        directive: &Directive<'_>,
+        error: String,
+        traces: Traces,
+    ) -> Result<(), ShapeError> {
+        let name = feature.name;
+        let error = text::line(&error);
+        self.verdict.failed.push(name);
+        match (feature.settings)(self.settings).error_handling {
+            ErrorHandling::Reject => {
+                warn!(self.log, "feature refused"; self.request, "feature" => name, "error" => &error);
+                self.refusals.push(format!("{name} cannot be applied ({directive}): {error}"));
+            }
+            ErrorHandling::AllowAndLog => {
+                warn!(self.log, "feature not applied"; self.request, "feature" => name, "error" => &error);
+                self.verdict.warnings.push(format!("{name} is not applied: {error}"));
+                self.take_back(feature, traces)?;
+                if self.settings.general.add_tracking_annotations {
+                    self.vm.set_annotation(Key::error(name), error)?;
+                } else {
+                    self.vm.remove_annotation(Key::error(name))?;
+                }
+            }
+            ErrorHandling::StripLabel => {
+                info!(self.log, "directive removed"; self.request, "feature" => name, "error" => &error);
+                self.clear(feature, traces)?;
+                let key = Key::directive(name);
+                let removed = match directive.source {
+                    Source::Annotation => self.vm.remove_annotation(key).map(|()| true)?,
+                    Source::Label => self.vm.remove_label(key).map(|()| true)?,
+                    // The guest's own text is not the policy's to change.
+                    Source::UserData(_) => false,
+                };
+                let removed =
+                    if removed { ", and its directive is removed (errorHandling is strip-label)" } else { "" };
+                self.verdict.warnings.push(format!("{name} is not applied{removed}: {error}"));
+            }
+        }
+        Ok(())
+    }
+}
