@@ -47,7 +47,7 @@ pub(in crate::features) enum DirectiveError {
     Device { index: usize, value: String, error: String, kind: &'static DeviceKind },
     /// Cause: the part before the slash is not a name that a node can have
     /// Cure: correct it, or leave out the node
-    #[error("devices[{index}] {value} does not name a node: {}; write node1/{} or the device alone", SUBDOMAIN.takes, .kind.example)]
+    #[error("devices[{index}] {value} does not name a node: expected {}; write node1/{} or the device alone", SUBDOMAIN.takes, .kind.example)]
     Node { index: usize, value: String, kind: &'static DeviceKind },
     /// Cause: the same device, perhaps with and without its node, or in capitals
     /// Cure: remove the others

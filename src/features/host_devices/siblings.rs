@@ -49,7 +49,8 @@ impl Siblings {
         if candidates.is_empty() {
             return Ok(Self::default());
         }
-        let devices = match lookups.list::<HostDevice>(Kind::PciDevice) {
+        let nodes: Vec<String> = candidates.iter().filter_map(|entry| node_of(&name_of(entry)?)).collect();
+        let devices = match lookups.list_with::<HostDevice>(Kind::PciDevice, &nodes) {
             Ok(devices) => devices,
             // Without Harvester, nobody adds devices.
             Err(error) if error.cause == ClusterError::KindNotServed => return Ok(Self::default()),
