@@ -187,6 +187,26 @@ $(gpus nvidia.com/gpu 1)
 applied: gpu-device-plugin=nvidia.com/gpu"
 }
 
+@test "example sriov" {
+    needs_harvester
+    needs_gate HostDevices
+    example sriov "\
+host devices: $INTEL-000008100=intel.com/82599_ETHERNET_CONTROLLER_VIRTUAL_FUNCTION
+node: $INTEL
+applied: pci-passthrough=[\"0000:08:10.0\"]"
+}
+
+@test "example vgpu" {
+    needs_harvester
+    needs_gate HostDevices
+    local profile=nvidia.com/NVIDIA_L40S-12Q
+    served "$profile" || skip "KubeVirt's permittedHostDevices does not list $profile"
+    setting .gpuDevicePlugin.allowedPlugins '[]' | grep -qF 'nvidia.com/NVIDIA_*' || skip "the policy's setting gpuDevicePlugin.allowedPlugins has no nvidia.com/NVIDIA_*"
+    example vgpu "\
+host devices: gpu-0=$profile gpu-1=$profile
+applied: gpu-device-plugin=$profile=2"
+}
+
 @test "example harvester" {
     needs_harvester
     needs_gate HostDevices

@@ -258,8 +258,10 @@ NODE
         jq --slurpfile rom <(manifest examples/vbios/cluster/rom.yaml) 'del(.data) | .binaryData = $rom[0].binaryData' |
         k create --filename -
     [ -n "${HARVESTER-}" ] || return 0
-    manifest examples/harvester/cluster/cluster.yaml 'select(.apiVersion | startswith("devices."))' >"$BATS_FILE_TMPDIR/devices.json"
-    manifest examples/vbios/cluster/cluster.yaml 'select(.apiVersion | startswith("devices."))' >>"$BATS_FILE_TMPDIR/devices.json"
+    local example
+    for example in harvester sriov vbios vgpu; do
+        manifest "examples/$example/cluster/cluster.yaml" 'select(.kind | startswith("PCI"))'
+    done >"$BATS_FILE_TMPDIR/devices.json"
     manifest examples/usb-passthrough/cluster/cluster.yaml 'select(.kind | startswith("USB"))' >>"$BATS_FILE_TMPDIR/devices.json"
     # A card for the GPU resource.
     if [ -n "$GPU" ]; then
