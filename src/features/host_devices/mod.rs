@@ -88,125 +88,144 @@ pub(super) fn plan(
 ) -> Result<Option<Plan>, Failure> {
     let host_devices = context.vm.host_devices()?;
     let counted = host_devices.iter().filter(|device| kind.is_pci || is_usb(device)).count();
-    let devices = Devices::parse(value, max, kind)?;
+    let asked = Asked { kind, settings, devices: Devices::parse(value, max, kind)?, context };
     check_count(counted, max, kind)?;
-    let mut plan = Plan { applied: devices.to_json(), ..Plan::default() };
-    let node = the_node(&devices, context)?;
+    let mut plan = Plan { applied: asked.devices.to_json(), ..Plan::default() };
+    let node = the_node(&asked.devices, context)?;
     if names == Names::Elsewhere {
-        otherwise(kind, settings, &devices, context, None, &mut plan)?;
+        asked.otherwise(None, &mut plan)?;
     } else {
         // Without Harvester's answer, nobody knows whose a device is.
         let is_auto = names == Names::Auto && !settings.require_claim_owner;
-        match Inventory::look_up(kind, &devices, node, context) {
-            Ok(inventory) => by_harvester(&inventory, settings, &devices, context, &mut plan)?,
-            Err(_) if is_auto && are_in_place(kind, settings, &devices, context, &mut plan)? => {}
-            Err(error)
-                if is_auto
-                    && !has_harvester(&error)
-                    && !our_devices(context).iter().any(|entry| object(entry.name).is_some()) =>
-            {
-                otherwise(kind, settings, &devices, context, Some(&error), &mut plan)?;
-            }
-            Err(error) => return Err(HostDevicesError::Lookup { error, kind }.into()),
+        match Inventory::look_up(kind, &asked.devices, node, context) {
+            Ok(inventory) => asked.by_harvester(&inventory, &mut plan)?,
+            Err(error) if !is_auto => return Err(HostDevicesError::Lookup { error, kind }.into()),
+            Err(error) => match asked.in_place()? {
+                Some(entries) => plan.entries = entries,
+                None if !has_harvester(&error) && !asked.has_objects() => asked.otherwise(Some(&error), &mut plan)?,
+                None => return Err(HostDevicesError::Lookup { error, kind }.into()),
+            },
         }
     }
     let is_new = |entry: &&Entry| host_devices.iter().all(|device| host_device(device) != **entry);
     check_count(counted + plan.entries.iter().filter(is_new).count(), max, kind)?;
     check_gate(context.lookups)?;
-    let hostname = devices.node.filter(|_| settings.pin_to_node);
+    let hostname = asked.devices.node.filter(|_| settings.pin_to_node);
     plan.entries.extend(hostname.map(|hostname| NODE_SELECTOR.of("", &hostname)));
     Ok(Some(plan))
 }
 
-/// Plans the devices without Harvester.
-fn otherwise(
+/// The devices that a directive asks for, and what decides about them.
+struct Asked<'a, 'c> {
     kind: &'static DeviceKind,
-    settings: &HostDeviceSettings,
-    devices: &Devices,
-    context: &Context<'_>,
-    error: Option<&LookupError>,
-    plan: &mut Plan,
-) -> Result<(), Failure> {
-    if settings.require_claim_owner {
-        return Err(HostDevicesError::NoClaims { kind }.into());
-    }
-    if let Some(error) = error.filter(|_| kind.is_pci) {
-        plan.warnings.push(format!(
-            "PCI devices are named by their addresses, so the VirtualMachine starts only where a device plugin serves \
-             these names: {}",
-            error.why()
-        ));
-    }
-    let there = [our_devices(context), context.vm.host_devices()?].concat();
-    let mut names = free_names(kind.prefix, devices.list.len(), context)?;
-    for (device, resource) in devices.list.iter().zip((kind.resources)(&devices.list, context)?) {
-        check_allowed(kind, settings, &[device, &resource], devices.node.as_deref(), context)?;
-        let is_named =
-            |entry: &Device<'_>| object(entry.name).is_some_and(|(_, named)| kind.is_pci && named == *device);
-        plan.entries.push(match there.iter().find(|entry| entry.resource == resource || is_named(entry)) {
-            Some(entry) => host_device(entry),
-            None => HOST_DEVICE.of(&names.next().unwrap_or_default(), &resource),
-        });
-    }
-    Ok(())
+    settings: &'a HostDeviceSettings,
+    devices: Devices,
+    context: &'a Context<'c>,
 }
 
-/// Plans Harvester's devices.
-fn by_harvester(
-    inventory: &Inventory<'_>,
-    settings: &HostDeviceSettings,
-    devices: &Devices,
-    context: &Context<'_>,
-    plan: &mut Plan,
-) -> Result<(), Failure> {
-    let kind = inventory.kind;
-    let choices = inventory.choose(devices, context)?;
-    for Choice { device, entry } in &choices {
-        let names = [key(device), &device.name, &device.resource_name];
-        check_allowed(kind, settings, &names, Some(&device.node), context)?;
-        if settings.require_claim_owner {
-            let owner = inventory.owner(device, context);
-            check_owner(
-                &owner.map_err(|error| HostDevicesError::Lookup { error, kind })?,
-                &device.name,
-                kind,
-                context,
-            )?;
+impl Asked<'_, '_> {
+    /// Plans Harvester's devices.
+    fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> Result<(), Failure> {
+        let choices = inventory.choose(&self.devices, self.context)?;
+        for Choice { device, entry } in &choices {
+            self.check_allowed(key(device), Some(&device.name), &device.resource_name, Some(&device.node))?;
+            if self.settings.require_claim_owner {
+                let owner = inventory.owner(device, self.context);
+                let owner = owner.map_err(|error| HostDevicesError::Lookup { error, kind: self.kind })?;
+                self.check_owner(&owner, &device.name)?;
+            }
+            plan.entries.push(match entry {
+                Some(entry) => host_device(entry),
+                None => HOST_DEVICE.of(&device.name, &device.resource_name),
+            });
         }
-        plan.entries.push(match entry {
-            Some(entry) => host_device(entry),
-            None => HOST_DEVICE.of(&device.name, &device.resource_name),
-        });
+        if choices.iter().any(|choice| choice.entry.is_none()) {
+            plan.warnings.extend(siblings::warning(plan, self.context)?);
+        }
+        Ok(())
     }
-    if choices.iter().any(|choice| choice.entry.is_none()) {
-        plan.warnings.extend(siblings::warning(plan, context)?);
-    }
-    Ok(())
-}
 
-/// Plans the devices that the VirtualMachine has under Harvester's names, if these are all. Then nothing depends on a lookup.
-fn are_in_place(
-    kind: &'static DeviceKind,
-    settings: &HostDeviceSettings,
-    devices: &Devices,
-    context: &Context<'_>,
-    plan: &mut Plan,
-) -> Result<bool, Failure> {
-    let there = [our_devices(context), context.vm.host_devices()?].concat();
-    let is_on_node = |node: &str| devices.node.as_deref().is_none_or(|wanted| wanted == node);
-    let mut entries = Vec::new();
-    for asked in &devices.list {
-        let is_it = |entry: &&Device<'_>| {
-            object(entry.name)
-                .is_some_and(|(node, device)| (device == *asked || entry.name == asked) && is_on_node(node))
-        };
-        let Some(entry) = there.iter().find(is_it) else { return Ok(false) };
-        let node = object(entry.name).map(|(node, _)| node);
-        check_allowed(kind, settings, &[asked, entry.resource], node, context)?;
-        entries.push(host_device(entry));
+    /// Plans the devices without Harvester. What it could not be asked for is the reason, if there was a question.
+    fn otherwise(&self, error: Option<&LookupError>, plan: &mut Plan) -> Result<(), Failure> {
+        let Self { kind, devices, context, .. } = self;
+        if self.settings.require_claim_owner {
+            return Err(HostDevicesError::NoClaims { kind }.into());
+        }
+        if let Some(error) = error.filter(|_| kind.is_pci) {
+            plan.warnings.push(format!(
+                "PCI devices are named by their addresses, so the VirtualMachine starts only where a device plugin serves \
+                 these names: {}",
+                error.why()
+            ));
+        }
+        let there = [our_devices(context), context.vm.host_devices()?].concat();
+        let mut names = free_names(kind.prefix, devices.list.len(), context)?;
+        for (device, resource) in devices.list.iter().zip((kind.resources)(&devices.list, context)?) {
+            self.check_allowed(device, None, &resource, devices.node.as_deref())?;
+            let is_named =
+                |entry: &Device<'_>| object(entry.name).is_some_and(|(_, named)| kind.is_pci && named == *device);
+            plan.entries.push(match there.iter().find(|entry| entry.resource == resource || is_named(entry)) {
+                Some(entry) => host_device(entry),
+                None => HOST_DEVICE.of(&names.next().unwrap_or_default(), &resource),
+            });
+        }
+        Ok(())
     }
-    plan.entries = entries;
-    Ok(true)
+
+    /// The devices that the VirtualMachine has under Harvester's names, if these are all. Then nothing depends on a lookup.
+    fn in_place(&self) -> Result<Option<Vec<Entry>>, Failure> {
+        let Self { devices, context, .. } = self;
+        let there = [our_devices(context), context.vm.host_devices()?].concat();
+        let is_on_node = |node: &str| devices.node.as_deref().is_none_or(|wanted| wanted == node);
+        let mut entries = Vec::new();
+        for asked in &devices.list {
+            let find = |entry: &Device<'_>| {
+                let (node, device) = object(entry.name)?;
+                let is_it = (device == *asked || entry.name == asked) && is_on_node(node);
+                is_it.then(|| (host_device(entry), node.to_owned()))
+            };
+            let Some((entry, node)) = there.iter().find_map(find) else { return Ok(None) };
+            self.check_allowed(asked, None, &entry.value, Some(&node))?;
+            entries.push(entry);
+        }
+        Ok(Some(entries))
+    }
+
+    /// Whether the directive added devices under Harvester's names before.
+    fn has_objects(&self) -> bool {
+        our_devices(self.context).iter().any(|entry| object(entry.name).is_some())
+    }
+
+    /// Checks that the settings let a VirtualMachine of this namespace take a device: by what it is, also in capitals and with its node
+    /// in front, by its name in Harvester, or by its resource.
+    fn check_allowed(
+        &self,
+        device: &str,
+        name: Option<&str>,
+        resource: &str,
+        node: Option<&str>,
+    ) -> Result<(), HostDevicesError> {
+        let upper_case = device.to_ascii_uppercase();
+        let with_node = node.map_or(device.to_owned(), |node| format!("{node}/{device}"));
+        let names = [device, &upper_case, &with_node, name.unwrap_or(device), resource];
+        let namespace = self.context.namespace;
+        if allows(&self.settings.allowed_devices, namespace, &names) {
+            return Ok(());
+        }
+        let (device, namespace) = (format!("{with_node} ({resource})"), namespace.to_owned());
+        Err(HostDevicesError::NotAllowed { device, namespace, kind: self.kind })
+    }
+
+    /// Checks that who asks for a device is who claimed it; a claim that names nobody has an empty owner.
+    fn check_owner(&self, owner: &str, device: &str) -> Result<(), HostDevicesError> {
+        let user = self.context.requester.name.as_ref();
+        if !owner.is_empty() && owner == user {
+            return Ok(());
+        }
+        let owner = if owner.is_empty() { "nobody that the claim names".to_owned() } else { Quoted(owner).to_string() };
+        let (device, user) = (device.to_owned(), user.to_owned());
+        Err(HostDevicesError::NotTheOwner { device, owner, user, kind: self.kind })
+    }
 }
 
 /// Checks that KubeVirt takes host devices, where its object may be read.
@@ -215,41 +234,6 @@ pub(super) fn check_gate(lookups: &Lookups<'_>) -> Result<(), HostDevicesError> 
         Ok(kubevirt) if !kubevirt.has_gate("HostDevices") => Err(HostDevicesError::GateOff),
         _ => Ok(()),
     }
-}
-
-/// Checks that the settings let a VirtualMachine of this namespace take a device of these names: what it is first, its resource
-/// last. It also goes by capitals, and with its node in front.
-fn check_allowed(
-    kind: &'static DeviceKind,
-    settings: &HostDeviceSettings,
-    names: &[&str],
-    node: Option<&str>,
-    context: &Context<'_>,
-) -> Result<(), HostDevicesError> {
-    let [device, .., resource] = names else { return Ok(()) };
-    let upper_case = device.to_ascii_uppercase();
-    let with_node = node.map(|node| format!("{node}/{device}"));
-    let with_node = with_node.as_deref().unwrap_or(device);
-    if allows(&settings.allowed_devices, context.namespace, &[names, &[&upper_case, with_node]].concat()) {
-        return Ok(());
-    }
-    let (device, namespace) = (format!("{with_node} ({resource})"), context.namespace.to_owned());
-    Err(HostDevicesError::NotAllowed { device, namespace, kind })
-}
-
-/// Checks that who asks for a device is who claimed it; a claim that names nobody has an empty owner.
-fn check_owner(
-    owner: &str,
-    device: &str,
-    kind: &'static DeviceKind,
-    context: &Context<'_>,
-) -> Result<(), HostDevicesError> {
-    let user = context.requester.name.as_ref();
-    if !owner.is_empty() && owner == user {
-        return Ok(());
-    }
-    let owner = if owner.is_empty() { "nobody that the claim names".to_owned() } else { Quoted(owner).to_string() };
-    Err(HostDevicesError::NotTheOwner { device: device.to_owned(), owner, user: user.to_owned(), kind })
 }
 
 /// The node that the directive names, or that the VirtualMachine must run on.
