@@ -7,7 +7,7 @@ use super::reference::Reference;
 use super::{Context, Failure, Feature, Plan};
 #[cfg(feature = "describe")]
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{ClusterError, HostDevice, Kind, KubeVirt};
+use crate::cluster::{Kind, KubeVirt};
 use crate::kinds::pattern::Pattern;
 use crate::kinds::resource::{ResourceName, ResourceNameError};
 use crate::settings::{Count, FeatureSettings, choice, section};
@@ -102,8 +102,8 @@ pub(super) static FEATURE: Feature = Feature {
             },
             Access {
                 kinds: &[Kind::PciDevice],
-                verbs: Verbs::List,
-                what: "whether Harvester serves the resource",
+                verbs: Verbs::Get,
+                what: "whether the cluster has Harvester's PCI devices",
                 without: "the resource becomes a host device",
                 needed: &[
                     Condition::Is("gpuDevicePlugin.attachDevice", "auto"),
@@ -214,10 +214,7 @@ fn is_host_device(name: &ResourceName, kubevirt: &KubeVirt, context: &Context<'_
     }
     // Harvester takes no PCI devices but its own. Where none has the resource, such as that of a vGPU which was switched off,
     // it says so of host devices. So it does not matter what the devices are.
-    match context.lookups.list_with::<HostDevice>(Kind::PciDevice, &[]) {
-        Ok(_) => true,
-        Err(error) => matches!(error.cause, ClusterError::Forbidden(_)),
-    }
+    context.lookups.check_served(Kind::PciDevice).is_ok()
 }
 
 /// KubeVirt, if it gives a guest devices of the resource.

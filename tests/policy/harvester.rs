@@ -57,10 +57,10 @@ fn a_device_of_one_node_has_the_name_of_its_pci_device_and_its_resource() {
 
 /// Harvester makes host devices of GPUs with a patch that the API server cannot apply to two of them.
 #[rstest]
-#[case::listed(harvester(), "nvidia.com/TU104GL_TESLA_T4", "hostDevices")]
-#[case::forbidden(harvester().without("list", Kind::PciDevice), "nvidia.com/TU104GL_TESLA_T4", "hostDevices")]
+#[case::served(harvester(), "nvidia.com/TU104GL_TESLA_T4", "hostDevices")]
+#[case::forbidden(harvester().without("get", Kind::PciDevice), "nvidia.com/TU104GL_TESLA_T4", "hostDevices")]
 #[case::mediated(harvester(), "nvidia.com/GRID_T4-1Q", "gpus")]
-#[case::mediated_and_forbidden(harvester().without("list", Kind::PciDevice), "nvidia.com/GRID_T4-1Q", "gpus")]
+#[case::mediated_and_forbidden(harvester().without("get", Kind::PciDevice), "nvidia.com/GRID_T4-1Q", "gpus")]
 #[case::no_harvester(
     harvester().failing(Kind::PciDevice, ClusterError::KindNotServed), "nvidia.com/TU104GL_TESLA_T4", "gpus"
 )]
@@ -78,8 +78,21 @@ fn gpus_that_harvester_handles_as_host_devices_are_written_as_such(
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
 
+/// Where a PCI device was found before, Harvester's are there.
 #[test]
-fn without_harvester_in_the_settings_pci_devices_are_not_listed_for_a_gpu() {
+fn a_gpu_beside_a_pci_device_takes_no_more_lookups() {
+    let resource = "nvidia.com/TU104GL_TESLA_T4";
+    let directives = [("pci-passthrough", r#"{"devices": ["node1/0000:00:02.0"]}"#), ("gpu-device-plugin", resource)];
+    let lookups = |directives: &[(&str, &str)]| {
+        let settings = json!({"gpuDevicePlugin": {"allowedPlugins": ["nvidia.com/*"]}});
+        Request::create(bare_vm(directives)).settings(settings).cluster(harvester()).evaluate().lookups
+    };
+    assert_eq!(lookups(&directives), lookups(&directives[..1]));
+    assert_eq!(lookups(&directives[1..]), ["get KubeVirt kubevirt", "get PciDevice is-it-served"]);
+}
+
+#[test]
+fn without_harvester_in_the_settings_pci_devices_are_not_looked_up_for_a_gpu() {
     let settings = json!({
         "gpuDevicePlugin": {"allowedPlugins": ["nvidia.com/*"]}, "pciPassthrough": {"deviceNames": "address"},
     });
@@ -413,10 +426,10 @@ mod vgpus {
 
     #[rstest]
     #[case::pci_devices(harvester(), "hostDevices")]
-    #[case::pci_devices_that_may_not_be_listed(harvester().without("list", Kind::PciDevice), "hostDevices")]
+    #[case::pci_devices_that_may_not_be_read(harvester().without("get", Kind::PciDevice), "hostDevices")]
     #[case::mediated_devices(mediated(), "gpus")]
-    #[case::mediated_devices_where_pci_devices_may_not_be_listed(
-        mediated().without("list", Kind::PciDevice), "gpus"
+    #[case::mediated_devices_where_pci_devices_may_not_be_read(
+        mediated().without("get", Kind::PciDevice), "gpus"
     )]
     #[case::in_both_lists(upgraded(), "hostDevices")]
     #[case::switched_off(switched_off(), "hostDevices")]
@@ -429,7 +442,7 @@ mod vgpus {
     }
 
     #[test]
-    fn mediated_devices_need_no_list_of_pci_devices() {
+    fn mediated_devices_need_no_look_at_pci_devices() {
         assert_eq!(ask(PROFILE, mediated()).evaluate().lookups, ["get KubeVirt kubevirt"]);
     }
 
