@@ -78,9 +78,11 @@ fn ours<'o, 'a>(members: &'o [Member<'a>]) -> impl Iterator<Item = &'o Member<'a
     members.iter().filter(|(key, _)| key.starts_with(PREFIX))
 }
 
-/// Whether the members with the policy's keys are the same, in whatever order.
+/// Whether the members with the policy's keys are the same, in the same order: the API server sorts them.
 fn are_ours_equal(some: &[Member<'_>], others: &[Member<'_>]) -> bool {
-    let is_in_others =
-        |(key, value): &Member<'_>| ours(others).any(|(k, v)| k == key && v.to_text() == value.to_text());
-    ours(some).count() == ours(others).count() && ours(some).all(is_in_others)
+    ours(some).map(text).eq(ours(others).map(text))
+}
+
+fn text<'o>((key, value): &'o Member<'_>) -> (&'o str, String) {
+    (key, value.to_text())
 }
