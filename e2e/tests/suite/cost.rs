@@ -7,9 +7,13 @@ use vmfm::wapc::Cost;
 
 use super::harness::{HOST, request, vm};
 
-const ALL: [(&str, &str); 4] = [
+const ALL: [(&str, &str); 8] = [
     ("nested-virt", "enabled"),
+    ("cpu-pinning", "enabled"),
+    ("hugepages", "2Mi"),
+    ("numa", "passthrough"),
     ("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#),
+    ("usb-passthrough", r#"{"devices": ["046d:c52b"]}"#),
     ("gpu-device-plugin", "nvidia.com/gpu=2"),
     ("vbios-injection", "igpu-rom"),
 ];
@@ -29,11 +33,25 @@ fn cluster() -> Cluster {
     cluster.add(json!({
         "apiVersion": "kubevirt.io/v1", "kind": "KubeVirt",
         "metadata": {"name": "kubevirt", "namespace": "harvester-system"},
-        "spec": {"configuration": {"permittedHostDevices": {
+        "spec": {"configuration": {"developerConfiguration": {"featureGates": ["HostDevices"]}, "permittedHostDevices": {
             "pciHostDevices": [{"pciVendorSelector": "10de:1eb8", "resourceName": "nvidia.com/gpu"}],
+            "usb": [{"selectors": [{"vendor": "046d", "product": "c52b"}], "resourceName": "kubevirt.io/receiver"}],
         }}},
     }));
     cluster
+}
+
+/// Else the costs below are those of a refusal.
+#[test]
+fn all_directives_are_applied_but_that_of_a_missing_config_map() {
+    let evaluation = HOST.with_cluster(cluster()).validate(&settings(), &request(vm(&ALL), None));
+    assert!(evaluation.response.allowed, "{:?}", evaluation.response.status);
+    let changed = evaluation.response.patched(&vm(&ALL)).unwrap();
+    let is_applied = |(feature, _): &(&str, &str)| {
+        !changed["metadata"]["annotations"][format!("vm-feature-manager.io/{feature}-applied")].is_null()
+    };
+    let (applied, failed): (Vec<_>, Vec<_>) = ALL.into_iter().partition(is_applied);
+    assert_eq!((applied.len(), failed.as_slice()), (7, &ALL[7..]), "{changed:#}");
 }
 
 /// What `validate` takes in a fresh instance.
