@@ -65,6 +65,9 @@ pub struct Review<'r> {
 /// The name under which the policy asks for what it will be refused. policy-server logs the refusal as an error, with the name.
 const REFUSED: &str = "this-refusal-is-expected.vm-feature-manager.io";
 
+/// The name under which it asks for what will not be there, which is logged, too.
+const ABSENT: &str = "this-absence-is-expected.vm-feature-manager.io";
+
 /// The items of a list, as text.
 static LIST: Shape = Shape::OnlyMembers(&[("items", Shape::Each(&Shape::Raw))]);
 
@@ -264,13 +267,13 @@ impl<'c> Lookups<'c> {
         Account::of_service_account(account.namespace.as_str(), account.service_account.as_str())
     }
 
-    /// Checks that the cluster serves the kind, by an object that nobody has: to list thousands would take longer.
+    /// Checks that the cluster serves the kind, by an object that is not there: to list thousands would take longer.
     pub(crate) fn check_served(&self, kind: Kind) -> Result<(), ClusterError> {
         let is_known = self.answers.borrow().iter().any(|answer| answer.kind == kind && answer.json.is_ok());
         if kind.is_built_in() || is_known {
             return Ok(());
         }
-        match self.answer(Query { kind, name: Some("is-it-served"), namespace: None }) {
+        match self.answer(Query { kind, name: Some(ABSENT), namespace: None }) {
             Ok(_) => Ok(()),
             Err(LookupError { cause: ClusterError::NotFound | ClusterError::Forbidden(_), .. }) => Ok(()),
             Err(error) => Err(error.cause),

@@ -161,7 +161,7 @@ mod with_kubevirt {
     }
 
     #[rstest]
-    #[case::pci("nvidia.com/T4", &["get KubeVirt kubevirt", "get PciDevice is-it-served"])]
+    #[case::pci("nvidia.com/T4", &["get KubeVirt kubevirt", crate::lookups::IS_IT_SERVED])]
     #[case::mediated("nvidia.com/GRID_T4-1Q", &["get KubeVirt kubevirt"])]
     fn a_resource_that_it_serves_becomes_a_device_without_a_limit(#[case] name: &str, #[case] lookups: &[&str]) {
         let answer = ask(bare_vm(&[("gpu-device-plugin", name)]), json!({}));

@@ -88,7 +88,7 @@ fn a_gpu_beside_a_pci_device_takes_no_more_lookups() {
         Request::create(bare_vm(directives)).settings(settings).cluster(harvester()).evaluate().lookups
     };
     assert_eq!(lookups(&directives), lookups(&directives[..1]));
-    assert_eq!(lookups(&directives[1..]), ["get KubeVirt kubevirt", "get PciDevice is-it-served"]);
+    assert_eq!(lookups(&directives[1..]), ["get KubeVirt kubevirt", crate::lookups::IS_IT_SERVED]);
 }
 
 #[test]

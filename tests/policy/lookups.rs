@@ -65,6 +65,7 @@ fn there_are_none_that_the_directive_does_not_need(#[case] directive: (&str, &st
 }
 
 pub const WHO_AM_I: &str = "get SubjectAccessReview this-refusal-is-expected.vm-feature-manager.io";
+pub const IS_IT_SERVED: &str = "get PciDevice this-absence-is-expected.vm-feature-manager.io";
 
 /// The settings name another account than the one that the API server names.
 #[test]
