@@ -349,6 +349,31 @@ mod secret {
         assert_eq!(answer.annotation("nested-virt-applied"), None);
         assert_eq!(answer.domain()["cpu"], json!({"cores": 2}));
     }
+
+    /// That there is something to take back, any of the policy's annotations tells, on the VirtualMachine or on the one before.
+    #[rstest]
+    #[case::record(&["nested-virt-added"], &[], true)]
+    #[case::record_before(&[], &["nested-virt-added"], true)]
+    #[case::applied(&["nested-virt-applied"], &[], true)]
+    #[case::applied_before(&[], &["nested-virt-applied"], true)]
+    #[case::nothing(&[], &[], false)]
+    fn that_cannot_be_read_may_concern_what_is_there(
+        #[case] new: &[&str],
+        #[case] old: &[&str],
+        #[case] concerns: bool,
+    ) {
+        let stored = answer(vec![secret("userdata", NESTED)]).after();
+        let with = |keys: &[&str], cores: u32| {
+            let mut vm = stored.clone();
+            vm["spec"]["template"]["spec"]["domain"]["cpu"]["cores"] = json!(cores);
+            let annotations = vm["metadata"]["annotations"].as_object_mut().unwrap();
+            annotations.retain(|key, _| key.strip_prefix(PREFIX).is_none_or(|key| keys.contains(&key)));
+            vm
+        };
+        let request = Request::update(with(old, 1), with(new, 2)).settings(secrets()).cluster(MemoryCluster::default());
+        let warnings = request.evaluate().warnings().join(" ");
+        assert_eq!(warnings.contains("nested-virt: what the policy added stays as it is"), concerns, "{warnings}");
+    }
 }
 
 mod taking_back {
