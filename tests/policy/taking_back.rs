@@ -1187,6 +1187,21 @@ mod iommu_siblings {
         assert_eq!(answer.warnings(), Vec::<&str>::new());
     }
 
+    /// What another directive gave, and Harvester renamed after the function that it had.
+    #[test]
+    fn stay_where_another_directive_added_them() {
+        let resource = "nvidia.com/TU104_HD_AUDIO_CONTROLLER";
+        let record = format!(r#"[{{"hostDevice":"node1-000001001","resource":"{resource}"}}]"#);
+        let mut story = created(&[]).edit(|vm| {
+            annotate(vm, &[("gpu-device-plugin", resource), ("gpu-device-plugin-added", &record)]);
+            annotate(vm, &[("gpu-device-plugin-applied", resource)]);
+        });
+        story.settings["gpuDevicePlugin"]["allowedPlugins"] = json!([resource]);
+        let answer = story.drop(CARD);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
+        assert_eq!(answer.annotation("gpu-device-plugin-added"), Some(record));
+    }
+
     /// A device that the user adds while the directive is there.
     #[test]
     fn stay_where_the_user_added_them_since() {
