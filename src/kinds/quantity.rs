@@ -47,7 +47,7 @@ impl Quantity {
             twos = twos.saturating_sub(1);
             tens += 1;
         }
-        while tens > 0 && number > 0 {
+        while tens > 0 {
             number = number.checked_mul(10)?;
             tens -= 1;
         }
@@ -99,14 +99,20 @@ mod tests {
     #[case::less_than_a_billionth("0.1n", 1, false)]
     #[case::kilo("1k", 1_000, true)]
     #[case::kibi("1Ki", 1_024, true)]
+    #[case::mega("1M", 1_000_000, true)]
     #[case::mebi("1Mi", 1_048_576, true)]
+    #[case::giga("1G", 1_000_000_000, true)]
     #[case::gibi("1.5Gi", 1_610_612_736, true)]
     #[case::part_of_a_byte("1.1Gi", 1_181_116_007, false)]
     #[case::many_places("7.62939453125Gi", 8_192_000_000, true)]
     #[case::zeros("1.50000000000000000000000000Gi", 1_610_612_736, true)]
+    #[case::tera("1T", 1_000_000_000_000, true)]
     #[case::tebi("1Ti", 1 << 40, true)]
-    #[case::exbi("8Ei", 1 << 63, true)]
+    #[case::peta("1P", 1_000_000_000_000_000, true)]
+    #[case::pebi("1Pi", 1 << 50, true)]
     #[case::exa("1E", 1_000_000_000_000_000_000, true)]
+    #[case::exbi("8Ei", 1 << 63, true)]
+    #[case::exponent_of_nothing("0e99", 0, true)]
     #[case::exponent("12e6", 12_000_000, true)]
     #[case::upper_exponent("12E6", 12_000_000, true)]
     #[case::negative_exponent("12e-3", 1, false)]
