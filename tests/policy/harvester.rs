@@ -294,8 +294,12 @@ fn an_update_names_the_devices_that_must_go_along() {
     assert_eq!(answer.warnings(), Vec::<&str>::new());
     // Without the right to list, the device is found all the same.
     let cluster = harvester().without("list", Kind::PciDevice);
-    let answer = Request::update(bare_vm(&[]), with_node).cluster(cluster).evaluate();
+    let answer = Request::update(bare_vm(&[]), with_node.clone()).cluster(cluster).evaluate();
     assert_eq!(host_devices(&answer), json!([tesla()]));
+    // But where the list may come in a moment, nothing is done without it.
+    let cluster = harvester().failing(Kind::SubjectAccessReview, ClusterError::Unavailable);
+    let answer = Request::update(bare_vm(&[]), with_node).cluster(cluster).evaluate();
+    answer.assert_denied(&["failed for now"]);
 }
 
 #[test]
@@ -364,6 +368,41 @@ mod claim_owner {
             .assert_denied(&["only Harvester's devices have claims"]);
         let none = MemoryCluster::of(Vec::new()).failing(Kind::PciDevice, ClusterError::KindNotServed);
         evaluate("admin", none, json!({})).assert_denied(&["does not serve pcidevices"]);
+    }
+
+    /// Where devices of two nodes are at the address, the claim of the one that the VM has or gets counts.
+    #[rstest]
+    #[case::the_first(&[], "0000:03:00.0", "admin", "node1-000003000")]
+    #[case::named(&["node2-000003000 intel.com/I350_GIGABIT_NETWORK_CONNECTION"], "0000:03:00.0", "bob", "node2-000003000")]
+    #[case::of_the_resource(&["mine amd.com/CEZANNE_RADEON_VEGA_SERIES"], "0000:00:02.0", "bob", "node2-000000020")]
+    fn the_claim_is_that_of_the_device(
+        #[case] devices: &[&str],
+        #[case] address: &str,
+        #[case] owner: &str,
+        #[case] claim: &str,
+    ) {
+        let evaluate = |user: &str| {
+            let mut cluster = harvester();
+            for claim in ["node2-000003000", "node2-000000020"] {
+                cluster.object("PCIDeviceClaim", claim)["spec"]["userName"] = json!("bob");
+            }
+            let directive = json!({"devices": [address]}).to_string();
+            let mut vm = bare_vm(&[("pci-passthrough", &directive)]);
+            let devices = devices.iter().map(|entry| entry.split_once(' ').unwrap());
+            vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] =
+                devices.map(|(name, resource)| device(name, resource)).collect();
+            let mut request = Request::create(vm);
+            request.request["userInfo"]["username"] = json!(user);
+            let settings = json!({"pciPassthrough": {"requireClaimOwner": true}});
+            request.settings(settings).cluster(cluster).evaluate()
+        };
+        for user in ["admin", "bob"] {
+            let answer = evaluate(user);
+            match user == owner {
+                true => assert!(answer.is_accepted(), "{}", answer.message()),
+                false => answer.assert_denied(&[&format!("{claim} was claimed by \"{owner}\"")]),
+            }
+        }
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl<'n> Inventory<'n> {
         };
         match inventory(names().filter(|_| !context.is_update)) {
             // What cannot be listed may still be read by its name.
-            Err(error) if context.is_update && !error.is_temporary() => match names() {
+            Err(error) if !error.is_temporary() => match names() {
                 Some(names) => Self::of_names(kind, names, node, context),
                 None => Err(error),
             },
@@ -143,11 +143,13 @@ impl<'n> Inventory<'n> {
         let missing: Vec<_> = missing.into_iter().map(|(candidates, _)| candidates).collect();
         let node = self.node_for(&missing, &present, &host_devices)?;
         let choices = candidates.iter().zip(there).filter_map(|((_, candidates), entry)| {
-            let is_it = |device: &&&HostDevice| match &entry {
-                Some(entry) => device.name == entry.name || device.resource_name == entry.resource,
-                None => device.node == node,
+            let find = |is_it: &dyn Fn(&HostDevice) -> bool| candidates.iter().find(|device| is_it(device));
+            let device = match &entry {
+                Some(entry) => find(&|device| device.name == entry.name)
+                    .or_else(|| find(&|device| device.resource_name == entry.resource)),
+                None => find(&|device| device.node == node),
             };
-            let device = candidates.iter().find(is_it).or(candidates.first())?;
+            let device = device.or(candidates.first())?;
             Some(Choice { device, entry })
         });
         Ok(choices.collect())
