@@ -1093,6 +1093,7 @@ mod iommu_siblings {
     use super::*;
 
     const CARD: (&str, &str) = ("pci-passthrough", r#"{"devices": ["node1/0000:01:00.0"]}"#);
+    const BOTH: &str = r#"{"devices": ["node1/0000:01:00.0", "node1/0000:03:00.0"]}"#;
 
     fn card() -> Value {
         json!({"name": "node1-000001000", "deviceName": "nvidia.com/TU104GL_TESLA_T4"})
@@ -1151,8 +1152,7 @@ mod iommu_siblings {
     fn stay_while_their_device_stays() {
         let answer = created(&[]).update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]));
         answer.assert_accepted_unchanged();
-        let both = r#"{"devices": ["node1/0000:01:00.0", "node1/0000:03:00.0"]}"#;
-        let answer = created(&[]).update(set("pci-passthrough", both));
+        let answer = created(&[]).update(set("pci-passthrough", BOTH));
         assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([card(), audio(), other()]));
     }
 
@@ -1167,6 +1167,29 @@ mod iommu_siblings {
             "pci-passthrough: node1-000001001 may have been added because of a device that is removed, but stays,";
         assert!(warning.starts_with(start), "{warning}");
         assert!(warning.contains("run: kubectl create clusterrolebinding"), "{warning}");
+    }
+
+    #[test]
+    fn go_with_their_device_alone() {
+        let created = || created(&[]).update(set("pci-passthrough", BOTH)).after();
+        for (stays, devices) in [
+            (r#"{"devices": ["node1/0000:01:00.0"]}"#, json!([card(), audio()])),
+            (r#"{"devices": ["node1/0000:03:00.0"]}"#, json!([other()])),
+        ] {
+            let mut story = Story::of(&[]).on_harvester();
+            story.vm = created();
+            let answer = story.update(set("pci-passthrough", stays));
+            assert_eq!(spec(&answer.after(), HOST_DEVICES), &devices);
+        }
+    }
+
+    #[test]
+    fn are_none_where_harvester_is_gone() {
+        let mut story = created(&[]);
+        story.cluster = || cluster().failing(Kind::PciDevice, ClusterError::KindNotServed);
+        let answer = story.drop(CARD);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
     }
 
     #[test]

@@ -10,15 +10,10 @@ use crate::vm::{ShapeError, VirtualMachine};
 
 /// The devices that Harvester added because they share an IOMMU group with those of a feature. Harvester does so when a
 /// VirtualMachine is created. Source: `harvester/pcidevices`, `pkg/webhook/vm.go`.
+///
+/// Each stands here with the names of the feature's devices in its group.
 #[derive(Debug, Default)]
-pub(crate) struct Siblings {
-    /// Each with its node and IOMMU group.
-    entries: Vec<(Entry, Group)>,
-    /// The groups of the feature's devices, by the names of these.
-    groups: Vec<(String, Group)>,
-}
-
-type Group = (String, String);
+pub(crate) struct Siblings(Vec<(Entry, Vec<String>)>);
 
 impl Siblings {
     /// Finds them among the VirtualMachine's devices that nobody is known to have asked for. Nothing is looked up where
@@ -41,7 +36,8 @@ impl Siblings {
         let may_be_sibling = |entry: &Entry| {
             let Some(name) = name_of(entry) else { return false };
             shares_node(&name)
-                && ours.iter().all(|a| a.entry != *entry && !a.beside.contains(&name))
+                && ours.iter().all(|added| added.entry != *entry)
+                && ours.iter().any(|added| !added.beside.contains(&name))
                 && vm.has(entry)
                 && !is_asked_for(entry)
         };
@@ -60,36 +56,33 @@ impl Siblings {
             let device = devices.iter().find(|device| device.name == name)?;
             group(device)
         };
-        let groups = ours.iter().filter_map(|added| {
-            let name = name_of(&added.entry)?;
-            Some((name.clone(), group_of(&name)?))
-        });
-        let groups: Vec<_> = groups.collect();
         let siblings = candidates.into_iter().filter_map(|entry| {
-            let group = group_of(&name_of(&entry)?)?;
-            groups.iter().any(|(_, g)| *g == group).then_some((entry, group))
+            let name = name_of(&entry)?;
+            let group = group_of(&name)?;
+            let has_group =
+                |added: &&Recorded| name_of(&added.entry).and_then(|n| group_of(&n)).as_ref() == Some(&group);
+            let devices = ours.iter().filter(has_group);
+            // What stood beside each of them was there before.
+            let came_with_them = devices.clone().any(|added| !added.beside.contains(&name));
+            came_with_them.then(|| (entry, devices.filter_map(|added| name_of(&added.entry)).collect()))
         });
-        Ok(Self { entries: siblings.collect(), groups })
+        Ok(Self(siblings.collect()))
     }
 
     /// All of them.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().map(|(entry, _)| entry)
+        self.0.iter().map(|(entry, _)| entry)
     }
 
     /// Those that go, as none of the devices that stay shares a group with them.
     pub(crate) fn without_those_of<'s>(&'s self, staying: &'s [Recorded]) -> impl Iterator<Item = &'s Entry> {
-        let stays = |group: &Group| {
-            let is_staying =
-                |name: &String| staying.iter().any(|a| a.entry.as_device().is_some_and(|(n, _)| n == name));
-            self.groups.iter().any(|(name, g)| g == group && is_staying(name))
-        };
-        self.entries.iter().filter(move |(_, group)| !stays(group)).map(|(entry, _)| entry)
+        let is_staying = |name: &String| staying.iter().any(|a| a.entry.as_device().is_some_and(|(n, _)| n == name));
+        self.0.iter().filter(move |(_, devices)| !devices.iter().any(is_staying)).map(|(entry, _)| entry)
     }
 }
 
 /// The node and the IOMMU group of a device that has one.
-fn group(device: &HostDevice) -> Option<Group> {
+fn group(device: &HostDevice) -> Option<(String, String)> {
     (!device.iommu_group.is_empty()).then(|| (device.node.clone(), device.iommu_group.clone()))
 }
 
