@@ -89,6 +89,7 @@ fn the_benchmark_is_written_down() {
         "vbios-injection",
         "three features",
         "all four, with lookups",
+        "seven features, with lookups",
         "1 MiB, no directive",
         "1 MiB, nested-virt",
     ];
