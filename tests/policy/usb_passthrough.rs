@@ -66,6 +66,16 @@ fn a_device_has_the_name_of_its_usb_device_and_its_resource(#[case] devices: &[&
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
 
+/// The one on the other node could not go beside it.
+#[test]
+fn a_device_that_the_vm_has_is_it_even_if_it_is_no_longer_enabled() {
+    let mut cluster = harvester();
+    cluster.object("USBDevice", OTHER_RECEIVER)["status"]["enabled"] = json!(false);
+    let has = json!([usb(OTHER_RECEIVER)]);
+    let answer = Request::create(with_host_devices(vm(&["046d:c52b"]), &has)).cluster(cluster).evaluate();
+    assert_eq!(host_devices(&answer), has);
+}
+
 #[test]
 fn what_was_done_is_recorded() {
     let answer = create(vm(&["node1/046D:C52B", KEY]));

@@ -27,17 +27,13 @@ impl Siblings {
         is_asked_for: impl Fn(&Entry) -> bool,
         lookups: &Lookups<'_>,
     ) -> Result<Self, (Vec<String>, LookupError)> {
-        let node_of = |name: &str| PciAddress::of_pci_device(name).map(|(node, _)| node.to_owned());
-        let name_of = |entry: &Entry| entry.as_device().map(|(name, _)| name.to_owned());
-        let shares_node = |name: &str| {
-            let mut nodes = ours.iter().filter_map(|a| node_of(&name_of(&a.entry)?));
-            nodes.any(|node| node_of(name).as_ref() == Some(&node))
-        };
+        let shares_node = |name: &str| ours.iter().any(|added| node_of(name_of(&added.entry)) == node_of(name));
+        let stood_beside = |name: &str, added: &Recorded| added.beside.iter().any(|other| other == name);
         let may_be_sibling = |entry: &Entry| {
-            let Some(name) = name_of(entry) else { return false };
-            shares_node(&name)
+            let name = name_of(entry);
+            shares_node(name)
                 && ours.iter().all(|added| added.entry != *entry)
-                && ours.iter().any(|added| !added.beside.contains(&name))
+                && !ours.iter().all(|added| stood_beside(name, added))
                 && vm.has(entry)
                 && !is_asked_for(entry)
         };
@@ -45,26 +41,22 @@ impl Siblings {
         if candidates.is_empty() {
             return Ok(Self::default());
         }
-        let nodes: Vec<String> = candidates.iter().filter_map(|entry| node_of(&name_of(entry)?)).collect();
+        let nodes: Vec<String> =
+            candidates.iter().filter_map(|entry| node_of(name_of(entry))).map(str::to_owned).collect();
         let devices = match lookups.list_with::<HostDevice>(Kind::PciDevice, &nodes) {
             Ok(devices) => devices,
             // Without Harvester, nobody adds devices.
             Err(error) if error.cause == ClusterError::KindNotServed => return Ok(Self::default()),
-            Err(error) => return Err((candidates.iter().filter_map(name_of).collect(), error)),
+            Err(error) => return Err((candidates.into_iter().map(|entry| entry.name).collect(), error)),
         };
-        let group_of = |name: &str| {
-            let device = devices.iter().find(|device| device.name == name)?;
-            group(device)
-        };
+        let group_of = |entry: &Entry| devices.iter().find(|device| device.name == name_of(entry)).and_then(group);
         let siblings = candidates.into_iter().filter_map(|entry| {
-            let name = name_of(&entry)?;
-            let group = group_of(&name)?;
-            let has_group =
-                |added: &&Recorded| name_of(&added.entry).and_then(|n| group_of(&n)).as_ref() == Some(&group);
-            let devices = ours.iter().filter(has_group);
+            let group = group_of(&entry)?;
+            let has_group = |added: &&Recorded| group_of(&added.entry).as_ref() == Some(&group);
+            let devices: Vec<&Recorded> = ours.iter().filter(has_group).collect();
             // What stood beside each of them was there before.
-            let came_with_them = devices.clone().any(|added| !added.beside.contains(&name));
-            came_with_them.then(|| (entry, devices.filter_map(|added| name_of(&added.entry)).collect()))
+            let was_there = devices.iter().all(|added| stood_beside(name_of(&entry), added));
+            (!was_there).then(|| (entry, devices.iter().map(|added| name_of(&added.entry).to_owned()).collect()))
         });
         Ok(Self(siblings.collect()))
     }
@@ -76,9 +68,19 @@ impl Siblings {
 
     /// Those that go, as none of the devices that stay shares a group with them.
     pub(crate) fn without_those_of<'s>(&'s self, staying: &'s [Recorded]) -> impl Iterator<Item = &'s Entry> {
-        let is_staying = |name: &String| staying.iter().any(|a| a.entry.as_device().is_some_and(|(n, _)| n == name));
+        let is_staying = |name: &String| staying.iter().any(|added| name_of(&added.entry) == name);
         self.0.iter().filter(move |(_, devices)| !devices.iter().any(is_staying)).map(|(entry, _)| entry)
     }
+}
+
+/// The name of a device; empty for another entry.
+fn name_of(entry: &Entry) -> &str {
+    entry.as_device().map(|(name, _)| name).unwrap_or_default()
+}
+
+/// The node of a PCIDevice by its name.
+fn node_of(name: &str) -> Option<&str> {
+    PciAddress::of_pci_device(name).map(|(node, _)| node)
 }
 
 /// The node and the IOMMU group of a device that has one.
@@ -92,9 +94,8 @@ pub(super) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<Strin
     let there = context.vm.host_devices()?;
     let mut names: Vec<&str> = there.iter().map(|device| device.name).collect();
     names.extend(plan.entries.iter().map(|entry| entry.name.as_str()));
-    let is_pci = |name: &&str| PciAddress::of_pci_device(name).is_some();
-    let one = names.iter().copied().find(is_pci).and_then(PciAddress::of_pci_device);
-    let Some((node, _)) = one.filter(|_| context.is_update || !names.iter().all(is_pci)) else {
+    let are_added = !context.is_update && names.iter().all(|name| node_of(name).is_some());
+    let Some(node) = names.iter().find_map(|name| node_of(name)).filter(|_| !are_added) else {
         return Ok(None);
     };
     // Where they cannot be listed, none is known.
@@ -112,11 +113,10 @@ pub(super) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<Strin
 
 /// The PCIDevices that the VirtualMachine has on the node of the entry beside it.
 pub(crate) fn beside(entry: &Entry, vm: &VirtualMachine<'_>) -> Vec<String> {
-    let node = |name: &str| PciAddress::of_pci_device(name).map(|(node, _)| node.to_owned());
-    let Some(wanted) = entry.as_device().and_then(|(name, _)| node(name)) else {
+    let Some(node) = node_of(name_of(entry)) else {
         return Vec::new();
     };
     let devices = vm.host_devices().unwrap_or_default();
     let names = devices.iter().map(|device| device.name);
-    names.filter(|name| node(name).as_ref() == Some(&wanted)).map(str::to_owned).collect()
+    names.filter(|name| node_of(name) == Some(node)).map(str::to_owned).collect()
 }
