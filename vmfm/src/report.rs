@@ -98,8 +98,9 @@ impl Evaluated {
         self.evaluation.response.patched(object).unwrap_or_else(|_| object.clone())
     }
 
+    /// Kind, namespace and name, with escapes for what a terminal would not show.
     fn name(&self) -> String {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let text = |value: &Value| value.as_str().unwrap_or_default().escape_debug().to_string();
         let kind = self.request["kind"]["kind"].as_str().unwrap_or("?");
         format!("{kind} {}/{}", text(&self.request["namespace"]), text(&self.request["name"]))
     }

@@ -164,6 +164,18 @@ fn a_denial_is_printed_and_has_exit_code_1() {
     assert!(stdout.contains("(code 400)"), "{stdout}");
 }
 
+/// A name of two lines could pass for a second virtual machine.
+#[test]
+fn a_name_is_one_line_that_can_be_seen() {
+    let vm =
+        r#"{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "a\nb\u202e\u001b[1m"}}"#;
+    for arguments in [&["-"][..], &["--output", "summary", "-"]] {
+        let (_, output, _) = run(arguments, vm);
+        let name = r"VirtualMachine default/a\nb\u{202e}\u{1b}[1m: ";
+        assert!(output.lines().next().is_some_and(|line| line.contains(name)), "{output}");
+    }
+}
+
 #[test]
 fn a_vm_that_asks_for_nothing_is_unchanged() {
     let (code, stdout, _) = run(&["tests/data/vm-stored.yaml"], "");
