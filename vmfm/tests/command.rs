@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rstest::rstest;
@@ -32,9 +32,12 @@ fn run(arguments: &[&str], input: &str) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// A file for one test, with its own name.
+/// A file in a folder of the test's own (its thread has the name of the test, with its case): tests run at once.
 fn file(name: &str, text: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let test = std::thread::current().name().unwrap().replace("::", ".");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
+    fs::create_dir_all(&folder).unwrap();
+    let path = folder.join(name);
     fs::write(&path, text).unwrap();
     path.display().to_string()
 }
@@ -479,7 +482,7 @@ mod explain {
         #[case] decision: &str,
         #[case] reason: &str,
     ) {
-        let settings = file(&format!("explain{}.yaml", decision.len() + settings.len()), settings);
+        let settings = file("settings.yaml", settings);
         let text = explain(&["--settings", &settings, "-"], &VM.replace("nvidia.com/gpu", value));
         let decisions = part(&text, "decisions:");
         assert_eq!(decisions[0], decision, "{text}");
@@ -553,7 +556,7 @@ fn there_is_a_manual_page() {
 /// The second start finds the compiled module.
 #[test]
 fn the_compiled_module_is_kept() {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cache");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
     let _ = fs::remove_dir_all(&folder);
     let cache = folder.display().to_string();
     let written = || {
