@@ -124,7 +124,7 @@ add ${ours}pci-passthrough-applied [\"0000:00:02.0\"]
 add $domain/cpu/features [{\"name\":\"vmx\",\"policy\":\"require\"}]
 add $domain/devices/hostDevices [{\"deviceName\":\"intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630\",\"name\":\"node1-000000020\"}]
 add $domain/resources/limits/nvidia.com~1gpu 1"
-    [[ "$(answer '.warnings[0]')" == *"KubeVirt's permittedHostDevices does not list it" ]]
+    [[ "$(answer '.warnings[0]')" == *"KubeVirt's permittedHostDevices does not list it"* ]]
 }
 
 @test "a ROM on Harvester" {

@@ -1,4 +1,4 @@
-//! A Kubewarden policy that makes hardware features of KubeVirt virtual machines work from one annotation.
+//! A Kubewarden policy that gives KubeVirt virtual machines hardware features, each by one annotation.
 //!
 //! This file registers the waPC functions and sets up the logger; what happens to a request stands in `policy.rs`.
 

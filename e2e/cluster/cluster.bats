@@ -397,7 +397,7 @@ applied: usb-passthrough=[\"046d:c52b\"]"
 @test "USB devices that cannot be had are refused, also those of another node than the PCI devices" {
     needs_harvester
     needs_gate HostDevices
-    refused "stands for different devices" try usb usb-passthrough "$(with_usb 046d:c52b)"
+    refused "matches different devices" try usb usb-passthrough "$(with_usb 046d:c52b)"
     refused "0781:5567 is not enabled for passthrough on $INTEL" try usb usb-passthrough "$(with_usb "$INTEL/0781:5567")"
     refused "no node has a USB device dead:beef" try usb usb-passthrough "$(with_usb dead:beef)"
     refused "already has a host device of the node $INTEL, but the devices asked for are elsewhere: $AMD-046d-c52b-001004 on $AMD" \

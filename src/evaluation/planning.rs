@@ -45,7 +45,7 @@ impl<'a> Evaluation<'_, 'a> {
             texts.iter().any(Option::is_some) || is_applied(self.directives) || old_directives.is_some_and(is_applied);
         if record.is_none() && texts[0].is_some() && old_record.is_none() {
             traces.warnings.push(format!(
-                "the annotation {} cannot be read, so what the policy added stays; remove it by hand",
+                "the annotation {} cannot be read, so what the policy added stays; remove that by hand",
                 Key::record(name)
             ));
         }
@@ -183,7 +183,7 @@ impl<'a> Evaluation<'_, 'a> {
             Err((names, error)) => {
                 let names = text::list(names.iter().map(String::as_str));
                 let warning = format!(
-                    "{names} may have been added because of a device that is removed, but stays, because the policy cannot find out: {error}"
+                    "the host devices {names} stay: Harvester may have added them with one that is removed, but that cannot be checked: {error}"
                 );
                 (Siblings::default(), Some(warning))
             }

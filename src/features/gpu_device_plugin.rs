@@ -23,8 +23,8 @@ section! {
         max_devices: Count = Count(8), "maxDevices", "most devices of a directive";
         /// Glob patterns of extended resource names.
         allowed_plugins: Vec<Pattern> = PLUGINS.map(Pattern::from).to_vec(), "allowedPlugins", "resources that a VM may name";
-        /// Namespace pattern, and patterns of resource names with commas between them. Empty is any of the above for everybody; a
-        /// namespace with an empty list may take none.
+        /// Namespace pattern, and patterns of resource names with commas between them. If the map is empty, every namespace may take
+        /// any of the above; if not, a namespace that no pattern matches may take none.
         allowed_in: Vec<(Pattern, Vec<Pattern>)> = Vec::new(), "allowedIn", "resources that a namespace may take";
         /// With auto, where KubeVirt's permittedHostDevices serves the resource; else the pod gets it, and the guest sees no GPU.
         attach_device: AttachDevice = AttachDevice::Auto, "attachDevice", "give the guest a device";
@@ -154,7 +154,7 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
             plan.entries.extend(names.map(|device| kind.of(&device, name.as_str())));
             if context.vm.limit(name.as_str())?.is_some() {
                 plan.warnings.push(format!(
-                    "the VirtualMachine's own limit on {name} overrides the number that its devices need"
+                    "the VirtualMachine's own limit on {name} overrides the number that its devices need; remove it"
                 ));
             }
         }
@@ -168,7 +168,7 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
             if let Some(found) = context.vm.limit(name.as_str())? {
                 if found.parse() != Ok(*count) {
                     plan.warnings.push(format!(
-                        "the VirtualMachine's own limit of {} on {name} stays, although the directive asks for {count}",
+                        "the VirtualMachine's own limit of {} on {name} stays, although the directive asks for {count}; remove it",
                         Quoted(found)
                     ));
                 }
@@ -226,7 +226,7 @@ fn serving(name: &ResourceName, context: &Context<'_>) -> Result<KubeVirt, Strin
         AttachDevice::Never => Err("the policy's setting gpuDevicePlugin.attachDevice is never".to_owned()),
         AttachDevice::Auto => match context.lookups.kubevirt() {
             Ok(kubevirt) if kubevirt.serves_device(name.as_str()) => Ok(kubevirt),
-            Ok(_) => Err("KubeVirt's permittedHostDevices does not list it".to_owned()),
+            Ok(_) => Err("KubeVirt's permittedHostDevices does not list it; have the administrator add it".to_owned()),
             Err(error) => Err(format!("KubeVirt's permittedHostDevices cannot be read: {error}")),
         },
     }

@@ -236,8 +236,8 @@ fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Fa
     }
     if nodes.is_empty() {
         return Err(NestedVirtError::unknown(
-            "the VirtualMachine's node selector and node affinity match no node",
-            "correct the node selector or the node affinity",
+            "the cluster has no node that fits the VirtualMachine's node selector and node affinity",
+            "correct these",
         )
         .into());
     }
@@ -253,8 +253,8 @@ fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Fa
     let [_, label] = vendor.labels();
     let warning = (!has(label)).then(|| {
         format!(
-            "no node that the VirtualMachine may run on has the label {label}=true, so it will not be scheduled; switch \
-             nested virtualization on in the nodes' KVM module"
+            "no node that the VirtualMachine may run on has the label {label}=true, so the VirtualMachine will not be \
+             scheduled; have the node's KVM module loaded with nested=1"
         )
     });
     Ok((vendor, warning))

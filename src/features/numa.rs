@@ -31,7 +31,7 @@ const PERMANENT_SINCE: u32 = 4;
 enum NumaError {
     /// Cause: another value
     /// Cure: `passthrough`; `disabled`, `false`, `no`, `0`
-    #[error("not a way to give the guest NUMA nodes; write passthrough, or disabled")]
+    #[error("not a NUMA mode; write passthrough or disabled")]
     Value,
     /// Cause: pinned CPUs or hugepages are missing
     /// Cure: the directives in the message, or the same in the VM's template

@@ -15,10 +15,10 @@ section! {
     /// Setting `pciPassthrough`.
     PciPassthroughSettings("PCI passthrough") {
         ..host: HostDeviceSettings;
-        /// Those that the user wrote are counted, too.
+        /// Those in the virtual machine's template are counted, too.
         max_devices: Count = Count(8), "maxDevices", "most host devices of a VM";
-        /// With auto, Harvester's names where it has PCI devices, else names made of the address, which need a device plugin that
-        /// serves them.
+        /// With auto, Harvester's names where it has PCI devices, else names made of the address, as the original webhook wrote
+        /// them; Kubernetes has no resources with such names.
         device_names: DeviceNames = DeviceNames::Auto, "deviceNames", "names of host devices";
     }
 }
@@ -84,7 +84,6 @@ static KIND: DeviceKind = DeviceKind {
     example: "0000:00:02.0",
     counted: "host",
     settings: "pciPassthrough",
-    elsewhere: "address",
     objects: Kind::PciDevice,
     claims: Kind::PciDeviceClaim,
     read: |text| text.parse::<PciAddress>().map(|address| address.to_string()).map_err(|error| error.to_string()),

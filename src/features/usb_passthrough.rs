@@ -99,7 +99,6 @@ static KIND: DeviceKind = DeviceKind {
     example: "046d:c52b",
     counted: "USB",
     settings: "usbPassthrough",
-    elsewhere: "permitted",
     objects: Kind::UsbDevice,
     claims: Kind::UsbDeviceClaim,
     read: |text| text.parse::<UsbIds>().map(|ids| ids.to_string()).map_err(|error| error.to_string()),

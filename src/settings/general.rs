@@ -35,10 +35,11 @@ choice! {
 section! {
     /// The settings that every feature has.
     FeatureSettings("") {
-        /// If off, the directive is ignored.
+        /// If off, the directive is ignored, and what it added before stays.
         enabled: bool = true, "enabled", "enabled";
-        /// Denies the request; allows it and tells in a warning, an annotation and the log; or removes the directive.
-        error_handling: ErrorHandling = ErrorHandling::Reject, "errorHandling", "what a failure does";
+        /// With reject, the request is denied. With allow-and-log, the virtual machine is stored without the feature, and a warning,
+        /// an annotation and the log say why. With strip-label, the directive is removed as well, and no annotation is written.
+        error_handling: ErrorHandling = ErrorHandling::Reject, "errorHandling", "when the feature fails";
     }
 }
 
@@ -47,7 +48,7 @@ choice! {
     ErrorHandling {
         /// The request is denied.
         Reject = "reject",
-        /// The request is allowed; an annotation and a warning tell.
+        /// The request is allowed; an annotation and a warning say why.
         AllowAndLog = "allow-and-log",
         /// The request is allowed; the directive is removed.
         StripLabel = "strip-label",
@@ -57,7 +58,8 @@ choice! {
 section! {
     /// Setting `userData`.
     UserDataSettings("User data") {
-        /// They stand under the key x_kubevirt_features of a cloud-config document. Rancher's node driver can set no annotations.
+        /// Under the key x_kubevirt_features of a cloud-config document. For virtual machines of Rancher's node driver, which can set
+        /// no annotations.
         enabled: bool = false, "enabled", "read directives in cloud-init user data";
         /// Needs a Role for policy-server to get Secrets in the namespaces concerned.
         read_secrets: bool = false, "readSecrets", "read user data in Secrets, too";
@@ -69,7 +71,7 @@ section! {
     KubeVirtObject("KubeVirt object") {
         /// harvester-system on Harvester, kubevirt where KubeVirt was installed by itself.
         namespace: Label = Label::known(HARVESTER), "namespace", "namespace";
-        /// A cluster has one KubeVirt object.
+        /// A cluster has one KubeVirt object, mostly of this name.
         name: Subdomain = Subdomain::known("kubevirt"), "name", "name";
     }
 }
@@ -77,10 +79,10 @@ section! {
 section! {
     /// Setting `policyServer`: who asks the API server, where it does not say so itself.
     PolicyServer("policy-server") {
-        /// policy-server runs as it. The policy finds it out by itself, unless that account is an administrator.
+        /// The account that policy-server runs as. Only needed if it is an administrator; else the policy finds it out.
         service_account: Subdomain = Subdomain::known("policy-server"), "serviceAccount", "service account";
         /// Where that service account is. The chart grants its rights to the account in kubewarden or cattle-kubewarden-system,
-        /// or in any third namespace that is named here.
+        /// or in another namespace that is named here.
         namespace: Label = Label::known("kubewarden"), "namespace", "namespace";
     }
 }

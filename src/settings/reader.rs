@@ -153,7 +153,7 @@ impl Setting for Vec<(Pattern, Vec<Pattern>)> {
         let Some(json) = section.value(key) else {
             return default;
         };
-        let takes = "a map from namespace patterns to lists of device patterns";
+        let takes = "a map from namespace patterns to lists of patterns";
         if !matches!(json, Json::Object(_)) {
             section.wrong(key, json, takes.to_owned());
         }
@@ -329,7 +329,7 @@ pub(crate) enum Problem {
     /// Cause: not "true or false", "one of" the words, "a whole number from 1 to 256", "an image reference such as
     /// registry.example.com:5000/kubevirt/sidecar-shim:v1.4.0", "a list of glob patterns: ASCII text without
     /// spaces, * for any characters, ? for one" ("; or one text with commas between them"), "a map from namespace patterns to
-    /// lists of device patterns", or a name as Kubernetes has it
+    /// lists of patterns", or a name as Kubernetes has it
     /// Cure: a value of the type that is expected
     #[error("setting {path}: got {got}, expected {takes}")]
     Wrong { path: String, got: String, takes: String },

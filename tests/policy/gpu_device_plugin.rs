@@ -282,7 +282,7 @@ fn a_limit_of_another_number_stays_with_a_warning() {
     vm["spec"]["template"]["spec"]["domain"]["resources"] = json!({"limits": {"nvidia.com/gpu": "1"}});
     let answer = Request::create(vm).evaluate();
     assert_eq!(answer.domain()["resources"]["limits"], json!({"nvidia.com/gpu": "1"}));
-    let warning = r#"own limit of "1" on nvidia.com/gpu stays, although the directive asks for 2"#;
+    let warning = r#"own limit of "1" on nvidia.com/gpu stays, although the directive asks for 2; remove it"#;
     assert!(answer.warnings().iter().any(|w| w.contains(warning)), "{:?}", answer.warnings());
 }
 

@@ -125,10 +125,10 @@ fn the_node_tells_which_device_is_meant(#[case] devices: &[&str], #[case] spec: 
 #[test]
 fn an_address_that_stands_for_different_devices_is_ambiguous() {
     create(vm(&["0000:00:02.0"])).assert_denied(&[
-        "0000:00:02.0 stands for different devices",
+        "0000:00:02.0 matches different devices",
         "node1-000000020 (intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630)",
         "node2-000000020 (amd.com/CEZANNE_RADEON_VEGA_SERIES)",
-        "name the one that is meant, as in node1-000000020",
+        "name one of them, as in node1-000000020",
     ]);
 }
 
@@ -337,7 +337,7 @@ mod claim_owner {
         evaluate("alice", harvester(), json!({})).assert_denied(&[
             "node1-000000020 was claimed by \"admin\"",
             "pciPassthrough.requireClaimOwner",
-            "the request is of \"alice\"",
+            "this request is from \"alice\"",
         ]);
         assert!(evaluate("alice", harvester(), json!({"requireClaimOwner": false})).is_accepted());
     }
@@ -355,7 +355,7 @@ mod claim_owner {
 
     #[rstest]
     #[case::a_claim_without_a_user("", "nobody that the claim names")]
-    #[case::nobody_and_nobody_are_not_the_same("", "the request is of \"\"")]
+    #[case::nobody_and_nobody_are_not_the_same("", "this request is from \"\"")]
     fn a_claim_that_names_nobody_is_nobodys(#[case] user: &str, #[case] part: &str) {
         let mut cluster = harvester();
         cluster.object("PCIDeviceClaim", "node1-000000020")["spec"]["userName"] = json!(user);
@@ -631,7 +631,7 @@ mod virtual_functions {
         };
         let answer = evaluate(&["node2/0000:08:10.0"], cluster());
         assert_eq!(host_devices(&answer), json!([device("node2-000008100", &alone("node2"))]));
-        evaluate(&["0000:08:10.0"], cluster()).assert_denied(&["0000:08:10.0 stands for different devices"]);
+        evaluate(&["0000:08:10.0"], cluster()).assert_denied(&["0000:08:10.0 matches different devices"]);
     }
 
     #[rstest]

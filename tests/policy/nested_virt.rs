@@ -159,7 +159,7 @@ fn the_nodes_tell_the_vendor(#[case] nodes: &[(&str, &[&str])], #[case] selector
 #[rstest]
 #[case::both(&[("a", AMD), ("b", INTEL)], json!({}), "nodes that the VirtualMachine may run on")]
 #[case::none_labelled(&[("a", UNLABELLED)], json!({}), "node labeller")]
-#[case::none_selected(&[("a", AMD)], json!({"zone-b": "true"}), "match no node")]
+#[case::none_selected(&[("a", AMD)], json!({"zone-b": "true"}), "no node that fits")]
 #[case::no_such_node(&[("a", AMD)], json!({"kubernetes.io/hostname": "x"}), "no node has the name")]
 fn nodes_that_do_not_tell_are_an_error(#[case] nodes: &[(&str, &[&str])], #[case] selector: Value, #[case] part: &str) {
     let vm = vm_with_spec(json!({"nodeSelector": selector, "domain": {}}));

@@ -43,7 +43,7 @@ fn off(#[values("disabled", "false", "no", "0", "")] value: &str) {
 
 #[rstest]
 fn anything_else_is_an_error(#[values("enabled", "pass", "1")] value: &str) {
-    Request::create(vm(&[("numa", value)], ready())).evaluate().assert_denied(&["write passthrough, or disabled"]);
+    Request::create(vm(&[("numa", value)], ready())).evaluate().assert_denied(&["write passthrough or disabled"]);
 }
 
 #[test]

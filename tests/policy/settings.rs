@@ -163,9 +163,9 @@ fn the_forms_empty_description_is_tolerated() {
 #[case::pattern_with_control_character(json!({"gpuDevicePlugin": {"allowedPlugins": ["a\u{7f}b"]}}), r#"setting gpuDevicePlugin.allowedPlugins: got a list "["a\u{7f}b"]", expected a list of glob patterns: ASCII text without spaces, * for any characters, ? for one"#)]
 #[case::pattern_not_ascii(json!({"gpuDevicePlugin": {"allowedPlugins": ["g\u{fc}"]}}), r#"setting gpuDevicePlugin.allowedPlugins: got a list "["g\u{fc}"]", expected a list of glob patterns: ASCII text without spaces, * for any characters, ? for one"#)]
 #[case::patterns_text(json!({"gpuDevicePlugin": {"allowedPlugins": "a"}}), r#"setting gpuDevicePlugin.allowedPlugins: got "a", expected a list of glob patterns: ASCII text without spaces, * for any characters, ? for one"#)]
-#[case::allowed_devices(json!({"pciPassthrough": {"allowedDevices": ["*"]}}), r#"setting pciPassthrough.allowedDevices: got a list "["*"]", expected a map from namespace patterns to lists of device patterns"#)]
+#[case::allowed_devices(json!({"pciPassthrough": {"allowedDevices": ["*"]}}), r#"setting pciPassthrough.allowedDevices: got a list "["*"]", expected a map from namespace patterns to lists of patterns"#)]
 #[case::allowed_devices_inside(json!({"pciPassthrough": {"allowedDevices": {"team-*": "a, b c"}}}), r#"setting pciPassthrough.allowedDevices."team-*": got "a, b c", expected a list of glob patterns: ASCII text without spaces, * for any characters, ? for one; or one text with commas between them"#)]
-#[case::allowed_devices_key(json!({"pciPassthrough": {"allowedDevices": {"": ["*"]}}}), r#"setting pciPassthrough.allowedDevices: got an object "{"":["*"]}", expected a map from namespace patterns to lists of device patterns"#)]
+#[case::allowed_devices_key(json!({"pciPassthrough": {"allowedDevices": {"": ["*"]}}}), r#"setting pciPassthrough.allowedDevices: got an object "{"":["*"]}", expected a map from namespace patterns to lists of patterns"#)]
 fn a_problem_says_which_setting_what_it_got_and_what_it_takes(#[case] settings: Value, #[case] message: &str) {
     assert_eq!(problem(&settings).as_deref(), Some(message));
 }

@@ -742,7 +742,7 @@ mod record_alone {
             answer.warnings(),
             [
                 "pci-passthrough: the annotation vm-feature-manager.io/pci-passthrough-added cannot be read, so what the \
-              policy added stays; remove it by hand"
+              policy added stays; remove that by hand"
             ]
         );
     }
@@ -1163,8 +1163,7 @@ mod iommu_siblings {
         let answer = story.drop(CARD);
         assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
         let warning = answer.warnings().join(" ");
-        let start =
-            "pci-passthrough: node1-000001001 may have been added because of a device that is removed, but stays,";
+        let start = "pci-passthrough: the host devices node1-000001001 stay: Harvester may have added them with one that is removed,";
         assert!(warning.starts_with(start), "{warning}");
         assert!(warning.contains("run: kubectl create clusterrolebinding"), "{warning}");
     }

@@ -124,8 +124,8 @@ fn a_bad_value_is_an_error(#[case] value: &str, #[case] part: &str) {
 #[case::not_enabled(&["0781:5567"], "0781:5567 is not enabled for passthrough on node1; enable passthrough for the USB device")]
 #[case::two_alike(
     &["046d:c52b"],
-    "046d:c52b stands for different devices: node1-046d-c52b-001002 (kubevirt.io/node1-046d-c52b-001002), \
-     node2-046d-c52b-001004 (kubevirt.io/node2-046d-c52b-001004); name the one that is meant, as in node1-046d-c52b-001002"
+    "046d:c52b matches different devices: node1-046d-c52b-001002 (kubevirt.io/node1-046d-c52b-001002), \
+     node2-046d-c52b-001004 (kubevirt.io/node2-046d-c52b-001004); name one of them, as in node1-046d-c52b-001002"
 )]
 fn a_device_that_cannot_be_had_is_an_error(#[case] devices: &[&str], #[case] message: &str) {
     create(vm(devices)).assert_denied(&["usb-passthrough cannot be applied", message]);
@@ -150,7 +150,7 @@ fn two_alike_on_one_node_are_told_apart_by_their_names() {
         MemoryCluster::of(objects)
     };
     let answer = Request::create(vm(&["node1/046d:c52b"])).cluster(cluster()).evaluate();
-    answer.assert_denied(&["stands for different devices", RECEIVER, "node1-046d-c52b-001007"]);
+    answer.assert_denied(&["matches different devices", RECEIVER, "node1-046d-c52b-001007"]);
     let answer = Request::create(vm(&[RECEIVER, "node1-046d-c52b-001007"])).cluster(cluster()).evaluate();
     assert_eq!(host_devices(&answer), json!([usb(RECEIVER), usb("node1-046d-c52b-001007")]));
 }
@@ -444,7 +444,7 @@ fn a_namespace_may_take_what_its_list_allows(#[case] allowed: Value, #[case] may
 #[case::another("bob", Some("node1-1050-0407-001003 was claimed by \"alice\""))]
 #[case::service_account(
     "system:serviceaccount:flux:flux",
-    Some("the request is of \"system:serviceaccount:flux:flux\"")
+    Some("this request is from \"system:serviceaccount:flux:flux\"")
 )]
 fn only_who_claimed_a_device_may_take_it(#[case] user: &str, #[case] refusal: Option<&str>) {
     let settings = json!({"usbPassthrough": {"requireClaimOwner": true}});

@@ -303,7 +303,7 @@ mod secret {
     }
 
     #[rstest]
-    #[case::not_there_yet(MemoryCluster::of(vec![]), "does not exist yet; what it asks for takes effect when the VirtualMachine is next changed")]
+    #[case::not_there_yet(MemoryCluster::of(vec![]), "does not exist yet; what it asks for takes effect when the VirtualMachine's template next changes")]
     #[case::not_granted(
         MemoryCluster::default(),
         "cannot be read: the ClusterAdmissionPolicy does not list v1 Secret under spec.contextAwareResources; write the directives as annotations, or have an administrator add {apiVersion: v1, kind: Secret} to that list"
@@ -316,7 +316,7 @@ mod secret {
          vm-feature-manager-secrets --namespace=default --role=vm-feature-manager-secrets \
          --serviceaccount=kubewarden:policy-server"
     )]
-    #[case::unavailable(MemoryCluster::of(vec![]).failing(Kind::Secret, ClusterError::Unavailable), "cannot be read for now; what it asks for takes effect when the VirtualMachine is next changed")]
+    #[case::unavailable(MemoryCluster::of(vec![]).failing(Kind::Secret, ClusterError::Unavailable), "cannot be read for now; what it asks for takes effect when the VirtualMachine's template next changes")]
     fn that_cannot_be_read_is_a_warning(#[case] cluster: MemoryCluster, #[case] why: &str) {
         let answer = Request::create(of_secret()).settings(secrets()).cluster(cluster).evaluate();
         let warning = format!("the Secret \"seed\" with the user data of the volume \"cloudinitdisk\" {why}");

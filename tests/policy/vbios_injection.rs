@@ -303,7 +303,9 @@ mod device {
         assert_eq!(devices(&answer), "?");
         assert_eq!(
             answer.warnings(),
-            ["vbios-injection: the VirtualMachine has no host device and no GPU that the ROM could be for"]
+            [
+                "vbios-injection: the VirtualMachine has no host device and no GPU that the ROM could be for; add pci-passthrough"
+            ]
         );
     }
 
@@ -320,7 +322,7 @@ mod device {
         let expected: Vec<String> = ids
             .map(|ids| {
                 format!(
-                    "vbios-injection: the ROM says that it is for the device 1002:1638, but it goes to node2-000005000 ({ids})"
+                    "vbios-injection: the ROM says that it is for the device 1002:1638, but it goes to node2-000005000 ({ids}); use a ROM of that device"
                 )
             })
             .into_iter()

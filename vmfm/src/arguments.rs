@@ -37,7 +37,7 @@ const STYLES: Styles = Styles::styled()
 pub struct Arguments {
     /// Manifests of VirtualMachines (YAML or JSON), AdmissionReviews, folders of them, or - for standard input.
     ///
-    /// A file may have several documents. Objects that are no VirtualMachines count as being in the cluster.
+    /// A file may have several documents. Objects of other kinds count as being in the cluster.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
@@ -49,7 +49,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FOLDER")]
     pub cluster: Vec<PathBuf>,
 
-    /// The manifests as they were before: makes requests about the same VirtualMachines UPDATEs.
+    /// The manifests before the change: VirtualMachines that are in both are evaluated as UPDATEs.
     #[arg(long, value_name = "FILE")]
     pub old: Option<PathBuf>,
 
@@ -67,11 +67,11 @@ pub struct Arguments {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
 
-    /// A kind that policy-server has no right to look up, such as Node; may be given more than once.
+    /// Play a policy-server that may not look up this kind, such as Node; may be given more than once.
     #[arg(long, value_name = "KIND")]
     pub deny: Vec<String>,
 
-    /// Let the API server not answer.
+    /// Play an API server that does not answer.
     #[arg(long)]
     pub offline: bool,
 

@@ -12,9 +12,8 @@ use crate::replace_between;
 /// A setting with its whole name.
 struct Leaf {
     path: String,
-    /// In the form, with its section's title; elsewhere the section is in the path.
+    /// With its section's title.
     label: String,
-    short_label: &'static str,
     help: String,
     schema: Value,
     default: Value,
@@ -43,7 +42,6 @@ fn collect(section: &Description, path: &str, leaves: &mut Vec<Leaf>) {
                     .filter(|l| !l.is_empty())
                     .collect::<Vec<_>>()
                     .join(": "),
-                short_label: setting.label,
                 help: setting.help.clone(),
                 schema: schema.clone(),
                 default: default.clone(),
@@ -227,7 +225,7 @@ pub(crate) fn chart_readme(old: &str) -> Result<String> {
     write_chart_values(&schema, "", &mut table)?;
     for leaf in leaves() {
         let section = leaf.path.split_once('.').map_or("general", |(section, _)| section).to_lowercase();
-        let (path, default, label) = (&leaf.path, flow(&leaf.default), capitalized(leaf.short_label));
+        let (path, default, label) = (&leaf.path, flow(&leaf.default), capitalized(&leaf.label));
         table.push_str(&format!("| [`settings.{path}`]({PAGE}#{section}-settings) | `{default}` | {label} |\n"));
     }
     crate::reference::between(old, "values", &table)
@@ -265,9 +263,10 @@ fn takes(schema: &Value) -> String {
     match schema["type"].as_str() {
         Some("boolean") => "`true` or `false`".to_owned(),
         Some("integer") => format!("{} to {}", schema["minimum"], schema["maximum"]),
+        Some("array") if schema["items"]["enum"].is_array() => format!("a list of {}", takes(&schema["items"])),
         Some("array") => "a list of glob patterns".to_owned(),
         Some("object") => "a map from patterns to lists of patterns".to_owned(),
-        _ => "a text".to_owned(),
+        _ => "a string".to_owned(),
     }
 }
 

@@ -33,7 +33,7 @@ pub(in crate::features) enum HostDevicesError {
     NotEnabled { device: String, nodes: String, kind: &'static DeviceKind },
     /// Cause: unequal nodes, or two USB devices alike
     /// Cure: the name in the message, or a node in front as in `node1/0000:00:02.0`, or a VirtualMachine that may run on one node
-    #[error("{device} stands for different devices: {first}, {second}; name the one that is meant, as in {name}")]
+    #[error("{device} matches different devices: {first}, {second}; name one of them, as in {name}")]
     Ambiguous { device: String, first: String, second: String, name: String },
     /// Cause: the devices are spread
     /// Cure: choose devices of one node
@@ -72,7 +72,7 @@ pub(in crate::features) enum HostDevicesError {
     /// Cure: the user of the claim writes the VM, or enables passthrough anew as the requester
     #[error(
         "{device} was claimed by {owner}, and the setting {}.requireClaimOwner gives a device only to the user who \
-         claimed it; the request is of {}: have the device claimed by that user, or ask for another",
+         claimed it; this request is from {}: have that user enable passthrough for it, or ask for another device",
         .kind.settings, Quoted(.user)
     )]
     NotTheOwner { device: String, owner: String, user: String, kind: &'static DeviceKind },
@@ -87,10 +87,10 @@ pub(in crate::features) enum HostDevicesError {
 
 fn remedy(error: &LookupError, kind: &DeviceKind) -> String {
     let remedy = error.remedy();
-    if has_harvester(error) {
+    if has_harvester(error) || kind.is_pci {
         return remedy;
     }
-    format!("{remedy}, or set {}.deviceNames to {} if there is no Harvester", kind.settings, kind.elsewhere)
+    format!("{remedy}, or set {}.deviceNames to permitted if there is no Harvester", kind.settings)
 }
 
 /// Whether there may be a Harvester whose devices cannot be read for now, or not with these rights. The API server forbids

@@ -27,13 +27,14 @@ section! {
     /// The settings of a feature that adds host devices.
     HostDeviceSettings("") {
         ..feature: FeatureSettings;
-        /// A node that stands before a device, as in node1/0000:00:02.0 or node1/046d:c52b, becomes the virtual machine's node
-        /// selector.
+        /// If the directive names a device with its node, as in node1/0000:00:02.0 or node1/046d:c52b, the virtual machine runs only
+        /// on that node.
         pin_to_node: bool = true, "pinToNode", "select the node that the directive names";
-        /// Namespace pattern, and patterns of devices or resource names with commas between them. Empty is any device for
-        /// everybody; a namespace with an empty list may take none.
+        /// Namespace pattern, and patterns of devices or resource names with commas between them. If the map is empty, every
+        /// namespace may take any device; if not, a namespace that no pattern matches may take none.
         allowed_devices: Vec<(Pattern, Vec<Pattern>)> = Vec::new(), "allowedDevices", "devices that a namespace may take";
-        /// A device goes only to virtual machines that its claim's user writes. Needs Harvester, whose claims name a user.
+        /// Whoever writes the virtual machine, also a service account, must be who enabled passthrough for the device. Needs
+        /// Harvester, whose claims name a user.
         require_claim_owner: bool = false, "requireClaimOwner", "only the user who claimed a device may ask for it";
     }
 }
@@ -54,8 +55,6 @@ pub(super) struct DeviceKind {
     pub(super) counted: &'static str,
     /// The section of the settings.
     pub(super) settings: &'static str,
-    /// The setting `deviceNames` where there is no Harvester.
-    pub(super) elsewhere: &'static str,
     /// Harvester's objects.
     pub(super) objects: Kind,
     pub(super) claims: Kind,
@@ -153,8 +152,8 @@ impl Asked<'_, '_> {
         }
         if let Some(error) = error.filter(|_| kind.is_pci) {
             plan.warnings.push(format!(
-                "PCI devices are named by their addresses, so the VirtualMachine starts only where a device plugin serves \
-                 these names: {}",
+                "PCI devices are named by their addresses, but Kubernetes has no resources with such names, so the \
+                 VirtualMachine will not start: {}",
                 error.why()
             ));
         }

@@ -34,8 +34,8 @@ pub(super) enum VbiosError {
     /// Cure: a Role for that user, to get the ConfigMap
     #[error(
         "the user {} may not get the ConfigMap {name} in the namespace {namespace}, and the setting \
-         vbiosInjection.requireUserAccess gives a ROM only to who may read it; have that user given the right, or name \
-         another ConfigMap", Quoted(.user)
+         vbiosInjection.requireUserAccess gives a ROM only to who may read it; have an administrator grant that right, or \
+         name another ConfigMap", Quoted(.user)
     )]
     NoAccess { user: String, name: String, namespace: String },
     /// Cause: one of [Lookups](#lookups)

@@ -28,7 +28,7 @@ section! {
     /// Setting `vbiosInjection`.
     VbiosInjectionSettings("vBIOS injection") {
         ..feature: FeatureSettings;
-        /// The container of the hook, which must have Python 3.9 or later. Where there is no internet, its mirror.
+        /// The container of the hook, which must have Python 3.9 or later. In an air-gapped cluster, its mirror.
         default_sidecar_image: ImageReference = ImageReference::sidecar_shim(), "defaultSidecarImage", "sidecar image";
         /// If off, the image is used as it is named.
         auto_detect_version: bool = true, "autoDetectVersion", "the image's tag follows the running KubeVirt";
@@ -38,7 +38,7 @@ section! {
         hook_version: HookVersion = HookVersion::V1Alpha3, "hookVersion", "version of the hook protocol";
         /// With volume the guest also gets a small disk, and the form of the Harvester UI breaks the volume when it saves the VM.
         rom_delivery: RomDelivery = RomDelivery::Sidecar, "romDelivery", "how the ROM reaches QEMU";
-        /// Kubernetes is asked whether that user may get it. Else whoever may write a VM may give a device any ROM in its namespace.
+        /// Checks that the user may get the ConfigMap. If off, whoever may write virtual machines may use any ROM in the namespace.
         require_user_access: bool = false, "requireUserAccess", "only a user who may read the ConfigMap may name it";
         /// Keeps the virtual machine from starting, or starts it without the ROM.
         on_hook_failure: OnHookFailure = OnHookFailure::Fail, "onHookFailure", "what a failure of the hook does";
@@ -255,7 +255,10 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Fail
         [] => Ok(Target {
             devices: "?".to_owned(),
             pci_device: None,
-            warning: Some("the VirtualMachine has no host device and no GPU that the ROM could be for".to_owned()),
+            warning: Some(
+                "the VirtualMachine has no host device and no GPU that the ROM could be for; add pci-passthrough"
+                    .to_owned(),
+            ),
         }),
         [device] => to_target(device, device.name, ONLY),
         // Harvester adds the devices that share an IOMMU group with the one that was alone when the ROM was asked for.
@@ -359,6 +362,10 @@ fn mismatch(rom: Rom, pci_device: &str, context: &Context<'_>) -> Option<String>
     let pci_device = context.lookups.device(Kind::PciDevice, pci_device).ok()?;
     let rom = format!("{vendor:04x}:{device:04x}");
     let ids = pci_device.ids.to_ascii_lowercase();
-    (ids != rom)
-        .then(|| format!("the ROM says that it is for the device {rom}, but it goes to {} ({ids})", pci_device.name))
+    (ids != rom).then(|| {
+        format!(
+            "the ROM says that it is for the device {rom}, but it goes to {} ({ids}); use a ROM of that device",
+            pci_device.name
+        )
+    })
 }
