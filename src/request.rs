@@ -1,11 +1,13 @@
 //! The request as the Kubewarden host sends it, borrowed from its bytes. Knows no setting and no feature.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde_json::error::Category;
 
 use crate::json::{Json, Shape};
 use crate::kinds::name::LABEL;
+use crate::text::Quoted;
 use crate::vm::{OUTLINE, VmOutline};
 
 /// The payload of the waPC function `validate`: the request and the policy's settings.
@@ -36,13 +38,36 @@ pub(crate) struct AdmissionRequest<'a> {
 pub(crate) struct Requester<'a> {
     pub(crate) name: Cow<'a, str>,
     pub(crate) groups: Vec<String>,
+    /// The name that the user logs in with, where Rancher sends the request: it impersonates `user-6j5s6`, and adds the login as
+    /// `extra.username`. Empty where it is not known.
+    pub(crate) login: String,
 }
 
 impl<'a> Requester<'a> {
     fn read(mut user_info: Json<'a>) -> Self {
-        let groups = user_info.take("groups");
-        let groups = groups.items().iter().filter_map(Json::as_str).map(str::to_owned).collect();
-        Self { name: text(user_info.take("username")).unwrap_or_default(), groups }
+        let texts = |json: Option<&Json<'a>>| {
+            let items = json.map(Json::items).unwrap_or_default();
+            items.iter().filter_map(Json::as_str).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let login = texts(user_info.at(&["extra", "username"])).into_iter().next().unwrap_or_default();
+        let groups = texts(user_info.get("groups"));
+        Self { name: text(user_info.take("username")).unwrap_or_default(), groups, login }
+    }
+
+    /// Whether the requester is called so.
+    pub(crate) fn is(&self, name: &str) -> bool {
+        !name.is_empty() && (self.name == name || self.login == name)
+    }
+}
+
+/// The name, and the login if it is another.
+impl fmt::Display for Requester<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Quoted(&self.name))?;
+        if self.login.is_empty() || self.login == self.name {
+            return Ok(());
+        }
+        write!(f, " ({})", Quoted(&self.login))
     }
 }
 
@@ -57,7 +82,14 @@ static PAYLOAD: Shape = Shape::OnlyMembers(&[
             ("name", Shape::Whole),
             ("namespace", Shape::Whole),
             ("operation", Shape::Whole),
-            ("userInfo", Shape::OnlyMembers(&[("username", Shape::Whole), ("groups", Shape::Whole)])),
+            (
+                "userInfo",
+                Shape::OnlyMembers(&[
+                    ("username", Shape::Whole),
+                    ("groups", Shape::Whole),
+                    ("extra", Shape::OnlyMembers(&[("username", Shape::Whole)])),
+                ]),
+            ),
             ("object", OUTLINE),
             ("oldObject", OUTLINE),
         ]),

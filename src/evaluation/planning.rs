@@ -206,7 +206,7 @@ impl<'a> Evaluation<'_, 'a> {
             directives: self.directives,
             settings: self.settings,
             lookups: self.lookups,
-            is_update: self.request.is_update(),
+            old: self.old.as_ref(),
         }
     }
 }

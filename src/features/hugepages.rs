@@ -151,7 +151,7 @@ fn memory<'v>(context: &'v Context<'_>) -> Result<Memory<'v>, ShapeError> {
     let limit = resources.limit.map(|amount| ("spec.template.spec.domain.resources.limits.memory", amount));
     let is_overwritten = context.settings.general.is_harvester() && limit.is_some();
     let is_dedicated = vm.cpu()?.is_dedicated == Some(true);
-    let request_is_lowered = is_overwritten && !is_dedicated && !context.is_update && vm.host_devices()?.is_empty();
+    let request_is_lowered = is_overwritten && !is_dedicated && context.old.is_none() && vm.host_devices()?.is_empty();
     let divided = match request {
         // Harvester sets it: of pinned CPUs to the limit, else to a part of it.
         _ if is_overwritten && (is_dedicated || request_is_lowered) => limit,

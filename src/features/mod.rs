@@ -133,8 +133,8 @@ pub(crate) struct Context<'c> {
     pub(crate) directives: &'c Directives<'c, 'c>,
     pub(crate) settings: &'c Settings,
     pub(crate) lookups: &'c Lookups<'c>,
-    /// Whether the VirtualMachine was there before.
-    pub(crate) is_update: bool,
+    /// The VirtualMachine before this update.
+    pub(crate) old: Option<&'c VirtualMachine<'c>>,
 }
 
 impl Context<'_> {

@@ -4,7 +4,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use vm_feature_manager_policy::cluster::{ClusterError, Kind};
 
-use super::harness::{Answer, MemoryCluster, Request, bare_vm, fixtures};
+use super::harness::{Answer, MemoryCluster, Request, annotate, bare_vm, fixtures};
 
 /// Two nodes, their devices and claims, and KubeVirt.
 fn harvester() -> MemoryCluster {
@@ -342,15 +342,52 @@ mod claim_owner {
         assert!(evaluate("alice", harvester(), json!({"requireClaimOwner": false})).is_accepted());
     }
 
-    #[test]
-    fn a_device_that_the_vm_has_counts_as_well() {
+    /// Rancher impersonates the user by an ID; the claim that Harvester's UI makes has the login.
+    #[rstest]
+    #[case::login(json!(["admin"]), true)]
+    #[case::another_login(json!(["alice"]), false)]
+    #[case::the_first_login_counts(json!(["alice", "admin"]), false)]
+    #[case::no_list(json!("admin"), false)]
+    #[case::none(Value::Null, false)]
+    fn the_owner_may_be_the_login(#[case] login: Value, #[case] is_owner: bool) {
+        let directive = r#"{"devices": ["node1/0000:00:02.0"]}"#;
+        let mut request = Request::create(bare_vm(&[("pci-passthrough", directive)]));
+        request.request["userInfo"] = json!({"username": "user-6j5s6", "extra": {"username": login}});
+        let settings = json!({"pciPassthrough": {"requireClaimOwner": true}});
+        let answer = request.settings(settings).cluster(harvester()).evaluate();
+        match login[0].as_str().filter(|_| !is_owner) {
+            _ if is_owner => assert!(answer.is_accepted(), "{}", answer.message()),
+            Some(login) => answer.assert_denied(&[&format!("this request is from \"user-6j5s6\" (\"{login}\")")]),
+            None => answer.assert_denied(&["this request is from \"user-6j5s6\":"]),
+        }
+    }
+
+    /// KubeVirt's and Harvester's controllers change VirtualMachines, too: a hotplugged volume, another name for a device.
+    #[rstest]
+    #[case::another_change(|_: &mut Value| {})]
+    #[case::renamed(|devices: &mut Value| devices[0]["name"] = json!("node1-000000030"))]
+    fn a_device_that_the_vm_has_is_not_asked_for(#[case] change: fn(&mut Value)) {
         let stored = evaluate("admin", harvester(), json!({})).after();
         let mut changed = stored.clone();
         changed["spec"]["template"]["metadata"] = json!({"labels": {"a": "b"}});
+        change(&mut changed["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"]);
+        let mut request = Request::update(stored, changed);
+        request.request["userInfo"]["username"] = json!("system:serviceaccount:harvester-system:kubevirt-controller");
+        let settings = json!({"pciPassthrough": {"requireClaimOwner": true}});
+        let answer = request.settings(settings).cluster(harvester()).evaluate();
+        assert!(answer.is_accepted(), "{}", answer.message());
+    }
+
+    #[test]
+    fn a_device_that_comes_with_an_update_is_asked_for() {
+        let stored = evaluate("admin", harvester(), json!({})).after();
+        let mut changed = stored.clone();
+        annotate(&mut changed, &[("pci-passthrough", r#"{"devices": ["node1/0000:00:02.0", "node1/0000:01:00.0"]}"#)]);
         let mut request = Request::update(stored, changed);
         request.request["userInfo"]["username"] = json!("alice");
         let settings = json!({"pciPassthrough": {"requireClaimOwner": true}});
-        request.settings(settings).cluster(harvester()).evaluate().assert_denied(&["was claimed by \"admin\""]);
+        let answer = request.settings(settings).cluster(harvester()).evaluate();
+        answer.assert_denied(&["node1-000001000 was claimed by \"admin\""]);
     }
 
     #[rstest]

@@ -2,7 +2,6 @@
 
 use super::DeviceKind;
 use crate::cluster::{ClusterError, LookupError};
-use crate::text::Quoted;
 
 /// Why devices that are asked for as they should be cannot be given.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +72,7 @@ pub(in crate::features) enum HostDevicesError {
     #[error(
         "{device} was claimed by {owner}, and the setting {}.requireClaimOwner gives a device only to the user who \
          claimed it; this request is from {}: have that user enable passthrough for it, or ask for another device",
-        .kind.settings, Quoted(.user)
+        .kind.settings, user
     )]
     NotTheOwner { device: String, owner: String, user: String, kind: &'static DeviceKind },
     /// Cause: the setting `requireClaimOwner` where devices have no claims

@@ -48,7 +48,7 @@ impl<'n> Inventory<'n> {
             Some(names) => Self::of_names(kind, names, node, context),
             None => Self::of_all(kind, devices, node, context),
         };
-        match inventory(names().filter(|_| !context.is_update)) {
+        match inventory(names().filter(|_| context.old.is_none())) {
             // What cannot be listed may still be read by its name.
             Err(error) if !error.is_temporary() => match names() {
                 Some(names) => Self::of_names(kind, names, node, context),

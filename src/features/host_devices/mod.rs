@@ -15,7 +15,7 @@ use crate::kinds::usb::UsbIds;
 use crate::settings::{FeatureSettings, section};
 use crate::text::Quoted;
 use crate::vm::entry::{Entry, HOST_DEVICE, NODE_SELECTOR};
-use crate::vm::{Device, ShapeError};
+use crate::vm::{Device, ShapeError, VirtualMachine};
 use directive::Devices;
 use directive::check_count;
 pub(super) use error::HostDevicesError;
@@ -33,8 +33,8 @@ section! {
         /// Namespace pattern, and patterns of devices or resource names with commas between them. If the map is empty, every
         /// namespace may take any device; if not, a namespace that no pattern matches may take none.
         allowed_devices: Vec<(Pattern, Vec<Pattern>)> = Vec::new(), "allowedDevices", "devices that a namespace may take";
-        /// Whoever writes the virtual machine, also a service account, must be who enabled passthrough for the device. Needs
-        /// Harvester, whose claims name a user.
+        /// Whoever asks for a device, also a service account, must be who enabled passthrough for it. Needs Harvester, whose claims
+        /// name a user.
         require_claim_owner: bool = false, "requireClaimOwner", "only the user who claimed a device may ask for it";
     }
 }
@@ -126,12 +126,11 @@ impl Asked<'_, '_> {
     /// Plans Harvester's devices.
     fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> Result<(), Failure> {
         let choices = inventory.choose(&self.devices, self.context)?;
-        for Choice { device, entry } in &choices {
+        for choice in &choices {
+            let Choice { device, entry } = choice;
             self.check_allowed(key(device), Some(&device.name), &device.resource_name, Some(&device.node))?;
             if self.settings.require_claim_owner {
-                let owner = inventory.owner(device, self.context);
-                let owner = owner.map_err(|error| HostDevicesError::Lookup { error, kind: self.kind })?;
-                self.check_owner(&owner, &device.name)?;
+                self.check_owner(inventory, choice)?;
             }
             plan.entries.push(match entry {
                 Some(entry) => host_device(entry),
@@ -215,15 +214,23 @@ impl Asked<'_, '_> {
         Err(HostDevicesError::NotAllowed { device, namespace, kind: self.kind })
     }
 
-    /// Checks that who asks for a device is who claimed it; a claim that names nobody has an empty owner.
-    fn check_owner(&self, owner: &str, device: &str) -> Result<(), HostDevicesError> {
-        let user = self.context.requester.name.as_ref();
-        if !owner.is_empty() && owner == user {
+    /// Checks that who asks for a device is who claimed it; a claim that names nobody has an empty owner. What the VirtualMachine
+    /// had before is not asked for: KubeVirt's and Harvester's controllers change VirtualMachines, too.
+    fn check_owner(&self, inventory: &Inventory<'_>, choice: &Choice<'_>) -> Result<(), Failure> {
+        let Self { kind, context, .. } = self;
+        let before = context.old.map(VirtualMachine::host_devices).transpose()?.unwrap_or_default();
+        if choice.entry.is_some_and(|entry| before.iter().any(|device| device.resource == entry.resource)) {
             return Ok(());
         }
-        let owner = if owner.is_empty() { "nobody that the claim names".to_owned() } else { Quoted(owner).to_string() };
-        let (device, user) = (device.to_owned(), user.to_owned());
-        Err(HostDevicesError::NotTheOwner { device, owner, user, kind: self.kind })
+        let owner = inventory.owner(choice.device, context);
+        let owner = owner.map_err(|error| HostDevicesError::Lookup { error, kind })?;
+        if context.requester.is(&owner) {
+            return Ok(());
+        }
+        let owner =
+            if owner.is_empty() { "nobody that the claim names".to_owned() } else { Quoted(&owner).to_string() };
+        let (device, user) = (choice.device.name.clone(), context.requester.to_string());
+        Err(HostDevicesError::NotTheOwner { device, owner, user, kind }.into())
     }
 }
 

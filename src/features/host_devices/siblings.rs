@@ -94,7 +94,7 @@ pub(super) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<Strin
     let there = context.vm.host_devices()?;
     let mut names: Vec<&str> = there.iter().map(|device| device.name).collect();
     names.extend(plan.entries.iter().map(|entry| entry.name.as_str()));
-    let are_added = !context.is_update && names.iter().all(|name| node_of(name).is_some());
+    let are_added = context.old.is_none() && names.iter().all(|name| node_of(name).is_some());
     let Some(node) = names.iter().find_map(|name| node_of(name)).filter(|_| !are_added) else {
         return Ok(None);
     };
