@@ -315,9 +315,9 @@ impl VirtualMachine<'_> {
             },
         }
         path::remove_if_empty(&mut self.root, path)?;
-        // It was made for the pages alone, and Harvester's webhook trips over memory without the guest's.
-        if path == path::HUGEPAGES {
-            path::remove_if_empty(&mut self.root, path::MEMORY)?;
+        // It was made for the entry alone, and Harvester's webhook trips over memory without the guest's.
+        if let Some(parent) = path.part_of_domain() {
+            path::remove_if_empty(&mut self.root, parent)?;
         }
         self.changed = true;
         Ok(())

@@ -15,6 +15,12 @@ impl Path {
     pub(super) fn first(self, length: usize) -> Path {
         Path(self.0.get(..length).unwrap_or(self.0))
     }
+
+    /// The CPU, memory or resources of the domain that the place is in. KubeVirt demands that the devices are there.
+    pub(super) fn part_of_domain(self) -> Option<Path> {
+        let is_optional = matches!(self.0, ["spec", "template", "spec", "domain", "cpu" | "memory" | "resources", _]);
+        is_optional.then(|| self.first(5))
+    }
 }
 
 impl fmt::Display for Path {

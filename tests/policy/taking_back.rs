@@ -1255,3 +1255,28 @@ fn labels_take_back_as_annotations_do() {
     let answer = Request::update(stored, new).settings(settings).evaluate();
     assert_eq!(spec(&answer.after(), CPU_FEATURES), &Value::Null);
 }
+
+/// Whatever was made on the way to an entry goes with the last of them.
+#[rstest]
+#[case::all_of_the_cpu(&[NESTED, ("cpu-pinning", "enabled"), ("hugepages", "2Mi"), ("numa", "passthrough")])]
+#[case::features(&[NESTED])]
+#[case::limit(&[GPU])]
+fn nothing_empty_stays_behind(#[case] directives: &[(&str, &str)]) {
+    let mut vm = bare_vm(directives);
+    let domain = json!({"devices": {}, "memory": {"guest": "8Gi"}, "resources": {"requests": {"cpu": "2"}}});
+    vm["spec"]["template"]["spec"]["domain"] = domain.clone();
+    if let [GPU] = directives {
+        vm["spec"]["template"]["spec"]["domain"].as_object_mut().unwrap().remove("resources");
+    }
+    let before = vm["spec"].clone();
+    let settings = || json!({"kubevirt": {"namespace": "kubevirt"}, "nestedVirtualization": {"cpuVendor": "amd"}});
+    let stored = Request::create(vm).settings(settings()).evaluate();
+    assert!(stored.is_accepted(), "{}", stored.message());
+    let stored = stored.after();
+    assert_ne!(stored["spec"], before);
+    let mut gone = stored.clone();
+    for (name, _) in directives {
+        gone["metadata"]["annotations"].as_object_mut().unwrap().remove(&format!("{PREFIX}{name}"));
+    }
+    assert_eq!(Request::update(stored, gone).settings(settings()).evaluate().after()["spec"], before);
+}

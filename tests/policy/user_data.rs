@@ -555,7 +555,7 @@ mod taking_back {
         new["spec"]["template"]["spec"]["volumes"] = json!([{"name": "disk-0"}]);
         let after = Request::update(stored, new).settings(settings).evaluate().after();
         let spec = &after["spec"]["template"]["spec"];
-        assert_eq!(spec, &json!({"domain": {"devices": {}, "cpu": {}}, "volumes": [{"name": "disk-0"}]}));
+        assert_eq!(spec, &json!({"domain": {"devices": {}}, "volumes": [{"name": "disk-0"}]}));
     }
 
     /// The VM as it is stored after the user data was read, and as the user changes it.
