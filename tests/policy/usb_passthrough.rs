@@ -482,3 +482,62 @@ fn a_rom_is_not_for_a_usb_device() {
     assert_eq!(answer.annotation("vbios-injection-applied").as_deref(), Some("igpu-rom"));
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
+
+/// By its kind and by its name.
+#[rstest]
+#[case::kind_first(&["node1/046d:c52b", RECEIVER])]
+#[case::name_first(&[RECEIVER, "046d:c52b"])]
+fn a_device_that_is_listed_in_two_ways_is_an_error(#[case] devices: &[&str]) {
+    create(vm(devices)).assert_denied(&[RECEIVER, "listed more than once"]);
+}
+
+#[test]
+fn a_message_lists_all_that_are_alike() {
+    let names: Vec<String> = (2..12).map(|number| format!("node1-046d-c52b-0010{number:02}")).collect();
+    let mut objects = fixtures("../../examples/usb-passthrough/cluster/cluster.yaml");
+    for name in names.iter().skip(1) {
+        let mut other = objects[0].clone();
+        other["metadata"]["name"] = json!(name);
+        other["status"]["resourceName"] = json!(format!("kubevirt.io/{name}"));
+        objects.push(other);
+    }
+    let cluster = MemoryCluster::of(objects);
+    let answer = Request::create(vm(&["node1/046d:c52b"])).cluster(cluster).evaluate();
+    let listed = names.iter().take(8).map(|name| format!("{name} (kubevirt.io/{name})"));
+    answer.assert_denied(&[&listed.collect::<Vec<_>>().join(", ")]);
+    assert!(!answer.message().contains(&names[8]), "{}", answer.message());
+}
+
+/// Two of a kind need two host devices, also when the VM is written again.
+#[test]
+fn two_permitted_devices_of_a_kind_stay_two() {
+    let settings = || json!({"usbPassthrough": {"deviceNames": "permitted"}});
+    let both = vm(&[RECEIVER, "node1-046d-c52b-001007"]);
+    let answer = Request::create(both).settings(settings()).cluster(kubevirt()).evaluate();
+    let devices = json!([device("usb-0", "kubevirt.io/receiver"), device("usb-1", "kubevirt.io/receiver")]);
+    assert_eq!(host_devices(&answer), devices);
+    let mut again = answer.after();
+    again["spec"]["template"]["spec"]["hostname"] = json!("changed");
+    let answer = Request::update(answer.after(), again).settings(settings()).cluster(kubevirt()).evaluate();
+    assert_eq!(host_devices(&answer), devices);
+}
+
+/// The list has the kind, the directive the name, and Harvester cannot be read.
+#[rstest]
+#[case::kind("046d:c52b", true)]
+#[case::with_its_node("node1/046d:c52b", true)]
+#[case::name(RECEIVER, true)]
+#[case::another("1050:0407", false)]
+fn what_is_allowed_stays_allowed_without_a_lookup(#[case] allowed: &str, #[case] may: bool) {
+    let created = create(vm(&[RECEIVER])).after();
+    let mut changed = created.clone();
+    changed["spec"]["template"]["spec"]["hostname"] = json!("changed");
+    let settings = json!({"usbPassthrough": {"allowedDevices": {"*": [allowed]}}});
+    let cluster = harvester().failing(Kind::UsbDevice, ClusterError::Unavailable);
+    let answer = Request::update(created, changed).settings(settings).cluster(cluster).evaluate();
+    if may {
+        assert_eq!(host_devices(&answer), json!([usb(RECEIVER)]));
+    } else {
+        answer.assert_denied(&["node1/046d:c52b (kubevirt.io/node1-046d-c52b-001002) is not allowed"]);
+    }
+}

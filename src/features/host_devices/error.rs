@@ -32,8 +32,8 @@ pub(in crate::features) enum HostDevicesError {
     NotEnabled { device: String, nodes: String, kind: &'static DeviceKind },
     /// Cause: unequal nodes, or two USB devices alike
     /// Cure: the name in the message, or a node in front as in `node1/0000:00:02.0`, or a VirtualMachine that may run on one node
-    #[error("{device} matches different devices: {first}, {second}; name one of them, as in {name}")]
-    Ambiguous { device: String, first: String, second: String, name: String },
+    #[error("{device} matches different devices: {devices}; name one of them, as in {name}")]
+    Ambiguous { device: String, devices: String, name: String },
     /// Cause: the devices are spread
     /// Cure: choose devices of one node
     #[error("no node has all the devices: {devices}; ask for devices of one node")]

@@ -8,6 +8,9 @@ use crate::kinds::pci::PciAddress;
 use crate::text;
 use crate::vm::Device;
 
+/// The most devices that a message lists.
+const LISTED: usize = 8;
+
 /// The cluster's devices of a kind, as far as they matter to a VirtualMachine.
 pub(super) struct Inventory<'n> {
     pub(super) kind: &'static DeviceKind,
@@ -254,12 +257,13 @@ impl<'n> Inventory<'n> {
             nodes.retain(|node| have_all(present, node));
         }
         for (device, found) in missing {
-            let mut found = found.iter().filter(|device| nodes.contains(&device.node.as_str()));
-            let Some(one) = found.next() else { continue };
-            if let Some(other) = found.find(|other| other.resource_name != one.resource_name) {
-                let [first, second] = [one, other].map(|d| format!("{} ({})", d.name, d.resource_name));
+            let found = || found.iter().filter(|device| nodes.contains(&device.node.as_str()));
+            let Some(one) = found().next() else { continue };
+            if found().any(|other| other.resource_name != one.resource_name) {
+                let names = found().take(LISTED).map(|device| format!("{} ({})", device.name, device.resource_name));
+                let devices = names.collect::<Vec<_>>().join(", ");
                 let (device, name) = ((*device).to_owned(), one.name.clone());
-                return Err(HostDevicesError::Ambiguous { device, first, second, name });
+                return Err(HostDevicesError::Ambiguous { device, devices, name });
             }
         }
         Ok(nodes.first().copied().unwrap_or_default())

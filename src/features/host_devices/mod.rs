@@ -16,8 +16,7 @@ use crate::settings::{FeatureSettings, section};
 use crate::text::Quoted;
 use crate::vm::entry::{Entry, HOST_DEVICE, NODE_SELECTOR};
 use crate::vm::{Device, ShapeError, VirtualMachine};
-use directive::Devices;
-use directive::check_count;
+use directive::{Devices, DirectiveError, check_count};
 pub(super) use error::HostDevicesError;
 use error::has_harvester;
 use inventory::{Choice, Inventory, key};
@@ -126,8 +125,11 @@ impl Asked<'_, '_> {
     /// Plans Harvester's devices.
     fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> Result<(), Failure> {
         let choices = inventory.choose(&self.devices, self.context)?;
-        for choice in &choices {
+        for (index, choice) in choices.iter().enumerate() {
             let Choice { device, entry } = choice;
+            if choices.iter().take(index).any(|before| before.device.name == device.name) {
+                return Err(DirectiveError::Duplicate { device: device.name.clone() }.into());
+            }
             self.check_allowed(key(device), Some(&device.name), &device.resource_name, Some(&device.node))?;
             if self.settings.require_claim_owner {
                 self.check_owner(inventory, choice)?;
@@ -156,14 +158,15 @@ impl Asked<'_, '_> {
                 error.why()
             ));
         }
-        let there = [our_devices(context), context.vm.host_devices()?].concat();
+        let mut there = [our_devices(context), context.vm.host_devices()?].concat();
         let mut names = free_names(kind.prefix, devices.list.len(), context)?;
         for (device, resource) in devices.list.iter().zip((kind.resources)(&devices.list, context)?) {
             self.check_allowed(device, None, &resource, devices.node.as_deref())?;
             let is_named =
                 |entry: &Device<'_>| object(entry.name).is_some_and(|(_, named)| kind.is_pci && named == *device);
-            plan.entries.push(match there.iter().find(|entry| entry.resource == resource || is_named(entry)) {
-                Some(entry) => host_device(entry),
+            plan.entries.push(match there.iter().position(|entry| entry.resource == resource || is_named(entry)) {
+                // Another device of the resource needs another entry.
+                Some(index) => host_device(&there.remove(index)),
                 None => HOST_DEVICE.of(&names.next().unwrap_or_default(), &resource),
             });
         }
@@ -195,7 +198,7 @@ impl Asked<'_, '_> {
     }
 
     /// Checks that the settings let a VirtualMachine of this namespace take a device: by what it is, also in capitals and with its node
-    /// in front, by its name in Harvester, or by its resource.
+    /// in front, by its name in Harvester, or by its resource. The device itself may be such a name.
     fn check_allowed(
         &self,
         device: &str,
@@ -203,9 +206,10 @@ impl Asked<'_, '_> {
         resource: &str,
         node: Option<&str>,
     ) -> Result<(), HostDevicesError> {
-        let upper_case = device.to_ascii_uppercase();
-        let with_node = node.map_or(device.to_owned(), |node| format!("{node}/{device}"));
-        let names = [device, &upper_case, &with_node, name.unwrap_or(device), resource];
+        let what = object(device).map_or(device.to_owned(), |(_, what)| what);
+        let upper_case = what.to_ascii_uppercase();
+        let with_node = node.map_or(what.clone(), |node| format!("{node}/{what}"));
+        let names = [&what, &upper_case, &with_node, name.unwrap_or(device), resource];
         let namespace = self.context.namespace;
         if allows(&self.settings.allowed_devices, namespace, &names) {
             return Ok(());
