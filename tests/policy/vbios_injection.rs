@@ -298,6 +298,29 @@ mod device {
     }
 
     #[test]
+    fn an_option_without_devices_says_that_there_are_none() {
+        create(with_option(json!({}), "gpu-1")).assert_denied(&["(none)"]);
+    }
+
+    /// Devices of an instance type are not in the VirtualMachine.
+    #[rstest]
+    #[case::name(json!({}), Some("gpu1"), "gpu1")]
+    #[case::address(json!({}), Some("09:00.0"), "0000:09:00.0")]
+    #[case::address_beside_another(json!({"hostDevices": [igpu()]}), Some("0000:09:00.0"), "0000:09:00.0")]
+    #[case::the_only_one(json!({}), None, "*")]
+    fn an_instance_type_may_have_the_device(
+        #[case] in_vm: Value,
+        #[case] option: Option<&str>,
+        #[case] argument: &str,
+    ) {
+        let mut vm = option.map_or_else(|| vm_with(in_vm.clone()), |option| with_option(in_vm.clone(), option));
+        vm["spec"]["instancetype"] = json!({"name": "gpu"});
+        let answer = create(vm);
+        assert_eq!(devices(&answer), argument);
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+
+    #[test]
     fn none_is_a_warning() {
         let answer = create(vm_with(json!({})));
         assert_eq!(devices(&answer), "?");

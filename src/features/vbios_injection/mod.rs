@@ -234,7 +234,9 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Fail
     let gpus = context.vm.gpus()?;
     // USB devices stand among the host devices, and have no ROM.
     let devices: Vec<&Device<'_>> = host_devices.iter().chain(&gpus).filter(|device| !is_usb(device)).collect();
-    let names = || text::list(devices.iter().map(|device| device.name));
+    let names = || text::list(if devices.is_empty() { vec!["none"] } else { devices.iter().map(|d| d.name).collect() });
+    // It may have devices, too.
+    let has_instance_type = context.vm.has_instance_type();
     if let Some(option) = context.directives.option(DEVICE_OPTION)? {
         if let Some(device) = devices.iter().find(|device| device.name == option) {
             return to_target(device, device.name, "");
@@ -245,13 +247,18 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Fail
             return to_target(device, &address.to_string(), device.name);
         }
         // Where the address of a device is not known here, the hook finds it out.
-        if let Some(address) = address.filter(|_| devices.iter().any(|d| address_of(d).is_none())) {
+        let is_unknown = |_: &PciAddress| has_instance_type || devices.iter().any(|d| address_of(d).is_none());
+        if let Some(address) = address.filter(is_unknown) {
             return Ok(Target { devices: address.to_string(), pci_device: None, warning: None });
+        }
+        if has_instance_type {
+            return to_target(&Device { name: option, resource: "" }, option, "");
         }
         let (value, devices) = (option.to_owned(), names());
         return Err(VbiosError::NoSuchDevice { value, devices }.into());
     }
     match devices.as_slice() {
+        [] if has_instance_type => Ok(Target { devices: ONLY.to_owned(), pci_device: None, warning: None }),
         [] => Ok(Target {
             devices: "?".to_owned(),
             pci_device: None,
