@@ -12,7 +12,7 @@ use crate::kinds::quantity::Quantity;
 use crate::settings::{Choice, FeatureSettings, choice, section};
 use crate::text::Quoted;
 use crate::vm::entry::HUGEPAGES;
-use crate::vm::{Amount, ShapeError};
+use crate::vm::{Amount, ShapeError, VirtualMachine};
 
 section! {
     /// Setting `hugepages`.
@@ -62,17 +62,21 @@ enum HugepagesError {
     #[error("{field} is {text}, less than one page of {size}; ask for more memory, or for smaller pages")]
     Less { field: &'static str, text: String, size: &'static str },
     /// Cause: memory that does not divide into pages. On Harvester, the guest may have 100Mi less than the limit, or what
-    /// the annotation `harvesterhci.io/reservedMemory` says
-    /// Cure: a multiple of the page size, or smaller pages
+    /// the annotation `harvesterhci.io/reservedMemory` says; and the request is lowered, unless CPUs are pinned or the VM has host
+    /// devices
+    /// Cure: a multiple of the page size, or smaller pages; or the directive `cpu-pinning`
     #[error(
         "{field} is {text}, which is not a multiple of the page size {size}; ask for a multiple of it, or for smaller pages{hint}"
     )]
     NotAMultiple { field: &'static str, text: String, size: &'static str, hint: &'static str },
 }
 
-/// What reduces the guest's memory on Harvester. Source: `harvester/harvester`, `pkg/webhook/resources/virtualmachine/mutator.go`.
+/// What reduces the guest's memory on Harvester.
 const RESERVED: &str = " (Harvester takes what the annotation harvesterhci.io/reservedMemory says from the memory of the \
                         guest, or 100Mi where its setting additional-guest-memory-overhead-ratio is empty)";
+
+/// What reduces the request on Harvester.
+const LOWERED: &str = " (Harvester lowers it by its overcommit ratio; add the directive cpu-pinning, with which the request is the limit)";
 
 pub(super) static FEATURE: Feature = Feature {
     name: "hugepages",
@@ -110,8 +114,8 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
     }
     let mut plan = Plan { applied: size.word().to_owned(), ..Plan::default() };
     let memory = memory(context)?;
-    for (field, amount) in memory.checked {
-        check(field, amount, size, context)?;
+    for part in &memory.checked {
+        check(part, size)?;
     }
     if memory.request_is_lowered {
         plan.warnings.push(format!(
@@ -121,69 +125,143 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
         ));
     }
     plan.entries.push(HUGEPAGES.of("", size.word()));
-    if let Some(quantity) = memory.of_pod {
-        plan.warnings.extend(warning(size, quantity, context)?);
+    if let Some(bytes) = memory.of_pod {
+        plan.warnings.extend(warning(size, bytes, context)?);
     }
     Ok(Some(plan))
 }
 
+/// An amount of memory that must be a multiple of the page size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Part {
+    /// Where it stands.
+    place: &'static str,
+    /// As it is written.
+    text: String,
+    bytes: u64,
+    /// Who sets it, if not the user.
+    hint: &'static str,
+}
+
+impl Part {
+    fn new(place: &'static str, amount: Amount<'_>, hint: &'static str) -> Self {
+        Self { place, text: amount.text.to_owned(), bytes: amount.quantity.ceil, hint }
+    }
+}
+
 /// The VirtualMachine's memory.
 #[derive(Default)]
-struct Memory<'v> {
-    /// What must be a multiple of the page size, with its place.
-    checked: Vec<(&'static str, Amount<'v>)>,
-    /// What a node must have.
-    of_pod: Option<Quantity>,
-    /// Whether Harvester's webhook, which comes later, may set another request.
+struct Memory {
+    checked: Vec<Part>,
+    /// How many bytes a node must have.
+    of_pod: Option<u64>,
+    /// Whether Harvester's webhook, which comes later, sets a request that is not known here.
     request_is_lowered: bool,
 }
 
 /// Finds the memory that KubeVirt divides into pages: the request, else the guest's, else the limit; and the guest's, which QEMU
 /// divides. What an instance type has is not known here.
-fn memory<'v>(context: &'v Context<'_>) -> Result<Memory<'v>, ShapeError> {
+fn memory(context: &Context<'_>) -> Result<Memory, ShapeError> {
     let vm = context.vm;
     if vm.has_instance_type() {
         return Ok(Memory::default());
     }
-    let resources = vm.resources("memory")?;
-    let guest = vm.guest_memory()?.map(|amount| ("spec.template.spec.domain.memory.guest", amount));
-    let request = resources.request.map(|amount| ("spec.template.spec.domain.resources.requests.memory", amount));
-    let limit = resources.limit.map(|amount| ("spec.template.spec.domain.resources.limits.memory", amount));
-    let is_overwritten = context.settings.general.is_harvester() && limit.is_some();
-    let is_dedicated = vm.cpu()?.is_dedicated == Some(true);
-    let request_is_lowered = is_overwritten && !is_dedicated && context.old.is_none() && vm.host_devices()?.is_empty();
-    let divided = match request {
-        // Harvester sets it: of pinned CPUs to the limit, else to a part of it.
-        _ if is_overwritten && (is_dedicated || request_is_lowered) => limit,
-        _ => request.or(guest).or(limit),
+    let is_harvester = context.settings.general.is_harvester();
+    let hint = |hint: &'static str| if is_harvester { hint } else { "" };
+    let amounts = vm.resources("memory")?;
+    let guest =
+        vm.guest_memory()?.map(|amount| Part::new("spec.template.spec.domain.memory.guest", amount, hint(RESERVED)));
+    let request = |hint| Some(Part::new("spec.template.spec.domain.resources.requests.memory", amounts.request?, hint));
+    let limit = amounts.limit.map(|amount| Part::new("spec.template.spec.domain.resources.limits.memory", amount, ""));
+    let (divided, guest, request_is_lowered) = match (limit, amounts.limit) {
+        (Some(limit), Some(amount)) if is_harvester => {
+            let later = Later::of(context)?;
+            let guest = match vm.reserved_memory()? {
+                // As Harvester has set it already.
+                _ if later.memory_stays => guest.unwrap_or(limit.clone()),
+                Some(reserved) => Part {
+                    place: "the guest's memory",
+                    text: format!("{} less {}", amount.text, reserved.text),
+                    bytes: limit.bytes.saturating_sub(reserved.quantity.ceil),
+                    hint: RESERVED,
+                },
+                None => limit.clone(),
+            };
+            let is_lowered = later.is_set_anew && !later.is_dedicated && !later.has_devices;
+            let divided = match later {
+                Later { is_dedicated: true, .. } => limit,
+                Later { has_devices: true, .. } => guest.clone(),
+                Later { is_set_anew: true, .. } => limit,
+                _ => request(LOWERED).unwrap_or(limit),
+            };
+            (Some(divided), Some(guest), is_lowered)
+        }
+        (limit, _) => (request("").or(guest.clone()).or(limit), guest, false),
     };
-    let of_pod = divided.map(|(_, amount)| amount.quantity);
+    let of_pod = divided.as_ref().map(|part| part.bytes);
     let mut checked: Vec<_> = divided.into_iter().chain(guest).collect();
     checked.dedup();
     Ok(Memory { checked, of_pod, request_is_lowered })
 }
 
-fn check(field: &'static str, amount: Amount<'_>, size: PageSize, context: &Context<'_>) -> Result<(), HugepagesError> {
-    let bytes = amount.quantity.ceil;
-    let (text, word) = (amount.text.to_owned(), size.word());
-    if bytes < size.bytes() {
+/// What Harvester's webhook, which comes later, makes of the memory: with pinned CPUs, the request is the limit; with host devices or
+/// GPUs, the guest's memory; else a part of the limit. Source: `harvester/harvester`, `pkg/webhook/resources/virtualmachine/mutator.go`,
+/// `needUpdateResourceOvercommit` and `generateMemoryPatch`.
+struct Later {
+    is_dedicated: bool,
+    has_devices: bool,
+    /// Whether limit and reserved memory are those of before.
+    memory_stays: bool,
+    /// Whether it sets the request: of a new VirtualMachine, and where something changed that it depends on.
+    is_set_anew: bool,
+}
+
+impl Later {
+    fn of(context: &Context<'_>) -> Result<Self, ShapeError> {
+        let is_dedicated = |vm: &VirtualMachine<'_>| Ok(vm.cpu()?.is_dedicated == Some(true));
+        let has_devices = |vm: &VirtualMachine<'_>| Ok(!(vm.host_devices()?.is_empty() && vm.gpus()?.is_empty()));
+        let memory = |vm: &VirtualMachine<'_>| {
+            let bytes = |amount: Option<Amount<'_>>| amount.map(|amount| amount.quantity.ceil);
+            Ok([bytes(vm.resources("memory")?.limit), bytes(vm.reserved_memory()?)])
+        };
+        let cpus = |vm: &VirtualMachine<'_>| Ok(vm.resources("cpu")?.limit.map(|amount| amount.quantity));
+        let vm = context.vm;
+        let mut later = Self {
+            is_dedicated: is_dedicated(vm)?,
+            has_devices: has_devices(vm)? || context.asks_for_devices(),
+            memory_stays: false,
+            is_set_anew: true,
+        };
+        if let Some(old) = context.old {
+            later.memory_stays = memory(old)? == memory(vm)?;
+            later.is_set_anew = !later.memory_stays
+                || cpus(old)? != cpus(vm)?
+                || is_dedicated(old)? != later.is_dedicated
+                || has_devices(old)? != later.has_devices;
+        }
+        Ok(later)
+    }
+}
+
+fn check(part: &Part, size: PageSize) -> Result<(), HugepagesError> {
+    let (field, text, word) = (part.place, part.text.clone(), size.word());
+    if part.bytes < size.bytes() {
         return Err(HugepagesError::Less { field, text, size: word });
     }
-    if bytes % size.bytes() != 0 {
-        let hint = if context.settings.general.is_harvester() { RESERVED } else { "" };
-        return Err(HugepagesError::NotAMultiple { field, text, size: word, hint });
+    if part.bytes % size.bytes() != 0 {
+        return Err(HugepagesError::NotAMultiple { field, text, size: word, hint: part.hint });
     }
     Ok(())
 }
 
 /// What is amiss with the nodes, where they may be read.
-fn warning(size: PageSize, memory: Quantity, context: &Context<'_>) -> Result<Option<String>, Failure> {
+fn warning(size: PageSize, bytes: u64, context: &Context<'_>) -> Result<Option<String>, Failure> {
     let placement = context.vm.placement()?;
     let Ok(nodes) = context.nodes(&placement) else {
         return Ok(None);
     };
     let resource = format!("hugepages-{}", size.word());
-    let has_enough = |pages: &str| pages.parse::<Quantity>().is_ok_and(|pages| pages.ceil >= memory.ceil);
+    let has_enough = |pages: &str| pages.parse::<Quantity>().is_ok_and(|pages| pages.ceil >= bytes);
     let is_there = nodes.iter().any(|node| node.allocatable(&resource).is_some_and(has_enough));
     Ok((!is_there).then(|| {
         format!(

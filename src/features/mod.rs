@@ -16,13 +16,13 @@ mod usb_passthrough;
 mod vbios_injection;
 
 use crate::cluster::{Kind, LookupError, Lookups, Node};
-use crate::directives::Directives;
+use crate::directives::{Asked, Directives};
 use crate::json::Json;
 use crate::request::Requester;
 #[cfg(feature = "describe")]
 use crate::settings::Description;
 use crate::settings::{FeatureSettings, GeneralSettings, SettingsError, parse_settings, read_settings, section};
-use crate::vm::entry::{Entry, EntryKind};
+use crate::vm::entry::{Entry, EntryKind, HOST_DEVICE};
 use crate::vm::{Placement, VirtualMachine};
 use record::Recorded;
 
@@ -138,6 +138,14 @@ pub(crate) struct Context<'c> {
 }
 
 impl Context<'_> {
+    /// Whether a directive asks for host devices or GPUs. A feature is planned without those of the later features.
+    fn asks_for_devices(&self) -> bool {
+        let adds_devices = |feature: &&&Feature| feature.adds.contains(&&HOST_DEVICE);
+        let is_on = |feature: &&&Feature| (feature.settings)(self.settings).enabled;
+        let mut features = FEATURES.iter().filter(adds_devices).filter(is_on);
+        features.any(|feature| matches!(self.directives.get(feature.name), Asked::Yes(_)))
+    }
+
     /// Looks up the nodes that the VirtualMachine may run on, as far as its placement tells: one by its name, else all.
     fn nodes(&self, placement: &Placement<'_>) -> Result<Vec<Node>, LookupError> {
         let mut nodes = match placement.hostname() {

@@ -184,6 +184,11 @@ impl<'a> VirtualMachine<'a> {
         self.amount(MEMORY, "guest")
     }
 
+    /// What Harvester takes from the guest's memory: the annotation `harvesterhci.io/reservedMemory`.
+    pub(crate) fn reserved_memory(&self) -> Result<Option<Amount<'_>>, ShapeError> {
+        self.amount(ANNOTATIONS, "harvesterhci.io/reservedMemory")
+    }
+
     /// `domain.memory.hugepages.pageSize`.
     pub(crate) fn page_size(&self) -> Result<Option<&str>, ShapeError> {
         self.member(HUGEPAGES, "pageSize")

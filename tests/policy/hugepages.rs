@@ -190,3 +190,185 @@ fn memory_that_was_made_for_the_pages_goes_with_them() {
     let after = Request::update(stored, gone).settings(plain()).evaluate().after();
     assert_eq!(after["spec"], before["spec"]);
 }
+
+/// What Harvester's webhook, which comes later, makes of the memory. The domains have a limit of 8Gi where they say nothing else.
+mod on_harvester {
+    use super::super::harness::fixtures;
+    use super::*;
+
+    const OVERCOMMITTED: &str = "5461Mi";
+    const PCI: (&str, &str) = ("pci-passthrough", r#"{"devices": ["node1/0000:00:02.0"]}"#);
+
+    fn domain(more: Value) -> Value {
+        let mut domain = json!({"devices": {}, "resources": {"limits": {"memory": "8Gi"}}});
+        domain.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        domain
+    }
+
+    fn pinned() -> Value {
+        domain(json!({"cpu": {"cores": 1, "dedicatedCpuPlacement": true}}))
+    }
+
+    /// As Harvester stores a VM: with the guest's memory and a request.
+    fn stored(limit: &str, request: &str) -> Value {
+        let memory = json!({"guest": limit});
+        domain(json!({"memory": memory, "resources": {"limits": {"memory": limit}, "requests": {"memory": request}}}))
+    }
+
+    fn reserving(mut vm: Value, memory: &str) -> Value {
+        vm["metadata"]["annotations"]["harvesterhci.io/reservedMemory"] = json!(memory);
+        vm
+    }
+
+    fn evaluate(request: Request) -> super::super::harness::Answer {
+        request.cluster(MemoryCluster::of(fixtures("../../examples/harvester/cluster/cluster.yaml"))).evaluate()
+    }
+
+    /// A warning that cpu-pinning would help.
+    fn is_warned(answer: &super::super::harness::Answer) -> bool {
+        assert!(answer.is_accepted(), "{}", answer.message());
+        answer.warnings().join("\n").contains("add the directive cpu-pinning")
+    }
+
+    #[rstest]
+    #[case::by_a_page("1Gi", "1Gi", None)]
+    #[case::by_small_pages("2Mi", "100Mi", None)]
+    #[case::by_less_than_a_page(
+        "1Gi",
+        "256Mi",
+        Some("the guest's memory is 8Gi less 256Mi, which is not a multiple of the page size 1Gi")
+    )]
+    #[case::to_less_than_a_page(
+        "1Gi",
+        "7.5Gi",
+        Some("the guest's memory is 8Gi less 7.5Gi, less than one page of 1Gi")
+    )]
+    #[case::by_more_than_there_is("2Mi", "9Gi", Some("the guest's memory is 8Gi less 9Gi, less than one page of 2Mi"))]
+    #[case::by_a_word(
+        "2Mi",
+        "much",
+        Some("harvesterhci.io/reservedMemory under metadata.annotations is \"much\", which is not a quantity")
+    )]
+    fn reserved_memory_counts(#[case] size: &str, #[case] reserved: &str, #[case] refusal: Option<&str>) {
+        let answer = evaluate(Request::create(reserving(vm(size, pinned()), reserved)));
+        match refusal {
+            None => assert!(answer.is_accepted(), "{}", answer.message()),
+            Some(part) => answer.assert_denied(&[part]),
+        }
+        let elsewhere = Request::create(reserving(vm(size, pinned()), reserved)).settings(plain()).evaluate();
+        assert!(elsewhere.is_accepted(), "{}", elsewhere.message());
+    }
+
+    /// With host devices or GPUs, the request is the guest's memory.
+    #[rstest]
+    #[case::none(json!({}), None, true)]
+    #[case::host_device(json!({"hostDevices": [{"name": "a", "deviceName": "b/c"}]}), None, false)]
+    #[case::gpu(json!({"gpus": [{"name": "a", "deviceName": "b/c"}]}), None, false)]
+    #[case::directive(json!({}), Some(PCI), false)]
+    fn devices_keep_the_request(#[case] devices: Value, #[case] directive: Option<(&str, &str)>, #[case] warns: bool) {
+        let mut vm = vm("2Mi", domain(json!({"devices": devices})));
+        annotate(&mut vm, directive.as_slice());
+        assert_eq!(is_warned(&evaluate(Request::create(vm.clone()))), warns);
+        if !warns {
+            let size = json!({"hugepages": {"errorHandling": "reject"}});
+            let answer = evaluate(Request::create(reserving(vm, "101Mi")).settings(size));
+            answer.assert_denied(&["the guest's memory is 8Gi less 101Mi", "not a multiple of the page size 2Mi"]);
+        }
+    }
+
+    #[test]
+    fn a_directive_that_is_switched_off_gives_no_devices() {
+        let mut vm = vm("2Mi", domain(json!({})));
+        annotate(&mut vm, &[PCI]);
+        let settings = json!({"pciPassthrough": {"enabled": false}});
+        assert!(is_warned(&evaluate(Request::create(vm).settings(settings))));
+    }
+
+    fn asked(domain: Value, directives: &[(&str, &str)]) -> Value {
+        let mut vm = vm("2Mi", domain);
+        annotate(&mut vm, directives);
+        vm
+    }
+
+    /// The stored request is Harvester's, and counts only where it stays.
+    #[rstest]
+    #[case::nothing_else(stored("8Gi", OVERCOMMITTED), stored("8Gi", OVERCOMMITTED), None)]
+    #[case::another_cpu_limit(
+        stored("8Gi", OVERCOMMITTED),
+        domain(json!({"memory": {"guest": "8Gi"}, "resources": {"limits": {"memory": "8Gi", "cpu": "2"}, "requests": {"memory": OVERCOMMITTED}}})),
+        Some(true)
+    )]
+    #[case::another_limit(stored("8Gi", OVERCOMMITTED), stored("12Gi", OVERCOMMITTED), Some(true))]
+    #[case::the_same_limit_in_other_words(stored("8Gi", OVERCOMMITTED), stored("8192Mi", OVERCOMMITTED), None)]
+    #[case::pinned_now(
+        stored("8Gi", OVERCOMMITTED),
+        domain(json!({"cpu": {"cores": 1, "dedicatedCpuPlacement": true}, "resources": {"limits": {"memory": "8Gi"}, "requests": {"memory": OVERCOMMITTED}}})),
+        Some(false)
+    )]
+    #[case::no_longer_pinned(pinned(), domain(json!({})), Some(true))]
+    #[case::a_device_now(
+        stored("8Gi", OVERCOMMITTED),
+        domain(json!({"memory": {"guest": "8Gi"}, "devices": {"gpus": [{"name": "a", "deviceName": "b/c"}]}, "resources": {"limits": {"memory": "8Gi"}, "requests": {"memory": OVERCOMMITTED}}})),
+        Some(false)
+    )]
+    #[case::no_device_any_more(
+        domain(json!({"devices": {"gpus": [{"name": "a", "deviceName": "b/c"}]}})),
+        domain(json!({})),
+        Some(true)
+    )]
+    fn an_update(#[case] before: Value, #[case] after: Value, #[case] warns: Option<bool>) {
+        let mut old = bare_vm(&[]);
+        old["spec"]["template"]["spec"]["domain"] = before;
+        let answer = evaluate(Request::update(old, asked(after, &[])));
+        match warns {
+            Some(warns) => assert_eq!(is_warned(&answer), warns),
+            None => {
+                answer.assert_denied(&["requests.memory is 5461Mi", "overcommit ratio; add the directive cpu-pinning"])
+            }
+        }
+    }
+
+    #[test]
+    fn other_reserved_memory_is_another_request() {
+        let old = reserving(bare_vm(&[]), "100Mi");
+        let mut old = old;
+        old["spec"]["template"]["spec"]["domain"] = stored("8Gi", OVERCOMMITTED);
+        let new = reserving(asked(stored("8Gi", OVERCOMMITTED), &[]), "200Mi");
+        assert!(is_warned(&evaluate(Request::update(old, new))));
+    }
+
+    #[test]
+    fn a_device_of_the_same_update_counts() {
+        let mut old = bare_vm(&[]);
+        old["spec"]["template"]["spec"]["domain"] = stored("8Gi", OVERCOMMITTED);
+        let answer = evaluate(Request::update(old, asked(stored("8Gi", OVERCOMMITTED), &[PCI])));
+        assert!(!is_warned(&answer));
+        assert_eq!(answer.domain()["memory"]["hugepages"], json!({"pageSize": "2Mi"}));
+    }
+
+    #[test]
+    fn pinning_that_goes_is_missed() {
+        let with = asked(pinned_by_directive(), &[("cpu-pinning", "enabled")]);
+        let stored = evaluate(Request::create(with)).after();
+        let mut gone = stored.clone();
+        gone["metadata"]["annotations"].as_object_mut().unwrap().remove("vm-feature-manager.io/cpu-pinning");
+        assert!(is_warned(&evaluate(Request::update(stored, gone))));
+    }
+
+    fn pinned_by_directive() -> Value {
+        domain(json!({"cpu": {"cores": 1}}))
+    }
+
+    /// The guest's memory is what Harvester has made of limit and reserved memory, until one of them changes.
+    #[test]
+    fn the_stored_guest_counts_while_its_memory_stays() {
+        let mut old = bare_vm(&[]);
+        old["spec"]["template"]["spec"]["domain"] = pinned();
+        old["spec"]["template"]["spec"]["domain"]["memory"] = json!({"guest": "8091Mi"});
+        let mut new = asked(old["spec"]["template"]["spec"]["domain"].clone(), &[]);
+        evaluate(Request::update(old.clone(), new.clone()))
+            .assert_denied(&["memory.guest is 8091Mi", "harvesterhci.io/reservedMemory"]);
+        new["spec"]["template"]["spec"]["domain"]["resources"]["limits"]["memory"] = json!("10Gi");
+        assert!(evaluate(Request::update(old, new)).is_accepted());
+    }
+}
