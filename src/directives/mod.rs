@@ -151,7 +151,7 @@ impl<'o, 'a> Directives<'o, 'a> {
         };
         let mut warnings = self.user_data.warnings().to_vec();
         let is_misplaced = |name: &&'static str| lookup(self.elsewhere, Key::directive(name)).is_some();
-        let misplaced = text::list(features.iter().copied().filter(is_misplaced));
+        let misplaced = text::list(&mut features.iter().copied().filter(is_misplaced));
         if !misplaced.is_empty() {
             warnings.push(format!(
                 "the policy reads directives from {read}, and these {elsewhere} are ignored: {misplaced}"

@@ -104,7 +104,7 @@ impl<'a> Evaluation<'_, 'a> {
     /// Leaves the feature as it is, with a word about it.
     fn leave(&mut self, feature: &Feature) {
         let why = "what the policy added stays as it is, because user data that may say otherwise cannot be read";
-        self.warn(feature, [why.to_owned()]);
+        self.warn(feature, vec![why.to_owned()]);
     }
 
     fn succeed(&mut self, feature: &Feature, change: Change, warnings: Vec<String>) -> Result<(), ShapeError> {
@@ -139,12 +139,14 @@ impl<'a> Evaluation<'_, 'a> {
     fn take_back(&mut self, feature: &Feature, traces: Traces) -> Result<(), ShapeError> {
         let name = feature.name;
         let (siblings, warning) = self.siblings(feature, &traces);
+        let mut warnings = traces.warnings;
+        warnings.extend(warning);
         let entries = traces.ours.iter().map(|added| &added.entry).chain(siblings.entries());
         let entries: Vec<Entry> = entries.cloned().collect();
         self.remove(&entries)?;
         self.vm.remove_annotation(Key::applied(name))?;
         self.vm.remove_annotation(Key::record(name))?;
-        self.warn(feature, traces.warnings.into_iter().chain(warning));
+        self.warn(feature, warnings);
         if !entries.is_empty() {
             info!(self.log, "feature taken back"; self.request, "feature" => name);
         }
@@ -160,7 +162,7 @@ impl<'a> Evaluation<'_, 'a> {
         Ok(())
     }
 
-    fn warn(&mut self, feature: &Feature, messages: impl IntoIterator<Item = String>) {
+    fn warn(&mut self, feature: &Feature, messages: Vec<String>) {
         let name = feature.name;
         let messages = messages.into_iter().map(|message| format!("{name}: {message}"));
         self.verdict.warnings.extend(messages);

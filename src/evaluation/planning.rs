@@ -53,7 +53,7 @@ impl<'a> Evaluation<'_, 'a> {
             return traces;
         };
         let ownership = self.ownership(feature, is_asked_for);
-        let still_there = record.still_in(&self.vm, |entry| ownership.may_be_ours(entry));
+        let still_there = record.still_in(&self.vm, &|entry| ownership.may_be_ours(entry));
         traces.warnings.extend(still_there.changes(&self.vm, &ownership));
         traces.ours = still_there.ours;
         traces
@@ -63,7 +63,7 @@ impl<'a> Evaluation<'_, 'a> {
         let old_record = self.old_directives.and_then(|old| old.record(feature.name));
         let old_record = old_record.and_then(|text| Record::read(text, feature.adds));
         let added_to_old = match (old_record, &self.old) {
-            (Some(record), Some(old)) => record.still_in(old, |_| true).ours,
+            (Some(record), Some(old)) => record.still_in(old, &|_| true).ours,
             _ => Vec::new(),
         };
         let (declared, old) = (self.declared.as_ref(), self.old.as_ref());
@@ -91,7 +91,7 @@ impl<'a> Evaluation<'_, 'a> {
         let value = directive.text()?;
         let ours = || traces.ours.iter().map(|added| &added.entry);
         let later = self.added_later(feature);
-        let mut bare = self.without(ours().chain(&later))?;
+        let mut bare = self.without(&mut ours().chain(&later))?;
         let mut plan = (feature.plan)(value, &self.context(feature, &bare, traces));
         let mut siblings = Siblings::default();
         let stays = |plan: &Plan| ours().all(|entry| plan.entries.contains(entry));
@@ -100,7 +100,7 @@ impl<'a> Evaluation<'_, 'a> {
             let warning;
             (siblings, warning) = self.siblings(feature, traces);
             if siblings.entries().next().is_some() {
-                bare = self.without(ours().chain(siblings.entries()).chain(&later))?;
+                bare = self.without(&mut ours().chain(siblings.entries()).chain(&later))?;
                 plan = (feature.plan)(value, &self.context(feature, &bare, traces));
             }
             if let Ok(Some(plan)) = &mut plan {
@@ -161,7 +161,7 @@ impl<'a> Evaluation<'_, 'a> {
     }
 
     /// The VirtualMachine without the entries.
-    fn without<'e>(&self, entries: impl Iterator<Item = &'e Entry>) -> Result<Cow<'_, VirtualMachine<'a>>, ShapeError> {
+    fn without(&self, entries: &mut dyn Iterator<Item = &Entry>) -> Result<Cow<'_, VirtualMachine<'a>>, ShapeError> {
         let mut vm = Cow::Borrowed(&self.vm);
         for entry in entries {
             vm.to_mut().take_back(entry)?;
@@ -181,7 +181,7 @@ impl<'a> Evaluation<'_, 'a> {
         match Siblings::find(&traces.ours, &self.vm, is_asked_for, self.lookups) {
             Ok(siblings) => (siblings, None),
             Err((names, error)) => {
-                let names = text::list(names.iter().map(String::as_str));
+                let names = text::list(&mut names.iter().map(String::as_str));
                 let warning = format!(
                     "the host devices {names} stay: Harvester may have added them with one that is removed, but that cannot be checked: {error}"
                 );

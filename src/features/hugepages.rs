@@ -1,5 +1,7 @@
 //! Hugepages: the guest's memory is of large pages of the node.
 
+use std::borrow::Cow;
+
 #[cfg(feature = "describe")]
 use super::reference::Reference;
 use super::{Context, Failure, Feature, Plan};
@@ -133,26 +135,26 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
 
 /// An amount of memory that must be a multiple of the page size.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Part {
+struct Part<'v> {
     /// Where it stands.
     place: &'static str,
     /// As it is written.
-    text: String,
+    text: Cow<'v, str>,
     bytes: u64,
     /// Who sets it, if not the user.
     hint: &'static str,
 }
 
-impl Part {
-    fn new(place: &'static str, amount: Amount<'_>, hint: &'static str) -> Self {
-        Self { place, text: amount.text.to_owned(), bytes: amount.quantity.ceil, hint }
+impl<'v> Part<'v> {
+    fn new(place: &'static str, amount: Amount<'v>, hint: &'static str) -> Self {
+        Self { place, text: amount.text.into(), bytes: amount.quantity.ceil, hint }
     }
 }
 
 /// The VirtualMachine's memory.
 #[derive(Default)]
-struct Memory {
-    checked: Vec<Part>,
+struct Memory<'v> {
+    checked: Vec<Part<'v>>,
     /// How many bytes a node must have.
     of_pod: Option<u64>,
     /// Whether Harvester's webhook, which comes later, sets a request that is not known here.
@@ -161,7 +163,7 @@ struct Memory {
 
 /// Finds the memory that KubeVirt divides into pages: the request, else the guest's, else the limit; and the guest's, which QEMU
 /// divides. What an instance type has is not known here.
-fn memory(context: &Context<'_>) -> Result<Memory, ShapeError> {
+fn memory<'v>(context: &'v Context<'_>) -> Result<Memory<'v>, ShapeError> {
     let vm = context.vm;
     if vm.has_instance_type() {
         return Ok(Memory::default());
@@ -175,26 +177,29 @@ fn memory(context: &Context<'_>) -> Result<Memory, ShapeError> {
     let limit = amounts.limit.map(|amount| Part::new("spec.template.spec.domain.resources.limits.memory", amount, ""));
     let (divided, guest, request_is_lowered) = match (limit, amounts.limit) {
         (Some(limit), Some(amount)) if is_harvester => {
-            let later = Later::of(context)?;
+            let old = context.old.map(Basis::of).transpose()?;
+            let mut basis = Basis::of(vm)?;
+            basis.has_devices |= context.asks_for_devices();
             let guest = match vm.reserved_memory()? {
                 // As Harvester has set it already.
-                _ if later.memory_stays => guest.unwrap_or(limit.clone()),
+                _ if old.as_ref().is_some_and(|old| old.memory == basis.memory) => guest.unwrap_or(limit.clone()),
                 Some(reserved) => Part {
                     place: "the guest's memory",
-                    text: format!("{} less {}", amount.text, reserved.text),
+                    text: format!("{} less {}", amount.text, reserved.text).into(),
                     bytes: limit.bytes.saturating_sub(reserved.quantity.ceil),
                     hint: RESERVED,
                 },
                 None => limit.clone(),
             };
-            let is_lowered = later.is_set_anew && !later.is_dedicated && !later.has_devices;
-            let divided = match later {
-                Later { is_dedicated: true, .. } => limit,
-                Later { has_devices: true, .. } => guest.clone(),
-                Later { is_set_anew: true, .. } => limit,
-                _ => request(LOWERED).unwrap_or(limit),
+            // With pinned CPUs, the request is the limit; with devices, the guest's memory; else a part of the limit.
+            let is_lowered = !basis.is_dedicated && !basis.has_devices;
+            let is_lowered_anew = is_lowered && old.as_ref() != Some(&basis);
+            let divided = match request(LOWERED) {
+                Some(request) if is_lowered && !is_lowered_anew => request,
+                _ if basis.has_devices && !basis.is_dedicated => guest.clone(),
+                _ => limit,
             };
-            (Some(divided), Some(guest), is_lowered)
+            (Some(divided), Some(guest), is_lowered_anew)
         }
         (limit, _) => (request("").or(guest.clone()).or(limit), guest, false),
     };
@@ -204,47 +209,31 @@ fn memory(context: &Context<'_>) -> Result<Memory, ShapeError> {
     Ok(Memory { checked, of_pod, request_is_lowered })
 }
 
-/// What Harvester's webhook, which comes later, makes of the memory: with pinned CPUs, the request is the limit; with host devices or
-/// GPUs, the guest's memory; else a part of the limit. Source: `harvester/harvester`, `pkg/webhook/resources/virtualmachine/mutator.go`,
-/// `needUpdateResourceOvercommit` and `generateMemoryPatch`.
-struct Later {
+/// What decides about the request that Harvester's webhook, which comes later, sets: for a new VirtualMachine, and where some of it
+/// changes. Source: `harvester/harvester`, `pkg/webhook/resources/virtualmachine/mutator.go`, `needUpdateResourceOvercommit`.
+#[derive(PartialEq)]
+struct Basis {
+    /// Limit and reserved memory, in bytes.
+    memory: [Option<u64>; 2],
+    cpus: Option<Quantity>,
     is_dedicated: bool,
     has_devices: bool,
-    /// Whether limit and reserved memory are those of before.
-    memory_stays: bool,
-    /// Whether it sets the request: of a new VirtualMachine, and where something changed that it depends on.
-    is_set_anew: bool,
 }
 
-impl Later {
-    fn of(context: &Context<'_>) -> Result<Self, ShapeError> {
-        let is_dedicated = |vm: &VirtualMachine<'_>| Ok(vm.cpu()?.is_dedicated == Some(true));
-        let has_devices = |vm: &VirtualMachine<'_>| Ok(!(vm.host_devices()?.is_empty() && vm.gpus()?.is_empty()));
-        let memory = |vm: &VirtualMachine<'_>| {
-            let bytes = |amount: Option<Amount<'_>>| amount.map(|amount| amount.quantity.ceil);
-            Ok([bytes(vm.resources("memory")?.limit), bytes(vm.reserved_memory()?)])
-        };
-        let cpus = |vm: &VirtualMachine<'_>| Ok(vm.resources("cpu")?.limit.map(|amount| amount.quantity));
-        let vm = context.vm;
-        let mut later = Self {
-            is_dedicated: is_dedicated(vm)?,
-            has_devices: has_devices(vm)? || context.asks_for_devices(),
-            memory_stays: false,
-            is_set_anew: true,
-        };
-        if let Some(old) = context.old {
-            later.memory_stays = memory(old)? == memory(vm)?;
-            later.is_set_anew = !later.memory_stays
-                || cpus(old)? != cpus(vm)?
-                || is_dedicated(old)? != later.is_dedicated
-                || has_devices(old)? != later.has_devices;
-        }
-        Ok(later)
+impl Basis {
+    fn of(vm: &VirtualMachine<'_>) -> Result<Self, ShapeError> {
+        let memory = [vm.resources("memory")?.limit, vm.reserved_memory()?];
+        Ok(Self {
+            memory: memory.map(|amount| amount.map(|amount| amount.quantity.ceil)),
+            cpus: vm.resources("cpu")?.limit.map(|amount| amount.quantity),
+            is_dedicated: vm.cpu()?.is_dedicated == Some(true),
+            has_devices: !(vm.host_devices()?.is_empty() && vm.gpus()?.is_empty()),
+        })
     }
 }
 
-fn check(part: &Part, size: PageSize) -> Result<(), HugepagesError> {
-    let (field, text, word) = (part.place, part.text.clone(), size.word());
+fn check(part: &Part<'_>, size: PageSize) -> Result<(), HugepagesError> {
+    let (field, text, word) = (part.place, part.text.to_string(), size.word());
     if part.bytes < size.bytes() {
         return Err(HugepagesError::Less { field, text, size: word });
     }

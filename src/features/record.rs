@@ -57,7 +57,7 @@ impl Record {
     /// Finds the entries that are still there, exactly as they were added, but for what others rename: Harvester makes host
     /// devices of GPUs, and names a host device after the PCIDevice that a VirtualMachine was really given. As many entries
     /// as are recorded of a resource stand for as many of it that are there.
-    pub(crate) fn still_in(&self, vm: &VirtualMachine<'_>, may_be_ours: impl Fn(&Entry) -> bool) -> Found<'_> {
+    pub(crate) fn still_in(&self, vm: &VirtualMachine<'_>, may_be_ours: &dyn Fn(&Entry) -> bool) -> Found<'_> {
         let mut found = Found::default();
         let mut missing = Vec::new();
         for added in &self.0 {

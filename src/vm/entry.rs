@@ -275,7 +275,7 @@ impl VirtualMachine<'_> {
                 path::members_mut(&mut self.root, path)?.push(member);
             }
             Form::Fixed(value) => {
-                path::remove(&mut self.root, path, |key| key == entry.name)?;
+                path::remove(&mut self.root, path, &|key| key == entry.name)?;
                 path::members_mut(&mut self.root, path)?.push((entry.name.clone().into(), value.clone()));
             }
             Form::Sidecar => {
@@ -305,12 +305,12 @@ impl VirtualMachine<'_> {
                 }
             }
             Form::Member | Form::Fixed(_) => {
-                path::remove(&mut self.root, path, |key| key == entry.name)?;
+                path::remove(&mut self.root, path, &|key| key == entry.name)?;
             }
             Form::Sidecar => match self.hook_sidecars()?.without() {
                 Some(others) => *path::reach(&mut self.root, path::HOOK_SIDECARS)? = others.into(),
                 None => {
-                    path::remove(&mut self.root, path, |key| key == HOOK_SIDECARS_KEY)?;
+                    path::remove(&mut self.root, path, &|key| key == HOOK_SIDECARS_KEY)?;
                 }
             },
         }

@@ -300,7 +300,7 @@ impl<'a> VirtualMachine<'a> {
     /// # Errors
     /// [`ShapeError`] where `metadata.annotations` is not an object.
     pub(crate) fn remove_annotation(&mut self, key: Key) -> Result<(), ShapeError> {
-        self.changed |= path::remove(&mut self.root, ANNOTATIONS, |k| key.is(k))?;
+        self.changed |= path::remove(&mut self.root, ANNOTATIONS, &|k| key.is(k))?;
         Ok(())
     }
 
@@ -309,7 +309,7 @@ impl<'a> VirtualMachine<'a> {
     /// # Errors
     /// [`ShapeError`] where `metadata.labels` is not an object.
     pub(crate) fn remove_label(&mut self, key: Key) -> Result<(), ShapeError> {
-        self.changed |= path::remove(&mut self.root, LABELS, |k| key.is(k))?;
+        self.changed |= path::remove(&mut self.root, LABELS, &|k| key.is(k))?;
         Ok(())
     }
 

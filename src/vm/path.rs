@@ -154,7 +154,7 @@ pub(super) fn members_mut<'j, 'a>(root: &'j mut Json<'a>, path: Path) -> Result<
 }
 
 /// Removes the members whose keys are meant from the object at the path; whether there were any.
-pub(super) fn remove(root: &mut Json<'_>, path: Path, is_meant: impl Fn(&str) -> bool) -> Result<bool, ShapeError> {
+pub(super) fn remove(root: &mut Json<'_>, path: Path, is_meant: &dyn Fn(&str) -> bool) -> Result<bool, ShapeError> {
     let is_there = members(root, path)?.iter().any(|(key, _)| is_meant(key));
     if is_there {
         members_mut(root, path)?.retain(|(key, _)| !is_meant(key));
@@ -170,7 +170,7 @@ pub(super) fn remove_if_empty(root: &mut Json<'_>, path: Path) -> Result<(), Sha
         _ => false,
     };
     match path.0.split_last() {
-        Some((key, parent)) if is_empty => remove(root, Path(parent), |k| k == *key).map(|_| ()),
+        Some((key, parent)) if is_empty => remove(root, Path(parent), &|k| k == *key).map(|_| ()),
         _ => Ok(()),
     }
 }

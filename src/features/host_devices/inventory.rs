@@ -132,7 +132,7 @@ impl<'n> Inventory<'n> {
             let resource = device.parse().map(PciAddress::device_name);
             match host_devices.iter().find(|entry| resource.as_deref() == Ok(entry.resource)) {
                 Some(entry) => {
-                    let (entry, address) = (text::list([entry.name]), device.clone());
+                    let (entry, address) = (text::list(&mut [entry.name].into_iter()), device.clone());
                     Err(HostDevicesError::NamedByAddress { entry, address })
                 }
                 None => Ok((device.as_str(), self.candidates(device)?)),
@@ -309,5 +309,5 @@ fn have_all(candidates: &[&Candidates<'_>], node: &str) -> bool {
 fn names_of_nodes(devices: &[&HostDevice]) -> String {
     let mut last = "";
     let nodes = devices.iter().map(|device| device.node.as_str());
-    text::list(nodes.filter(|node| std::mem::replace(&mut last, node) != *node))
+    text::list(&mut nodes.filter(|node| std::mem::replace(&mut last, node) != *node))
 }

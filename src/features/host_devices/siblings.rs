@@ -102,7 +102,7 @@ pub(super) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<Strin
     let devices: Vec<HostDevice> = context.lookups.list_with(Kind::PciDevice, &[node.to_owned()]).unwrap_or_default();
     let (there, others): (Vec<_>, Vec<_>) = devices.iter().partition(|device| names.contains(&device.name.as_str()));
     let shares = |device: &&&HostDevice| there.iter().any(|d| group(d).is_some() && group(d) == group(device));
-    let siblings = text::list(others.iter().filter(shares).map(|device| device.name.as_str()));
+    let siblings = text::list(&mut others.iter().filter(shares).map(|device| device.name.as_str()));
     Ok((!siblings.is_empty()).then(|| {
         format!(
             "these PCI devices share an IOMMU group with a host device of the VirtualMachine and must go with it, but Harvester \

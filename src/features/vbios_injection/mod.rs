@@ -234,7 +234,10 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Fail
     let gpus = context.vm.gpus()?;
     // USB devices stand among the host devices, and have no ROM.
     let devices: Vec<&Device<'_>> = host_devices.iter().chain(&gpus).filter(|device| !is_usb(device)).collect();
-    let names = || text::list(if devices.is_empty() { vec!["none"] } else { devices.iter().map(|d| d.name).collect() });
+    let names = || match devices.as_slice() {
+        [] => "none".to_owned(),
+        devices => text::list(&mut devices.iter().map(|device| device.name)),
+    };
     // It may have devices, too.
     let has_instance_type = context.vm.has_instance_type();
     if let Some(option) = context.directives.option(DEVICE_OPTION)? {
