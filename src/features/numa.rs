@@ -33,10 +33,10 @@ enum NumaError {
     /// Cure: `passthrough`; `disabled`, `false`, `no`, `0`
     #[error("not a NUMA mode; write passthrough or disabled")]
     Value,
-    /// Cause: pinned CPUs or hugepages are missing
+    /// Cause: pinned CPUs or hugepages are missing, or their directives could not be applied
     /// Cure: the directives in the message, or the same in the VM's template
-    #[error("NUMA passthrough needs {missing}; add {remedy}")]
-    Needs { missing: &'static str, remedy: &'static str },
+    #[error("NUMA passthrough needs {missing}; it works only together with {with}")]
+    Needs { missing: &'static str, with: &'static str },
     /// Cause: KubeVirt before 1.4 without the gate
     /// Cure: add `NUMA` to the gates of the KubeVirt object
     #[error(
@@ -82,17 +82,17 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
     if !context.vm.has_instance_type() {
         let is_dedicated = context.vm.cpu()?.is_dedicated == Some(true);
         let has_pages = context.vm.page_size()?.is_some();
-        let (missing, remedy) = match (is_dedicated, has_pages) {
+        let (missing, with) = match (is_dedicated, has_pages) {
             (true, true) => ("", ""),
-            (true, false) => ("hugepages", "the directive vm-feature-manager.io/hugepages: 2Mi"),
-            (false, true) => ("pinned CPUs", "the directive vm-feature-manager.io/cpu-pinning: enabled"),
+            (true, false) => ("hugepages", "the directive vm-feature-manager.io/hugepages"),
+            (false, true) => ("pinned CPUs", "the directive vm-feature-manager.io/cpu-pinning"),
             (false, false) => (
                 "pinned CPUs and hugepages",
-                "the directives vm-feature-manager.io/cpu-pinning: enabled and vm-feature-manager.io/hugepages: 2Mi",
+                "the directives vm-feature-manager.io/cpu-pinning and vm-feature-manager.io/hugepages",
             ),
         };
         if !missing.is_empty() {
-            return Err(NumaError::Needs { missing, remedy }.into());
+            return Err(NumaError::Needs { missing, with }.into());
         }
     }
     if let Ok(kubevirt) = context.lookups.kubevirt() {

@@ -95,7 +95,7 @@ pub(crate) static NUMA_MAPPING: EntryKind = EntryKind::new(
 
 /// `domain.memory.hugepages.pageSize`.
 pub(crate) static HUGEPAGES: EntryKind =
-    EntryKind::new("hugepages", path::HUGEPAGES, Form::Member, Always("pageSize"), Listed("hugepages"));
+    EntryKind::new("hugepages page size", path::HUGEPAGES, Form::Member, Always("pageSize"), Listed("hugepages"));
 
 /// `{name, configMap: {name}}` in `volumes`.
 pub(crate) static CONFIG_MAP_VOLUME: EntryKind =
@@ -190,11 +190,14 @@ impl Entry {
     }
 }
 
-/// The entry, as a message names it.
+/// The entry, as a message names it: with its name, if there can be others of its kind.
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let separator = if self.name.is_empty() { "" } else { " " };
-        write!(f, "{}{separator}{}", self.kind.words, self.name)
+        f.write_str(self.kind.words)?;
+        match self.kind.name {
+            Listed(_) => write!(f, " {}", self.name),
+            Always(_) | Marked(_) => Ok(()),
+        }
     }
 }
 

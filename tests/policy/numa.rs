@@ -62,9 +62,9 @@ fn pinning_and_hugepages_of_the_same_request_count() {
 }
 
 #[rstest]
-#[case::both(json!({}), "needs pinned CPUs and hugepages", "cpu-pinning: enabled and vm-feature-manager.io/hugepages: 2Mi")]
-#[case::pinning(json!({"memory": {"hugepages": {"pageSize": "2Mi"}}}), "needs pinned CPUs;", "cpu-pinning: enabled")]
-#[case::pages(json!({"cpu": {"dedicatedCpuPlacement": true}}), "needs hugepages;", "hugepages: 2Mi")]
+#[case::both(json!({}), "needs pinned CPUs and hugepages", "cpu-pinning and vm-feature-manager.io/hugepages")]
+#[case::pinning(json!({"memory": {"hugepages": {"pageSize": "2Mi"}}}), "needs pinned CPUs;", "together with the directive vm-feature-manager.io/cpu-pinning")]
+#[case::pages(json!({"cpu": {"dedicatedCpuPlacement": true}}), "needs hugepages;", "together with the directive vm-feature-manager.io/hugepages")]
 fn what_it_needs_is_named(#[case] domain: Value, #[case] missing: &str, #[case] remedy: &str) {
     Request::create(vm(&[("numa", "passthrough")], domain)).evaluate().assert_denied(&[missing, remedy]);
 }

@@ -10,6 +10,7 @@ const NESTED: (&str, &str) = ("nested-virt", "enabled");
 const PCI: (&str, &str) = ("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#);
 const PCI_OF_NODE: (&str, &str) = ("pci-passthrough", r#"{"devices": ["node1/0000:00:02.0"]}"#);
 const GPU: (&str, &str) = ("gpu-device-plugin", "nvidia.com/gpu");
+const HUGEPAGES: (&str, &str) = ("hugepages", "2Mi");
 const ROM: (&str, &str) = ("vbios-injection", "igpu-rom");
 
 const HOST_DEVICES: &str = "/domain/devices/hostDevices";
@@ -247,6 +248,7 @@ fn a_manifest_that_cannot_be_read_declares_nothing(#[case] manifest: Value) {
     "host device pci-device-0",
 )]
 #[case::limit(GPU, LIMITS, json!({"nvidia.com/gpu": "2"}), "limit on nvidia.com/gpu")]
+#[case::hugepages(HUGEPAGES, "/domain/memory/hugepages", json!({"pageSize": "1Gi"}), "hugepages page size")]
 fn what_the_user_edited_stays(
     #[case] directive: (&str, &str),
     #[case] pointer: &str,

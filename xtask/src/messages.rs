@@ -19,7 +19,7 @@ pub(crate) fn guide(old: &str) -> Result<String> {
     let mut shown = Vec::new();
     for part in old.split(START).skip(1) {
         let (files, _) = part.split_once(WRITTEN).context("a comment about messages does not end as it should")?;
-        let mut table = "\n| message | cause | cure |\n| --- | --- | --- |\n".to_owned();
+        let mut table = "\n| message | cause | what to do |\n| --- | --- | --- |\n".to_owned();
         for file in files.split(' ') {
             let path = root().join(file);
             rows(&path, &constants, &mut table).with_context(|| format!("{file}, which the guide names"))?;
