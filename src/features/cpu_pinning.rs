@@ -184,7 +184,7 @@ fn check_threads(threads: u64) -> Result<(), Failure> {
 /// What is amiss with the nodes, where they may be read.
 fn warning(context: &Context<'_>) -> Result<Option<String>, Failure> {
     let placement = context.vm.placement()?;
-    let Ok(nodes) = context.nodes(&placement) else {
+    let Ok(nodes) = context.nodes(&placement, context.named_node().as_deref()) else {
         return Ok(None);
     };
     let pins = |label: &&str| nodes.iter().any(|node| node.label(label) == Some("true"));

@@ -246,7 +246,7 @@ fn check(part: &Part<'_>, size: PageSize) -> Result<(), HugepagesError> {
 /// What is amiss with the nodes, where they may be read.
 fn warning(size: PageSize, bytes: u64, context: &Context<'_>) -> Result<Option<String>, Failure> {
     let placement = context.vm.placement()?;
-    let Ok(nodes) = context.nodes(&placement) else {
+    let Ok(nodes) = context.nodes(&placement, context.named_node().as_deref()) else {
         return Ok(None);
     };
     let resource = format!("hugepages-{}", size.word());

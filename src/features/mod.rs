@@ -24,6 +24,7 @@ use crate::settings::Description;
 use crate::settings::{FeatureSettings, GeneralSettings, SettingsError, parse_settings, read_settings, section};
 use crate::vm::entry::{Entry, EntryKind, HOST_DEVICE};
 use crate::vm::{Placement, VirtualMachine};
+use host_devices::HostDeviceSettings;
 use record::Recorded;
 
 /// Lists the features: the module, the type of its settings and their key.
@@ -146,9 +147,24 @@ impl Context<'_> {
         features.any(|feature| matches!(self.directives.get(feature.name), Asked::Yes(_)))
     }
 
-    /// Looks up the nodes that the VirtualMachine may run on, as far as its placement tells: one by its name, else all.
-    fn nodes(&self, placement: &Placement<'_>) -> Result<Vec<Node>, LookupError> {
-        let mut nodes = match placement.hostname() {
+    /// The node that a directive for host devices names, and so selects. A feature is planned without those of the later features.
+    fn named_node(&self) -> Option<String> {
+        let node =
+            |(feature, settings, kind): (&Feature, &HostDeviceSettings, _)| match self.directives.get(feature.name) {
+                Asked::Yes(directive) if settings.feature.enabled && settings.pin_to_node => {
+                    host_devices::named_node(directive.text().ok()?, kind)
+                }
+                _ => None,
+            };
+        let (pci, usb) = (&self.settings.pci_passthrough.host, &self.settings.usb_passthrough.host);
+        let pci = node((&pci_passthrough::FEATURE, pci, &pci_passthrough::KIND));
+        pci.or_else(|| node((&usb_passthrough::FEATURE, usb, &usb_passthrough::KIND)))
+    }
+
+    /// Looks up the nodes that the VirtualMachine may run on, as far as its placement tells: one by its name, else the one that is
+    /// given, else all.
+    fn nodes(&self, placement: &Placement<'_>, name: Option<&str>) -> Result<Vec<Node>, LookupError> {
+        let mut nodes = match placement.hostname().or(name) {
             Some(name) => vec![self.lookups.get(Kind::Node, name, None)?],
             None => self.lookups.list(Kind::Node)?,
         };

@@ -226,7 +226,7 @@ fn vendor_of_vm(vm: &VirtualMachine<'_>) -> Result<Option<Vendor>, Failure> {
 }
 
 fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Failure> {
-    let mut nodes = context.nodes(&context.vm.placement()?).map_err(unknown_vendor)?;
+    let mut nodes = context.nodes(&context.vm.placement()?, None).map_err(unknown_vendor)?;
     let other = nodes.iter().find_map(|node| node.label(ARCHITECTURE_LABEL).filter(|a| *a != AMD64));
     let other = other.map(str::to_owned);
     nodes.retain(|node| node.label(ARCHITECTURE_LABEL).is_none_or(|a| a == AMD64));

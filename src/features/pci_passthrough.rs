@@ -77,7 +77,7 @@ pub(super) static FEATURE: Feature = Feature {
     },
 };
 
-static KIND: DeviceKind = DeviceKind {
+pub(super) static KIND: DeviceKind = DeviceKind {
     bus: "PCI",
     is_pci: true,
     named: "PCI address",

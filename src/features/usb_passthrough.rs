@@ -92,7 +92,7 @@ pub(super) static FEATURE: Feature = Feature {
     },
 };
 
-static KIND: DeviceKind = DeviceKind {
+pub(super) static KIND: DeviceKind = DeviceKind {
     bus: "USB",
     is_pci: false,
     named: "USB device",

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use vm_feature_manager_policy::cluster::Kind;
 
-use super::harness::{MemoryCluster, Request, annotate, bare_vm, vm};
+use super::harness::{MemoryCluster, Request, annotate, bare_vm, fixtures, vm};
 
 /// Settings of a cluster without Harvester, where nobody changes the requests after the policy.
 fn plain() -> Value {
@@ -198,4 +198,31 @@ fn a_flag_that_was_changed_stays_with_a_warning() {
     let answer = Request::update(stored, changed).evaluate();
     assert_eq!(answer.domain()["cpu"]["dedicatedCpuPlacement"], json!(false));
     assert!(answer.warnings().join("\n").contains("dedicated CPU placement"), "{:?}", answer.warnings());
+}
+
+/// The node that a directive for devices names is the one that counts, unless the VM's own selector says something else.
+#[rstest]
+#[case::pci("pci-passthrough", r#"{"devices": ["node2/0000:05:00.0"]}"#, json!({}), true)]
+#[case::pci_of_a_node_that_pins("pci-passthrough", r#"{"devices": ["node1/0000:01:00.0"]}"#, json!({}), false)]
+#[case::pci_of_no_node("pci-passthrough", r#"{"devices": ["0000:05:00.0"]}"#, json!({}), false)]
+#[case::usb("usb-passthrough", r#"{"devices": ["node2/046d:c52b"]}"#, json!({}), true)]
+#[case::not_selected("usb-passthrough", r#"{"devices": ["node2/046d:c52b"]}"#, json!({"usbPassthrough": {"pinToNode": false}}), false)]
+#[case::switched_off("pci-passthrough", r#"{"devices": ["node2/0000:05:00.0"]}"#, json!({"pciPassthrough": {"enabled": false}}), false)]
+fn the_node_of_a_device_counts(
+    #[case] name: &str,
+    #[case] directive: &str,
+    #[case] settings: Value,
+    #[case] warns: bool,
+) {
+    let mut objects = fixtures("../../examples/usb-passthrough/cluster/cluster.yaml");
+    let nodes = [("node1", json!({"kubevirt.io/cpumanager": "true"})), ("node2", json!({}))];
+    objects.extend(nodes.map(|(name, labels)| {
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}, "status": {}})
+    }));
+    let directives = [("cpu-pinning", "enabled"), ("hugepages", "2Mi"), (name, directive)];
+    let mut vm = bare_vm(&directives);
+    vm["spec"]["template"]["spec"]["domain"] = json!({"devices": {}, "cpu": {"cores": 2}, "memory": {"guest": "2Gi"}});
+    let answer = Request::create(vm).settings(settings).cluster(MemoryCluster::of(objects)).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(answer.warnings().join("\n").contains("cpumanager=true"), warns, "{:?}", answer.warnings());
 }

@@ -10,7 +10,7 @@ use super::allowed::allows;
 use super::{Context, Failure, Plan};
 use crate::cluster::{Kind, LookupError, Lookups};
 use crate::kinds::pattern::Pattern;
-use crate::kinds::pci::PciAddress;
+use crate::kinds::pci::{MAX_DEVICES, PciAddress};
 use crate::kinds::usb::UsbIds;
 use crate::settings::{FeatureSettings, section};
 use crate::text::Quoted;
@@ -111,6 +111,11 @@ pub(super) fn plan(
     let hostname = asked.devices.node.filter(|_| settings.pin_to_node);
     plan.entries.extend(hostname.map(|hostname| NODE_SELECTOR.of("", &hostname)));
     Ok(Some(plan))
+}
+
+/// The node that a directive names.
+pub(super) fn named_node(value: &str, kind: &'static DeviceKind) -> Option<String> {
+    Devices::parse(value, MAX_DEVICES, kind).ok()?.node
 }
 
 /// The devices that a directive asks for, and what decides about them.
