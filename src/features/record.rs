@@ -176,3 +176,15 @@ impl Ownership<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_has_a_greatest_length() {
+        let text = format!("[]{}", " ".repeat(MAX_LENGTH - 2));
+        assert_eq!(Record::read(&text, &[]), Some(Record::default()));
+        assert_eq!(Record::read(&(text + " "), &[]), None);
+    }
+}

@@ -354,3 +354,17 @@ fn is_like(item: &Json<'_>, members: &Members<'_>, exactly: bool) -> bool {
     };
     (!exactly || item.members().len() == members.len()) && members.iter().all(has)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_of_the_name_and_of_another_resource_is_another() {
+        let text = r#"{"spec":{"template":{"spec":{"domain":{"devices":{"hostDevices":[{"name":"a","deviceName":"x/y","tag":"t"}]}}}}}}"#;
+        let vm = VirtualMachine::of_manifest(text).unwrap();
+        assert_eq!(vm.lacks(&HOST_DEVICE.of("a", "x/y")), Ok(false));
+        assert_eq!(vm.lacks(&HOST_DEVICE.of("a", "x/z")), Ok(true));
+        assert_eq!(vm.lacks(&HOST_DEVICE.of("b", "x/y")), Ok(true));
+    }
+}

@@ -1282,3 +1282,77 @@ fn nothing_empty_stays_behind(#[case] directives: &[(&str, &str)]) {
     }
     assert_eq!(Request::update(stored, gone).settings(settings()).evaluate().after()["spec"], before);
 }
+
+/// Another card in the place of the one that the policy added.
+mod of_another_resource {
+    use super::*;
+
+    fn t4() -> Value {
+        json!({"name": "node1-000001000", "deviceName": "nvidia.com/TU104GL_TESLA_T4"})
+    }
+
+    #[test]
+    fn is_not_the_policys() {
+        let mut story = Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]);
+        let answer = story.update(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, json!([t4()]))]));
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([t4(), igpu()]));
+        assert!(!answer.annotation("pci-passthrough-added").unwrap().contains("T4"));
+        story.vm = answer.after();
+        assert_eq!(spec(&story.drop(PCI_OF_NODE).after(), HOST_DEVICES), &json!([t4()]));
+    }
+
+    #[test]
+    fn is_not_spoken_of() {
+        let other = json!([{"name": "other", "deviceName": "pci_0000_03_00_0"}]);
+        let story = Story::of(&[]).ask(&[PCI]).edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, other.clone())]));
+        let answer = story.drop(PCI);
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &other);
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+}
+
+/// One of two devices was renamed by the user.
+#[test]
+fn a_renamed_device_is_spoken_of_beside_one_that_was_not_renamed() {
+    let both = ("pci-passthrough", r#"{"devices": ["node1/0000:03:00.0", "node1/0000:03:00.1"]}"#);
+    let mut story = Story::of(&[]).on_harvester();
+    story.cluster = || {
+        let mut cluster = cluster();
+        cluster.object("PCIDeviceClaim", "node1-000003001")["status"]["passthroughEnabled"] = json!(true);
+        cluster
+    };
+    let story = story.ask(&[both]);
+    let mut devices = spec(&story.vm, HOST_DEVICES).clone();
+    devices[0]["name"] = json!("mine");
+    let story = story.edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, devices.clone())]));
+    let answer = story.drop(both);
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([devices[0]]));
+    assert!(answer.warnings()[0].contains("the host device mine stays"), "{:?}", answer.warnings());
+}
+
+/// The user had one GPU, asked for three in all, and now for two.
+#[test]
+fn a_gpu_of_the_users_counts_when_the_number_changes() {
+    let mine = json!({"name": "mine", "deviceName": "nvidia.com/gpu"});
+    let mut story = Story::of(&[(GPUS, json!([mine]))]);
+    story.cluster = || serving("nvidia.com/gpu");
+    let story = story.ask(&[("gpu-device-plugin", "nvidia.com/gpu=3")]);
+    assert_eq!(spec(&story.vm, GPUS).as_array().unwrap().len(), 3);
+    let answer = story.update(set("gpu-device-plugin", "nvidia.com/gpu=2"));
+    assert_eq!(spec(&answer.after(), GPUS).as_array().unwrap().len(), 2);
+    assert_eq!(spec(&answer.after(), GPUS)[0], mine);
+}
+
+/// The sidecar of the policy's is not in the manifest, which has annotations of its own.
+#[test]
+fn the_sidecar_goes_although_kubectl_applied_the_vm() {
+    let story = Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE, ROM]);
+    let annotations = |vm: &Value| vm["spec"]["template"]["metadata"]["annotations"].clone();
+    assert_ne!(annotations(&story.vm), Value::Null);
+    let manifest = json!({"spec": {"template": {"metadata": {"annotations": {"x": "y"}}, "spec": {"domain": {}}}}});
+    let answer = story.update(|vm| {
+        remove(vm, ROM.0);
+        vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] = json!(manifest.to_string());
+    });
+    assert_eq!(annotations(&answer.after()), Value::Null);
+}
