@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 /// The most characters of a user's value that a message quotes.
-const QUOTED: usize = 64;
+const QUOTED: usize = 128;
 
 /// The most characters of the message of a failure.
 const LINE: usize = 4096;
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(list(&mut ["a", "b"].into_iter()), "a, b");
         assert_eq!(list(&mut ["a"; 8].into_iter()), ["a"; 8].join(", "));
         assert_eq!(list(&mut ["a"; 9].into_iter()), format!("{}, ...", ["a"; 8].join(", ")));
-        assert_eq!(list(&mut ["x".repeat(100).as_str()].into_iter()), "x".repeat(QUOTED));
+        assert_eq!(list(&mut ["x".repeat(200).as_str()].into_iter()), "x".repeat(QUOTED));
     }
 
     #[test]

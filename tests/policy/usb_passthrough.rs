@@ -446,6 +446,10 @@ fn a_namespace_may_take_what_its_list_allows(#[case] allowed: Value, #[case] may
     "system:serviceaccount:flux:flux",
     Some("this request is from \"system:serviceaccount:flux:flux\"")
 )]
+#[case::service_account_with_a_long_name(
+    "system:serviceaccount:harvester-system:harvester-pcidevices-controller",
+    Some("this request is from \"system:serviceaccount:harvester-system:harvester-pcidevices-controller\"")
+)]
 fn only_who_claimed_a_device_may_take_it(#[case] user: &str, #[case] refusal: Option<&str>) {
     let settings = json!({"usbPassthrough": {"requireClaimOwner": true}});
     let mut request = Request::create(vm(&["1050:0407"]));
