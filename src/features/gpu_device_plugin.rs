@@ -20,7 +20,7 @@ section! {
     GpuDevicePluginSettings("GPU device plugin") {
         ..feature: FeatureSettings;
         /// The highest number that a directive may name, as in nvidia.com/gpu=2.
-        max_devices: Count = Count(8), "maxDevices", "most devices of a directive";
+        max_devices: Count = Count(8), "maxDevices", "maximum devices per directive";
         /// Glob patterns of extended resource names.
         allowed_plugins: Vec<Pattern> = PLUGINS.map(Pattern::from).to_vec(), "allowedPlugins", "resources that a VM may name";
         /// Namespace pattern, and patterns of resource names with commas between them. If the map is empty, every namespace may take

@@ -16,7 +16,7 @@ section! {
     PciPassthroughSettings("PCI passthrough") {
         ..host: HostDeviceSettings;
         /// Those in the virtual machine's template are counted, too.
-        max_devices: Count = Count(8), "maxDevices", "most host devices of a VM";
+        max_devices: Count = Count(8), "maxDevices", "maximum host devices per VM";
         /// With auto, Harvester's names where it has PCI devices, else names made of the address, as the original webhook wrote
         /// them; Kubernetes has no resources with such names.
         device_names: DeviceNames = DeviceNames::Auto, "deviceNames", "names of host devices";

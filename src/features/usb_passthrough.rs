@@ -15,8 +15,8 @@ section! {
     /// Setting `usbPassthrough`.
     UsbPassthroughSettings("USB passthrough") {
         ..host: HostDeviceSettings;
-        /// Those that the user wrote are counted, too.
-        max_devices: Count = Count(4), "maxDevices", "most USB devices of a VM";
+        /// Those in the virtual machine's template are counted, too.
+        max_devices: Count = Count(4), "maxDevices", "maximum USB devices per VM";
         /// With auto, Harvester's USB devices where it has them, else those that KubeVirt permits under permittedHostDevices.usb.
         device_names: DeviceNames = DeviceNames::Auto, "deviceNames", "where USB devices are looked up";
     }

@@ -41,7 +41,7 @@ section! {
         /// Checks that the user may get the ConfigMap. If off, whoever may write virtual machines may use any ROM in the namespace.
         require_user_access: bool = false, "requireUserAccess", "only a user who may read the ConfigMap may name it";
         /// Keeps the virtual machine from starting, or starts it without the ROM.
-        on_hook_failure: OnHookFailure = OnHookFailure::Fail, "onHookFailure", "what a failure of the hook does";
+        on_hook_failure: OnHookFailure = OnHookFailure::Fail, "onHookFailure", "when the hook fails";
     }
 }
 
