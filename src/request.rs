@@ -177,12 +177,7 @@ impl<'a> AdmissionRequest<'a> {
 
     /// The object as it was before an update.
     pub(crate) fn old_virtual_machine(&self) -> Option<&VmOutline<'a>> {
-        self.old_object.as_ref().filter(|_| self.is_update())
-    }
-
-    /// Whether the object was there before.
-    pub(crate) fn is_update(&self) -> bool {
-        self.operation == "UPDATE"
+        self.old_object.as_ref()
     }
 }
 
