@@ -177,7 +177,7 @@ fn memory<'v>(context: &'v Context<'_>) -> Result<Memory<'v>, ShapeError> {
     let limit = amounts.limit.map(|amount| Part::new("spec.template.spec.domain.resources.limits.memory", amount, ""));
     let (divided, guest, request_is_lowered) = match (limit, amounts.limit) {
         (Some(limit), Some(amount)) if is_harvester => {
-            let old = context.old.map(Basis::of).transpose()?;
+            let old = context.old.and_then(|old| Basis::of(old).ok());
             let mut basis = Basis::of(vm)?;
             basis.has_devices |= context.asks_for_devices();
             let guest = match vm.reserved_memory()? {

@@ -328,6 +328,14 @@ mod on_harvester {
         }
     }
 
+    /// Nobody can correct what was before.
+    #[test]
+    fn what_is_wrong_in_the_old_vm_does_not_matter() {
+        let mut old = bare_vm(&[]);
+        old["spec"]["template"]["spec"]["domain"] = stored("much", OVERCOMMITTED);
+        assert!(is_warned(&evaluate(Request::update(old, asked(stored("8Gi", OVERCOMMITTED), &[])))));
+    }
+
     #[test]
     fn other_reserved_memory_is_another_request() {
         let old = reserving(bare_vm(&[]), "100Mi");

@@ -15,7 +15,7 @@ use crate::kinds::usb::UsbIds;
 use crate::settings::{FeatureSettings, section};
 use crate::text::Quoted;
 use crate::vm::entry::{Entry, HOST_DEVICE, NODE_SELECTOR};
-use crate::vm::{Device, ShapeError, VirtualMachine};
+use crate::vm::{Device, ShapeError};
 use directive::{Devices, DirectiveError, check_count};
 pub(super) use error::HostDevicesError;
 use error::has_harvester;
@@ -227,7 +227,7 @@ impl Asked<'_, '_> {
     /// had before is not asked for: KubeVirt's and Harvester's controllers change VirtualMachines, too.
     fn check_owner(&self, inventory: &Inventory<'_>, choice: &Choice<'_>) -> Result<(), Failure> {
         let Self { kind, context, .. } = self;
-        let before = context.old.map(VirtualMachine::host_devices).transpose()?.unwrap_or_default();
+        let before = context.old.and_then(|old| old.host_devices().ok()).unwrap_or_default();
         if choice.entry.is_some_and(|entry| before.iter().any(|device| device.resource == entry.resource)) {
             return Ok(());
         }
