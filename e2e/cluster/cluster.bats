@@ -372,6 +372,25 @@ applied: cpu-pinning=true hugepages=1Gi numa=passthrough"
         | .spec.template.spec.domain.memory.guest = \"1536Mi\" | .spec.template.spec.domain.resources.limits.memory = \"1536Mi\""
 }
 
+@test "hugepages go by the memory that Harvester sets" {
+    local limits='.spec.template.spec.domain |= (.memory.guest = "8Gi" | .resources = {limits: {cpu: "4", memory: "8Gi"}})'
+    create paged nested-virt "$plain | $limits"
+    # By Harvester's setting overcommit-config: two thirds.
+    [ "$(stored paged | jq --raw-output .spec.template.spec.domain.resources.requests.memory)" = 5461Mi ] || {
+        remove paged
+        skip "no Harvester that sets the requests to two thirds of the limits"
+    }
+    refused "requests.memory is 5461Mi, which is not a multiple of the page size 2Mi" annotate paged hugepages=2Mi
+    annotate paged hugepages=2Mi cpu-pinning=enabled
+    same "$(stored paged | summary)" $'CPUs: dedicated\npages: 2Mi\napplied: cpu-pinning=true hugepages=2Mi'
+    refused "is not a multiple of the page size" annotate paged cpu-pinning-
+    annotate paged hugepages- cpu-pinning-
+    same "$(stored paged | jq --raw-output .spec.template.spec.domain.resources.requests.memory)" 5461Mi
+    remove paged
+    refused "the guest's memory is 8Gi less 256Mi, which is not a multiple of the page size 1Gi" try reserving nested-virt "$plain | $limits
+        | $(with hugepages 1Gi) | $(with cpu-pinning enabled) | .metadata.annotations[\"harvesterhci.io/reservedMemory\"] = \"256Mi\""
+}
+
 @test "pci-passthrough is added, changed and removed" {
     needs_harvester
     needs_gate HostDevices
