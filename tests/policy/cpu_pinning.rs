@@ -83,7 +83,8 @@ fn an_option_without_its_directive_has_no_effect() {
 #[case::both(json!({"cpu": {"cores": 2, "sockets": 2, "threads": 2}, "resources": {"requests": {"cpu": "8"}, "limits": {"cpu": "8000m"}}}))]
 #[case::memory(json!({"cpu": {"cores": 2}, "resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "1024Mi"}}}))]
 #[case::two_threads(json!({"cpu": {"threads": 2}}))]
-fn amounts_that_kubevirt_takes(#[case] domain: Value) {
+fn amounts_that_kubevirt_takes(#[case] mut domain: Value) {
+    domain["memory"] = json!({"guest": "1Gi"});
     let answer = Request::create(pinned(domain)).settings(plain()).evaluate();
     assert!(answer.is_accepted(), "{}", answer.message());
     assert_eq!(answer.domain()["cpu"]["dedicatedCpuPlacement"], json!(true));

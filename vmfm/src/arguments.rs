@@ -67,11 +67,11 @@ pub struct Arguments {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
 
-    /// Play a policy-server that may not look up this kind, such as Node; may be given more than once.
+    /// Simulate a policy-server that may not look up this kind, such as Node; may be given more than once.
     #[arg(long, value_name = "KIND")]
     pub deny: Vec<String>,
 
-    /// Play an API server that does not answer.
+    /// Simulate an API server that does not answer.
     #[arg(long)]
     pub offline: bool,
 

@@ -164,7 +164,8 @@ fn cluster(arguments: &Arguments, others: Vec<Value>) -> Result<Cluster> {
     };
     let granted = cluster::granted_by(metadata.first().unwrap_or(&Value::Null));
     if let Some(kind) = arguments.deny.iter().find(|kind| !granted.grants(kind)) {
-        bail!("--deny {kind}: {place} grants no such kind; write it as it stands there");
+        let kinds: Vec<_> = granted.granted.iter().flatten().map(|(_, name)| name.as_str()).collect();
+        bail!("--deny {kind}: {place} grants no such kind, only {}", kinds.join(", "));
     }
     Ok(cluster.with_faults(Faults { denied: arguments.deny.clone(), offline: arguments.offline, ..granted }))
 }

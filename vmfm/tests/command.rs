@@ -235,7 +235,7 @@ fn verbose_prints_log_lines_and_the_time() {
 #[case::unknown_cluster(&["--cluster", "no-such", "-"], VM, "error: no-such: No such file")]
 #[case::unknown_module(&["--module", "no-such.wasm", "-"], VM, "error: no-such.wasm: No such file or directory (os error 2); `make policy.wasm`")]
 #[case::unknown_metadata(&["--metadata", "no-such.yml", "-"], VM, "error: no-such.yml: No such file")]
-#[case::unknown_kind(&["--deny", "Nodes", "-"], VM, "error: --deny Nodes: the policy's metadata grants no such kind")]
+#[case::unknown_kind(&["--deny", "Nodes", "-"], VM, "error: --deny Nodes: the policy's metadata grants no such kind, only SubjectAccessReview, PCIDevice,")]
 #[case::review_without_request(&["-"], "{kind: AdmissionReview}", "error: -: the AdmissionReview has no request")]
 #[case::two_old_objects(&["--old", "tests/data/vm-stored.yaml", "-"], "{kind: {kind: VirtualMachine}, operation: UPDATE}", "leave out --old")]
 #[case::no_module(&["--module", "README.md", "-"], VM, "error: README.md: no Kubewarden module")]
