@@ -95,7 +95,7 @@ fn end_of_line(text: &str) -> usize {
     // A clause that is short would leave most of the line empty.
     let clause = pairs.clone().rposition(|pair| matches!(pair, b"; " | b": ")).map(|at| at + 2);
     let clause = clause.filter(|end| *end > WARNING / 4);
-    clause.or_else(|| Some(line.rfind(' ')? + 1)).unwrap_or(WARNING)
+    clause.or_else(|| line.rfind(' ')).unwrap_or(WARNING)
 }
 
 /// The known name that a mistyped one is nearest to, if one is near: at most a third of its letters differ.
@@ -189,6 +189,21 @@ mod tests {
         assert!(lines.iter().all(|line| line.len() <= WARNING && line.len() > 200), "{lines:?}");
         let lines = warnings(&"x".repeat(WARNING * 2));
         assert_eq!(lines, ["x".repeat(WARNING), "x".repeat(WARNING)]);
+        let lines = warnings(&"x".repeat(WARNING * 5));
+        assert_eq!(lines[3], format!("{}...", "x".repeat(WARNING - 3)));
+    }
+
+    #[test]
+    fn a_line_ends_with_a_clause_if_that_does_not_leave_most_of_it_empty() {
+        let break_after = |clause: usize| {
+            let message = format!("{};{}", "x".repeat(clause - 2), " word".repeat(60));
+            warnings(&message)[0].len()
+        };
+        assert!(break_after(20) > 200);
+        assert!(break_after(WARNING / 4) > 200);
+        assert_eq!(break_after(WARNING / 4 + 1), WARNING / 4);
+        let whole = format!("{}; {}", "x".repeat(100), "y".repeat(WARNING - 102));
+        assert_eq!(warnings(&whole), [whole.as_str()]);
     }
 
     #[test]

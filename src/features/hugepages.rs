@@ -196,8 +196,8 @@ fn memory<'v>(context: &'v Context<'_>) -> Result<Memory<'v>, ShapeError> {
             let is_lowered_anew = is_lowered && old.as_ref() != Some(&basis);
             let divided = match request(LOWERED) {
                 Some(request) if is_lowered && !is_lowered_anew => request,
-                _ if basis.has_devices && !basis.is_dedicated => guest.clone(),
-                _ => limit,
+                _ if basis.is_dedicated => limit,
+                _ => guest.clone(),
             };
             (Some(divided), Some(guest), is_lowered_anew)
         }

@@ -259,6 +259,25 @@ mod on_harvester {
         assert!(elsewhere.is_accepted(), "{}", elsewhere.message());
     }
 
+    /// 8292Mi, of which the guest has 8Gi: KubeVirt divides the limit only where CPUs are pinned.
+    #[rstest]
+    #[case::pinned(json!({"cpu": {"cores": 1, "dedicatedCpuPlacement": true}}), Some("limits.memory is 8292Mi"))]
+    #[case::pinned_with_a_device(
+        json!({"cpu": {"cores": 1, "dedicatedCpuPlacement": true}, "devices": {"gpus": [{"name": "a", "deviceName": "b/c"}]}}),
+        Some("limits.memory is 8292Mi")
+    )]
+    #[case::a_device(json!({"devices": {"gpus": [{"name": "a", "deviceName": "b/c"}]}}), None)]
+    #[case::neither(json!({}), None)]
+    fn a_limit_that_does_not_divide(#[case] more: Value, #[case] refusal: Option<&str>) {
+        let mut domain = domain(more);
+        domain["resources"]["limits"]["memory"] = json!("8292Mi");
+        let answer = evaluate(Request::create(reserving(vm("1Gi", domain), "100Mi")));
+        match refusal {
+            Some(part) => answer.assert_denied(&[part, "not a multiple of the page size 1Gi"]),
+            None => assert!(answer.is_accepted(), "{}", answer.message()),
+        }
+    }
+
     /// With host devices or GPUs, the request is the guest's memory.
     #[rstest]
     #[case::none(json!({}), None, true)]
