@@ -1330,6 +1330,23 @@ fn a_renamed_device_is_spoken_of_beside_one_that_was_not_renamed() {
     assert!(answer.warnings()[0].contains("the host device mine stays"), "{:?}", answer.warnings());
 }
 
+/// The user removes the policy's port together with the directive, and has another port of the same card.
+#[test]
+fn a_device_that_was_there_before_is_not_taken_for_a_renamed_one() {
+    let resource = "intel.com/I350_GIGABIT_NETWORK_CONNECTION";
+    let [first, second] =
+        ["node1-000003000", "node1-000003001"].map(|name| json!({"name": name, "deviceName": resource}));
+    let directive = ("pci-passthrough", r#"{"devices": ["node1/0000:03:00.0"]}"#);
+    let story = Story::of(&[(HOST_DEVICES, json!([second]))]).on_harvester().ask(&[directive]);
+    assert_eq!(spec(&story.vm, HOST_DEVICES), &json!([second, first]));
+    let answer = story.update(|vm| {
+        *vm = with(vm.clone(), &[(HOST_DEVICES, json!([second]))]);
+        remove(vm, directive.0);
+    });
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([second]));
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
 /// The user had one GPU, asked for three in all, and now for two.
 #[test]
 fn a_gpu_of_the_users_counts_when_the_number_changes() {
