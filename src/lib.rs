@@ -1,6 +1,6 @@
 //! A Kubewarden policy that gives KubeVirt virtual machines hardware features, each by one annotation.
 //!
-//! This file registers the waPC functions and sets up the logger; what happens to a request stands in `policy.rs`.
+//! This file registers the waPC functions and sets up the logger; `policy.rs` has the order of what happens to a request.
 
 #![deny(missing_docs)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -13,41 +13,32 @@ mod evaluation;
 mod features;
 mod json;
 mod keys;
-mod kinds;
-mod log;
 mod policy;
-mod prefilter;
 mod request;
 mod response;
 pub mod settings;
 mod text;
+mod values;
 mod verdict;
 mod vm;
 
-use kubewarden_policy_sdk::protocol_version_guest;
-use slog::{Logger, o};
+use kubewarden_policy_sdk::{logging::KubewardenDrain, protocol_version_guest};
+use slog::{Drain, Logger, o};
 use wapc_guest::{CallResult, register_function};
 
 use cluster::{Cluster, HostCluster};
 
 pub use features::Settings;
-#[cfg(feature = "describe")]
 pub use features::reference;
-pub use kinds::image::{ImageReference, ImageReferenceError};
-pub use kinds::pattern::Pattern;
+pub use values::image::{ImageReference, ImageReferenceError};
+pub use values::pattern::Pattern;
 
 /// Answers an admission request.
 ///
 /// `payload` is JSON: `{"request": <AdmissionRequest>, "settings": <settings>}`. The answer is Kubewarden's
-/// `ValidationResponse` as JSON, whatever the payload: what cannot be read or applied is a denial or a warning in it. A
-/// payload in which nothing of the policy's occurs is accepted without being read.
+/// `ValidationResponse` as JSON, whatever the payload: what cannot be read or applied is a denial or a warning in it.
 pub fn validate(payload: &[u8], cluster: &dyn Cluster, log: &Logger) -> Vec<u8> {
-    if prefilter::may_concern(payload) { evaluate(payload, cluster, log) } else { response::accepted() }
-}
-
-/// As [`validate`], but reads every payload. The answers are the same for every payload that an API server may send.
-pub fn evaluate(payload: &[u8], cluster: &dyn Cluster, log: &Logger) -> Vec<u8> {
-    response::to_bytes(&policy::evaluate(payload, cluster, log), payload.len())
+    response::to_bytes(policy::evaluate(payload, cluster, log))
 }
 
 /// Answers whether the settings in `payload` are valid, without a look at the cluster.
@@ -66,7 +57,8 @@ pub extern "C" fn wapc_init() {
 }
 
 fn guest_validate(payload: &[u8]) -> CallResult {
-    let log = Logger::root(log::HostDrain, o!());
+    // A line that cannot be sent must not stop the request.
+    let log = Logger::root(KubewardenDrain::default().ignore_res(), o!());
     Ok(validate(payload, &HostCluster, &log))
 }
 

@@ -1,84 +1,59 @@
-//! The order of things that happen to a request. Knows no JSON and no waPC.
+//! The order of what happens to a request. Knows no JSON and no waPC.
 
 use slog::{Logger, info, warn};
 
-use crate::cluster::{Cluster, Kind, Lookups};
+use crate::cluster::{Cluster, Lookups, SECRET};
 use crate::directives::{Directives, ReadSecret, UserData};
-use crate::evaluation::Evaluation;
+use crate::evaluation::{Evaluation, Old};
 use crate::features::Settings;
-use crate::request::{Payload, Unreadable};
+use crate::request::{Payload, VirtualMachines};
 use crate::settings::reads_user_data;
 use crate::verdict::{Decision, Denial, Verdict};
-use crate::vm::{VirtualMachine, VmOutline};
+use crate::vm::VirtualMachine;
 
 /// Answers the payload of `validate`.
-pub(crate) fn evaluate<'a>(payload: &'a [u8], cluster: &dyn Cluster, log: &Logger) -> Verdict<'a> {
-    let verdict = Payload::parse(payload).map_err(Denial::from).and_then(|payload| {
-        decide(&payload, cluster, log).inspect_err(|denial| {
+pub(crate) fn evaluate(payload: &[u8], cluster: &dyn Cluster, log: &Logger) -> Verdict {
+    let verdict = Payload::parse(payload).map_err(Denial::from).and_then(|mut payload| match payload.vms.take() {
+        Some(vms) => decide(&payload, vms, cluster, log).inspect_err(|denial| {
             warn!(log, "request denied"; &payload.request, "error" => %denial);
-        })
+        }),
+        None => Ok(Verdict::default()),
     });
     verdict.unwrap_or_else(|denial| Verdict { decision: Decision::Denied(denial), ..Verdict::default() })
 }
 
-fn decide<'a>(payload: &Payload<'a>, cluster: &dyn Cluster, log: &Logger) -> Result<Verdict<'a>, Denial> {
-    let request = &payload.request;
-    let Some(new) = request.virtual_machine() else {
-        return Ok(Verdict::default());
-    };
-    if new.is_deleting() {
+fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &Logger) -> Result<Verdict, Denial> {
+    let VirtualMachines { new, old } = vms;
+    if new.is_deleting() || old.as_ref().is_some_and(|old| new.asks_for_the_same_as(old)) {
         return Ok(Verdict::default());
     }
-    let old = request.old_virtual_machine();
-    if old.is_some_and(|old| new.asks_for_the_same_as(old)) {
-        return Ok(Verdict::default());
-    }
-    let mut templates = [Some(new), old].into_iter().flatten().filter_map(VmOutline::template);
-    let reads_user_data = reads_user_data(payload.settings) && templates.any(UserData::is_possible);
-    let is_mentioned = new.mentions_policy() || old.is_some_and(VmOutline::mentions_policy);
+    let is_any = |is_it: fn(&VirtualMachine) -> bool| is_it(&new) || old.as_ref().is_some_and(is_it);
+    let is_mentioned = is_any(VirtualMachine::mentions_policy);
+    let reads_user_data = reads_user_data(&payload.settings) && is_any(UserData::is_possible);
     if !(is_mentioned || reads_user_data) {
         return Ok(Verdict::default());
     }
 
-    let settings = Settings::parse_text(payload.settings)?;
+    let request = &payload.request;
+    let settings = Settings::read(&payload.settings)?;
     let lookups = Lookups::new(cluster, &settings.general);
-    let namespace = request.namespace.as_ref();
-    let read_secret = |name: &str| lookups.get(Kind::Secret, name, Some(namespace));
-    let read_secret: Option<ReadSecret<'_>> =
-        if settings.general.user_data.read_secrets { Some(&read_secret) } else { None };
-    let template = new.template().filter(|_| reads_user_data);
-    let user_data = template.map(|t| UserData::read(t, read_secret)).unwrap_or_default();
+    let read_secret = |name: &str| lookups.get(&SECRET, name, Some(&request.namespace));
+    let read_user_data = |vm: &VirtualMachine, read_secret: Option<ReadSecret<'_>>| {
+        if reads_user_data { UserData::read(vm, read_secret) } else { UserData::default() }
+    };
+    let user_data =
+        read_user_data(&new, if settings.general.user_data.read_secrets { Some(&read_secret) } else { None });
     for note in user_data.notes() {
         info!(log, "user data passed over"; request, "reason" => note);
     }
-    // What a Secret said before is not known.
-    let old_template = old.and_then(VmOutline::template).filter(|_| reads_user_data);
-    let old_user_data = old_template.map(|t| UserData::read(t, None)).unwrap_or_default();
-
+    // What a Secret said before the update is not known.
+    let old_user_data = old.as_ref().map(|old| read_user_data(old, None)).unwrap_or_default();
     if !is_mentioned && user_data.is_empty() && old_user_data.is_empty() {
         return Ok(Verdict::default());
     }
 
-    let directives = Directives::read(new, settings.general.config_source, &user_data);
-    let old_directives = old.map(|old| Directives::read(old, settings.general.config_source, &old_user_data));
-    let read = |outline| VirtualMachine::read(outline);
-    let vm = read(new).map_err(|e| Unreadable::new("the VirtualMachine's template", &e))?;
-    let last_applied = vm.last_applied();
-    let evaluation = Evaluation {
-        request,
-        settings: &settings,
-        directives: &directives,
-        old_directives: old_directives.as_ref(),
-        old: old.and_then(|old| read(old).ok()),
-        declared: last_applied.as_deref().and_then(VirtualMachine::of_manifest),
-        lookups: &lookups,
-        namespace,
-        log,
-        vm,
-        verdict: Verdict::default(),
-        refusals: Vec::new(),
-        kept: Vec::new(),
-        taken: Vec::new(),
-    };
-    evaluation.all_features()
+    let source = settings.general.config_source;
+    let directives = Directives::read(&new, source, user_data);
+    let old = old.map(|vm| Old { directives: Directives::read(&vm, source, old_user_data), vm });
+    Evaluation::new(request, &settings, &lookups, log, old.as_ref(), &directives, new).all_features()
 }

@@ -1,55 +1,48 @@
 //! From a verdict to the bytes that the Kubewarden host reads. Knows nothing of how the verdict came about.
 
-use crate::json::{Json, member};
+use kubewarden_policy_sdk::response::ValidationResponse;
+use kubewarden_policy_sdk::settings::SettingsValidationResponse;
+use serde::Serialize;
+
 use crate::settings::SettingsError;
 use crate::text;
 use crate::verdict::{Decision, Verdict};
 
-/// The answer to a request that does not concern the policy.
-pub(crate) fn accepted() -> Vec<u8> {
-    br#"{"accepted":true}"#.to_vec()
-}
-
-/// The answer to `validate`: Kubewarden's `ValidationResponse`. `payload` is the payload's length, which tells how long a
-/// mutated object will be.
-pub(crate) fn to_bytes(verdict: &Verdict<'_>, payload: usize) -> Vec<u8> {
-    let mut response = vec![];
-    match &verdict.decision {
-        Decision::Denied(denial) => response.extend([
-            member("accepted", Json::Bool(false)),
-            member("message", denial.to_string()),
-            member("code", Json::Number(denial.code().into())),
-        ]),
-        Decision::Unchanged | Decision::Mutated(_) => {
-            response.push(member("accepted", Json::Bool(true)));
+/// The answer to `validate`.
+pub(crate) fn to_bytes(verdict: Verdict) -> Vec<u8> {
+    // For the API server's audit log: the features that are in place, and those that failed.
+    let audit = [("applied", verdict.applied), ("failed", verdict.failed)].into_iter();
+    let audit = audit.filter(|(_, features)| !features.is_empty());
+    let audit: std::collections::HashMap<_, _> =
+        audit.map(|(key, features)| (key.to_owned(), features.join(","))).collect();
+    let warnings: Vec<String> = verdict.warnings.iter().flat_map(|message| text::warnings(message)).collect();
+    let mut response = ValidationResponse {
+        accepted: true,
+        message: None,
+        code: None,
+        mutated_object: None,
+        audit_annotations: Some(audit).filter(|audit| !audit.is_empty()),
+        warnings: Some(warnings).filter(|warnings| !warnings.is_empty()),
+    };
+    match verdict.decision {
+        Decision::Unchanged => {}
+        Decision::Mutated(vm) => response.mutated_object = Some(vm.into_object()),
+        Decision::Denied(denial) => {
+            response.accepted = false;
+            response.message = Some(denial.to_string());
+            response.code = Some(denial.code());
         }
     }
-    // For the API server's audit log: the features that are in place, and those that failed.
-    let audit = [("applied", &verdict.applied), ("failed", &verdict.failed)];
-    let audit = audit.into_iter().filter(|(_, features)| !features.is_empty());
-    let audit: Vec<_> = audit.map(|(key, features)| member(key, features.join(","))).collect();
-    if !audit.is_empty() {
-        response.push(member("audit_annotations", Json::Object(audit)));
-    }
-    if !verdict.warnings.is_empty() {
-        let warnings = verdict.warnings.iter().flat_map(|message| text::warnings(message)).map(Json::from).collect();
-        response.push(member("warnings", Json::Array(warnings)));
-    }
-    let mut text = Json::Object(response).to_text();
-    if let Decision::Mutated(vm) = &verdict.decision {
-        text.reserve(payload);
-        // Before the closing brace: the members that are there are never none.
-        text.pop();
-        text.push_str(r#","mutated_object":"#);
-        vm.write(&mut text);
-        text.push('}');
-    }
-    text.into_bytes()
+    serialize(&response)
 }
 
-/// The answer to `validate_settings`: Kubewarden's `SettingsValidationResponse`.
+/// The answer to `validate_settings`.
 pub(crate) fn settings_to_bytes(result: Result<(), SettingsError>) -> Vec<u8> {
-    let mut response = vec![member("valid", Json::Bool(result.is_ok()))];
-    response.extend(result.err().map(|error| member("message", error.to_string())));
-    Json::Object(response).to_text().into_bytes()
+    let message = result.err().map(|error| error.to_string());
+    serialize(&SettingsValidationResponse { valid: message.is_none(), message })
+}
+
+/// The bytes of an answer. All of its keys are text and all of its numbers integers or finite, so that this cannot fail.
+fn serialize(response: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(response).unwrap_or_default()
 }

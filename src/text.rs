@@ -35,9 +35,9 @@ impl fmt::Display for Quoted<'_> {
 }
 
 /// Names that a user wrote, in a row: the first eight, each cut.
-pub(crate) fn list(names: &mut dyn Iterator<Item = &str>) -> String {
+pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
     let mut text = String::new();
-    for (count, name) in names.enumerate() {
+    for (count, name) in names.into_iter().enumerate() {
         if count > 0 {
             text.push_str(", ");
         }
@@ -112,27 +112,6 @@ pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> O
         .map(|(_, k)| k)
 }
 
-/// The position of the first occurrence of a text of at least two bytes.
-#[cfg(target_feature = "simd128")]
-#[inline(never)]
-pub(crate) fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
-    use memchr::arch::all::packedpair::Pair;
-    use memchr::arch::wasm32::simd128::packedpair::Finder;
-    // Where two bytes some way apart are right, the rest is mostly, too.
-    let middle = u8::try_from(text.len() / 2).ok()?;
-    let finder = Finder::with_pair(text, Pair::with_indices(text, 0, middle)?)?;
-    if bytes.len() < finder.min_haystack_len() {
-        return bytes.windows(text.len()).position(|window| window == text);
-    }
-    finder.find(bytes, text)
-}
-
-/// The position of the first occurrence of a text.
-#[cfg(not(target_feature = "simd128"))]
-pub(crate) fn position(bytes: &[u8], text: &[u8]) -> Option<usize> {
-    memchr::memmem::find(bytes, text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,10 +135,10 @@ mod tests {
 
     #[test]
     fn a_row_of_names_is_short() {
-        assert_eq!(list(&mut ["a", "b"].into_iter()), "a, b");
-        assert_eq!(list(&mut ["a"; 8].into_iter()), ["a"; 8].join(", "));
-        assert_eq!(list(&mut ["a"; 9].into_iter()), format!("{}, ...", ["a"; 8].join(", ")));
-        assert_eq!(list(&mut ["x".repeat(200).as_str()].into_iter()), "x".repeat(QUOTED));
+        assert_eq!(list(["a", "b"]), "a, b");
+        assert_eq!(list(["a"; 8]), ["a"; 8].join(", "));
+        assert_eq!(list(["a"; 9]), format!("{}, ...", ["a"; 8].join(", ")));
+        assert_eq!(list(["x".repeat(200).as_str()]), "x".repeat(QUOTED));
     }
 
     #[test]

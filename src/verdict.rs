@@ -6,9 +6,9 @@ use crate::vm::{ShapeError, VirtualMachine};
 
 /// The policy's answer.
 #[derive(Debug, Default)]
-pub(crate) struct Verdict<'a> {
-    pub(crate) decision: Decision<'a>,
-    /// Warnings, true also where the host drops the mutation.
+pub(crate) struct Verdict {
+    pub(crate) decision: Decision,
+    /// Warnings, true also if the host drops the mutation.
     pub(crate) warnings: Vec<String>,
     /// The features that are in place.
     pub(crate) applied: Vec<&'static str>,
@@ -18,10 +18,10 @@ pub(crate) struct Verdict<'a> {
 
 /// The decision about the request.
 #[derive(Debug, Default)]
-pub(crate) enum Decision<'a> {
+pub(crate) enum Decision {
     #[default]
     Unchanged,
-    Mutated(VirtualMachine<'a>),
+    Mutated(VirtualMachine),
     Denied(Denial),
 }
 
@@ -41,7 +41,7 @@ pub(crate) enum Denial {
 }
 
 impl Denial {
-    /// The HTTP status code: 400 where the user can mend it, 500 where only the administrator can.
+    /// The HTTP status code: 400 if the user can mend it, 500 if only the administrator can.
     pub(crate) fn code(&self) -> u16 {
         match self {
             Denial::Unreadable(_) | Denial::Shape(_) | Denial::Failures(_) => 400,

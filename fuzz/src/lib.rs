@@ -4,10 +4,8 @@
 mod cluster;
 pub mod seeds;
 
-use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use slog::{Logger, o};
 
@@ -39,15 +37,12 @@ impl Answer {
         let lines = Lines::default();
         let log = Logger::root(lines.clone(), o!());
         let bytes = with_cluster(|cluster| vm_feature_manager_policy::validate(payload, cluster, &log));
-        // The object may have numbers and depths that no tree can hold.
-        let mut parts: BTreeMap<String, Box<RawValue>> =
-            serde_json::from_slice(&bytes).expect("the answer is an object in JSON");
-        let object = parts.remove("mutated_object");
-        let mut response = serde_json::to_value(&parts).expect("a tree");
+        let mut response: Value = serde_json::from_slice(&bytes).expect("the answer is JSON");
+        // The host takes null for absent.
+        response.as_object_mut().expect("the answer is an object").retain(|_, value| !value.is_null());
         let mut words = format!("{response}\n{}", lines.lines().join("\n"));
-        if let Some(object) = object {
-            response["mutated_object"] = serde_json::from_str(object.get()).unwrap_or_default();
-            let annotations = response["mutated_object"]["metadata"]["annotations"].as_object();
+        if let Some(object) = response.get("mutated_object") {
+            let annotations = object["metadata"]["annotations"].as_object();
             let ours = annotations.into_iter().flatten().filter(|(key, _)| is_record(key));
             ours.for_each(|(key, value)| words.push_str(&format!("{key}: {value}\n")));
         }
@@ -88,11 +83,11 @@ impl Answer {
     }
 }
 
-/// All that is said of a payload that cannot be read, but for the numbers: nothing of it is shown.
+/// All that is said about a payload that cannot be read, without the numbers: nothing of it is shown.
 const UNREADABLE: [&str; 6] = [
-    "it is not UTF-",
     "it is not valid JSON, nested too deeply, or has a number out of range at line , column ",
     "it ends too early at line , column ",
+    "a field is missing or has the wrong type at line , column ",
     "request.kind.kind is missing, or is not as an API server writes it",
     "request.namespace is missing, or is not as an API server writes it",
     "request.operation is missing, or is not as an API server writes it",
@@ -101,15 +96,10 @@ const UNREADABLE: [&str; 6] = [
 /// Any payload of `validate`.
 pub fn validate(data: &[u8]) {
     let answer = Answer::to(data);
-    if let Some((_, why)) = answer
-        .message()
-        .split_once(" cannot be read: ")
-        .filter(|(what, _)| ["the admission request", "the VirtualMachine's template"].contains(what))
-    {
+    if let Some((_, why)) = answer.message().split_once("the admission request cannot be read: ") {
         let why: String = why.chars().filter(|c| !c.is_ascii_digit()).collect();
         assert!(UNREADABLE.contains(&why.as_str()), "{why}");
     }
-    check_prefilter(data);
     let Ok(payload) = serde_json::from_slice::<Value>(data) else { return };
     check_format(&payload);
     let request = &payload["request"];
@@ -251,28 +241,11 @@ fn is_record(key: &str) -> bool {
     key.starts_with(PREFIX) && ["-applied", "-error", "-added"].iter().any(|s| key.ends_with(s))
 }
 
-/// The prefilter changes no answer to an admission request.
-fn check_prefilter(payload: &[u8]) {
-    let log = Logger::root(slog::Discard, o!());
-    let read = with_cluster(|cluster| vm_feature_manager_policy::evaluate(payload, cluster, &log));
-    let response: Value = serde_json::from_slice(&read).unwrap_or_default();
-    let message = response["message"].as_str().unwrap_or_default();
-    if message.starts_with("the admission request cannot be read") {
-        return;
-    }
-    let filtered = with_cluster(|cluster| vm_feature_manager_policy::validate(payload, cluster, &log));
-    assert_eq!(String::from_utf8_lossy(&filtered), String::from_utf8_lossy(&read));
-}
-
 /// Spaces change nothing.
 fn check_format(payload: &Value) {
     let compact = Answer::to(payload.to_string().as_bytes());
     let text = serde_json::to_string_pretty(payload).expect("JSON");
     let pretty = Answer::to(text.as_bytes());
-    // Without a word of the policy's in it, what is not an admission request is not read as one.
-    if pretty.message().starts_with("the admission request cannot be read: request.") {
-        return;
-    }
     assert_eq!(without_places(compact.response), without_places(pretty.response));
 }
 

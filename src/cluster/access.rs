@@ -1,12 +1,12 @@
-//! What the policy looks up and with which rights, for `cargo xtask generate`. Not in the module.
+//! What the policy looks up, with which permissions and why, for `cargo xtask generate`.
 
-use super::Kind;
+use super::{Kind, SUBJECT_ACCESS_REVIEW};
 
 /// One reason to look something up.
 #[derive(Debug, Clone, Copy)]
 pub struct Access {
     /// The kinds that are looked up together.
-    pub kinds: &'static [Kind],
+    pub kinds: &'static [&'static Kind],
     /// What policy-server must be allowed to do with them.
     pub verbs: Verbs,
     /// What is looked up and when, as a part of a sentence.
@@ -60,7 +60,7 @@ impl Condition {
 
 /// What is looked up for no feature in particular: before a list, the policy asks whether it may.
 pub(crate) const REVIEW: Access = Access {
-    kinds: &[Kind::SubjectAccessReview],
+    kinds: &[&SUBJECT_ACCESS_REVIEW],
     verbs: Verbs::Create,
     what: "whether a list is allowed, before every list",
     without: "nothing is listed",

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::kinds::Kind;
+use super::kind::Kind;
 
 /// Why the host gives no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl fmt::Display for Account {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LookupError {
     pub(crate) cause: ClusterError,
-    pub(super) kind: Kind,
+    pub(super) kind: &'static Kind,
     /// The verbs that the policy needed, as a sentence has them.
     pub(super) verbs: &'static str,
     /// `None` where all namespaces are meant, or the kind has none.
@@ -103,8 +103,8 @@ impl LookupError {
 
     /// The problem, as a clause.
     pub(crate) fn why(&self) -> String {
-        let (api_version, name) = self.kind.api_version_and_kind();
-        let resource = self.kind.full_resource();
+        let Kind { api_version, name, .. } = self.kind;
+        let resource = self.kind.resource();
         match &self.cause {
             ClusterError::NotFound => format!("there is no such {name}"),
             ClusterError::KindNotServed => format!("the cluster does not serve {resource}"),
@@ -130,11 +130,11 @@ impl LookupError {
 
     /// The remedy, as a clause in the imperative.
     pub(crate) fn remedy(&self) -> String {
-        let (api_version, name) = self.kind.api_version_and_kind();
+        let Kind { api_version, name, provider, .. } = self.kind;
         match &self.cause {
             ClusterError::NotFound => "correct the name".to_owned(),
             ClusterError::KindNotServed => {
-                format!("make sure that {} is installed and enabled", self.kind.provider())
+                format!("make sure that {} is installed and enabled", provider.name())
             }
             ClusterError::Forbidden(account) => {
                 format!("have an administrator run: {}", self.command(account.as_ref()))
@@ -158,8 +158,8 @@ impl LookupError {
             None => "--serviceaccount=NAMESPACE:NAME".to_owned(),
         };
         match &self.namespace {
-            Some(namespace) if self.kind.is_of_users() => {
-                let (_, resource) = self.kind.group_and_resource();
+            Some(namespace) if self.kind.is_of_users => {
+                let resource = self.kind.plural;
                 let name = format!("{CLUSTER_ROLE}-{resource}");
                 format!(
                     "kubectl create role {name} --namespace={namespace} --verb=get --resource={resource} && kubectl create \
@@ -187,9 +187,10 @@ impl fmt::Display for LookupError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::{CONFIG_MAP, KUBEVIRT, NODE};
     use rstest::rstest;
 
-    fn missing(account: &str, verbs: &'static str, kind: Kind, namespace: Option<&str>) -> String {
+    fn missing(account: &str, verbs: &'static str, kind: &'static Kind, namespace: Option<&str>) -> String {
         let cause = ClusterError::Forbidden(Account::of_user(account));
         LookupError { cause, kind, verbs, namespace: namespace.map(str::to_owned) }.to_string()
     }
@@ -198,14 +199,14 @@ mod tests {
     fn a_missing_right_names_the_account_and_the_command_that_grants_it() {
         let account = "system:serviceaccount:cattle-kubewarden-system:policy-server";
         assert_eq!(
-            missing(account, "list and watch", Kind::Node, None),
+            missing(account, "list and watch", &NODE, None),
             "the policy reads the cluster as the service account cattle-kubewarden-system:policy-server, which may not \
              list and watch nodes; have an administrator run: kubectl create clusterrolebinding \
              vm-feature-manager-cattle-kubewarden-system --clusterrole=vm-feature-manager \
              --serviceaccount=cattle-kubewarden-system:policy-server"
         );
         assert_eq!(
-            missing(account, "get", Kind::ConfigMap, Some("vms")),
+            missing(account, "get", &CONFIG_MAP, Some("vms")),
             "the policy reads the cluster as the service account cattle-kubewarden-system:policy-server, which may not \
              get configmaps in the namespace vms; have an administrator run: kubectl create role \
              vm-feature-manager-configmaps --namespace=vms --verb=get --resource=configmaps && kubectl create rolebinding \
@@ -213,12 +214,12 @@ mod tests {
              --serviceaccount=cattle-kubewarden-system:policy-server"
         );
         assert_eq!(
-            missing("alice", "get", Kind::KubeVirt, Some("harvester-system")),
+            missing("alice", "get", &KUBEVIRT, Some("harvester-system")),
             "the policy reads the cluster as the user alice, which may not get kubevirts.kubevirt.io in the namespace \
              harvester-system; have an administrator run: kubectl create clusterrolebinding vm-feature-manager-user \
              --clusterrole=vm-feature-manager --user='alice'"
         );
-        let nobody = missing("", "get", Kind::Node, None);
+        let nobody = missing("", "get", &NODE, None);
         assert!(nobody.starts_with("the account that policy-server runs as may not get nodes; "));
         assert!(nobody.ends_with("--serviceaccount=NAMESPACE:NAME"), "{nobody}");
     }

@@ -1,110 +1,155 @@
-//! The objects of Harvester's add-on pcidevices-controller.
+//! The objects of Harvester's add-on for devices.
 
-use super::kinds::{KindFacts, Object, text};
-use crate::json::{Json, Shape};
+use serde::Deserialize;
 
-const NAME: (&str, Shape) = ("metadata", Shape::OnlyMembers(&[("name", Shape::Whole)]));
-const STATUS: Shape = Shape::OnlyMembers(&[
-    ("address", Shape::Whole),
-    ("deviceId", Shape::Whole),
-    ("iommuGroup", Shape::Whole),
-    ("nodeName", Shape::Whole),
-    ("resourceName", Shape::Whole),
-    ("vendorId", Shape::Whole),
-]);
+use super::kind::{Kind, Provider};
 
-pub(super) static PCI_DEVICE: KindFacts = KindFacts {
-    api_version: "devices.harvesterhci.io/v1beta1",
-    kind: "PCIDevice",
-    resource: "pcidevices",
+const API_VERSION: &str = "devices.harvesterhci.io/v1beta1";
+
+/// `devices.harvesterhci.io/v1beta1`, `PCIDevice`.
+pub static PCI_DEVICE: Kind = Kind {
+    api_version: API_VERSION,
+    name: "PCIDevice",
+    plural: "pcidevices",
     fields: &["status"],
-    object: &Shape::OnlyMembers(&[NAME, ("status", STATUS)]),
+    provider: Provider::PciDevices,
+    is_of_users: false,
 };
 
-pub(super) static PCI_DEVICE_CLAIM: KindFacts = KindFacts {
-    kind: "PCIDeviceClaim",
-    resource: "pcideviceclaims",
-    object: &Shape::OnlyMembers(&[
-        NAME,
-        ("spec", Shape::OnlyMembers(&[("userName", Shape::Whole)])),
-        ("status", Shape::OnlyMembers(&[("passthroughEnabled", Shape::Whole)])),
-    ]),
+/// `devices.harvesterhci.io/v1beta1`, `PCIDeviceClaim`.
+pub static PCI_DEVICE_CLAIM: Kind = Kind {
+    api_version: API_VERSION,
+    name: "PCIDeviceClaim",
+    plural: "pcideviceclaims",
     fields: &["spec.userName", "status.passthroughEnabled"],
-    ..PCI_DEVICE
+    provider: Provider::PciDevices,
+    is_of_users: false,
 };
 
-pub(super) static USB_DEVICE: KindFacts = KindFacts {
-    kind: "USBDevice",
-    resource: "usbdevices",
-    object: &Shape::OnlyMembers(&[
-        NAME,
-        (
-            "status",
-            Shape::OnlyMembers(&[
-                ("enabled", Shape::Whole),
-                ("nodeName", Shape::Whole),
-                ("productID", Shape::Whole),
-                ("resourceName", Shape::Whole),
-                ("status", Shape::Whole),
-                ("vendorID", Shape::Whole),
-            ]),
-        ),
-    ]),
-    ..PCI_DEVICE
+/// `devices.harvesterhci.io/v1beta1`, `USBDevice`.
+pub static USB_DEVICE: Kind = Kind {
+    api_version: API_VERSION,
+    name: "USBDevice",
+    plural: "usbdevices",
+    fields: &["status"],
+    provider: Provider::PciDevices,
+    is_of_users: false,
 };
 
-pub(super) static USB_DEVICE_CLAIM: KindFacts =
-    KindFacts { kind: "USBDeviceClaim", resource: "usbdeviceclaims", fields: &["spec.userName"], ..PCI_DEVICE_CLAIM };
+/// `devices.harvesterhci.io/v1beta1`, `USBDeviceClaim`.
+pub static USB_DEVICE_CLAIM: Kind = Kind {
+    api_version: API_VERSION,
+    name: "USBDeviceClaim",
+    plural: "usbdeviceclaims",
+    fields: &["spec.userName"],
+    provider: Provider::PciDevices,
+    is_of_users: false,
+};
 
-/// A device of a node that can be passed through, PCI or USB, as Harvester's add-on finds it.
-#[derive(Debug, Clone)]
+/// A device of a node that can be passed through: a PCIDevice or a USBDevice.
+#[derive(Debug, Deserialize)]
 pub(crate) struct HostDevice {
-    /// Its name, made of the node's name and what the device is; its claim has the same.
-    pub(crate) name: String,
-    /// The PCI address; empty for a USB device.
-    pub(crate) address: String,
-    /// Vendor and product, as `8086:3e91`.
-    pub(crate) ids: String,
-    pub(crate) node: String,
-    /// The extended resource that stands for PCI devices of its kind, or for this USB device alone.
-    pub(crate) resource_name: String,
-    /// The PCI devices of a node that can only be passed through together; empty if there are no others.
-    pub(crate) iommu_group: String,
-    /// Whether a USB device is there and enabled for passthrough. Whether a PCI device is, its claim says.
-    pub(crate) is_enabled: bool,
+    metadata: Metadata,
+    #[serde(default)]
+    status: HostDeviceStatus,
 }
 
-impl Object for HostDevice {
-    fn read(json: &Json<'_>) -> Self {
-        let status = |key: &str| text(json, &["status", key]);
-        let address = status("address");
-        let (vendor, product) = if address.is_empty() { ("vendorID", "productID") } else { ("vendorId", "deviceId") };
-        let is_enabled = matches!(json.at(&["status", "enabled"]), Some(Json::Bool(true)));
-        Self {
-            name: text(json, &["metadata", "name"]),
-            address,
-            ids: format!("{}:{}", status(vendor), status(product)),
-            node: status("nodeName"),
-            resource_name: status("resourceName"),
-            iommu_group: status("iommuGroup"),
-            is_enabled: is_enabled && status("status") != "orphaned",
-        }
+#[derive(Debug, Deserialize)]
+struct Metadata {
+    name: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct HostDeviceStatus {
+    /// Of a PCI device alone.
+    address: Option<String>,
+    #[serde(alias = "vendorID")]
+    vendor_id: String,
+    /// A USB device has a product.
+    #[serde(alias = "productID")]
+    device_id: String,
+    node_name: String,
+    resource_name: String,
+    iommu_group: String,
+    /// Of a USB device alone, as the next one.
+    enabled: bool,
+    status: String,
+}
+
+impl HostDevice {
+    /// Its name, made of the node's name and what the device is. Its claim has the same.
+    pub(crate) fn name(&self) -> &str {
+        &self.metadata.name
+    }
+
+    /// The PCI address, unless it is a USB device.
+    pub(crate) fn address(&self) -> Option<&str> {
+        self.status.address.as_deref().filter(|address| !address.is_empty())
+    }
+
+    /// Vendor and device (or product), as `8086:3e91`.
+    pub(crate) fn ids(&self) -> String {
+        format!("{}:{}", self.status.vendor_id, self.status.device_id)
+    }
+
+    /// The node that the device is on.
+    pub(crate) fn node(&self) -> &str {
+        &self.status.node_name
+    }
+
+    /// The extended resource that means PCI devices of its kind, or this USB device alone.
+    pub(crate) fn resource(&self) -> &str {
+        &self.status.resource_name
+    }
+
+    /// The node and the IOMMU group of a device that has one: its devices can only be passed through together.
+    pub(crate) fn iommu_group(&self) -> Option<(&str, &str)> {
+        let group = self.status.iommu_group.as_str();
+        (!group.is_empty()).then(|| (self.node(), group))
+    }
+
+    /// Whether a USB device is plugged in and enabled for passthrough. Of a PCI device, its claim says so.
+    pub(crate) fn is_enabled_usb_device(&self) -> bool {
+        self.status.enabled && self.status.status != "orphaned"
     }
 }
 
-/// A claim of a device for passthrough; it has the device's name.
-#[derive(Debug)]
+/// A claim of a device for passthrough. It has the device's name.
+#[derive(Debug, Deserialize)]
 pub(crate) struct Claim {
-    pub(crate) name: String,
-    /// Whether the PCI device is passed through. Whether a USB device is, the device says.
-    pub(crate) is_on: bool,
-    /// The name of who claimed it.
-    pub(crate) user: String,
+    metadata: Metadata,
+    #[serde(default)]
+    spec: ClaimSpec,
+    #[serde(default)]
+    status: ClaimStatus,
 }
 
-impl Object for Claim {
-    fn read(json: &Json<'_>) -> Self {
-        let is_on = matches!(json.at(&["status", "passthroughEnabled"]), Some(Json::Bool(true)));
-        Self { name: text(json, &["metadata", "name"]), is_on, user: text(json, &["spec", "userName"]) }
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ClaimSpec {
+    user_name: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ClaimStatus {
+    passthrough_enabled: bool,
+}
+
+impl Claim {
+    /// Its name, which is the device's.
+    pub(crate) fn name(&self) -> &str {
+        &self.metadata.name
+    }
+
+    /// Whether the PCI device is passed through. Of a USB device, the device says so.
+    pub(crate) fn is_on(&self) -> bool {
+        self.status.passthrough_enabled
+    }
+
+    /// The name of the user who claimed the device; empty if the claim does not say.
+    pub(crate) fn user(&self) -> &str {
+        &self.spec.user_name
     }
 }

@@ -1,69 +1,37 @@
-//! The Kubewarden host's capability `kubernetes`: its wire format, and what its words mean.
+//! The Kubewarden host's capability `kubernetes`: how it is called, and what its errors mean.
 
+use kubewarden_policy_sdk::host_capabilities::kubernetes::{CanIRequest, GetResourceRequest, ListAllResourcesRequest};
+use serde::Serialize;
+
+use super::Cluster;
 use super::error::{Account, ClusterError};
-use super::kinds::{Kind, KindFacts};
-use super::{Cluster, Review};
-use crate::json::{Json, Members, member};
-use crate::text::position;
 
 /// The cluster behind the Kubewarden host's capability `kubernetes`.
 ///
-/// The requests are those of the SDK's `host_capabilities::kubernetes` on the wire. The SDK's own types own their texts and
-/// need `k8s-openapi`, and its functions read answers into typed trees; the policy reads parts of the answer's text.
+/// The requests are the SDK's types. The SDK's own functions are not used, because each reads its answer at once: here an
+/// answer is kept, and read by whoever asked.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct HostCluster;
 
 impl Cluster for HostCluster {
-    fn get(&self, kind: Kind, name: &str, namespace: Option<&str>) -> Result<String, ClusterError> {
-        let KindFacts { api_version, kind, fields, .. } = kind.facts();
-        let namespace = namespace.map_or(Json::Null, Json::from);
-        let request = vec![
-            member("api_version", *api_version),
-            member("kind", *kind),
-            member("name", name),
-            member("namespace", namespace),
-            member("disable_cache", Json::Bool(false)),
-            member("field_masks", *fields),
-        ];
+    fn get(&self, request: &GetResourceRequest) -> Result<Vec<u8>, ClusterError> {
         call("get_resource", request)
     }
 
-    fn list(&self, kind: Kind) -> Result<String, ClusterError> {
-        let KindFacts { api_version, kind, fields, .. } = kind.facts();
-        let request = vec![
-            member("api_version", *api_version),
-            member("kind", *kind),
-            member("label_selector", Json::Null),
-            member("field_selector", Json::Null),
-            member("field_masks", *fields),
-        ];
+    fn list(&self, request: &ListAllResourcesRequest) -> Result<Vec<u8>, ClusterError> {
         call("list_resources_all", request)
     }
 
-    fn can_i(&self, review: &Review<'_>) -> Result<String, ClusterError> {
-        let (group, resource) = review.kind.group_and_resource();
-        let groups = review.groups.iter().map(|group| Json::from(group.as_str())).collect();
-        let mut attributes = vec![member("group", group), member("resource", resource), member("verb", review.verb)];
-        for (key, value) in [("namespace", review.namespace), ("name", review.name)] {
-            attributes.extend(value.map(|value| member(key, value)));
-        }
-        let review = vec![
-            member("user", review.user),
-            member("groups", Json::Array(groups)),
-            member("resource_attributes", Json::Object(attributes)),
-        ];
-        let request =
-            vec![member("subject_access_review", Json::Object(review)), member("disable_cache", Json::Bool(false))];
+    fn can_i(&self, request: &CanIRequest) -> Result<Vec<u8>, ClusterError> {
         call("can_i", request)
     }
 }
 
 /// Calls the host.
-fn call(operation: &str, request: Members<'_>) -> Result<String, ClusterError> {
-    let request = Json::Object(request).to_text();
-    let answer = wapc_guest::host_call("kubewarden", "kubernetes", operation, request.as_bytes());
-    let answer = answer.map_err(|error| of_host(&error.to_string()))?;
-    String::from_utf8(answer).map_err(|_| ClusterError::Unavailable)
+fn call(operation: &str, request: &impl Serialize) -> Result<Vec<u8>, ClusterError> {
+    let request = serde_json::to_vec(request).map_err(|_| ClusterError::Unavailable)?;
+    let answer = wapc_guest::host_call("kubewarden", "kubernetes", operation, &request);
+    answer.map_err(|error| of_host(&error.to_string()))
 }
 
 /// The meaning of a text of the host. Only its first line counts: a stack trace may follow.
@@ -71,7 +39,7 @@ fn call(operation: &str, request: Members<'_>) -> Result<String, ClusterError> {
 /// The texts are those of kubewarden's `policy-evaluator`, in `callback_handler` and `runtimes/callback.rs`.
 fn of_host(text: &str) -> ClusterError {
     let line = text.lines().next().unwrap_or_default();
-    let has = |part: &str| position(line.as_bytes(), part.as_bytes()).is_some();
+    let has = |part: &str| line.contains(part);
     if has("unknown operation") || has("unknown namespace") || has("host capability. ") {
         ClusterError::NotOffered
     } else if has("not been granted") {
@@ -91,10 +59,9 @@ fn of_host(text: &str) -> ClusterError {
 
 /// Who asked, as the API server's refusal has it: `User "system:serviceaccount:kubewarden:policy-server" cannot get ...`.
 fn named_account(line: &str) -> Option<Account> {
-    let of_text = |text: &str, part: &str| position(text.as_bytes(), part.as_bytes());
-    let (before, after) = ("User \"", "\" cannot ");
-    let rest = line.get(of_text(line, before)? + before.len()..)?;
-    Account::of_user(rest.get(..of_text(rest, after)?)?)
+    let (_, rest) = line.split_once("User \"")?;
+    let (name, _) = rest.split_once("\" cannot ")?;
+    Account::of_user(name)
 }
 
 #[cfg(test)]

@@ -1,45 +1,90 @@
 //! KubeVirt's own object.
 
-use super::kinds::{KindFacts, Object, text};
-use crate::json::{Json, Shape};
-use crate::kinds::usb::UsbIds;
+use serde::Deserialize;
 
-pub(super) static KUBEVIRT: KindFacts = KindFacts {
+use super::kind::{Kind, Provider};
+use crate::values::usb::UsbIds;
+
+/// `kubevirt.io/v1`, `KubeVirt`.
+pub static KUBEVIRT: Kind = Kind {
     api_version: "kubevirt.io/v1",
-    kind: "KubeVirt",
-    resource: "kubevirts",
+    name: "KubeVirt",
+    plural: "kubevirts",
     fields: &[
         "spec.configuration.developerConfiguration.featureGates",
         "spec.configuration.permittedHostDevices",
         "status.observedKubeVirtVersion",
     ],
-    object: &Shape::OnlyMembers(&[
-        ("status", Shape::OnlyMembers(&[("observedKubeVirtVersion", Shape::Whole)])),
-        ("spec", Shape::OnlyMembers(&[("configuration", CONFIGURATION)])),
-    ]),
+    provider: Provider::KubeVirt,
+    is_of_users: false,
 };
 
-const CONFIGURATION: Shape = Shape::OnlyMembers(&[
-    ("developerConfiguration", Shape::OnlyMembers(&[("featureGates", Shape::Whole)])),
-    ("permittedHostDevices", Shape::Whole),
-]);
-
 /// The cluster's KubeVirt object: what it lets a VM have.
-#[derive(Debug)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub(crate) struct KubeVirt {
+    spec: Spec,
+    status: Status,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Spec {
+    configuration: Configuration,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Configuration {
+    developer_configuration: DeveloperConfiguration,
+    permitted_host_devices: PermittedHostDevices,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct DeveloperConfiguration {
     feature_gates: Vec<String>,
-    pci_devices: Vec<String>,
-    mediated_devices: Vec<String>,
-    /// The resources that stand for a single USB device.
-    usb_resources: Vec<(UsbIds, String)>,
-    observed_version: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PermittedHostDevices {
+    pci_host_devices: Vec<PermittedDevice>,
+    mediated_devices: Vec<PermittedDevice>,
+    usb: Vec<PermittedUsbDevice>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PermittedDevice {
+    resource_name: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PermittedUsbDevice {
+    resource_name: String,
+    selectors: Vec<UsbSelector>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct UsbSelector {
+    vendor: String,
+    product: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Status {
+    observed_kube_virt_version: String,
 }
 
 impl KubeVirt {
     /// The tag that upstream gives the images of the running version: `v` and the version, without what a distribution
     /// appended.
     pub(crate) fn version(&self) -> Option<String> {
-        let version = self.observed_version.strip_prefix('v').unwrap_or(&self.observed_version);
+        let version = self.status.observed_kube_virt_version.trim_start_matches('v');
         let (core, suffix) = match version.split_once(['-', '+']) {
             Some((core, suffix)) => (core, Some(suffix)),
             None => (version, None),
@@ -70,49 +115,37 @@ impl KubeVirt {
 
     /// Whether a feature gate that is off by default is on.
     pub(crate) fn has_gate(&self, name: &str) -> bool {
-        self.feature_gates.iter().any(|gate| gate == name)
+        self.configuration().developer_configuration.feature_gates.iter().any(|gate| gate == name)
     }
 
     /// Whether KubeVirt gives a guest a PCI or mediated device for the resource.
     pub(crate) fn serves_device(&self, resource: &str) -> bool {
-        self.serves_pci_device(resource) || self.mediated_devices.iter().any(|name| name == resource)
+        self.serves_pci_device(resource) || has_resource(&self.permitted().mediated_devices, resource)
     }
 
     /// Whether KubeVirt gives a guest a PCI device for the resource.
     pub(crate) fn serves_pci_device(&self, resource: &str) -> bool {
-        self.pci_devices.iter().any(|name| name == resource)
+        has_resource(&self.permitted().pci_host_devices, resource)
     }
 
     /// The resource for which KubeVirt gives a guest the USB device, and none beside it.
     pub(crate) fn usb_resource(&self, ids: UsbIds) -> Option<&str> {
-        let resource = self.usb_resources.iter().find(|(permitted, _)| *permitted == ids);
-        resource.map(|(_, resource)| resource.as_str())
+        let is_permitted = |device: &&PermittedUsbDevice| match device.selectors.as_slice() {
+            [one] => UsbIds::of_parts(&one.vendor, &one.product) == Some(ids),
+            _ => false,
+        };
+        self.permitted().usb.iter().find(is_permitted).map(|device| device.resource_name.as_str())
+    }
+
+    fn configuration(&self) -> &Configuration {
+        &self.spec.configuration
+    }
+
+    fn permitted(&self) -> &PermittedHostDevices {
+        &self.configuration().permitted_host_devices
     }
 }
 
-impl Object for KubeVirt {
-    fn read(json: &Json<'_>) -> Self {
-        let configuration =
-            |path: &[&str]| json.at(&["spec", "configuration"]).and_then(|json| json.at(path)).map(Json::items);
-        let gates = configuration(&["developerConfiguration", "featureGates"]).unwrap_or_default();
-        let usb = |device: &Json<'_>| match device.get("selectors").map(Json::items) {
-            Some([one]) => {
-                let ids = UsbIds::of_parts(&text(one, &["vendor"]), &text(one, &["product"]))?;
-                Some((ids, text(device, &["resourceName"])))
-            }
-            _ => None,
-        };
-        let usb_devices = configuration(&["permittedHostDevices", "usb"]).unwrap_or_default();
-        let resources = |list| {
-            let devices = configuration(&["permittedHostDevices", list]).unwrap_or_default();
-            devices.iter().map(|device| text(device, &["resourceName"])).collect()
-        };
-        Self {
-            usb_resources: usb_devices.iter().filter_map(usb).collect(),
-            feature_gates: gates.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
-            observed_version: text(json, &["status", "observedKubeVirtVersion"]),
-            pci_devices: resources("pciHostDevices"),
-            mediated_devices: resources("mediatedDevices"),
-        }
-    }
+fn has_resource(devices: &[PermittedDevice], resource: &str) -> bool {
+    devices.iter().any(|device| device.resource_name == resource)
 }

@@ -6,14 +6,14 @@ mod yaml;
 
 use std::fmt;
 
-use crate::json::{Json, Member};
-use crate::keys::{Key, PREFIX, RECORDS};
+use serde_json::{Map, Value};
+
+use crate::json::type_name;
+use crate::keys::{self, PREFIX, RECORDS};
 use crate::settings::ConfigSource;
 use crate::text::{self, Quoted};
-use crate::vm::VmOutline;
-#[cfg(feature = "describe")]
-pub(crate) use user_data::SECRETS;
-pub(crate) use user_data::{ReadSecret, UserData};
+use crate::vm::VirtualMachine;
+pub(crate) use user_data::{ReadSecret, SECRETS, UserData};
 
 /// Whether a feature is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -28,18 +28,18 @@ pub(crate) enum Asked<'o> {
 /// One request for a feature.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Directive<'o> {
-    /// Where it stands.
+    /// Where it was found.
     pub(crate) source: Source<'o>,
     feature: &'static str,
-    value: &'o Json<'o>,
+    value: &'o Value,
 }
 
 impl<'o> Directive<'o> {
     /// Its value, trimmed.
     ///
     /// # Errors
-    /// [`NotText`] where the value is not a string.
-    pub(crate) fn text(&self) -> Result<&'o str, NotText<'o>> {
+    /// [`NotText`] if the value is not a string.
+    pub(crate) fn text(&self) -> Result<&'o str, NotText> {
         as_text(self.value, self.source, self.feature)
     }
 }
@@ -47,15 +47,15 @@ impl<'o> Directive<'o> {
 /// The place, key and value, for a message.
 impl fmt::Display for Directive<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.source.write_key(self.feature, f)?;
+        f.write_str(&self.source.key(self.feature))?;
         match self.value.as_str() {
             Some(text) => write!(f, ": {}", Quoted(text)),
-            None => write!(f, ", {}", self.value.kind()),
+            None => write!(f, ", {}", type_name(self.value)),
         }
     }
 }
 
-/// Where a directive stands.
+/// Where a directive was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source<'o> {
     Annotation,
@@ -65,68 +65,75 @@ pub(crate) enum Source<'o> {
 }
 
 impl Source<'_> {
-    fn write_key(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The place and the key of a directive or option, in words.
+    fn key(&self, name: &str) -> String {
         match self {
-            Source::Annotation => write!(f, "annotation {PREFIX}{name}"),
-            Source::Label => write!(f, "label {PREFIX}{name}"),
-            Source::UserData(volume) => write!(
-                f,
-                "user data of the volume {}, {}.{}",
-                Quoted(volume),
-                user_data::SECTION,
-                name.replace('-', "_")
-            ),
+            Source::Annotation => format!("annotation {PREFIX}{name}"),
+            Source::Label => format!("label {PREFIX}{name}"),
+            Source::UserData(volume) => {
+                let (volume, name) = (Quoted(volume), name.replace('-', "_"));
+                format!("user data of the volume {volume}, {}.{name}", user_data::SECTION)
+            }
         }
     }
 }
 
-/// All directives and options of a VirtualMachine.
+/// All directives and options of a VirtualMachine, and the policy's records.
 #[derive(Debug)]
-pub(crate) struct Directives<'o, 'a> {
-    source: Source<'o>,
-    directives: &'o [Member<'a>],
-    annotations: &'o [Member<'a>],
-    /// Where directives are not read.
-    elsewhere: &'o [Member<'a>],
-    user_data: &'o UserData,
+pub(crate) struct Directives {
+    config_source: ConfigSource,
+    /// The annotations and the labels whose keys are the policy's.
+    annotations: Map<String, Value>,
+    labels: Map<String, Value>,
+    user_data: UserData,
 }
 
-impl<'o, 'a> Directives<'o, 'a> {
-    /// Finds the directives and options in the VirtualMachine's outline, and the directives in its user data.
-    pub(crate) fn read(outline: &'o VmOutline<'a>, source: ConfigSource, user_data: &'o UserData) -> Self {
-        let annotations = outline.annotations();
-        let labels = outline.labels();
-        let (source, directives, elsewhere) = match source {
-            ConfigSource::Annotations => (Source::Annotation, annotations, labels),
-            ConfigSource::Labels => (Source::Label, labels, annotations),
-        };
-        Self { source, directives, annotations, elsewhere, user_data }
+impl Directives {
+    /// Finds the directives and options in the VirtualMachine's annotations and labels. `user_data` has those of its user data.
+    pub(crate) fn read(vm: &VirtualMachine, config_source: ConfigSource, user_data: UserData) -> Self {
+        let owned = |(key, value): (&String, &Value)| (key.clone(), value.clone());
+        let (mut annotations, mut labels) = (Map::new(), Map::new());
+        annotations.extend(vm.policy_annotations().map(owned));
+        labels.extend(vm.policy_labels().map(owned));
+        Self { config_source, annotations, labels, user_data }
+    }
+
+    /// Where directives are read, and where they are not.
+    fn places(&self) -> (&Map<String, Value>, &Map<String, Value>) {
+        match self.config_source {
+            ConfigSource::Annotations => (&self.annotations, &self.labels),
+            ConfigSource::Labels => (&self.labels, &self.annotations),
+        }
     }
 
     /// The directive for a feature. Annotations (or labels) win over user data.
-    pub(crate) fn get(&self, feature: &'static str) -> Asked<'o> {
-        match lookup(self.directives, Key::directive(feature)) {
-            Some(value) => Asked::Yes(Directive { source: self.source, feature, value }),
+    pub(crate) fn get(&self, feature: &'static str) -> Asked<'_> {
+        let source = match self.config_source {
+            ConfigSource::Annotations => Source::Annotation,
+            ConfigSource::Labels => Source::Label,
+        };
+        match self.places().0.get(&keys::directive(feature)) {
+            Some(value) => Asked::Yes(Directive { source, feature, value }),
             None => self.user_data.get(feature),
         }
     }
 
     /// The annotation that says what a feature was made from.
-    pub(crate) fn applied(&self, feature: &'static str) -> Option<&'o str> {
-        lookup(self.annotations, Key::applied(feature)).and_then(Json::as_str)
+    pub(crate) fn applied(&self, feature: &str) -> Option<&str> {
+        self.annotations.get(&keys::applied(feature))?.as_str()
     }
 
     /// The annotation that lists what a feature added.
-    pub(crate) fn record(&self, feature: &'static str) -> Option<&'o str> {
-        lookup(self.annotations, Key::record(feature)).and_then(Json::as_str)
+    pub(crate) fn record(&self, feature: &str) -> Option<&str> {
+        self.annotations.get(&keys::record(feature))?.as_str()
     }
 
     /// The value of an option, trimmed; empty is not set. Annotations win over user data.
     ///
     /// # Errors
-    /// [`NotText`] where the annotation's value is not a string.
-    pub(crate) fn option(&self, name: &'static str) -> Result<Option<&'o str>, NotText<'o>> {
-        let (value, source) = match lookup(self.annotations, Key::directive(name)) {
+    /// [`NotText`] if the annotation's value is not a string.
+    pub(crate) fn option(&self, name: &'static str) -> Result<Option<&str>, NotText> {
+        let (value, source) = match self.annotations.get(&keys::directive(name)) {
             Some(value) => (value, Source::Annotation),
             None => match self.user_data.get(name) {
                 Asked::Yes(option) => (option.value, option.source),
@@ -138,20 +145,20 @@ impl<'o, 'a> Directives<'o, 'a> {
 
     /// Whether user data that cannot be read may have the option.
     pub(crate) fn is_unreadable(&self, option: &'static str) -> bool {
-        lookup(self.annotations, Key::directive(option)).is_none()
+        !self.annotations.contains_key(&keys::directive(option))
             && matches!(self.user_data.get(option), Asked::Unreadable)
     }
 
     /// Warnings about the policy's keys that have no effect. The known names are those of features and of options, which
     /// are annotations also where directives are labels, or stand in user data.
     pub(crate) fn warnings(&self, features: &[&'static str], known: &[&'static str]) -> Vec<String> {
-        let (read, elsewhere) = match self.source {
-            Source::Label => ("labels", "annotations"),
-            _ => ("annotations", "labels"),
+        let (read, elsewhere) = match self.config_source {
+            ConfigSource::Annotations => ("annotations", "labels"),
+            ConfigSource::Labels => ("labels", "annotations"),
         };
         let mut warnings = self.user_data.warnings().to_vec();
-        let is_misplaced = |name: &&'static str| lookup(self.elsewhere, Key::directive(name)).is_some();
-        let misplaced = text::list(&mut features.iter().copied().filter(is_misplaced));
+        let is_misplaced = |name: &&'static str| self.places().1.contains_key(&keys::directive(name));
+        let misplaced = text::list(features.iter().copied().filter(is_misplaced));
         if !misplaced.is_empty() {
             warnings.push(format!(
                 "the policy reads directives from {read}, and these {elsewhere} are ignored: {misplaced}"
@@ -166,9 +173,9 @@ impl<'o, 'a> Directives<'o, 'a> {
 
     /// The first keys that mean nothing, as many as a warning can hold, with the known name that is nearest.
     fn unknown(&self, features: &[&'static str], known: &[&'static str]) -> Vec<String> {
-        let annotations: &[_] = if self.source == Source::Label { self.annotations } else { &[] };
-        let keys = self.directives.iter().chain(annotations);
-        keys.filter_map(|(key, _)| key.strip_prefix(PREFIX))
+        let labels = (self.config_source == ConfigSource::Labels).then_some(&self.labels);
+        let keys = labels.into_iter().chain([&self.annotations]).flat_map(Map::keys);
+        keys.filter_map(|key| key.strip_prefix(PREFIX))
             .chain(self.user_data.names())
             .filter(|name| !is_known(name, features, known))
             .take(4)
@@ -189,27 +196,14 @@ fn describe_unknown(name: &str, known: &[&'static str]) -> String {
     }
 }
 
-fn lookup<'o, 'a>(members: &'o [Member<'a>], key: Key) -> Option<&'o Json<'a>> {
-    members.iter().rev().find(|(k, _)| key.is(k)).map(|(_, value)| value)
-}
-
-fn as_text<'o>(json: &'o Json<'_>, source: Source<'o>, name: &'static str) -> Result<&'o str, NotText<'o>> {
-    json.as_str().map(str::trim).ok_or(NotText { place: source, name, found: json.kind() })
+fn as_text<'o>(value: &'o Value, source: Source<'_>, name: &str) -> Result<&'o str, NotText> {
+    value.as_str().map(str::trim).ok_or_else(|| NotText { key: source.key(name), found: type_name(value) })
 }
 
 /// A directive or option whose value is not a string.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(crate) struct NotText<'o> {
-    // The name `source` would be the error behind this one.
-    place: Source<'o>,
-    name: &'static str,
+#[error("the value of the {key} is {found}; write it as a string, in quotes")]
+pub(crate) struct NotText {
+    key: String,
     found: &'static str,
-}
-
-impl fmt::Display for NotText<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the value of the ")?;
-        self.place.write_key(self.name, f)?;
-        write!(f, " is {}; write it as a string, in quotes", self.found)
-    }
 }

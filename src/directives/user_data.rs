@@ -1,19 +1,17 @@
-//! Directives in cloud-init user data: in which volumes it stands, and how its text is had. It is the guest's, so what
-//! cannot be read is passed over, and said in the log.
+//! Directives in cloud-init user data: which volumes have it, and how its text is read. It is the guest's, so what cannot be
+//! read is passed over, and logged.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use std::rc::Rc;
 
-use super::yaml::{self, Value};
+use super::yaml;
 use super::{Asked, Directive, Source};
-use crate::cluster::{ClusterError, LookupError, UserDataSecret};
-#[cfg(feature = "describe")]
-use crate::cluster::{
-    Kind,
-    access::{Access, Condition, Verbs},
-};
-use crate::json::{Json, Shape};
-use crate::text::{Quoted, position};
+use crate::cluster::access::{Access, Condition, Verbs};
+use crate::cluster::{ClusterError, LookupError, SECRET, UserDataSecret};
+use crate::text::Quoted;
+use crate::vm::{CloudInit, VirtualMachine};
 
 /// The key of a cloud-config document under which directives stand.
 pub(super) const SECTION: &str = "x_kubevirt_features";
@@ -43,65 +41,48 @@ pub(crate) struct UserData {
 #[derive(Debug)]
 struct Found {
     name: String,
-    /// `None` where it is switched off.
-    value: Option<Json<'static>>,
+    /// `None` if it is switched off.
+    value: Option<Value>,
     volume: String,
     /// Whether another volume has it, too.
     is_repeated: bool,
 }
 
 /// When and why Secrets are read.
-#[cfg(feature = "describe")]
 pub(crate) const SECRETS: Access = Access {
-    kinds: &[Kind::Secret],
+    kinds: &[&SECRET],
     verbs: Verbs::Get,
     what: "user data in a Secret, in the VM's namespace, when a VM is created or its template changes",
     without: "the directives in it are not read, with a warning",
     needed: &[Condition::On("userData.enabled"), Condition::On("userData.readSecrets")],
 };
 
-/// Reads a Secret's user data, in base64.
-pub(crate) type ReadSecret<'r> = &'r dyn Fn(&str) -> Result<UserDataSecret, LookupError>;
+/// Reads a Secret with user data, by its name.
+pub(crate) type ReadSecret<'r> = &'r dyn Fn(&str) -> Result<Rc<UserDataSecret>, LookupError>;
 
-/// The parts of a template that hold user data.
-static TEMPLATE: Shape = {
-    const SOURCE: Shape = Shape::OnlyMembers(&[
-        ("userData", Shape::Whole),
-        ("userDataBase64", Shape::Whole),
-        ("secretRef", Shape::OnlyMembers(&[("name", Shape::Whole)])),
-    ]);
-    const VOLUMES: Shape = Shape::Each(&Shape::OnlyMembers(&[
-        ("name", Shape::Whole),
-        ("cloudInitNoCloud", SOURCE),
-        ("cloudInitConfigDrive", SOURCE),
-    ]));
-    Shape::OnlyMembers(&[("spec", Shape::OnlyMembers(&[("volumes", VOLUMES)]))])
-};
+/// The volumes with user data, by their names.
+fn sources(vm: &VirtualMachine) -> impl Iterator<Item = (&str, CloudInit<'_>)> {
+    vm.readable_volumes().flat_map(|volume| {
+        let sources = [volume.cloud_init_no_cloud, volume.cloud_init_config_drive].into_iter().flatten();
+        sources.map(move |source| (volume.name, source))
+    })
+}
 
 impl UserData {
-    /// Whether a template may have any, at a glance.
-    pub(crate) fn is_possible(template: &str) -> bool {
-        position(template.as_bytes(), b"\"cloudInit").is_some()
+    /// Whether a VirtualMachine may have any.
+    pub(crate) fn is_possible(vm: &VirtualMachine) -> bool {
+        sources(vm).next().is_some()
     }
 
-    /// Finds the directives in a template's user data; Secrets are read where there is a way to.
-    pub(crate) fn read(template: &str, secret: Option<ReadSecret<'_>>) -> Self {
+    /// Finds the directives in a VirtualMachine's user data. Secrets are read if there is a way to.
+    pub(crate) fn read(vm: &VirtualMachine, secret: Option<ReadSecret<'_>>) -> Self {
         let mut user_data = Self::default();
-        let Ok(template) = Json::parse(template, &TEMPLATE) else {
-            return user_data;
-        };
-        let volumes = template.at(&["spec", "volumes"]).map(Json::items).unwrap_or_default();
-        let kinds = ["cloudInitNoCloud", "cloudInitConfigDrive"];
-        let sources = volumes.iter().flat_map(|volume| {
-            let name = volume.get("name").and_then(Json::as_str).unwrap_or_default();
-            kinds.into_iter().filter_map(move |kind| Some((name, volume.get(kind)?)))
-        });
-        for (index, (volume, source)) in sources.enumerate() {
+        for (index, (volume, source)) in sources(vm).enumerate() {
             if index == MAX_SOURCES {
                 user_data.pass_over(volume, "and of those after it is not read: a guest has one");
                 break;
             }
-            user_data.read_source(volume, source, secret);
+            user_data.read_source(volume, &source, secret);
         }
         user_data
     }
@@ -138,22 +119,20 @@ impl UserData {
         &self.notes
     }
 
-    /// A source in the order in which KubeVirt looks: the Secret, the text, the text in base64.
-    fn read_source(&mut self, volume: &str, source: &Json<'_>, secret: Option<ReadSecret<'_>>) {
-        let text = |path: &[&str]| source.at(path).and_then(Json::as_str).unwrap_or_default();
-        let (name, plain) = (text(&["secretRef", "name"]), text(&["userData"]));
-        if let (false, Some(read)) = (name.is_empty(), secret) {
+    /// Reads a source in the order in which KubeVirt looks: the Secret, the text, the text in base64.
+    fn read_source(&mut self, volume: &str, source: &CloudInit<'_>, secret: Option<ReadSecret<'_>>) {
+        if let (Some(name), Some(read)) = (source.secret(), secret) {
             match read(name) {
-                Ok(UserDataSecret(base64)) => self.read_base64(volume, &base64.unwrap_or_default()),
+                Ok(secret) => self.read_base64(volume, secret.user_data().unwrap_or_default()),
                 Err(error) => {
                     self.is_incomplete = true;
                     self.warnings.push(describe_secret(name, volume, &error));
                 }
             }
-        } else if plain.is_empty() {
-            self.read_base64(volume, text(&["userDataBase64"]));
+        } else if source.user_data.is_empty() {
+            self.read_base64(volume, source.user_data_base64);
         } else {
-            self.read_text(volume, plain);
+            self.read_text(volume, source.user_data);
         }
     }
 
@@ -172,8 +151,7 @@ impl UserData {
 
     fn read_text(&mut self, volume: &str, text: &str) {
         let is_header = |rest: &str| rest.is_empty() || rest.starts_with(char::is_whitespace);
-        if !text.strip_prefix(HEADER).is_some_and(is_header) || position(text.as_bytes(), SECTION.as_bytes()).is_none()
-        {
+        if !text.strip_prefix(HEADER).is_some_and(is_header) || !text.contains(SECTION) {
             return;
         }
         if text.len() > MAX_TEXT {
@@ -185,13 +163,13 @@ impl UserData {
         }
     }
 
-    fn add(&mut self, volume: &str, key: &str, value: Value) {
+    fn add(&mut self, volume: &str, key: &str, value: yaml::Value) {
         let name = key.replace('_', "-");
         let value = match value {
-            Value::Text(text) => Some(text.into()),
-            Value::Bool(true) => Some("enabled".to_owned().into()),
-            Value::Bool(false) => None,
-            Value::Unreadable(problem) => {
+            yaml::Value::Text(text) => Some(json!(text)),
+            yaml::Value::Bool(true) => Some(json!("enabled")),
+            yaml::Value::Bool(false) => None,
+            yaml::Value::Unreadable(problem) => {
                 let note = format!(
                     "{SECTION}.{} in the user data of the volume {} is not read: {problem}",
                     Quoted(key),

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use crate::json::is_number;
+use crate::json;
 use saphyr_parser::{Event, Parser, ScalarStyle, StrInput};
 
 /// The most bytes of a value.
@@ -225,6 +225,10 @@ impl Writer {
 
 fn is_null(text: &str, style: ScalarStyle) -> bool {
     style == ScalarStyle::Plain && matches!(text, "" | "~" | "null" | "Null" | "NULL")
+}
+
+fn is_number(text: &str) -> bool {
+    json::parse::<serde_json::Number>(text).is_ok()
 }
 
 /// The boolean that cloud-init reads: it reads YAML 1.1.

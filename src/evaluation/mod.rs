@@ -6,8 +6,9 @@ use slog::{Logger, info, warn};
 
 use crate::cluster::Lookups;
 use crate::directives::{Asked, Directive, Directives, Source};
-use crate::features::{FEATURES, Failure, Feature, Settings};
-use crate::keys::Key;
+use crate::features::feature::Feature;
+use crate::features::{FEATURES, Settings};
+use crate::keys;
 use crate::request::AdmissionRequest;
 use crate::settings::ErrorHandling;
 use crate::text;
@@ -16,35 +17,57 @@ use crate::vm::entry::Entry;
 use crate::vm::{ShapeError, VirtualMachine};
 use planning::{Change, Traces};
 
-/// One request on its way through the features.
-pub(crate) struct Evaluation<'r, 'a> {
-    pub(crate) request: &'r AdmissionRequest<'a>,
-    pub(crate) settings: &'r Settings,
-    pub(crate) directives: &'r Directives<'r, 'a>,
-    pub(crate) old_directives: Option<&'r Directives<'r, 'a>>,
-    /// The VirtualMachine before the update.
-    pub(crate) old: Option<VirtualMachine<'a>>,
-    /// The manifest that `kubectl apply` was given.
-    pub(crate) declared: Option<VirtualMachine<'r>>,
-    pub(crate) lookups: &'r Lookups<'r>,
-    pub(crate) namespace: &'r str,
-    pub(crate) log: &'r Logger,
-    pub(crate) vm: VirtualMachine<'a>,
-    pub(crate) verdict: Verdict<'a>,
-    pub(crate) refusals: Vec<String>,
-    /// What the features that are done have added, in this request or before.
-    pub(crate) kept: Vec<Entry>,
-    /// What they have taken back in this request.
-    pub(crate) taken: Vec<Entry>,
+/// The VirtualMachine before an update, and what it asked for.
+pub(crate) struct Old {
+    pub(crate) vm: VirtualMachine,
+    pub(crate) directives: Directives,
 }
 
-impl<'a> Evaluation<'_, 'a> {
+/// One request on its way through the features.
+pub(crate) struct Evaluation<'r> {
+    request: &'r AdmissionRequest,
+    settings: &'r Settings,
+    lookups: &'r Lookups<'r>,
+    log: &'r Logger,
+    old: Option<&'r Old>,
+    directives: &'r Directives,
+    vm: VirtualMachine,
+    /// The manifest that `kubectl apply` was given.
+    declared: Option<VirtualMachine>,
+    verdict: Verdict,
+    refusals: Vec<String>,
+    /// What the features that are done have added, in this request or before, and those that are switched off.
+    kept: Vec<Entry>,
+    /// What they have removed in this request.
+    removed: Vec<Entry>,
+}
+
+impl<'r> Evaluation<'r> {
+    pub(crate) fn new(
+        request: &'r AdmissionRequest,
+        settings: &'r Settings,
+        lookups: &'r Lookups<'r>,
+        log: &'r Logger,
+        old: Option<&'r Old>,
+        directives: &'r Directives,
+        vm: VirtualMachine,
+    ) -> Self {
+        let declared = vm.last_applied();
+        let (verdict, refusals, kept, removed) = Default::default();
+        Self { request, settings, lookups, log, old, directives, vm, declared, verdict, refusals, kept, removed }
+    }
+
     /// Applies the features in their order.
-    pub(crate) fn all_features(mut self) -> Result<Verdict<'a>, Denial> {
-        for feature in FEATURES {
-            if (feature.settings)(self.settings).enabled {
-                self.one_feature(feature)?;
-            }
+    pub(crate) fn all_features(mut self) -> Result<Verdict, Denial> {
+        let is_on = |feature: &&&Feature| (feature.settings)(self.settings).enabled;
+        let (on, off): (Vec<_>, Vec<_>) = FEATURES.iter().partition(is_on);
+        // A feature that is switched off keeps what it has added.
+        for feature in off {
+            let kept = self.find(feature, true).ours.into_iter().map(|added| added.entry);
+            self.kept.extend(kept);
+        }
+        for feature in on {
+            self.one_feature(feature)?;
         }
         self.warn_of_options();
         let features: Vec<_> = FEATURES.iter().map(|feature| feature.name).collect();
@@ -94,10 +117,10 @@ impl<'a> Evaluation<'_, 'a> {
             Asked::Unreadable => return Ok(()),
             Asked::Yes(directive) => directive,
         };
-        match self.plan(feature, &directive, &traces) {
+        match self.plan(feature, directive, &traces) {
             Ok(Some(change)) => self.succeed(feature, change, traces.warnings),
             Ok(None) => self.clear(feature, traces),
-            Err(Failure(error)) => self.fail(feature, &directive, error, traces),
+            Err(error) => self.fail(feature, directive, &error, traces),
         }
     }
 
@@ -112,16 +135,16 @@ impl<'a> Evaluation<'_, 'a> {
         self.remove(&change.gone)?;
         self.kept.extend(change.record.0.iter().map(|added| added.entry.clone()));
         change.new.iter().try_for_each(|entry| self.vm.add(entry))?;
-        self.vm.remove_annotation(Key::error(name))?;
+        self.vm.remove_annotation(&keys::error(name))?;
         if change.record.0.is_empty() {
-            self.vm.remove_annotation(Key::record(name))?;
+            self.vm.remove_annotation(&keys::record(name))?;
         } else {
-            self.vm.set_annotation(Key::record(name), change.record.to_text())?;
+            self.vm.set_annotation(&keys::record(name), change.record.to_text())?;
         }
         if self.settings.general.add_tracking_annotations {
-            self.vm.set_annotation(Key::applied(name), change.plan.applied)?;
+            self.vm.set_annotation(&keys::applied(name), change.plan.applied)?;
         } else {
-            self.vm.remove_annotation(Key::applied(name))?;
+            self.vm.remove_annotation(&keys::applied(name))?;
         }
         self.warn(feature, warnings);
         self.warn(feature, change.plan.warnings);
@@ -129,14 +152,14 @@ impl<'a> Evaluation<'_, 'a> {
         Ok(())
     }
 
-    /// Takes back what the feature added, and leaves no annotation of it.
+    /// Removes what the feature added, and all of its annotations.
     fn clear(&mut self, feature: &Feature, traces: Traces) -> Result<(), ShapeError> {
-        self.take_back(feature, traces)?;
-        self.vm.remove_annotation(Key::error(feature.name))
+        self.remove_all_of(feature, traces)?;
+        self.vm.remove_annotation(&keys::error(feature.name))
     }
 
-    /// Takes back what the feature added, and its records.
-    fn take_back(&mut self, feature: &Feature, traces: Traces) -> Result<(), ShapeError> {
+    /// Removes what the feature added, and its records.
+    fn remove_all_of(&mut self, feature: &Feature, traces: Traces) -> Result<(), ShapeError> {
         let name = feature.name;
         let (siblings, warning) = self.siblings(feature, &traces);
         let mut warnings = traces.warnings;
@@ -144,8 +167,8 @@ impl<'a> Evaluation<'_, 'a> {
         let entries = traces.ours.iter().map(|added| &added.entry).chain(siblings.entries());
         let entries: Vec<Entry> = entries.cloned().collect();
         self.remove(&entries)?;
-        self.vm.remove_annotation(Key::applied(name))?;
-        self.vm.remove_annotation(Key::record(name))?;
+        self.vm.remove_annotation(&keys::applied(name))?;
+        self.vm.remove_annotation(&keys::record(name))?;
         self.warn(feature, warnings);
         if !entries.is_empty() {
             info!(self.log, "feature taken back"; self.request, "feature" => name);
@@ -153,11 +176,11 @@ impl<'a> Evaluation<'_, 'a> {
         Ok(())
     }
 
-    /// Takes back entries, but for those that a feature before needs as well.
+    /// Removes entries, except those that a feature before needs as well.
     fn remove(&mut self, entries: &[Entry]) -> Result<(), ShapeError> {
         for entry in entries.iter().filter(|entry| !self.kept.contains(entry)) {
-            self.vm.take_back(entry)?;
-            self.taken.push(entry.clone());
+            self.vm.remove(entry)?;
+            self.removed.push(entry.clone());
         }
         Ok(())
     }
@@ -171,12 +194,12 @@ impl<'a> Evaluation<'_, 'a> {
     fn fail(
         &mut self,
         feature: &Feature,
-        directive: &Directive<'_>,
-        error: String,
+        directive: Directive<'_>,
+        error: &anyhow::Error,
         traces: Traces,
     ) -> Result<(), ShapeError> {
         let name = feature.name;
-        let error = text::line(&error);
+        let error = text::line(&error.to_string());
         self.verdict.failed.push(name);
         match (feature.settings)(self.settings).error_handling {
             ErrorHandling::Reject => {
@@ -186,17 +209,17 @@ impl<'a> Evaluation<'_, 'a> {
             ErrorHandling::AllowAndLog => {
                 warn!(self.log, "feature not applied"; self.request, "feature" => name, "error" => &error);
                 self.verdict.warnings.push(format!("{name} is not applied: {error}"));
-                self.take_back(feature, traces)?;
+                self.remove_all_of(feature, traces)?;
                 if self.settings.general.add_tracking_annotations {
-                    self.vm.set_annotation(Key::error(name), error)?;
+                    self.vm.set_annotation(&keys::error(name), error)?;
                 } else {
-                    self.vm.remove_annotation(Key::error(name))?;
+                    self.vm.remove_annotation(&keys::error(name))?;
                 }
             }
             ErrorHandling::StripLabel => {
                 info!(self.log, "directive removed"; self.request, "feature" => name, "error" => &error);
                 self.clear(feature, traces)?;
-                let key = Key::directive(name);
+                let key = &keys::directive(name);
                 let removed = match directive.source {
                     Source::Annotation => self.vm.remove_annotation(key).map(|()| true)?,
                     Source::Label => self.vm.remove_label(key).map(|()| true)?,

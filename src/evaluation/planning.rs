@@ -4,10 +4,11 @@ use std::borrow::Cow;
 
 use super::Evaluation;
 use crate::directives::{Asked, Directive, Directives};
+use crate::features::FEATURES;
+use crate::features::feature::{Context, Feature, Plan};
 use crate::features::host_devices::{Siblings, beside};
 use crate::features::record::{Ownership, Record, Recorded};
-use crate::features::{Context, FEATURES, Failure, Feature, Plan};
-use crate::keys::Key;
+use crate::keys;
 use crate::text;
 use crate::vm::entry::Entry;
 use crate::vm::{ShapeError, VirtualMachine};
@@ -31,42 +32,43 @@ pub(super) struct Change {
     pub(super) new: Vec<Entry>,
 }
 
-impl<'a> Evaluation<'_, 'a> {
+impl Evaluation<'_> {
     /// Finds what the feature added before: what its record lists, as far as it is there and is not the user's.
     pub(super) fn find(&self, feature: &Feature, is_asked_for: bool) -> Traces {
         let name = feature.name;
         let read = |text| Record::read(text, feature.adds);
-        let old_directives = self.old_directives;
+        let old_directives = self.old.map(|old| &old.directives);
         let texts = [Some(self.directives), old_directives].map(|d| d.and_then(|d| d.record(name)));
         let [record, old_record] = texts.map(|text| text.and_then(read));
         let mut traces = Traces::default();
-        let is_applied = |directives: &Directives<'_, '_>| directives.applied(name).is_some();
+        let is_applied = |directives: &Directives| directives.applied(name).is_some();
         traces.was_applied =
             texts.iter().any(Option::is_some) || is_applied(self.directives) || old_directives.is_some_and(is_applied);
         if record.is_none() && texts[0].is_some() && old_record.is_none() {
             traces.warnings.push(format!(
                 "the annotation {} cannot be read, so what the policy added stays; remove that by hand",
-                Key::record(name)
+                keys::record(name)
             ));
         }
         let Some(record) = record.as_ref().or(old_record.as_ref()) else {
             return traces;
         };
         let ownership = self.ownership(feature, is_asked_for);
-        let still_there = record.still_in(&self.vm, &|entry| ownership.may_be_ours(entry));
+        let still_there = record.still_in(&self.vm, |entry| ownership.may_be_ours(entry));
         traces.warnings.extend(still_there.changes(&self.vm, &ownership));
         traces.ours = still_there.ours;
         traces
     }
 
     fn ownership(&self, feature: &Feature, is_asked_for: bool) -> Ownership<'_> {
-        let old_record = self.old_directives.and_then(|old| old.record(feature.name));
+        let old_record = self.old.and_then(|old| old.directives.record(feature.name));
         let old_record = old_record.and_then(|text| Record::read(text, feature.adds));
-        let added_to_old = match (old_record, &self.old) {
-            (Some(record), Some(old)) => record.still_in(old, &|_| true).ours,
+        let old = self.old.map(|old| &old.vm);
+        let added_to_old = match (old_record, old) {
+            (Some(record), Some(old)) => record.still_in(old, |_| true).ours,
             _ => Vec::new(),
         };
-        let (declared, old) = (self.declared.as_ref(), self.old.as_ref());
+        let declared = self.declared.as_ref();
         Ownership { declared, old, added_to_old, is_asked_for }
     }
 
@@ -85,13 +87,13 @@ impl<'a> Evaluation<'_, 'a> {
     pub(super) fn plan(
         &self,
         feature: &Feature,
-        directive: &Directive<'_>,
+        directive: Directive<'_>,
         traces: &Traces,
-    ) -> Result<Option<Change>, Failure> {
+    ) -> anyhow::Result<Option<Change>> {
         let value = directive.text()?;
         let ours = || traces.ours.iter().map(|added| &added.entry);
         let later = self.added_later(feature);
-        let mut bare = self.without(&mut ours().chain(&later))?;
+        let mut bare = self.without(ours().chain(&later))?;
         let mut plan = (feature.plan)(value, &self.context(feature, &bare, traces));
         let mut siblings = Siblings::default();
         let stays = |plan: &Plan| ours().all(|entry| plan.entries.contains(entry));
@@ -100,7 +102,7 @@ impl<'a> Evaluation<'_, 'a> {
             let warning;
             (siblings, warning) = self.siblings(feature, traces);
             if siblings.entries().next().is_some() {
-                bare = self.without(&mut ours().chain(siblings.entries()).chain(&later))?;
+                bare = self.without(ours().chain(siblings.entries()).chain(&later))?;
                 plan = (feature.plan)(value, &self.context(feature, &bare, traces));
             }
             if let Ok(Some(plan)) = &mut plan {
@@ -120,7 +122,7 @@ impl<'a> Evaluation<'_, 'a> {
         feature: &Feature,
         plan: Plan,
         traces: &Traces,
-        bare: &VirtualMachine<'_>,
+        bare: &VirtualMachine,
         siblings: &Siblings,
         later: &[Entry],
     ) -> Result<Change, ShapeError> {
@@ -138,7 +140,7 @@ impl<'a> Evaluation<'_, 'a> {
                 }
             };
             let added = Recorded { entry: entry.clone(), beside };
-            if self.taken.contains(entry) || later.contains(entry) || ownership.may_be_ours(entry) {
+            if self.removed.contains(entry) || later.contains(entry) || ownership.may_be_ours(entry) {
                 record.0.push(added.clone());
             }
             staying.push(added);
@@ -150,10 +152,10 @@ impl<'a> Evaluation<'_, 'a> {
     }
 
     /// The PCIDevices that stood beside an entry when it was added, and those that somebody added with this update.
-    fn beside_since(&self, added: &Recorded, vm: &VirtualMachine<'_>) -> Vec<String> {
+    fn beside_since(&self, added: &Recorded, vm: &VirtualMachine) -> Vec<String> {
         let mut names = added.beside.clone();
-        if let Some(old) = &self.old {
-            let before = beside(&added.entry, old);
+        if let Some(old) = self.old {
+            let before = beside(&added.entry, &old.vm);
             let is_new = |name: &String| !before.contains(name) && !added.beside.contains(name);
             names.extend(beside(&added.entry, vm).into_iter().filter(is_new));
         }
@@ -161,10 +163,10 @@ impl<'a> Evaluation<'_, 'a> {
     }
 
     /// The VirtualMachine without the entries.
-    fn without(&self, entries: &mut dyn Iterator<Item = &Entry>) -> Result<Cow<'_, VirtualMachine<'a>>, ShapeError> {
+    fn without<'e>(&self, entries: impl Iterator<Item = &'e Entry>) -> Result<Cow<'_, VirtualMachine>, ShapeError> {
         let mut vm = Cow::Borrowed(&self.vm);
         for entry in entries {
-            vm.to_mut().take_back(entry)?;
+            vm.to_mut().remove(entry)?;
         }
         Ok(vm)
     }
@@ -181,7 +183,7 @@ impl<'a> Evaluation<'_, 'a> {
         match Siblings::find(&traces.ours, &self.vm, is_asked_for, self.lookups) {
             Ok(siblings) => (siblings, None),
             Err((names, error)) => {
-                let names = text::list(&mut names.iter().map(String::as_str));
+                let names = text::list(names.iter().map(String::as_str));
                 let warning = format!(
                     "the host devices {names} stay: Harvester may have added them with one that is removed, but that cannot be checked: {error}"
                 );
@@ -190,23 +192,24 @@ impl<'a> Evaluation<'_, 'a> {
         }
     }
 
-    fn context<'c>(&'c self, feature: &Feature, vm: &'c VirtualMachine<'c>, traces: &'c Traces) -> Context<'c> {
+    fn context<'c>(&'c self, feature: &Feature, vm: &'c VirtualMachine, traces: &'c Traces) -> Context<'c> {
         let name = feature.name;
-        let directive_before = || match self.old_directives?.get(name) {
+        let old = self.old.map(|old| &old.directives);
+        let directive_before = || match old?.get(name) {
             Asked::Yes(directive) => directive.text().ok(),
             Asked::No | Asked::Unreadable => None,
         };
-        let applied_before = self.old_directives.and_then(|old| old.applied(name));
+        let applied_before = old.and_then(|old| old.applied(name));
         Context {
             vm,
             ours: &traces.ours,
             applied_before: applied_before.or_else(directive_before),
-            namespace: self.namespace,
+            namespace: &self.request.namespace,
             requester: &self.request.requester,
             directives: self.directives,
             settings: self.settings,
             lookups: self.lookups,
-            old: self.old.as_ref(),
+            old: self.old.map(|old| &old.vm),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a namespace may take.
 
-use crate::kinds::pattern::Pattern;
+use crate::values::pattern::Pattern;
 
 /// Whether the lists of namespaces let this one take a device by one of its names. Without any list, everybody may take all.
 pub(super) fn allows(lists: &[(Pattern, Vec<Pattern>)], namespace: &str, names: &[&str]) -> bool {

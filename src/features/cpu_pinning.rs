@@ -1,18 +1,13 @@
 //! CPU pinning: each CPU of the guest has a CPU of the node to itself.
 
-#[cfg(feature = "describe")]
+use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
 use super::switch::Switch;
-use super::{Context, Failure, Feature, Plan};
-#[cfg(feature = "describe")]
-use crate::cluster::{
-    Kind,
-    access::{Access, Verbs},
-};
+use crate::cluster::NODE;
+use crate::cluster::access::{Access, Verbs};
 use crate::settings::{FeatureSettings, section};
 use crate::text::Quoted;
-use crate::vm::Amount;
-use crate::vm::entry::{CPU_PLACEMENT, EMULATOR_THREAD};
+use crate::vm::place::{CPU_PLACEMENT, EMULATOR_THREAD};
 
 const ISOLATION_OPTION: &str = "isolate-emulator-thread";
 
@@ -84,52 +79,52 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&CPU_PLACEMENT, &EMULATOR_THREAD],
     settings: |settings| &settings.cpu_pinning.feature,
     plan,
-    #[cfg(feature = "describe")]
-    reference: Reference {
-        settings: "cpuPinning",
-        example: "enabled",
-        gives: "each virtual CPU has a physical CPU to itself",
-        page: "cpu-and-memory.md#cpu-pinning",
-        takes: Switch::TAKES,
-        effect: "`domain.cpu.dedicatedCpuPlacement: true`",
-        options: &[OptionReference {
-            name: ISOLATION_OPTION,
-            takes: "`enabled`, `disabled`",
-            meaning: "QEMU's own thread gets a CPU of its own, beside those of the guest",
-        }],
-        looks_up: &[Access {
-            kinds: &[Kind::Node],
-            verbs: Verbs::List,
-            what: "whether a node pins CPUs; one node is read by its name",
-            without: "no warning where none does",
-            needed: &[],
-        }],
-    },
 };
 
-fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
+pub(super) static REFERENCE: Reference = Reference {
+    settings: "cpuPinning",
+    example: "enabled",
+    gives: "each virtual CPU has a physical CPU to itself",
+    page: "cpu-and-memory.md#cpu-pinning",
+    takes: Switch::TAKES,
+    effect: "`domain.cpu.dedicatedCpuPlacement: true`",
+    options: &[OptionReference {
+        name: ISOLATION_OPTION,
+        takes: "`enabled`, `disabled`",
+        meaning: "QEMU's own thread gets a CPU of its own, beside those of the guest",
+    }],
+    looks_up: &[Access {
+        kinds: &[&NODE],
+        verbs: Verbs::List,
+        what: "whether a node pins CPUs; one node is read by its name",
+        without: "no warning where none does",
+        needed: &[],
+    }],
+};
+
+fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     if value.parse::<Switch>()? == Switch::Off {
         return Ok(None);
     }
     let is_isolated = is_isolated(context)?;
     let cpu = context.vm.cpu()?;
-    if cpu.is_dedicated == Some(false) {
+    if cpu.dedicated_cpu_placement == Some(false) {
         return Err(CpuPinningError::Contradiction("dedicatedCpuPlacement").into());
     }
-    if is_isolated && cpu.is_isolated == Some(false) {
+    if is_isolated && cpu.isolate_emulator_thread == Some(false) {
         return Err(CpuPinningError::Contradiction("isolateEmulatorThread").into());
     }
     check_amounts(context)?;
     let mut plan = Plan { applied: "true".to_owned(), ..Plan::default() };
-    plan.entries.push(CPU_PLACEMENT.of("", ""));
+    plan.entries.push(CPU_PLACEMENT.entry("", ""));
     if is_isolated {
-        plan.entries.push(EMULATOR_THREAD.of("", ""));
+        plan.entries.push(EMULATOR_THREAD.entry("", ""));
     }
     plan.warnings.extend(warning(context)?);
     Ok(Some(plan))
 }
 
-fn is_isolated(context: &Context<'_>) -> Result<bool, Failure> {
+fn is_isolated(context: &Context<'_>) -> anyhow::Result<bool> {
     let Some(option) = context.directives.option(ISOLATION_OPTION)? else {
         return Ok(false);
     };
@@ -140,7 +135,7 @@ fn is_isolated(context: &Context<'_>) -> Result<bool, Failure> {
 }
 
 /// Checks that KubeVirt would pin the CPUs. What an instance type has is not known here, and is left to KubeVirt.
-fn check_amounts(context: &Context<'_>) -> Result<(), Failure> {
+fn check_amounts(context: &Context<'_>) -> anyhow::Result<()> {
     if context.vm.has_instance_type() {
         return Ok(());
     }
@@ -150,41 +145,43 @@ fn check_amounts(context: &Context<'_>) -> Result<(), Failure> {
     // Harvester's webhook, which comes later, makes the requests of a VirtualMachine with pinned CPUs those of its limits.
     if context.settings.general.is_harvester() {
         for resources in [&mut cpus, &mut memory] {
-            resources.request = resources.limit.or(resources.request);
+            resources.request = resources.limit.clone().or(resources.request.take());
         }
     }
-    for (resource, amounts) in [("cpu", cpus), ("memory", memory)] {
-        if let (Some(request), Some(limit)) = (amounts.request, amounts.limit) {
-            if request.quantity.ceil != limit.quantity.ceil {
-                let [request, limit] = [request, limit].map(|amount| amount.text.to_owned());
+    for (resource, amounts) in [("cpu", &cpus), ("memory", &memory)] {
+        if let (Some(request), Some(limit)) = (&amounts.request, &amounts.limit) {
+            if request.quantity != limit.quantity {
+                let [request, limit] = [request, limit].map(|amount| amount.text.clone());
                 return Err(CpuPinningError::Unequal { resource, request, limit }.into());
             }
         }
     }
-    let request = cpus.request.map(|amount| ("requests", amount));
-    let limit = cpus.limit.map(|amount| ("limits", amount));
-    let Some((field, amount)) = limit.or(request) else {
-        return if cpu.count == 0 { Err(CpuPinningError::NoCount.into()) } else { check_threads(cpu.threads) };
+    // The two are equal if both are there.
+    let amount = match (&cpus.limit, &cpus.request) {
+        (Some(limit), _) => Some(("limits", limit)),
+        (None, Some(request)) => Some(("requests", request)),
+        (None, None) => None,
     };
-    let is_fraction = |(_, amount): &(_, Amount<'_>)| !amount.quantity.is_whole;
-    if let Some((field, amount)) = [request, limit].into_iter().flatten().find(is_fraction) {
-        return Err(CpuPinningError::Fraction { field, text: amount.text.to_owned() }.into());
+    match (amount, cpu.count()) {
+        (None, None) => return Err(CpuPinningError::NoCount.into()),
+        (Some((field, amount)), _) if !amount.quantity.is_whole() => {
+            return Err(CpuPinningError::Fraction { field, text: amount.text.clone() }.into());
+        }
+        (Some((field, amount)), Some(guest)) if amount.quantity.ceil() != guest => {
+            return Err(CpuPinningError::Count { guest, field, text: amount.text.clone() }.into());
+        }
+        _ => {}
     }
-    let guest = cpu.count;
-    if guest > 0 && amount.quantity.ceil != guest {
-        return Err(CpuPinningError::Count { guest, field, text: amount.text.to_owned() }.into());
+    if cpu.threads > MAX_THREADS {
+        return Err(CpuPinningError::Threads(cpu.threads).into());
     }
-    check_threads(cpu.threads)
-}
-
-fn check_threads(threads: u64) -> Result<(), Failure> {
-    if threads > MAX_THREADS { Err(CpuPinningError::Threads(threads).into()) } else { Ok(()) }
+    Ok(())
 }
 
 /// What is amiss with the nodes, where they may be read.
-fn warning(context: &Context<'_>) -> Result<Option<String>, Failure> {
+fn warning(context: &Context<'_>) -> anyhow::Result<Option<String>> {
     let placement = context.vm.placement()?;
-    let Ok(nodes) = context.nodes(&placement, context.named_node().as_deref()) else {
+    let Ok(nodes) = context.nodes(&placement) else {
         return Ok(None);
     };
     let pins = |label: &&str| nodes.iter().any(|node| node.label(label) == Some("true"));

@@ -1,18 +1,18 @@
 //! GPU device plugin: the VM's pod gets an extended resource, and the guest a device where KubeVirt serves it as one.
 
 use super::allowed::allows;
+use super::feature::{Context, Feature, Plan};
 use super::host_devices::{check_gate, free_names};
-#[cfg(feature = "describe")]
 use super::reference::Reference;
-use super::{Context, Failure, Feature, Plan};
-#[cfg(feature = "describe")]
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{Kind, KubeVirt};
-use crate::kinds::pattern::Pattern;
-use crate::kinds::resource::{ResourceName, ResourceNameError};
+use std::rc::Rc;
+
+use crate::cluster::{KUBEVIRT, KubeVirt, PCI_DEVICE};
 use crate::settings::{Count, FeatureSettings, choice, section};
 use crate::text::Quoted;
-use crate::vm::entry::{GPU, HOST_DEVICE, LIMIT};
+use crate::values::pattern::Pattern;
+use crate::values::resource::{ResourceName, ResourceNameError};
+use crate::vm::place::{GPU, HOST_DEVICE, LIMIT};
 use crate::vm::{ShapeError, VirtualMachine};
 
 section! {
@@ -83,38 +83,38 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&HOST_DEVICE, &GPU, &LIMIT],
     settings: |settings| &settings.gpu_device_plugin.feature,
     plan,
-    #[cfg(feature = "describe")]
-    reference: Reference {
-        settings: "gpuDevicePlugin",
-        example: "nvidia.com/gpu",
-        gives: "the guest gets a GPU from a device plugin",
-        page: "passthrough.md#gpus-from-a-device-plugin",
-        takes: "an extended resource such as `nvidia.com/gpu`, or several of it: `nvidia.com/gpu=2`",
-        effect: "`domain.devices.gpus` or `hostDevices` gets a device of it, or `domain.resources.limits` gets one of it",
-        options: &[],
-        looks_up: &[
-            Access {
-                kinds: &[Kind::KubeVirt],
-                verbs: Verbs::Get,
-                what: "`permittedHostDevices`",
-                without: "the resource becomes a limit, with a warning",
-                needed: &[Condition::Is("gpuDevicePlugin.attachDevice", "auto")],
-            },
-            Access {
-                kinds: &[Kind::PciDevice],
-                verbs: Verbs::Get,
-                what: "whether the cluster has Harvester's PCI devices",
-                without: "the resource becomes a host device",
-                needed: &[
-                    Condition::Is("gpuDevicePlugin.attachDevice", "auto"),
-                    Condition::IsNot("pciPassthrough.deviceNames", "address"),
-                ],
-            },
-        ],
-    },
 };
 
-fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
+pub(super) static REFERENCE: Reference = Reference {
+    settings: "gpuDevicePlugin",
+    example: "nvidia.com/gpu",
+    gives: "the guest gets a GPU from a device plugin",
+    page: "passthrough.md#gpus-from-a-device-plugin",
+    takes: "an extended resource such as `nvidia.com/gpu`, or several of it: `nvidia.com/gpu=2`",
+    effect: "`domain.devices.gpus` or `hostDevices` gets a device of it, or `domain.resources.limits` gets one of it",
+    options: &[],
+    looks_up: &[
+        Access {
+            kinds: &[&KUBEVIRT],
+            verbs: Verbs::Get,
+            what: "`permittedHostDevices`",
+            without: "the resource becomes a limit, with a warning",
+            needed: &[Condition::Is("gpuDevicePlugin.attachDevice", "auto")],
+        },
+        Access {
+            kinds: &[&PCI_DEVICE],
+            verbs: Verbs::Get,
+            what: "whether the cluster has Harvester's PCI devices",
+            without: "the resource becomes a host device",
+            needed: &[
+                Condition::Is("gpuDevicePlugin.attachDevice", "auto"),
+                Condition::IsNot("pciPassthrough.deviceNames", "address"),
+            ],
+        },
+    ],
+};
+
+fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     let request = parse(value, context.settings.gpu_device_plugin.max_devices.0)?;
     let Request { name, count } = &request;
     let allowed = &context.settings.gpu_device_plugin.allowed_plugins;
@@ -150,8 +150,8 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
             if is_host_device {
                 check_gate(context.lookups)?;
             }
-            let kind = if is_host_device { &HOST_DEVICE } else { &GPU };
-            plan.entries.extend(names.map(|device| kind.of(&device, name.as_str())));
+            let place = if is_host_device { &HOST_DEVICE } else { &GPU };
+            plan.entries.extend(names.map(|device| place.entry(&device, name.as_str())));
             if context.vm.limit(name.as_str())?.is_some() {
                 plan.warnings.push(format!(
                     "the VirtualMachine's own limit on {name} overrides the number that its devices need; remove it"
@@ -169,11 +169,11 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
                 if found.parse() != Ok(*count) {
                     plan.warnings.push(format!(
                         "the VirtualMachine's own limit of {} on {name} stays, although the directive asks for {count}; remove it",
-                        Quoted(found)
+                        Quoted(&found)
                     ));
                 }
             }
-            plan.entries.push(LIMIT.of(name.as_str(), &count.to_string()));
+            plan.entries.push(LIMIT.entry(name.as_str(), &count.to_string()));
         }
     }
     Ok(Some(plan))
@@ -200,7 +200,7 @@ fn parse(value: &str, max: usize) -> Result<Request, GpuDevicePluginError> {
 }
 
 /// How many devices of the resource the VirtualMachine has. Harvester makes host devices of GPUs.
-fn count_devices(name: &ResourceName, vm: &VirtualMachine<'_>) -> Result<usize, ShapeError> {
+fn count_devices(name: &ResourceName, vm: &VirtualMachine) -> Result<usize, ShapeError> {
     let devices = [vm.gpus()?, vm.host_devices()?].concat();
     Ok(devices.iter().filter(|device| device.resource == name.as_str()).count())
 }
@@ -214,14 +214,14 @@ fn is_host_device(name: &ResourceName, kubevirt: &KubeVirt, context: &Context<'_
     }
     // Harvester takes no PCI devices but its own. Where none has the resource, such as that of a vGPU which was switched off,
     // it says so of host devices. So it does not matter what the devices are.
-    context.lookups.check_served(Kind::PciDevice).is_ok()
+    context.lookups.check_served(&PCI_DEVICE).is_ok()
 }
 
 /// KubeVirt, if it gives a guest devices of the resource.
 ///
 /// # Errors
 /// Why the guest cannot have one.
-fn serving(name: &ResourceName, context: &Context<'_>) -> Result<KubeVirt, String> {
+fn serving(name: &ResourceName, context: &Context<'_>) -> Result<Rc<KubeVirt>, String> {
     match context.settings.gpu_device_plugin.attach_device {
         AttachDevice::Never => Err("the policy's setting gpuDevicePlugin.attachDevice is never".to_owned()),
         AttachDevice::Auto => match context.lookups.kubevirt() {

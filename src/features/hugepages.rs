@@ -1,19 +1,13 @@
 //! Hugepages: the guest's memory is of large pages of the node.
 
-use std::borrow::Cow;
-
-#[cfg(feature = "describe")]
+use super::feature::{Context, Feature, Plan};
 use super::reference::Reference;
-use super::{Context, Failure, Feature, Plan};
-#[cfg(feature = "describe")]
-use crate::cluster::{
-    Kind,
-    access::{Access, Verbs},
-};
-use crate::kinds::quantity::Quantity;
+use crate::cluster::NODE;
+use crate::cluster::access::{Access, Verbs};
 use crate::settings::{Choice, FeatureSettings, choice, section};
 use crate::text::Quoted;
-use crate::vm::entry::HUGEPAGES;
+use crate::values::quantity::Quantity;
+use crate::vm::place::HUGEPAGES;
 use crate::vm::{Amount, ShapeError, VirtualMachine};
 
 section! {
@@ -86,38 +80,38 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&HUGEPAGES],
     settings: |settings| &settings.hugepages.feature,
     plan,
-    #[cfg(feature = "describe")]
-    reference: Reference {
-        settings: "hugepages",
-        example: "2Mi",
-        gives: "the guest's memory comes from huge pages",
-        page: "cpu-and-memory.md#hugepages",
-        takes: "`2Mi` or `1Gi`",
-        effect: "`domain.memory.hugepages.pageSize`",
-        options: &[],
-        looks_up: &[Access {
-            kinds: &[Kind::Node],
-            verbs: Verbs::List,
-            what: "whether a node has enough such pages; one node is read by its name",
-            without: "no warning where none has",
-            needed: &[],
-        }],
-    },
 };
 
-fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
+pub(super) static REFERENCE: Reference = Reference {
+    settings: "hugepages",
+    example: "2Mi",
+    gives: "the guest's memory comes from huge pages",
+    page: "cpu-and-memory.md#hugepages",
+    takes: "`2Mi` or `1Gi`",
+    effect: "`domain.memory.hugepages.pageSize`",
+    options: &[],
+    looks_up: &[Access {
+        kinds: &[&NODE],
+        verbs: Verbs::List,
+        what: "whether a node has enough such pages; one node is read by its name",
+        without: "no warning where none has",
+        needed: &[],
+    }],
+};
+
+fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     let allowed = &context.settings.hugepages.page_sizes;
     let Some(size) = allowed.iter().copied().find(|size| size.word() == value) else {
         let words: Vec<_> = allowed.iter().map(|size| size.word()).collect();
         return Err(HugepagesError::Size(words.join(" or ")).into());
     };
-    if let Some(other) = context.vm.page_size()?.filter(|other| *other != size.word()) {
-        return Err(HugepagesError::OtherSize(other.to_owned()).into());
+    if let Some(other) = context.vm.page_size()?.filter(|other| other != size.word()) {
+        return Err(HugepagesError::OtherSize(other.into_owned()).into());
     }
     let mut plan = Plan { applied: size.word().to_owned(), ..Plan::default() };
     let memory = memory(context)?;
-    for part in &memory.checked {
-        check(part, size)?;
+    for amount in &memory.checked {
+        check(amount, size)?;
     }
     if memory.request_is_lowered {
         plan.warnings.push(format!(
@@ -126,7 +120,7 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
             size.word()
         ));
     }
-    plan.entries.push(HUGEPAGES.of("", size.word()));
+    plan.entries.push(HUGEPAGES.entry("", size.word()));
     if let Some(bytes) = memory.of_pod {
         plan.warnings.extend(warning(size, bytes, context)?);
     }
@@ -135,26 +129,26 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
 
 /// An amount of memory that must be a multiple of the page size.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Part<'v> {
-    /// Where it stands.
+struct PagedAmount {
+    /// Where it is written.
     place: &'static str,
     /// As it is written.
-    text: Cow<'v, str>,
+    text: String,
     bytes: u64,
     /// Who sets it, if not the user.
     hint: &'static str,
 }
 
-impl<'v> Part<'v> {
-    fn new(place: &'static str, amount: Amount<'v>, hint: &'static str) -> Self {
-        Self { place, text: amount.text.into(), bytes: amount.quantity.ceil, hint }
+impl PagedAmount {
+    fn new(place: &'static str, amount: &Amount, hint: &'static str) -> Self {
+        Self { place, text: amount.text.clone(), bytes: amount.quantity.ceil(), hint }
     }
 }
 
 /// The VirtualMachine's memory.
 #[derive(Default)]
-struct Memory<'v> {
-    checked: Vec<Part<'v>>,
+struct Memory {
+    checked: Vec<PagedAmount>,
     /// How many bytes a node must have.
     of_pod: Option<u64>,
     /// Whether Harvester's webhook, which comes later, sets a request that is not known here.
@@ -163,7 +157,7 @@ struct Memory<'v> {
 
 /// Finds the memory that KubeVirt divides into pages: the request, else the guest's, else the limit; and the guest's, which QEMU
 /// divides. What an instance type has is not known here.
-fn memory<'v>(context: &'v Context<'_>) -> Result<Memory<'v>, ShapeError> {
+fn memory(context: &Context<'_>) -> Result<Memory, ShapeError> {
     let vm = context.vm;
     if vm.has_instance_type() {
         return Ok(Memory::default());
@@ -171,22 +165,23 @@ fn memory<'v>(context: &'v Context<'_>) -> Result<Memory<'v>, ShapeError> {
     let is_harvester = context.settings.general.is_harvester();
     let hint = |hint: &'static str| if is_harvester { hint } else { "" };
     let amounts = vm.resources("memory")?;
-    let guest =
-        vm.guest_memory()?.map(|amount| Part::new("spec.template.spec.domain.memory.guest", amount, hint(RESERVED)));
-    let request = |hint| Some(Part::new("spec.template.spec.domain.resources.requests.memory", amounts.request?, hint));
-    let limit = amounts.limit.map(|amount| Part::new("spec.template.spec.domain.resources.limits.memory", amount, ""));
-    let (divided, guest, request_is_lowered) = match (limit, amounts.limit) {
-        (Some(limit), Some(amount)) if is_harvester => {
+    const GUEST: &str = "spec.template.spec.domain.memory.guest";
+    const REQUEST: &str = "spec.template.spec.domain.resources.requests.memory";
+    const LIMIT: &str = "spec.template.spec.domain.resources.limits.memory";
+    let guest = vm.guest_memory()?.map(|amount| PagedAmount::new(GUEST, &amount, hint(RESERVED)));
+    let request = |hint| Some(PagedAmount::new(REQUEST, amounts.request.as_ref()?, hint));
+    let limit = amounts.limit.as_ref().map(|amount| PagedAmount::new(LIMIT, amount, ""));
+    let (divided, guest, request_is_lowered) = match limit {
+        Some(limit) if is_harvester => {
             let old = context.old.and_then(|old| Basis::of(old).ok());
-            let mut basis = Basis::of(vm)?;
-            basis.has_devices |= context.asks_for_devices();
+            let basis = Basis::of(vm)?;
             let guest = match vm.reserved_memory()? {
                 // As Harvester has set it already.
                 _ if old.as_ref().is_some_and(|old| old.memory == basis.memory) => guest.unwrap_or(limit.clone()),
-                Some(reserved) => Part {
+                Some(reserved) => PagedAmount {
                     place: "the guest's memory",
-                    text: format!("{} less {}", amount.text, reserved.text).into(),
-                    bytes: limit.bytes.saturating_sub(reserved.quantity.ceil),
+                    text: format!("{} less {}", limit.text, reserved.text),
+                    bytes: limit.bytes.saturating_sub(reserved.quantity.ceil()),
                     hint: RESERVED,
                 },
                 None => limit.clone(),
@@ -201,9 +196,9 @@ fn memory<'v>(context: &'v Context<'_>) -> Result<Memory<'v>, ShapeError> {
             };
             (Some(divided), Some(guest), is_lowered_anew)
         }
-        (limit, _) => (request("").or(guest.clone()).or(limit), guest, false),
+        limit => (request("").or(guest.clone()).or(limit), guest, false),
     };
-    let of_pod = divided.as_ref().map(|part| part.bytes);
+    let of_pod = divided.as_ref().map(|amount| amount.bytes);
     let mut checked: Vec<_> = divided.into_iter().chain(guest).collect();
     checked.dedup();
     Ok(Memory { checked, of_pod, request_is_lowered })
@@ -213,44 +208,45 @@ fn memory<'v>(context: &'v Context<'_>) -> Result<Memory<'v>, ShapeError> {
 /// changes. Source: `harvester/harvester`, `pkg/webhook/resources/virtualmachine/mutator.go`, `needUpdateResourceOvercommit`.
 #[derive(PartialEq)]
 struct Basis {
-    /// Limit and reserved memory, in bytes.
-    memory: [Option<u64>; 2],
+    /// Limit and reserved memory.
+    memory: [Option<Quantity>; 2],
     cpus: Option<Quantity>,
     is_dedicated: bool,
     has_devices: bool,
 }
 
 impl Basis {
-    fn of(vm: &VirtualMachine<'_>) -> Result<Self, ShapeError> {
+    fn of(vm: &VirtualMachine) -> Result<Self, ShapeError> {
         let memory = [vm.resources("memory")?.limit, vm.reserved_memory()?];
         Ok(Self {
-            memory: memory.map(|amount| amount.map(|amount| amount.quantity.ceil)),
+            memory: memory.map(|amount| amount.map(|amount| amount.quantity)),
             cpus: vm.resources("cpu")?.limit.map(|amount| amount.quantity),
-            is_dedicated: vm.cpu()?.is_dedicated == Some(true),
+            is_dedicated: vm.cpu()?.dedicated_cpu_placement == Some(true),
             has_devices: !(vm.host_devices()?.is_empty() && vm.gpus()?.is_empty()),
         })
     }
 }
 
-fn check(part: &Part<'_>, size: PageSize) -> Result<(), HugepagesError> {
-    let (field, text, word) = (part.place, part.text.to_string(), size.word());
-    if part.bytes < size.bytes() {
+fn check(amount: &PagedAmount, size: PageSize) -> Result<(), HugepagesError> {
+    let PagedAmount { place: field, text, bytes, hint } = amount.clone();
+    let word = size.word();
+    if bytes < size.bytes() {
         return Err(HugepagesError::Less { field, text, size: word });
     }
-    if part.bytes % size.bytes() != 0 {
-        return Err(HugepagesError::NotAMultiple { field, text, size: word, hint: part.hint });
+    if bytes % size.bytes() != 0 {
+        return Err(HugepagesError::NotAMultiple { field, text, size: word, hint });
     }
     Ok(())
 }
 
 /// What is amiss with the nodes, where they may be read.
-fn warning(size: PageSize, bytes: u64, context: &Context<'_>) -> Result<Option<String>, Failure> {
+fn warning(size: PageSize, bytes: u64, context: &Context<'_>) -> anyhow::Result<Option<String>> {
     let placement = context.vm.placement()?;
-    let Ok(nodes) = context.nodes(&placement, context.named_node().as_deref()) else {
+    let Ok(nodes) = context.nodes(&placement) else {
         return Ok(None);
     };
     let resource = format!("hugepages-{}", size.word());
-    let has_enough = |pages: &str| pages.parse::<Quantity>().is_ok_and(|pages| pages.ceil >= bytes);
+    let has_enough = |pages: &str| pages.parse::<Quantity>().is_ok_and(|pages| pages.ceil() >= bytes);
     let is_there = nodes.iter().any(|node| node.allocatable(&resource).is_some_and(has_enough));
     Ok((!is_there).then(|| {
         format!(

@@ -1,19 +1,14 @@
 //! Nested virtualization: the guest's CPU gets the vendor's virtualization extension.
 
-#[cfg(feature = "describe")]
+use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
 use super::switch::Switch;
-use super::{Context, Failure, Feature, Plan};
-use crate::cluster::{ClusterError, LookupError};
-#[cfg(feature = "describe")]
-use crate::cluster::{
-    Kind,
-    access::{Access, Condition, Verbs},
-};
+use crate::cluster::access::{Access, Condition, Verbs};
+use crate::cluster::{ClusterError, LookupError, NODE};
 use crate::settings::{FeatureSettings, choice, section};
 use crate::text::Quoted;
 use crate::vm::VirtualMachine;
-use crate::vm::entry::CPU_FEATURE;
+use crate::vm::place::CPU_FEATURE;
 
 const OPTION: &str = "cpu-vendor";
 
@@ -135,30 +130,30 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&CPU_FEATURE],
     settings: |settings| &settings.nested_virt.feature,
     plan,
-    #[cfg(feature = "describe")]
-    reference: Reference {
-        settings: "nestedVirtualization",
-        example: "enabled",
-        gives: "the guest can run virtual machines of its own",
-        page: "cpu-and-memory.md#nested-virtualization",
-        takes: Switch::TAKES,
-        effect: "`domain.cpu.features` gets `svm` (AMD) or `vmx` (Intel) with `policy: require`",
-        options: &[OptionReference {
-            name: OPTION,
-            takes: "`amd`, `intel`, `auto`",
-            meaning: "whose CPU the VM runs on; `auto` finds it out",
-        }],
-        looks_up: &[Access {
-            kinds: &[Kind::Node],
-            verbs: Verbs::List,
-            what: "the CPU vendor, where neither option, setting nor VM tell it; one node is read by its name",
-            without: "the directive fails and says what to set or grant",
-            needed: &[Condition::Is("nestedVirtualization.cpuVendor", "auto")],
-        }],
-    },
 };
 
-fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
+pub(super) static REFERENCE: Reference = Reference {
+    settings: "nestedVirtualization",
+    example: "enabled",
+    gives: "the guest can run virtual machines of its own",
+    page: "cpu-and-memory.md#nested-virtualization",
+    takes: Switch::TAKES,
+    effect: "`domain.cpu.features` gets `svm` (AMD) or `vmx` (Intel) with `policy: require`",
+    options: &[OptionReference {
+        name: OPTION,
+        takes: "`amd`, `intel`, `auto`",
+        meaning: "whose CPU the VM runs on; `auto` finds it out",
+    }],
+    looks_up: &[Access {
+        kinds: &[&NODE],
+        verbs: Verbs::List,
+        what: "the CPU vendor, where neither option, setting nor VM tell it; one node is read by its name",
+        without: "the directive fails and says what to set or grant",
+        needed: &[Condition::Is("nestedVirtualization.cpuVendor", "auto")],
+    }],
+};
+
+fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     if value.parse::<Switch>()? == Switch::Off {
         return Ok(None);
     }
@@ -177,14 +172,14 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
         return Err(NestedVirtError::Contradiction { extension, policy }.into());
     }
     Ok(Some(Plan {
-        entries: vec![CPU_FEATURE.of(extension, "")],
+        entries: vec![CPU_FEATURE.entry(extension, "")],
         applied: "true".to_owned(),
         warnings: warning.into_iter().collect(),
     }))
 }
 
 /// The vendor, from the first that answers: the option, the setting, the VM, the nodes; and what is amiss with the nodes.
-fn vendor(context: &Context<'_>) -> Result<(Vendor, Option<String>), Failure> {
+fn vendor(context: &Context<'_>) -> anyhow::Result<(Vendor, Option<String>)> {
     if let Some(vendor) = vendor_of_option(context)? {
         return Ok((vendor, None));
     }
@@ -199,7 +194,7 @@ fn vendor(context: &Context<'_>) -> Result<(Vendor, Option<String>), Failure> {
     }
 }
 
-fn vendor_of_option(context: &Context<'_>) -> Result<Option<Vendor>, Failure> {
+fn vendor_of_option(context: &Context<'_>) -> anyhow::Result<Option<Vendor>> {
     let Some(option) = context.directives.option(OPTION)? else {
         return Ok(None);
     };
@@ -211,7 +206,7 @@ fn vendor_of_option(context: &Context<'_>) -> Result<Option<Vendor>, Failure> {
     }
 }
 
-fn vendor_of_vm(vm: &VirtualMachine<'_>) -> Result<Option<Vendor>, Failure> {
+fn vendor_of_vm(vm: &VirtualMachine) -> anyhow::Result<Option<Vendor>> {
     let features = vm.cpu_features()?;
     let placement = vm.placement()?;
     let model = Vendor::of_model(vm.cpu_model()?);
@@ -220,13 +215,13 @@ fn vendor_of_vm(vm: &VirtualMachine<'_>) -> Result<Option<Vendor>, Failure> {
             .iter()
             .any(|feature| feature.name == vendor.extension() && !matches!(feature.policy, "forbid" | "disable"))
             || model == Some(*vendor)
-            || placement.selector().iter().any(|(key, value)| *value == "true" && vendor.labels().contains(key))
+            || placement.selector.iter().any(|(key, value)| value == "true" && vendor.labels().contains(&key.as_str()))
     };
     only_one(Vendor::ALL.into_iter().filter(says), "the VirtualMachine's CPU settings and node selector name")
 }
 
-fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Failure> {
-    let mut nodes = context.nodes(&context.vm.placement()?, None).map_err(unknown_vendor)?;
+fn vendor_of_nodes(context: &Context<'_>) -> anyhow::Result<(Vendor, Option<String>)> {
+    let mut nodes = context.nodes(&context.vm.placement()?).map_err(unknown_vendor)?;
     let other = nodes.iter().find_map(|node| node.label(ARCHITECTURE_LABEL).filter(|a| *a != AMD64));
     let other = other.map(str::to_owned);
     nodes.retain(|node| node.label(ARCHITECTURE_LABEL).is_none_or(|a| a == AMD64));
@@ -260,7 +255,7 @@ fn vendor_of_nodes(context: &Context<'_>) -> Result<(Vendor, Option<String>), Fa
     Ok((vendor, warning))
 }
 
-fn only_one(mut vendors: impl Iterator<Item = Vendor>, who: &'static str) -> Result<Option<Vendor>, Failure> {
+fn only_one(mut vendors: impl Iterator<Item = Vendor>, who: &'static str) -> anyhow::Result<Option<Vendor>> {
     match (vendors.next(), vendors.next()) {
         (Some(_), Some(_)) => Err(NestedVirtError::BothVendors(who).into()),
         (vendor, _) => Ok(vendor),

@@ -1,16 +1,12 @@
 //! NUMA passthrough: the guest sees the NUMA nodes that its CPUs and pages are of.
 
-#[cfg(feature = "describe")]
+use super::feature::{Context, Feature, Plan};
 use super::reference::Reference;
 use super::switch::Switch;
-use super::{Context, Failure, Feature, Plan};
-#[cfg(feature = "describe")]
-use crate::cluster::{
-    Kind,
-    access::{Access, Verbs},
-};
+use crate::cluster::KUBEVIRT;
+use crate::cluster::access::{Access, Verbs};
 use crate::settings::{FeatureSettings, section};
-use crate::vm::entry::NUMA_MAPPING;
+use crate::vm::place::NUMA_MAPPING;
 
 section! {
     /// Setting `numa`.
@@ -46,32 +42,27 @@ enum NumaError {
     GateOff,
 }
 
-pub(super) static FEATURE: Feature = Feature {
-    name: "numa",
+pub(super) static FEATURE: Feature =
+    Feature { name: "numa", options: &[], adds: &[&NUMA_MAPPING], settings: |settings| &settings.numa.feature, plan };
+
+pub(super) static REFERENCE: Reference = Reference {
+    settings: "numa",
+    example: "passthrough",
+    gives: "the guest sees the NUMA nodes of its CPUs and memory",
+    page: "cpu-and-memory.md#numa",
+    takes: "`passthrough`; off: `disabled`, `false`, `no`, `0` or nothing",
+    effect: "`domain.cpu.numa.guestMappingPassthrough: {}`; needs cpu-pinning and hugepages",
     options: &[],
-    adds: &[&NUMA_MAPPING],
-    settings: |settings| &settings.numa.feature,
-    plan,
-    #[cfg(feature = "describe")]
-    reference: Reference {
-        settings: "numa",
-        example: "passthrough",
-        gives: "the guest sees the NUMA nodes of its CPUs and memory",
-        page: "cpu-and-memory.md#numa",
-        takes: "`passthrough`; off: `disabled`, `false`, `no`, `0` or nothing",
-        effect: "`domain.cpu.numa.guestMappingPassthrough: {}`; needs cpu-pinning and hugepages",
-        options: &[],
-        looks_up: &[Access {
-            kinds: &[Kind::KubeVirt],
-            verbs: Verbs::Get,
-            what: "the feature gate `NUMA`, which KubeVirt needs before 1.4",
-            without: "the gate is not checked",
-            needed: &[],
-        }],
-    },
+    looks_up: &[Access {
+        kinds: &[&KUBEVIRT],
+        verbs: Verbs::Get,
+        what: "the feature gate `NUMA`, which KubeVirt needs before 1.4",
+        without: "the gate is not checked",
+        needed: &[],
+    }],
 };
 
-fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
+fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     let is_on = value.eq_ignore_ascii_case(PASSTHROUGH);
     if !is_on {
         return match value.parse() {
@@ -80,7 +71,7 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
         };
     }
     if !context.vm.has_instance_type() {
-        let is_dedicated = context.vm.cpu()?.is_dedicated == Some(true);
+        let is_dedicated = context.vm.cpu()?.dedicated_cpu_placement == Some(true);
         let has_pages = context.vm.page_size()?.is_some();
         let (missing, with) = match (is_dedicated, has_pages) {
             (true, true) => ("", ""),
@@ -100,6 +91,6 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
             return Err(NumaError::GateOff.into());
         }
     }
-    let entries = vec![NUMA_MAPPING.of("", "")];
+    let entries = vec![NUMA_MAPPING.entry("", "")];
     Ok(Some(Plan { entries, applied: PASSTHROUGH.to_owned(), ..Plan::default() }))
 }

@@ -2,10 +2,13 @@
 //!
 //! An entry that was in place before is not in the record, and so stays for ever. No feature is known here.
 
-use crate::json::{Json, Shape, member};
-use crate::kinds::pci::PciAddress;
+use serde_json::{Value, json};
+
+use crate::json;
+use crate::values::pci::PciAddress;
 use crate::vm::VirtualMachine;
-use crate::vm::entry::{Entry, EntryKind, GPU, HOOK_SIDECAR, HOST_DEVICE};
+use crate::vm::entry::Entry;
+use crate::vm::place::{GPU, HOOK_SIDECAR, HOST_DEVICE, Place};
 
 /// The longest record that is read. One that the policy writes lists at most 256 devices.
 const MAX_LENGTH: usize = 64 << 10;
@@ -25,17 +28,15 @@ pub(crate) struct Record(pub(crate) Vec<Recorded>);
 
 impl Record {
     /// Reads a record; `None` where it is not one, or lists an entry of another kind.
-    pub(crate) fn read(text: &str, kinds: &[&'static EntryKind]) -> Option<Self> {
+    pub(crate) fn read(text: &str, places: &[&'static Place]) -> Option<Self> {
         if text.len() > MAX_LENGTH {
             return None;
         }
-        let Json::Array(items) = Json::parse(text, &Shape::Whole).ok()? else {
-            return None;
-        };
+        let items: Vec<Value> = json::parse(text).ok()?;
         let entries = items.iter().map(|item| {
-            let entry = kinds.iter().find_map(|kind| kind.read(item))?;
-            let beside = item.get("beside").map(Json::items).unwrap_or_default();
-            let beside = beside.iter().filter_map(Json::as_str).map(str::to_owned).collect();
+            let entry = places.iter().find_map(|place| place.recorded(item))?;
+            let beside = item.get("beside").and_then(Value::as_array).into_iter().flatten();
+            let beside = beside.filter_map(Value::as_str).map(str::to_owned).collect();
             Some(Recorded { entry, beside })
         });
         entries.collect::<Option<_>>().map(Self)
@@ -44,20 +45,19 @@ impl Record {
     /// The annotation's value.
     pub(crate) fn to_text(&self) -> String {
         let items = self.0.iter().map(|added| {
-            let mut item = added.entry.to_json();
+            let mut item = added.entry.to_record();
             if !added.beside.is_empty() {
-                let names = added.beside.iter().map(|name| Json::from(name.as_str()));
-                item.push(member("beside", Json::Array(names.collect())));
+                item.insert("beside".to_owned(), json!(added.beside));
             }
-            Json::Object(item)
+            Value::Object(item)
         });
-        Json::Array(items.collect()).to_text()
+        Value::Array(items.collect()).to_string()
     }
 
     /// Finds the entries that are still there, exactly as they were added, but for what others rename: Harvester makes host
     /// devices of GPUs, and names a host device after the PCIDevice that a VirtualMachine was really given. As many entries
     /// as are recorded of a resource stand for as many of it that are there.
-    pub(crate) fn still_in(&self, vm: &VirtualMachine<'_>, may_be_ours: &dyn Fn(&Entry) -> bool) -> Found<'_> {
+    pub(crate) fn still_in(&self, vm: &VirtualMachine, may_be_ours: impl Fn(&Entry) -> bool) -> Found<'_> {
         let mut found = Found::default();
         let mut missing = Vec::new();
         for added in &self.0 {
@@ -97,7 +97,7 @@ impl Found<'_> {
     }
 
     /// Warnings about entries that somebody changed.
-    pub(crate) fn changes(&self, vm: &VirtualMachine<'_>, ownership: &Ownership<'_>) -> Vec<String> {
+    pub(crate) fn changes(&self, vm: &VirtualMachine, ownership: &Ownership<'_>) -> Vec<String> {
         let messages = self.missing.iter().filter_map(|entry| {
             match vm.has_in_place_of(entry) {
                 Err(error) => return Some(error.to_string()),
@@ -108,7 +108,7 @@ impl Found<'_> {
             }
             let (name, _) = entry.as_device()?;
             let is_new = |device: &Entry| {
-                let was_there = |old: &&VirtualMachine<'_>| old.has(device) && entry_in(old, entry).is_some();
+                let was_there = |old: &&VirtualMachine| old.has(device) && entry_in(old, entry).is_some();
                 !ownership.old.as_ref().is_some_and(was_there) && !ownership.declares(device)
             };
             let is_renamed = |device: &Entry| {
@@ -124,19 +124,19 @@ impl Found<'_> {
 }
 
 /// The entry as the VirtualMachine has it, unless it was renamed.
-fn entry_in(vm: &VirtualMachine<'_>, entry: &Entry) -> Option<Entry> {
-    if entry.kind == &HOOK_SIDECAR {
-        return Some(HOOK_SIDECAR.of("", &vm.hook_sidecars().ok()?.of_policy()?));
+fn entry_in(vm: &VirtualMachine, entry: &Entry) -> Option<Entry> {
+    if entry.place == &HOOK_SIDECAR {
+        return Some(HOOK_SIDECAR.entry("", vm.hook_sidecars().ok()?.of_policy()?));
     }
-    let as_host_device = || HOST_DEVICE.of(&entry.name, &entry.value);
-    let host_device = (entry.kind == &GPU).then(as_host_device);
+    let as_host_device = || HOST_DEVICE.entry(&entry.name, &entry.value);
+    let host_device = (entry.place == &GPU).then(as_host_device);
     [Some(entry.clone()), host_device].into_iter().flatten().find(|entry| vm.has(entry))
 }
 
 /// The host devices of the VirtualMachine as entries.
-pub(super) fn host_devices(vm: &VirtualMachine<'_>) -> impl Iterator<Item = Entry> {
+pub(super) fn host_devices(vm: &VirtualMachine) -> impl Iterator<Item = Entry> {
     let devices = vm.host_devices().unwrap_or_default().into_iter();
-    devices.map(|device| HOST_DEVICE.of(device.name, device.resource))
+    devices.map(|device| HOST_DEVICE.entry(device.name, device.resource))
 }
 
 /// Whether an entry has a name that Harvester gives.
@@ -147,9 +147,9 @@ pub(super) fn is_pci_device(entry: &Entry) -> bool {
 /// Tells the entries that a feature added from those of the user.
 pub(crate) struct Ownership<'o> {
     /// The manifest that `kubectl apply` was given.
-    pub(crate) declared: Option<&'o VirtualMachine<'o>>,
+    pub(crate) declared: Option<&'o VirtualMachine>,
     /// The VirtualMachine before this update.
-    pub(crate) old: Option<&'o VirtualMachine<'o>>,
+    pub(crate) old: Option<&'o VirtualMachine>,
     /// The entries of it that the feature added.
     pub(crate) added_to_old: Vec<Recorded>,
     /// Whether the VirtualMachine asks for the feature: then it may have been added in an earlier call for this request.
@@ -171,7 +171,7 @@ impl Ownership<'_> {
     /// Whether the manifest that `kubectl apply` was given has the entry.
     pub(crate) fn declares(&self, entry: &Entry) -> bool {
         self.declared.is_some_and(|declared| {
-            let is_sidecar = entry.kind == &HOOK_SIDECAR;
+            let is_sidecar = entry.place == &HOOK_SIDECAR;
             declared.has(entry) || is_sidecar && declared.has_in_place_of(entry) == Ok(true)
         })
     }

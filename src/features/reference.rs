@@ -1,6 +1,6 @@
-//! A feature as the reference and the manifests need it, for `cargo xtask generate`. Not in the module.
+//! A feature as the reference and the manifests need it, for `cargo xtask generate`.
 
-use super::FEATURES;
+use super::{FEATURES, REFERENCES};
 use crate::cluster::access::{Access, REVIEW};
 use crate::directives;
 
@@ -38,7 +38,7 @@ pub struct OptionReference {
 
 /// The features by their names, in the order in which they are applied.
 pub fn features() -> Vec<(&'static str, Reference)> {
-    FEATURES.iter().map(|feature| (feature.name, feature.reference)).collect()
+    FEATURES.iter().zip(REFERENCES).map(|(feature, reference)| (feature.name, **reference)).collect()
 }
 
 /// What is looked up for no feature in particular.
@@ -52,8 +52,8 @@ mod tests {
 
     #[test]
     fn every_option_is_described() {
-        for feature in FEATURES {
-            let described: Vec<_> = feature.reference.options.iter().map(|option| option.name).collect();
+        for (feature, reference) in FEATURES.iter().zip(REFERENCES) {
+            let described: Vec<_> = reference.options.iter().map(|option| option.name).collect();
             assert_eq!(described, feature.options, "{}", feature.name);
         }
     }

@@ -20,7 +20,6 @@ pub(super) enum SwitchError {
 
 impl Switch {
     /// The words for the reference.
-    #[cfg(feature = "describe")]
     pub(super) const TAKES: &str = "`enabled`, `true`, `yes`, `1`; off: `disabled`, `false`, `no`, `0` or nothing";
 }
 

@@ -1,15 +1,13 @@
 //! USB passthrough: the guest gets USB devices by vendor and product.
 
-use super::host_devices::{DeviceKind, HostDeviceSettings, Names, USB_PREFIX};
-#[cfg(feature = "describe")]
+use super::feature::{Context, Feature, Plan};
+use super::host_devices::{self, Bus, HostDeviceSettings, NamedBy, Rules, USB_PREFIX, is_usb};
 use super::reference::Reference;
-use super::{Context, Failure, Feature, Plan, host_devices};
-#[cfg(feature = "describe")]
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{Kind, LookupError};
-use crate::kinds::usb::UsbIds;
+use crate::cluster::{KUBEVIRT, LookupError, USB_DEVICE, USB_DEVICE_CLAIM};
 use crate::settings::{Count, choice, section};
-use crate::vm::entry::{HOST_DEVICE, NODE_SELECTOR};
+use crate::values::usb::UsbIds;
+use crate::vm::place::{HOST_DEVICE, NODE_SELECTOR};
 
 section! {
     /// Setting `usbPassthrough`.
@@ -18,13 +16,13 @@ section! {
         /// Those in the virtual machine's template are counted, too.
         max_devices: Count = Count(4), "maxDevices", "maximum USB devices per VM";
         /// With auto, Harvester's USB devices where it has them, else those that KubeVirt permits under permittedHostDevices.usb.
-        device_names: DeviceNames = DeviceNames::Auto, "deviceNames", "where USB devices are looked up";
+        device_names: UsbDeviceNames = UsbDeviceNames::Auto, "deviceNames", "where USB devices are looked up";
     }
 }
 
 choice! {
     /// Where USB devices are looked up.
-    DeviceNames {
+    UsbDeviceNames {
         /// With Harvester where it has USB devices, else with KubeVirt.
         Auto = "auto",
         /// Harvester's USBDevices.
@@ -57,67 +55,72 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&HOST_DEVICE, &NODE_SELECTOR],
     settings: |settings| &settings.usb_passthrough.host.feature,
     plan,
-    #[cfg(feature = "describe")]
-    reference: Reference {
-        settings: "usbPassthrough",
-        example: "'{\"devices\": [\"046d:c52b\"]}'",
-        gives: "the guest gets these USB devices, by vendor and product",
-        page: "passthrough.md#usb-devices",
-        takes: "`{\"devices\": [\"046d:c52b\", \"node1/1050:0407\"]}`",
-        effect: "`domain.devices.hostDevices` gets each device",
-        options: &[],
-        looks_up: &[
-            Access {
-                kinds: &[Kind::UsbDevice],
-                verbs: Verbs::List,
-                what: "where the device is, and whether it is enabled for passthrough",
-                without: "the directive fails and says what to grant",
-                needed: &[Condition::IsNot("usbPassthrough.deviceNames", "permitted")],
-            },
-            Access {
-                kinds: &[Kind::UsbDeviceClaim],
-                verbs: Verbs::Get,
-                what: "who claimed the device, with `requireClaimOwner`",
-                without: "the directive fails and says what to grant",
-                needed: &[Condition::IsNot("usbPassthrough.deviceNames", "permitted")],
-            },
-            Access {
-                kinds: &[Kind::KubeVirt],
-                verbs: Verbs::Get,
-                what: "the feature gate `HostDevices`, and `permittedHostDevices.usb` where there is no Harvester",
-                without: "the gate is not checked; where there is no Harvester, the directive fails",
-                needed: &[],
-            },
-        ],
-    },
 };
 
-pub(super) static KIND: DeviceKind = DeviceKind {
-    bus: "USB",
-    is_pci: false,
-    named: "USB device",
-    example: "046d:c52b",
-    counted: "USB",
+pub(super) static REFERENCE: Reference = Reference {
     settings: "usbPassthrough",
-    objects: Kind::UsbDevice,
-    claims: Kind::UsbDeviceClaim,
+    example: "'{\"devices\": [\"046d:c52b\"]}'",
+    gives: "the guest gets these USB devices, by vendor and product",
+    page: "passthrough.md#usb-devices",
+    takes: "`{\"devices\": [\"046d:c52b\", \"node1/1050:0407\"]}`",
+    effect: "`domain.devices.hostDevices` gets each device",
+    options: &[],
+    looks_up: &[
+        Access {
+            kinds: &[&USB_DEVICE],
+            verbs: Verbs::List,
+            what: "where the device is, and whether it is enabled for passthrough",
+            without: "the directive fails and says what to grant",
+            needed: &[Condition::IsNot("usbPassthrough.deviceNames", "permitted")],
+        },
+        Access {
+            kinds: &[&USB_DEVICE_CLAIM],
+            verbs: Verbs::Get,
+            what: "who claimed the device, with `requireClaimOwner`",
+            without: "the directive fails and says what to grant",
+            needed: &[Condition::IsNot("usbPassthrough.deviceNames", "permitted")],
+        },
+        Access {
+            kinds: &[&KUBEVIRT],
+            verbs: Verbs::Get,
+            what: "the feature gate `HostDevices`, and `permittedHostDevices.usb` where there is no Harvester",
+            without: "the gate is not checked; where there is no Harvester, the directive fails",
+            needed: &[],
+        },
+    ],
+};
+
+static BUS: Bus = Bus {
+    name: "USB",
+    notation: "USB device",
+    example: "046d:c52b",
+    settings: "usbPassthrough",
+    objects: &USB_DEVICE,
+    claims: &USB_DEVICE_CLAIM,
+    claims_enable: false,
+    name_is_address: false,
     read: |text| text.parse::<UsbIds>().map(|ids| ids.to_string()).map_err(|error| error.to_string()),
+    counts: is_usb,
+    counted: "USB",
     resources: permitted,
     prefix: USB_PREFIX,
+    warning: None,
+    remedy: Some("set usbPassthrough.deviceNames to permitted"),
 };
 
-fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
+fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     let settings = &context.settings.usb_passthrough;
-    let names = match settings.device_names {
-        DeviceNames::Auto => Names::Auto,
-        DeviceNames::Harvester => Names::Harvester,
-        DeviceNames::Permitted => Names::Elsewhere,
+    let named_by = match settings.device_names {
+        UsbDeviceNames::Auto => NamedBy::Auto,
+        UsbDeviceNames::Harvester => NamedBy::Harvester,
+        UsbDeviceNames::Permitted => NamedBy::Other,
     };
-    host_devices::plan(&KIND, &settings.host, (names, settings.max_devices.0), value, context)
+    let rules = Rules { settings: &settings.host, named_by, max_devices: settings.max_devices.0 };
+    host_devices::plan(&BUS, &rules, value, context)
 }
 
 /// The resources of the devices that KubeVirt permits. One that is named as in Harvester is any of its kind.
-fn permitted(devices: &[String], context: &Context<'_>) -> Result<Vec<String>, Failure> {
+fn permitted(devices: &[String], context: &Context<'_>) -> anyhow::Result<Vec<String>> {
     let kubevirt = context.lookups.kubevirt().map_err(UsbPassthroughError::Lookup)?;
     let resource = |device: &String| {
         let of_object = || UsbIds::of_usb_device(device).map(|(_, ids)| ids);

@@ -1,7 +1,8 @@
 //! The settings that no feature has for itself.
 
-use crate::json::{Json, Shape};
-use crate::kinds::name::{Label, Subdomain};
+use serde_json::Value;
+
+use crate::values::name::{Label, Subdomain};
 
 use super::{choice, section};
 
@@ -88,11 +89,8 @@ section! {
 }
 
 /// Whether settings switch user data on, without a look at the others.
-pub(crate) fn reads_user_data(settings: Option<&str>) -> bool {
-    static USER_DATA: Shape = Shape::OnlyMembers(&[("userData", Shape::OnlyMembers(&[("enabled", Shape::Whole)]))]);
-    let json = settings.and_then(|text| Json::parse(text, &USER_DATA).ok());
-    let enabled = json.as_ref().and_then(|json| json.at(&["userData", "enabled"]));
-    matches!(enabled, Some(Json::Bool(true)))
+pub(crate) fn reads_user_data(settings: &Value) -> bool {
+    settings.get("userData").and_then(|section| section.get("enabled")) == Some(&Value::Bool(true))
 }
 
 /// The namespace of Harvester's own parts.

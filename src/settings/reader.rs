@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use crate::json::{Json, Shape};
-use crate::kinds::pattern::Pattern;
+use serde_json::Value;
+
+use crate::json::{is_unset, type_name};
 use crate::text::{self, Quoted};
+use crate::values::pattern::Pattern;
 
 /// An enum whose variants are words in the settings.
 ///
@@ -42,7 +44,7 @@ macro_rules! section {
         <$type as $crate::settings::Setting>::get($section, $key, $default)
     };
     (@read $section:ident, $type:ty, $key:literal) => {
-        $section.section($key, <$type>::read)
+        $section.section($key, <$type>::read_section)
     };
     (@describe $type:ty, $key:literal, $help:expr, $default:expr, $label:literal) => {
         <$type as $crate::settings::Setting>::describe($default).labelled($label).named($key, $help)
@@ -63,15 +65,14 @@ macro_rules! section {
         }
 
         impl $name {
-            pub(crate) fn read(section: &mut $crate::settings::Section<'_, '_>) -> Self {
+            pub(crate) fn read_section(section: &mut $crate::settings::Section<'_>) -> Self {
                 Self {
-                    $($base: <$base_type>::read(section),)?
+                    $($base: <$base_type>::read_section(section),)?
                     $($field: $crate::settings::section!(@read section, $type, $key $(, $default)?),)*
                 }
             }
         }
 
-        #[cfg(feature = "describe")]
         impl $name {
             pub(crate) fn describe() -> $crate::settings::Description {
                 let fields = vec![$($crate::settings::section!(
@@ -88,10 +89,9 @@ pub(crate) use {choice, section};
 /// A part of the settings that is read as a whole.
 pub(crate) trait Setting: Sized {
     /// The setting under the key; its default where it is not set, or is wrong.
-    fn get(section: &mut Section<'_, '_>, key: &'static str, default: Self) -> Self;
+    fn get(section: &mut Section<'_>, key: &'static str, default: Self) -> Self;
 
     /// What the form and the chart need to know of it.
-    #[cfg(feature = "describe")]
     fn describe(default: Self) -> super::Description;
 }
 
@@ -101,17 +101,15 @@ pub(crate) trait SettingValue: Sized {
     fn takes() -> String;
 
     /// The value, if it is one that the setting takes.
-    fn read(json: &Json<'_>) -> Option<Self>;
+    fn read(json: &Value) -> Option<Self>;
 
     /// The values that the setting takes, as a JSON schema; texts unless said otherwise.
-    #[cfg(feature = "describe")]
-    fn schema() -> serde_json::Value {
+    fn schema() -> Value {
         serde_json::json!({"type": "string"})
     }
 
     /// The value as a manifest has it.
-    #[cfg(feature = "describe")]
-    fn to_json(&self) -> serde_json::Value;
+    fn to_json(&self) -> Value;
 }
 
 /// An enum whose variants are words in the settings; [`choice`] makes it.
@@ -130,7 +128,7 @@ pub(crate) trait Choice: Copy + PartialEq + 'static {
 }
 
 impl<T: SettingValue> Setting for T {
-    fn get(section: &mut Section<'_, '_>, key: &'static str, default: Self) -> Self {
+    fn get(section: &mut Section<'_>, key: &'static str, default: Self) -> Self {
         match section.value(key) {
             None => default,
             Some(json) => T::read(json).unwrap_or_else(|| {
@@ -140,7 +138,6 @@ impl<T: SettingValue> Setting for T {
         }
     }
 
-    #[cfg(feature = "describe")]
     fn describe(default: Self) -> super::Description {
         super::Description::setting(T::schema(), default.to_json())
     }
@@ -149,20 +146,20 @@ impl<T: SettingValue> Setting for T {
 /// A map from patterns to lists of patterns, or texts with commas between them: the form of the Rancher UI has no lists in
 /// maps. A namespace with an empty list may take nothing: leaving it out instead would open what the administrator closed.
 impl Setting for Vec<(Pattern, Vec<Pattern>)> {
-    fn get(section: &mut Section<'_, '_>, key: &'static str, default: Self) -> Self {
+    fn get(section: &mut Section<'_>, key: &'static str, default: Self) -> Self {
         let Some(json) = section.value(key) else {
             return default;
         };
         let takes = "a map from namespace patterns to lists of patterns";
-        if !matches!(json, Json::Object(_)) {
+        if !json.is_object() {
             section.wrong(key, json, takes.to_owned());
         }
         let mut map = Vec::new();
-        for (namespace, patterns) in json.members() {
+        for (namespace, patterns) in json.as_object().into_iter().flatten() {
             let namespace_pattern = Pattern::read(namespace);
             let patterns_read = match patterns {
-                _ if patterns.is_empty() => Some(Vec::new()),
-                Json::String(text) => text.split(',').map(|p| Pattern::read(p.trim())).collect(),
+                _ if is_unset(patterns) => Some(Vec::new()),
+                Value::String(text) => text.split(',').map(|p| Pattern::read(p.trim())).collect(),
                 _ => Vec::read(patterns),
             };
             match (namespace_pattern, patterns_read) {
@@ -178,7 +175,6 @@ impl Setting for Vec<(Pattern, Vec<Pattern>)> {
         map
     }
 
-    #[cfg(feature = "describe")]
     fn describe(_default: Self) -> super::Description {
         let patterns = serde_json::json!({"anyOf": [Vec::<Pattern>::schema(), {"type": "string"}]});
         let schema = serde_json::json!({"type": "object", "additionalProperties": patterns});
@@ -187,29 +183,30 @@ impl Setting for Vec<(Pattern, Vec<Pattern>)> {
 }
 
 /// One object of the settings tree while it is read: collects what is wrong with it.
-pub(crate) struct Section<'s, 'j> {
+pub(crate) struct Section<'s> {
     path: &'s str,
-    json: &'s Json<'j>,
+    json: &'s Value,
     known: Vec<&'static str>,
     problems: &'s mut Vec<Problem>,
 }
 
-impl<'s, 'j> Section<'s, 'j> {
-    pub(super) fn new(path: &'s str, json: &'s Json<'j>, problems: &'s mut Vec<Problem>) -> Self {
-        if !json.is_empty() && !matches!(json, Json::Object(_)) {
-            problems.push(Problem::NotAnObject { path: path.to_owned(), found: json.kind() });
+impl<'s> Section<'s> {
+    fn new(path: &'s str, json: &'s Value, problems: &'s mut Vec<Problem>) -> Self {
+        if !is_unset(json) && !json.is_object() {
+            problems.push(Problem::NotAnObject { path: path.to_owned(), found: type_name(json) });
         }
         Self { path, json, known: Vec::new(), problems }
     }
 
-    /// The value at `key`, unless it is not set.
-    fn value(&mut self, key: &'static str) -> Option<&'s Json<'j>> {
+    /// The value under the key, unless it is not set.
+    fn value(&mut self, key: &'static str) -> Option<&'s Value> {
         self.known.push(key);
-        self.json.get(key).filter(|value| !value.is_empty())
+        self.json.get(key).filter(|value| !is_unset(value))
     }
 
-    pub(crate) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_, 'j>) -> T) -> T {
-        let json = self.value(key).unwrap_or(&Json::Null);
+    /// Reads the section under the key.
+    pub(crate) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
+        let json = self.value(key).unwrap_or(&Value::Null);
         let path = self.path_of(key);
         let mut section = Section::new(&path, json, self.problems);
         let value = read(&mut section);
@@ -217,8 +214,9 @@ impl<'s, 'j> Section<'s, 'j> {
         value
     }
 
-    pub(super) fn ignore_if_empty(&mut self, key: &'static str) {
-        if self.json.get(key).is_some_and(Json::is_empty) {
+    /// Takes a key for known if it has no value.
+    fn ignore_if_unset(&mut self, key: &'static str) {
+        if self.json.get(key).is_some_and(is_unset) {
             self.known.push(key);
         }
     }
@@ -227,16 +225,16 @@ impl<'s, 'j> Section<'s, 'j> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    fn wrong(&mut self, key: &str, json: &Json<'_>, takes: String) {
+    fn wrong(&mut self, key: &str, json: &Value, takes: String) {
         let path = self.path_of(key);
         self.problems.push(Problem::wrong(path, json, takes));
     }
 
     /// Reports the keys that nothing asked for.
-    pub(super) fn finish(self) {
+    fn finish(self) {
         let Self { path, json, known, problems } = self;
-        for (key, _) in json.members() {
-            if !known.contains(&key.as_ref()) {
+        for key in json.as_object().into_iter().flat_map(|members| members.keys()) {
+            if !known.contains(&key.as_str()) {
                 let near = text::nearest(key, known.iter().copied());
                 problems.push(Problem::Unknown {
                     path: path.to_owned(),
@@ -251,25 +249,26 @@ impl<'s, 'j> Section<'s, 'j> {
     }
 }
 
-/// Reads all settings with the reader of their tree; none at all is the defaults.
-pub(crate) fn parse_settings<T>(
-    text: Option<&str>,
-    read: impl Fn(&mut Section<'_, '_>) -> T,
-) -> Result<T, SettingsError> {
-    let json = match text {
-        Some(text) => Json::parse(text, &Shape::Whole)?,
-        None => Json::Null,
-    };
-    let (settings, problems) = read_settings(&json, read);
+/// Reads all settings with the reader of their tree. Null is the defaults.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub(crate) fn read_settings<T>(json: &Value, read: impl FnOnce(&mut Section<'_>) -> T) -> Result<T, SettingsError> {
+    let (settings, problems) = read_tolerantly(json, read);
     if problems.is_empty() { Ok(settings) } else { Err(SettingsError(problems)) }
 }
 
+/// The settings that a tree has if nothing is set.
+pub(crate) fn default_settings<T>(read: impl FnOnce(&mut Section<'_>) -> T) -> T {
+    read_tolerantly(&Value::Null, read).0
+}
+
 /// Reads all settings, and what is wrong with them: those have their defaults.
-pub(crate) fn read_settings<T>(json: &Json<'_>, read: impl Fn(&mut Section<'_, '_>) -> T) -> (T, Vec<Problem>) {
+fn read_tolerantly<T>(json: &Value, read: impl FnOnce(&mut Section<'_>) -> T) -> (T, Vec<Problem>) {
     let mut problems = Vec::new();
     let mut root = Section::new("", json, &mut problems);
     // The form of the Rancher UI writes it.
-    root.ignore_if_empty("description");
+    root.ignore_if_unset("description");
     let settings = read(&mut root);
     root.finish();
     (settings, problems)
@@ -295,12 +294,6 @@ impl fmt::Display for SettingsError {
     }
 }
 
-impl From<std::str::Utf8Error> for SettingsError {
-    fn from(_: std::str::Utf8Error) -> Self {
-        SettingsError(vec![Problem::NotUtf8])
-    }
-}
-
 impl From<serde_json::Error> for SettingsError {
     fn from(error: serde_json::Error) -> Self {
         SettingsError(vec![Problem::NotJson { line: error.line(), column: error.column() }])
@@ -310,10 +303,6 @@ impl From<serde_json::Error> for SettingsError {
 /// One thing that is wrong with the settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Problem {
-    /// Cause: not JSON or YAML
-    /// Cure: correct it
-    #[error("the settings cannot be read: not UTF-8")]
-    NotUtf8,
     /// Cause: not JSON or YAML
     /// Cure: correct it
     #[error("the settings cannot be read: not valid JSON at line {line}, column {column}")]
@@ -336,14 +325,12 @@ pub(crate) enum Problem {
 }
 
 impl Problem {
-    fn wrong(path: String, json: &Json<'_>, takes: String) -> Self {
+    fn wrong(path: String, json: &Value, takes: String) -> Self {
         let got = match json {
-            Json::String(text) => Quoted(text).to_string(),
-            Json::Bool(_) | Json::Number(_) => json.to_text(),
-            Json::Array(_) | Json::Object(_) => {
-                format!("{} {}", json.kind(), Quoted(&json.to_text()))
-            }
-            Json::Raw(_) | Json::Null => json.kind().to_owned(),
+            Value::String(text) => Quoted(text).to_string(),
+            Value::Bool(_) | Value::Number(_) => json.to_string(),
+            Value::Array(_) | Value::Object(_) => format!("{} {}", type_name(json), Quoted(&json.to_string())),
+            Value::Null => type_name(json).to_owned(),
         };
         Problem::Wrong { path, got, takes }
     }

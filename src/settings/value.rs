@@ -1,39 +1,29 @@
 //! The values that settings take.
 
+use serde_json::{Value, json};
+
 use super::{Choice, SettingValue};
-use crate::json::Json;
-use crate::kinds::image::ImageReference;
-use crate::kinds::name::ObjectName;
-use crate::kinds::pattern::Pattern;
-use crate::kinds::pci::MAX_DEVICES;
-
-fn index_of(json: &Json<'_>, words: &[&str]) -> Option<usize> {
-    let word = json.as_str()?;
-    words.iter().position(|known| *known == word)
-}
-
-/// The words in a row. Not once for each type: there are many.
-#[inline(never)]
-fn list(prefix: &str, words: &[&str]) -> String {
-    prefix.to_owned() + &words.join(", ")
-}
+use crate::json::is_unset;
+use crate::values::image::ImageReference;
+use crate::values::name::ObjectName;
+use crate::values::pattern::Pattern;
+use crate::values::pci::MAX_DEVICES;
 
 impl<T: Choice> SettingValue for T {
     fn takes() -> String {
-        list("one of ", T::WORDS)
+        format!("one of {}", T::WORDS.join(", "))
     }
 
-    fn read(json: &Json<'_>) -> Option<Self> {
-        T::ALL.get(index_of(json, T::WORDS)?).copied()
+    fn read(json: &Value) -> Option<Self> {
+        let word = json.as_str()?;
+        T::ALL.iter().copied().find(|choice| choice.word() == word)
     }
 
-    #[cfg(feature = "describe")]
-    fn schema() -> serde_json::Value {
-        serde_json::json!({"enum": T::WORDS})
+    fn schema() -> Value {
+        json!({"enum": T::WORDS})
     }
 
-    #[cfg(feature = "describe")]
-    fn to_json(&self) -> serde_json::Value {
+    fn to_json(&self) -> Value {
         self.word().into()
     }
 }
@@ -43,44 +33,34 @@ impl SettingValue for bool {
         "true or false".to_owned()
     }
 
-    fn read(json: &Json<'_>) -> Option<Self> {
-        match json {
-            Json::Bool(value) => Some(*value),
-            _ => None,
-        }
+    fn read(json: &Value) -> Option<Self> {
+        json.as_bool()
     }
 
-    #[cfg(feature = "describe")]
-    fn schema() -> serde_json::Value {
-        serde_json::json!({"type": "boolean"})
+    fn schema() -> Value {
+        json!({"type": "boolean"})
     }
 
-    #[cfg(feature = "describe")]
-    fn to_json(&self) -> serde_json::Value {
+    fn to_json(&self) -> Value {
         (*self).into()
     }
 }
 
 impl<T: Choice> SettingValue for Vec<T> {
     fn takes() -> String {
-        list("a list of ", T::WORDS)
+        format!("a list of {}", T::WORDS.join(", "))
     }
 
-    fn read(json: &Json<'_>) -> Option<Self> {
-        match json {
-            // A form leaves empty rows.
-            Json::Array(items) => items.iter().filter(|item| !item.is_empty()).map(T::read).collect(),
-            _ => None,
-        }
+    fn read(json: &Value) -> Option<Self> {
+        // A form leaves empty rows.
+        json.as_array()?.iter().filter(|item| !is_unset(item)).map(T::read).collect()
     }
 
-    #[cfg(feature = "describe")]
-    fn schema() -> serde_json::Value {
-        serde_json::json!({"type": "array", "items": T::schema()})
+    fn schema() -> Value {
+        json!({"type": "array", "items": T::schema()})
     }
 
-    #[cfg(feature = "describe")]
-    fn to_json(&self) -> serde_json::Value {
+    fn to_json(&self) -> Value {
         self.iter().map(|choice| choice.to_json()).collect()
     }
 }
@@ -94,23 +74,16 @@ impl SettingValue for Count {
         "a whole number from 1 to 256".to_owned()
     }
 
-    fn read(json: &Json<'_>) -> Option<Self> {
-        match json {
-            Json::Number(number) => {
-                let value = usize::try_from(number.as_u64()?).ok()?;
-                (1..=MAX_DEVICES).contains(&value).then_some(Count(value))
-            }
-            _ => None,
-        }
+    fn read(json: &Value) -> Option<Self> {
+        let value = usize::try_from(json.as_u64()?).ok()?;
+        (1..=MAX_DEVICES).contains(&value).then_some(Count(value))
     }
 
-    #[cfg(feature = "describe")]
-    fn schema() -> serde_json::Value {
-        serde_json::json!({"type": "integer", "minimum": 1, "maximum": MAX_DEVICES})
+    fn schema() -> Value {
+        json!({"type": "integer", "minimum": 1, "maximum": MAX_DEVICES})
     }
 
-    #[cfg(feature = "describe")]
-    fn to_json(&self) -> serde_json::Value {
+    fn to_json(&self) -> Value {
         self.0.into()
     }
 }
@@ -120,12 +93,11 @@ impl<const DOTS: bool> SettingValue for ObjectName<DOTS> {
         Self::RULE.takes.to_owned()
     }
 
-    fn read(json: &Json<'_>) -> Option<Self> {
+    fn read(json: &Value) -> Option<Self> {
         Self::parse(json.as_str()?)
     }
 
-    #[cfg(feature = "describe")]
-    fn to_json(&self) -> serde_json::Value {
+    fn to_json(&self) -> Value {
         self.as_str().into()
     }
 }
@@ -135,12 +107,11 @@ impl SettingValue for ImageReference {
         "an image reference such as registry.example.com:5000/kubevirt/sidecar-shim:v1.4.0".to_owned()
     }
 
-    fn read(json: &Json<'_>) -> Option<Self> {
+    fn read(json: &Value) -> Option<Self> {
         json.as_str()?.parse().ok()
     }
 
-    #[cfg(feature = "describe")]
-    fn to_json(&self) -> serde_json::Value {
+    fn to_json(&self) -> Value {
         self.to_string().into()
     }
 }
@@ -150,25 +121,18 @@ impl SettingValue for Vec<Pattern> {
         "a list of glob patterns: ASCII text without spaces, * for any characters, ? for one".to_owned()
     }
 
-    fn read(json: &Json<'_>) -> Option<Self> {
-        match json {
-            // A form leaves empty rows.
-            Json::Array(items) => {
-                let texts = items.iter().filter(|item| !item.is_empty());
-                texts.map(|item| Pattern::read(item.as_str()?)).collect()
-            }
-            _ => None,
-        }
+    fn read(json: &Value) -> Option<Self> {
+        // A form leaves empty rows.
+        let texts = json.as_array()?.iter().filter(|item| !is_unset(item));
+        texts.map(|item| Pattern::read(item.as_str()?)).collect()
     }
 
-    #[cfg(feature = "describe")]
-    fn schema() -> serde_json::Value {
-        let item = serde_json::json!({"type": "string", "minLength": 1, "maxLength": 512, "pattern": "^\\S+$"});
-        serde_json::json!({"type": "array", "items": item})
+    fn schema() -> Value {
+        let item = json!({"type": "string", "minLength": 1, "maxLength": 512, "pattern": "^\\S+$"});
+        json!({"type": "array", "items": item})
     }
 
-    #[cfg(feature = "describe")]
-    fn to_json(&self) -> serde_json::Value {
-        self.iter().map(|pattern| serde_json::Value::from(pattern.as_str())).collect()
+    fn to_json(&self) -> Value {
+        self.iter().map(|pattern| Value::from(pattern.as_str())).collect()
     }
 }

@@ -1,329 +1,382 @@
-//! The VirtualMachine's JSON: typed reads here, what a feature may add to it in [`entry`]. Knows no feature and no setting.
+//! A VirtualMachine's JSON: typed reads here, what a feature may add to it in [`place`] and [`entry`]. Knows no feature and no
+//! setting.
 
 pub(crate) mod entry;
-mod outline;
 mod path;
+pub(crate) mod place;
 mod placement;
 mod sidecars;
 
-use crate::json::{Json, Shape};
-use crate::keys::Key;
-use crate::kinds::pci::MAX_DEVICES;
-use crate::kinds::quantity::{NotAQuantity, Quantity};
-pub(crate) use outline::{OUTLINE, VmOutline};
+use std::borrow::Cow;
+
+use k8s_openapi::api::core::v1::NodeSelector;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::json::{self, is_unset, or_default};
+use crate::keys::PREFIX;
+use crate::values::pci::MAX_DEVICES;
+use crate::values::quantity::Quantity;
+use path::Path;
 pub(crate) use path::ShapeError;
-use path::{
-    ANNOTATIONS, ARCHITECTURE, CPU, CPU_FEATURES, CPU_MODEL, GPUS, HOOK_SIDECARS, HOOK_SIDECARS_KEY, HOST_DEVICES,
-    HUGEPAGES, INSTANCE_TYPE, LABELS, LIMITS, MEMORY, NODE_AFFINITY_TERMS, NODE_SELECTOR, Path, REQUESTS, VOLUMES,
+use place::{
+    CONFIG_MAP_VOLUME, CPU_FEATURE, CPU_PLACEMENT, GPU, HOOK_SIDECARS, HOST_DEVICE, HUGEPAGES, LIMIT, NODE_SELECTOR,
 };
 pub(crate) use placement::Placement;
 pub(crate) use sidecars::{Sidecars, argument_of};
 
-/// A VirtualMachine (`kubevirt.io`), read as far as the policy needs it; the rest stays text.
+const ANNOTATIONS: Path = Path(&["metadata", "annotations"]);
+const DELETION_TIMESTAMP: Path = Path(&["metadata", "deletionTimestamp"]);
+const LABELS: Path = Path(&["metadata", "labels"]);
+const INSTANCE_TYPE: Path = Path(&["spec", "instancetype"]);
+const TEMPLATE: Path = Path(&["spec", "template"]);
+const TEMPLATE_SPEC: Path = Path(&["spec", "template", "spec"]);
+const HOOK_SIDECARS_ANNOTATION: Path = Path(&["spec", "template", "metadata", "annotations", HOOK_SIDECARS]);
+const ARCHITECTURE: Path = Path(&["spec", "template", "spec", "architecture"]);
+const REQUIRED_NODES: Path =
+    Path(&["spec", "template", "spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
+const CPU_MODEL: Path = Path(&["spec", "template", "spec", "domain", "cpu", "model"]);
+const MEMORY: Path = Path(&["spec", "template", "spec", "domain", "memory"]);
+const REQUESTS: Path = Path(&["spec", "template", "spec", "domain", "resources", "requests"]);
+
+/// The manifest that `kubectl apply` was last given.
+const LAST_APPLIED: Path = Path(&["metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration"]);
+
+/// What Harvester takes from the guest's memory.
+const RESERVED_MEMORY: &str = "harvesterhci.io/reservedMemory";
+
+/// A VirtualMachine (`kubevirt.io`). Parts of it are read as types when they are needed, so whatever the policy does not
+/// know stays in it.
 #[derive(Debug, Clone)]
-pub(crate) struct VirtualMachine<'a> {
-    root: Json<'a>,
-    changed: bool,
+pub(crate) struct VirtualMachine {
+    object: Value,
+    is_changed: bool,
 }
 
 /// An item of `domain.cpu.features`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Deserialize)]
+#[serde(expecting = "an object")]
 pub(crate) struct CpuFeature<'v> {
+    #[serde(default, borrow, deserialize_with = "or_default")]
     pub(crate) name: &'v str,
-    /// KubeVirt's policy for it; empty means `require`.
+    /// KubeVirt's policy for it. Empty means `require`.
+    #[serde(default, borrow, deserialize_with = "or_default")]
     pub(crate) policy: &'v str,
 }
 
 /// `domain.cpu`, as far as the number of CPUs and their placement go.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, expecting = "an object", rename_all = "camelCase")]
 pub(crate) struct Cpu {
-    /// Sockets times cores times threads, as KubeVirt counts: what is absent counts as 1, and 0 where all are.
-    pub(crate) count: u64,
+    #[serde(deserialize_with = "or_default")]
+    cores: u64,
+    #[serde(deserialize_with = "or_default")]
+    sockets: u64,
+    #[serde(deserialize_with = "or_default")]
     pub(crate) threads: u64,
-    /// `dedicatedCpuPlacement`, where it is written.
-    pub(crate) is_dedicated: Option<bool>,
-    /// `isolateEmulatorThread`, where it is written.
-    pub(crate) is_isolated: Option<bool>,
+    pub(crate) dedicated_cpu_placement: Option<bool>,
+    pub(crate) isolate_emulator_thread: Option<bool>,
+}
+
+impl Cpu {
+    /// The number of the guest's CPUs, sockets times cores times threads. As in KubeVirt, what is absent counts as 1, and there is
+    /// no number if all are absent.
+    pub(crate) fn count(&self) -> Option<u64> {
+        let parts = [self.cores, self.sockets, self.threads];
+        let product = parts.iter().filter(|n| **n > 0).fold(1, |product: u64, n| product.saturating_mul(*n));
+        (parts != [0; 3]).then_some(product)
+    }
 }
 
 /// An amount of CPUs or memory that the VirtualMachine names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Amount<'v> {
-    pub(crate) text: &'v str,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Amount {
+    /// As it is written.
+    pub(crate) text: String,
     pub(crate) quantity: Quantity,
 }
 
-/// The CPUs or the memory that the VirtualMachine's pod asks for; what is zero is not there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Resources<'v> {
-    pub(crate) request: Option<Amount<'v>>,
-    pub(crate) limit: Option<Amount<'v>>,
+/// The CPUs or the memory that the VirtualMachine's pod asks for. What is zero is absent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Resources {
+    pub(crate) request: Option<Amount>,
+    pub(crate) limit: Option<Amount>,
 }
 
-/// An item of `domain.devices.hostDevices` or `domain.devices.gpus`; what it lacks is empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// An item of `domain.devices.hostDevices` or `domain.devices.gpus`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "an object")]
 pub(crate) struct Device<'v> {
+    #[serde(default, borrow, deserialize_with = "or_default")]
     pub(crate) name: &'v str,
-    /// The extended resource that the device is one of: `deviceName`.
+    /// The extended resource that the device is one of.
+    #[serde(default, borrow, deserialize_with = "or_default", rename = "deviceName")]
     pub(crate) resource: &'v str,
 }
 
-/// An item of `volumes`; what it lacks is empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// An item of `volumes`.
+#[derive(Debug, Deserialize)]
+#[serde(expecting = "an object", rename_all = "camelCase")]
 pub(crate) struct Volume<'v> {
+    #[serde(default, borrow, deserialize_with = "or_default")]
     pub(crate) name: &'v str,
-    /// The ConfigMap that it holds.
-    pub(crate) config_map: &'v str,
+    #[serde(borrow)]
+    config_map: Option<Reference<'v>>,
+    #[serde(borrow)]
+    pub(crate) cloud_init_no_cloud: Option<CloudInit<'v>>,
+    #[serde(borrow)]
+    pub(crate) cloud_init_config_drive: Option<CloudInit<'v>>,
 }
 
-/// The annotation in which `kubectl apply` keeps what was applied.
-const LAST_APPLIED_KEY: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// The user data of a volume. What it lacks is empty.
+#[derive(Debug, Deserialize)]
+#[serde(expecting = "an object", rename_all = "camelCase")]
+pub(crate) struct CloudInit<'v> {
+    #[serde(default, borrow, deserialize_with = "or_default")]
+    pub(crate) user_data: &'v str,
+    #[serde(default, borrow, deserialize_with = "or_default")]
+    pub(crate) user_data_base64: &'v str,
+    #[serde(borrow)]
+    secret_ref: Option<Reference<'v>>,
+}
 
-/// The parts of the template that the paths lead to.
-static TEMPLATE: Shape = {
-    const DEVICES: Shape = Shape::Each(&Shape::Members(&[("name", Shape::Whole), ("deviceName", Shape::Whole)]));
-    const FEATURES: Shape = Shape::Each(&Shape::Members(&[("name", Shape::Whole), ("policy", Shape::Whole)]));
-    const CPU: Shape = Shape::Members(&[
-        ("model", Shape::Whole),
-        ("features", FEATURES),
-        ("cores", Shape::Whole),
-        ("sockets", Shape::Whole),
-        ("threads", Shape::Whole),
-        ("dedicatedCpuPlacement", Shape::Whole),
-        ("isolateEmulatorThread", Shape::Whole),
-        ("numa", Shape::Members(&[("guestMappingPassthrough", Shape::Whole)])),
-    ]);
-    const DOMAIN: Shape = Shape::Members(&[
-        ("cpu", CPU),
-        ("memory", Shape::Members(&[("hugepages", Shape::Members(&[]))])),
-        ("devices", Shape::Members(&[("hostDevices", DEVICES), ("gpus", DEVICES)])),
-        ("resources", Shape::Members(&[("limits", Shape::Members(&[])), ("requests", Shape::Members(&[]))])),
-    ]);
-    const VOLUMES: Shape = Shape::Each(&Shape::Members(&[
-        ("name", Shape::Whole),
-        ("configMap", Shape::Members(&[("name", Shape::Whole)])),
-    ]));
-    const HOOK_SIDECARS: Shape = Shape::Members(&[(HOOK_SIDECARS_KEY, Shape::Whole)]);
-    const METADATA: Shape = Shape::Members(&[("annotations", HOOK_SIDECARS)]);
-    const SPEC: Shape = Shape::Members(&[
-        ("volumes", VOLUMES),
-        ("affinity", Shape::Members(&[("nodeAffinity", Shape::Whole)])),
-        ("architecture", Shape::Whole),
-        ("nodeSelector", Shape::Whole),
-        ("domain", DOMAIN),
-    ]);
-    Shape::Members(&[("metadata", METADATA), ("spec", SPEC)])
-};
+/// A reference to an object in the VirtualMachine's namespace.
+#[derive(Debug, Deserialize)]
+#[serde(expecting = "an object")]
+struct Reference<'v> {
+    #[serde(default, borrow, deserialize_with = "or_default")]
+    name: &'v str,
+}
 
-impl<'a> VirtualMachine<'a> {
-    /// Reads the template of an outline. A member of a wrong type is an error when it is asked for, not before.
-    ///
-    /// # Errors
-    /// A part that the policy reads is nested too deeply or has a number out of range.
-    pub(crate) fn read(outline: &VmOutline<'a>) -> serde_json::Result<Self> {
-        let mut root = outline.root.clone();
-        let template = root.get_mut("spec").and_then(|spec| spec.get_mut("template"));
-        if let Some(template) = template {
-            if let Json::Raw(text) = *template {
-                *template = Json::parse(text.get(), &TEMPLATE)?;
-            }
-        }
-        Ok(Self { root, changed: false })
+impl<'v> Volume<'v> {
+    /// The name of the ConfigMap that the volume holds.
+    pub(crate) fn config_map(&self) -> Option<&'v str> {
+        self.config_map.as_ref().map(|source| source.name)
+    }
+}
+
+impl<'v> CloudInit<'v> {
+    /// The name of the Secret with the user data.
+    pub(crate) fn secret(&self) -> Option<&'v str> {
+        self.secret_ref.as_ref().map(|secret| secret.name).filter(|name| !name.is_empty())
+    }
+}
+
+impl VirtualMachine {
+    /// A VirtualMachine as the API server has it. A part of a wrong type is an error when it is read, not before.
+    pub(crate) fn new(object: Value) -> Self {
+        Self { object, is_changed: false }
     }
 
-    /// A VirtualMachine as a manifest in JSON has it; `None` where it cannot be read.
-    pub(crate) fn of_manifest(text: &'a str) -> Option<Self> {
-        Self::read(&VmOutline::parse(text).ok()?).ok()
+    /// A VirtualMachine as a manifest in JSON has it; `None` if it cannot be read.
+    pub(crate) fn of_manifest(text: &str) -> Option<Self> {
+        json::parse(text).ok().map(Self::new)
     }
 
-    /// Appends the VirtualMachine as JSON.
-    pub(crate) fn write(&self, out: &mut String) {
-        self.root.write(out);
+    /// The VirtualMachine as JSON.
+    pub(crate) fn into_object(self) -> Value {
+        self.object
     }
 
     /// Whether anything was changed.
     pub(crate) fn is_changed(&self) -> bool {
-        self.changed
+        self.is_changed
+    }
+
+    /// Whether the object is being deleted. Then only its finalizers matter.
+    pub(crate) fn is_deleting(&self) -> bool {
+        DELETION_TIMESTAMP.peek(&self.object).is_some_and(|time| !is_unset(time))
+    }
+
+    /// Whether there is any annotation or label of the policy.
+    pub(crate) fn mentions_policy(&self) -> bool {
+        self.policy_annotations().chain(self.policy_labels()).next().is_some()
+    }
+
+    /// Whether the other VirtualMachine asks for the same, and has the same template.
+    pub(crate) fn asks_for_the_same_as(&self, other: &Self) -> bool {
+        self.policy_annotations().eq(other.policy_annotations())
+            && self.policy_labels().eq(other.policy_labels())
+            && TEMPLATE.peek(&self.object) == TEMPLATE.peek(&other.object)
+    }
+
+    /// The annotations whose keys are the policy's.
+    pub(crate) fn policy_annotations(&self) -> impl Iterator<Item = (&String, &Value)> {
+        of_policy(ANNOTATIONS.peek(&self.object))
+    }
+
+    /// The labels whose keys are the policy's.
+    pub(crate) fn policy_labels(&self) -> impl Iterator<Item = (&String, &Value)> {
+        of_policy(LABELS.peek(&self.object))
     }
 
     /// `domain.cpu.features`.
     pub(crate) fn cpu_features(&self) -> Result<Vec<CpuFeature<'_>>, ShapeError> {
-        let items = path::list(&self.root, CPU_FEATURES)?;
-        Ok(items.iter().map(|item| CpuFeature { name: text(item, "name"), policy: text(item, "policy") }).collect())
+        self.items(CPU_FEATURE.path)
     }
 
     /// `domain.cpu.model`; empty if there is none.
     pub(crate) fn cpu_model(&self) -> Result<&str, ShapeError> {
-        path::string(&self.root, CPU_MODEL)
+        CPU_MODEL.text(&self.object)
     }
 
-    /// `domain.cpu`: how many CPUs, and how they are placed.
+    /// `domain.cpu`.
     pub(crate) fn cpu(&self) -> Result<Cpu, ShapeError> {
-        let cpu = path::members(&self.root, CPU)?;
-        let find = |key: &str| cpu.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value);
-        let number = |key: &str| match find(key) {
-            Some(Json::Number(number)) => number.as_u64().unwrap_or_default(),
-            _ => 0,
-        };
-        let flag = |key: &str| match find(key) {
-            Some(Json::Bool(flag)) => Some(*flag),
-            _ => None,
-        };
-        let parts = [number("cores"), number("sockets"), number("threads")];
-        let product = parts.iter().filter(|n| **n > 0).fold(1, |product: u64, n| product.saturating_mul(*n));
-        Ok(Cpu {
-            count: if parts == [0; 3] { 0 } else { product },
-            threads: number("threads"),
-            is_dedicated: flag("dedicatedCpuPlacement"),
-            is_isolated: flag("isolateEmulatorThread"),
-        })
+        self.read(CPU_PLACEMENT.path)
     }
 
     /// `domain.memory.guest`.
-    pub(crate) fn guest_memory(&self) -> Result<Option<Amount<'_>>, ShapeError> {
+    pub(crate) fn guest_memory(&self) -> Result<Option<Amount>, ShapeError> {
         self.amount(MEMORY, "guest")
     }
 
-    /// What Harvester takes from the guest's memory: the annotation `harvesterhci.io/reservedMemory`.
-    pub(crate) fn reserved_memory(&self) -> Result<Option<Amount<'_>>, ShapeError> {
-        self.amount(ANNOTATIONS, "harvesterhci.io/reservedMemory")
+    /// What Harvester takes from the guest's memory.
+    pub(crate) fn reserved_memory(&self) -> Result<Option<Amount>, ShapeError> {
+        self.amount(ANNOTATIONS, RESERVED_MEMORY)
     }
 
     /// `domain.memory.hugepages.pageSize`.
-    pub(crate) fn page_size(&self) -> Result<Option<&str>, ShapeError> {
-        self.member(HUGEPAGES, "pageSize")
+    pub(crate) fn page_size(&self) -> Result<Option<Cow<'_, str>>, ShapeError> {
+        let size = HUGEPAGES.path.member(&self.object, "pageSize")?;
+        Ok(size.filter(|size| !size.is_null()).map(as_text))
     }
 
     /// `domain.resources`, of `cpu` or `memory`.
-    pub(crate) fn resources(&self, resource: &'static str) -> Result<Resources<'_>, ShapeError> {
-        Ok(Resources { request: self.amount(REQUESTS, resource)?, limit: self.amount(LIMITS, resource)? })
+    pub(crate) fn resources(&self, resource: &'static str) -> Result<Resources, ShapeError> {
+        Ok(Resources { request: self.amount(REQUESTS, resource)?, limit: self.amount(LIMIT.path, resource)? })
+    }
+
+    /// `domain.resources.limits[resource]`, as it is written.
+    pub(crate) fn limit(&self, resource: &str) -> Result<Option<Cow<'_, str>>, ShapeError> {
+        Ok(LIMIT.path.member(&self.object, resource)?.map(as_text))
     }
 
     /// Whether CPUs and memory may come from an instance type, which is looked up when the VirtualMachine starts.
     pub(crate) fn has_instance_type(&self) -> bool {
-        matches!(path::find(&self.root, INSTANCE_TYPE), Ok(Some(_)))
-    }
-
-    /// The amount under the key; `None` where there is none, or zero.
-    fn amount(&self, path: Path, key: &'static str) -> Result<Option<Amount<'_>>, ShapeError> {
-        let Some(text) = self.member(path, key)? else { return Ok(None) };
-        if matches!(text, "" | "null") {
-            return Ok(None);
-        }
-        match text.parse() {
-            Ok(quantity) => Ok(Some(Amount { text, quantity }).filter(|amount| amount.quantity.ceil > 0)),
-            Err(NotAQuantity) => Err(ShapeError::Quantity { path, key, text: text.to_owned() }),
-        }
+        matches!(INSTANCE_TYPE.find(&self.object), Ok(Some(_)))
     }
 
     /// `architecture`; empty if there is none.
     pub(crate) fn architecture(&self) -> Result<&str, ShapeError> {
-        path::string(&self.root, ARCHITECTURE)
+        ARCHITECTURE.text(&self.object)
     }
 
     /// `nodeSelector` and required node affinity.
-    pub(crate) fn placement(&self) -> Result<Placement<'_>, ShapeError> {
-        let selector = path::members(&self.root, NODE_SELECTOR)?;
-        let terms = path::list(&self.root, NODE_AFFINITY_TERMS)?;
-        Ok(Placement {
-            selector: selector.iter().map(|(key, value)| (key.as_ref(), value.as_str().unwrap_or_default())).collect(),
-            terms: terms.iter().map(placement::affinity_term).collect(),
-        })
+    pub(crate) fn placement(&self) -> Result<Placement, ShapeError> {
+        let labels = NODE_SELECTOR.path.members(&self.object)?.into_iter().flatten();
+        let selector = labels.map(|(key, value)| (key.clone(), as_text(value).into_owned())).collect();
+        Ok(Placement::new(selector, self.read::<NodeSelector>(REQUIRED_NODES)?))
     }
 
     /// The hook sidecars in the template's annotation.
     pub(crate) fn hook_sidecars(&self) -> Result<Sidecars<'_>, ShapeError> {
-        Sidecars::parse(path::string(&self.root, HOOK_SIDECARS)?)
+        Sidecars::parse(HOOK_SIDECARS_ANNOTATION.text(&self.object)?)
     }
 
     /// `volumes`.
     pub(crate) fn volumes(&self) -> Result<Vec<Volume<'_>>, ShapeError> {
-        let items = path::list(&self.root, VOLUMES)?;
-        let config_map = |item| Json::get(item, "configMap").map(|source| text(source, "name"));
-        let volume = |item| Volume { name: text(item, "name"), config_map: config_map(item).unwrap_or_default() };
-        Ok(items.iter().map(volume).collect())
+        self.items(CONFIG_MAP_VOLUME.path)
+    }
+
+    /// The volumes that are as KubeVirt's API has them.
+    pub(crate) fn readable_volumes(&self) -> impl Iterator<Item = Volume<'_>> {
+        let volumes = CONFIG_MAP_VOLUME.path.items(&self.object).unwrap_or_default().iter();
+        volumes.filter_map(|volume| Volume::deserialize(volume).ok())
     }
 
     /// `domain.devices.hostDevices`.
     pub(crate) fn host_devices(&self) -> Result<Vec<Device<'_>>, ShapeError> {
-        self.devices(HOST_DEVICES)
+        self.devices(HOST_DEVICE.path)
     }
 
     /// `domain.devices.gpus`.
     pub(crate) fn gpus(&self) -> Result<Vec<Device<'_>>, ShapeError> {
-        self.devices(GPUS)
+        self.devices(GPU.path)
     }
 
-    fn devices(&self, path: Path) -> Result<Vec<Device<'_>>, ShapeError> {
-        let items = path::list(&self.root, path)?;
-        if items.len() > MAX_DEVICES {
-            return Err(ShapeError::TooMany { path, count: items.len() });
-        }
-        let device = |item| Device { name: text(item, "name"), resource: text(item, "deviceName") };
-        Ok(items.iter().map(device).collect())
-    }
-
-    /// `domain.resources.limits[resource]`, as it is written, without quotes.
-    pub(crate) fn limit(&self, resource: &str) -> Result<Option<&str>, ShapeError> {
-        self.member(LIMITS, resource)
-    }
-
-    /// The manifest that `kubectl apply` was last given, as JSON, if the VirtualMachine has it.
-    pub(crate) fn last_applied(&self) -> Option<String> {
-        let annotations = path::members(&self.root, ANNOTATIONS).ok()?;
-        match annotations.iter().find(|(key, _)| key == LAST_APPLIED_KEY) {
-            Some((_, Json::Raw(text))) => match Json::parse(text.get(), &Shape::Whole) {
-                Ok(Json::String(manifest)) => Some(manifest.into_owned()),
-                _ => None,
-            },
-            _ => None,
-        }
+    /// The manifest that `kubectl apply` was last given, if the VirtualMachine has it.
+    pub(crate) fn last_applied(&self) -> Option<Self> {
+        Self::of_manifest(LAST_APPLIED.peek(&self.object)?.as_str()?)
     }
 
     /// Sets an annotation of the VirtualMachine itself.
     ///
     /// # Errors
-    /// [`ShapeError`] where `metadata.annotations` is not an object.
-    pub(crate) fn set_annotation(&mut self, key: Key, value: String) -> Result<(), ShapeError> {
-        let annotations = path::members_mut(&mut self.root, ANNOTATIONS)?;
-        match annotations.iter_mut().rev().find(|(k, _)| key.is(k)) {
-            Some((_, old)) if old.as_str() == Some(&value) => return Ok(()),
-            Some((_, old)) => *old = value.into(),
-            None => annotations.push((key.to_string().into(), value.into())),
+    /// [`ShapeError`] if `metadata.annotations` is not an object.
+    pub(crate) fn set_annotation(&mut self, key: &str, value: String) -> Result<(), ShapeError> {
+        let annotations = ANNOTATIONS.members_mut(&mut self.object)?;
+        let value = json!(value);
+        if annotations.get(key) != Some(&value) {
+            annotations.insert(key.to_owned(), value);
+            self.is_changed = true;
         }
-        self.changed = true;
         Ok(())
     }
 
     /// Removes an annotation of the VirtualMachine itself, if it is there.
     ///
     /// # Errors
-    /// [`ShapeError`] where `metadata.annotations` is not an object.
-    pub(crate) fn remove_annotation(&mut self, key: Key) -> Result<(), ShapeError> {
-        self.changed |= path::remove(&mut self.root, ANNOTATIONS, &|k| key.is(k))?;
+    /// [`ShapeError`] if `metadata.annotations` is not an object.
+    pub(crate) fn remove_annotation(&mut self, key: &str) -> Result<(), ShapeError> {
+        self.is_changed |= ANNOTATIONS.remove_member(&mut self.object, key)?;
         Ok(())
     }
 
     /// Removes a label of the VirtualMachine itself, if it is there.
     ///
     /// # Errors
-    /// [`ShapeError`] where `metadata.labels` is not an object.
-    pub(crate) fn remove_label(&mut self, key: Key) -> Result<(), ShapeError> {
-        self.changed |= path::remove(&mut self.root, LABELS, &|k| key.is(k))?;
+    /// [`ShapeError`] if `metadata.labels` is not an object.
+    pub(crate) fn remove_label(&mut self, key: &str) -> Result<(), ShapeError> {
+        self.is_changed |= LABELS.remove_member(&mut self.object, key)?;
         Ok(())
     }
 
-    /// The text of a member of the object at the path, without quotes.
-    fn member(&self, path: Path, key: &str) -> Result<Option<&str>, ShapeError> {
-        let member = path::members(&self.root, path)?.iter().find(|(k, _)| k == key);
-        Ok(member.map(|(_, value)| match value {
-            Json::Raw(text) => text.get().trim_matches('"'),
-            other => other.as_str().unwrap_or_default(),
-        }))
+    /// The value at the path as a type; its default if there is none.
+    fn read<'v, T: Default + Deserialize<'v>>(&'v self, path: Path) -> Result<T, ShapeError> {
+        match path.find(&self.object)? {
+            None => Ok(T::default()),
+            Some(value) => T::deserialize(value).map_err(|error| ShapeError::unreadable(path, &error)),
+        }
+    }
+
+    /// The items of the list at the path as a type.
+    fn items<'v, T: Deserialize<'v>>(&'v self, path: Path) -> Result<Vec<T>, ShapeError> {
+        let items = path.items(&self.object)?.iter();
+        items.map(|item| T::deserialize(item).map_err(|error| ShapeError::unreadable(path, &error))).collect()
+    }
+
+    fn devices(&self, path: Path) -> Result<Vec<Device<'_>>, ShapeError> {
+        match path.items(&self.object)?.len() {
+            ..=MAX_DEVICES => self.items(path),
+            count => Err(ShapeError::TooMany { path, count }),
+        }
+    }
+
+    /// The amount under the key of the object at the path; `None` if there is none, or zero.
+    fn amount(&self, path: Path, key: &'static str) -> Result<Option<Amount>, ShapeError> {
+        let text = match path.member(&self.object, key)? {
+            None | Some(Value::Null) => return Ok(None),
+            Some(value) => as_text(value).into_owned(),
+        };
+        if text.is_empty() {
+            return Ok(None);
+        }
+        match text.parse::<Quantity>() {
+            Ok(quantity) => Ok(Some(Amount { text, quantity }).filter(|amount| !amount.quantity.is_zero())),
+            Err(_) => Err(ShapeError::Quantity { path, key, text }),
+        }
     }
 }
 
-/// The member's text; empty where it is absent or no string.
-fn text<'v>(object: &'v Json<'_>, key: &str) -> &'v str {
-    object.get(key).and_then(Json::as_str).unwrap_or_default()
+/// The members of an object whose keys are the policy's.
+fn of_policy(object: Option<&Value>) -> impl Iterator<Item = (&String, &Value)> {
+    object.and_then(Value::as_object).into_iter().flatten().filter(|(key, _)| key.starts_with(PREFIX))
+}
+
+/// A text, or JSON for what should be one: quantities may be numbers.
+fn as_text(value: &Value) -> Cow<'_, str> {
+    match value {
+        Value::String(text) => Cow::Borrowed(text),
+        other => Cow::Owned(other.to_string()),
+    }
 }

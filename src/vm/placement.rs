@@ -1,65 +1,53 @@
 //! Which nodes a VirtualMachine may run on.
 
-use crate::json::Json;
+use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
 
-use super::text;
-
-/// The label that names a node.
-pub(super) const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
+use super::place::HOSTNAME_LABEL;
 
 /// Which nodes the VirtualMachine may run on, as far as it says so by label values.
 #[derive(Debug)]
-pub(crate) struct Placement<'v> {
-    /// `nodeSelector`: all of these.
-    pub(super) selector: Vec<(&'v str, &'v str)>,
-    /// Required node affinity: one of these, and of it all expressions with the operator `In`. Other operators are
-    /// passed over, which may let a node count that does not.
-    pub(super) terms: Vec<Vec<(&'v str, Vec<&'v str>)>>,
+pub(crate) struct Placement {
+    /// `nodeSelector`: the keys and values of labels, all of which a node must have.
+    pub(crate) selector: Vec<(String, String)>,
+    /// Required node affinity: a node must match one of these terms. Operators other than `In` are passed over, so a node may
+    /// count that does not match.
+    terms: Vec<NodeSelectorTerm>,
 }
 
-impl<'v> Placement<'v> {
-    /// The keys and values of the node selector.
-    pub(crate) fn selector(&self) -> &[(&'v str, &'v str)] {
-        &self.selector
-    }
-
-    /// The node that the node selector names.
-    pub(crate) fn selected_hostname(&self) -> Option<&'v str> {
-        self.selector.iter().find(|(key, _)| *key == HOSTNAME_LABEL).map(|(_, value)| *value)
+impl Placement {
+    pub(super) fn new(selector: Vec<(String, String)>, required: NodeSelector) -> Self {
+        Self { selector, terms: required.node_selector_terms }
     }
 
     /// The one node that the VirtualMachine may run on, if it says so.
-    pub(crate) fn hostname(&self) -> Option<&'v str> {
-        if let Some(hostname) = self.selected_hostname() {
+    pub(crate) fn hostname(&self) -> Option<&str> {
+        if let Some((_, hostname)) = self.selector.iter().find(|(key, _)| key == HOSTNAME_LABEL) {
             return Some(hostname);
         }
         let [term] = self.terms.as_slice() else {
             return None;
         };
-        term.iter().find_map(|(key, values)| match values.as_slice() {
-            [hostname] if *key == HOSTNAME_LABEL => Some(*hostname),
+        expressions(term).find_map(|expression| match values(expression) {
+            [hostname] if expression.key == HOSTNAME_LABEL => Some(hostname.as_str()),
             _ => None,
         })
     }
 
     /// Whether the VirtualMachine may run on a node with these labels.
     pub(crate) fn allows<'n>(&self, label: impl Fn(&str) -> Option<&'n str>) -> bool {
-        let selected = self.selector.iter().all(|(key, value)| label(key) == Some(value));
-        let in_values = |(key, values): &(&str, Vec<&str>)| label(key).is_some_and(|value| values.contains(&value));
-        selected && (self.terms.is_empty() || self.terms.iter().any(|term| term.iter().all(in_values)))
+        let is_selected = self.selector.iter().all(|(key, value)| label(key) == Some(value));
+        let is_met = |expression: &NodeSelectorRequirement| {
+            label(&expression.key).is_some_and(|found| values(expression).iter().any(|value| value == found))
+        };
+        is_selected && (self.terms.is_empty() || self.terms.iter().any(|term| expressions(term).all(is_met)))
     }
 }
 
-/// The expressions of a term of required node affinity that have the operator `In`.
-pub(super) fn affinity_term<'v>(term: &'v Json<'_>) -> Vec<(&'v str, Vec<&'v str>)> {
-    let expressions = term.get("matchExpressions").map(Json::items).unwrap_or_default();
-    let is_in = |expression: &&Json<'_>| text(expression, "operator") == "In";
-    expressions
-        .iter()
-        .filter(is_in)
-        .map(|expression| {
-            let values = expression.get("values").map(Json::items).unwrap_or_default();
-            (text(expression, "key"), values.iter().filter_map(Json::as_str).collect())
-        })
-        .collect()
+/// The expressions of a term that have the operator `In`.
+fn expressions(term: &NodeSelectorTerm) -> impl Iterator<Item = &NodeSelectorRequirement> {
+    term.match_expressions.iter().flatten().filter(|expression| expression.operator == "In")
+}
+
+fn values(expression: &NodeSelectorRequirement) -> &[String] {
+    expression.values.as_deref().unwrap_or_default()
 }

@@ -2,8 +2,9 @@
 
 use std::cell::RefCell;
 
+use kubewarden_policy_sdk::host_capabilities::kubernetes::{CanIRequest, GetResourceRequest, ListAllResourcesRequest};
 use serde_json::{Map, Value, json};
-use vm_feature_manager_policy::cluster::{Account, Cluster, ClusterError, Kind, Review};
+use vm_feature_manager_policy::cluster::{Account, Cluster, ClusterError, KINDS, Kind, SUBJECT_ACCESS_REVIEW};
 
 /// The account as which policy-server runs where Kubewarden's own charts install it.
 pub const KUBEWARDEN: &str = "system:serviceaccount:kubewarden:policy-server";
@@ -14,8 +15,8 @@ pub const RANCHER: &str = "system:serviceaccount:cattle-kubewarden-system:policy
 /// was not given anything grants nothing.
 pub struct MemoryCluster {
     objects: Option<Vec<Value>>,
-    errors: Vec<(Kind, ClusterError)>,
-    cannot: Vec<(Kind, &'static str)>,
+    errors: Vec<(&'static Kind, ClusterError)>,
+    cannot: Vec<(&'static Kind, &'static str)>,
     account: &'static str,
     granted: &'static str,
     readers: Vec<&'static str>,
@@ -59,7 +60,7 @@ impl MemoryCluster {
     }
 
     /// Every lookup of the kind fails.
-    pub fn failing(mut self, kind: Kind, error: ClusterError) -> Self {
+    pub fn failing(mut self, kind: &'static Kind, error: ClusterError) -> Self {
         self.errors.push((kind, error));
         self
     }
@@ -77,7 +78,7 @@ impl MemoryCluster {
     }
 
     /// The verb is not granted for the kind.
-    pub fn without(mut self, verb: &'static str, kind: Kind) -> Self {
+    pub fn without(mut self, verb: &'static str, kind: &'static Kind) -> Self {
         self.cannot.push((kind, verb));
         self
     }
@@ -88,47 +89,59 @@ impl MemoryCluster {
         found.next().unwrap_or_else(|| panic!("no {kind} {name}"))
     }
 
-    fn may(&self, account: &str, verb: &'static str, kind: Kind) -> bool {
-        (account == self.granted || self.readers.contains(&account)) && !self.cannot.contains(&(kind, verb))
+    fn may(&self, account: &str, verb: &str, kind: &Kind) -> bool {
+        let cannot = self.cannot.iter().any(|(k, v)| *k == kind && *v == verb);
+        (account == self.granted || self.readers.contains(&account)) && !cannot
     }
 
-    fn of_kind(&self, kind: Kind) -> Result<Vec<&Value>, ClusterError> {
-        let (_, name) = kind.api_version_and_kind();
+    fn of_kind(&self, kind: &Kind) -> Result<Vec<&Value>, ClusterError> {
         if let Some((_, error)) = self.errors.iter().find(|(k, _)| *k == kind) {
             return Err(error.clone());
         }
         let objects = self.objects.as_ref().ok_or(ClusterError::NotDeclared)?;
-        Ok(objects.iter().filter(|object| object["kind"] == name).collect())
+        Ok(objects.iter().filter(|object| object["kind"] == kind.name).collect())
     }
 }
 
+/// The kind of this API version and name.
+fn kind(api_version: &str, name: &str) -> &'static Kind {
+    let is_it = |kind: &&Kind| kind.api_version == api_version && kind.name == name;
+    KINDS.into_iter().find(is_it).unwrap_or_else(|| panic!("no kind {api_version} {name}"))
+}
+
 impl Cluster for MemoryCluster {
-    fn get(&self, kind: Kind, name: &str, namespace: Option<&str>) -> Result<String, ClusterError> {
-        self.lookups.borrow_mut().push(format!("get {kind:?} {name}"));
+    fn get(&self, request: &GetResourceRequest) -> Result<Vec<u8>, ClusterError> {
+        let GetResourceRequest { name, namespace, .. } = request;
+        let kind = kind(&request.api_version, &request.kind);
+        self.lookups.borrow_mut().push(format!("get {} {name}", kind.name));
         let objects = self.of_kind(kind)?;
-        if kind == Kind::SubjectAccessReview || !self.may(self.account, "get", kind) {
+        if *kind == SUBJECT_ACCESS_REVIEW || !self.may(self.account, "get", kind) {
             return Err(ClusterError::Forbidden(Account::of_user(self.account)));
         }
         let is_it = |object: &&&Value| {
             let metadata = &object["metadata"];
-            metadata["name"] == name && metadata["namespace"].as_str() == namespace
+            metadata["name"] == *name && metadata["namespace"].as_str() == namespace.as_deref()
         };
-        objects.iter().find(is_it).map(|o| o.to_string()).ok_or(ClusterError::NotFound)
+        objects.iter().find(is_it).map(|o| o.to_string().into_bytes()).ok_or(ClusterError::NotFound)
     }
 
-    fn list(&self, kind: Kind) -> Result<String, ClusterError> {
+    fn list(&self, request: &ListAllResourcesRequest) -> Result<Vec<u8>, ClusterError> {
+        let kind = kind(&request.api_version, &request.kind);
         let may = |verb| self.may(self.account, verb, kind);
         assert!(may("list") && may("watch"), "this list would never return");
-        self.lookups.borrow_mut().push(format!("list {kind:?}"));
-        Ok(json!({"metadata": {}, "items": self.of_kind(kind)?}).to_string())
+        self.lookups.borrow_mut().push(format!("list {}", kind.name));
+        Ok(json!({"metadata": {}, "items": self.of_kind(kind)?}).to_string().into_bytes())
     }
 
-    fn can_i(&self, review: &Review<'_>) -> Result<String, ClusterError> {
-        let Review { user, verb, kind, name, .. } = *review;
-        let (group, resource) = kind.group_and_resource();
-        let name = name.map(|name| format!(" {name}")).unwrap_or_default();
+    fn can_i(&self, request: &CanIRequest) -> Result<Vec<u8>, ClusterError> {
+        let review = &request.subject_access_review;
+        let attributes = &review.resource_attributes;
+        let (user, verb, resource) = (&review.user, &attributes.verb, &attributes.resource);
+        let group = attributes.group.as_deref().unwrap_or_default();
+        let name = attributes.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
         self.reviews.borrow_mut().push(format!("{user} {verb} {resource}.{group}{name}"));
-        let granted = self.objects.is_some() && self.may(user, verb, kind);
-        Ok(json!({"allowed": granted, "reason": "a test"}).to_string())
+        let kind = KINDS.into_iter().find(|kind| kind.plural == resource && kind.group() == group);
+        let granted = self.objects.is_some() && kind.is_some_and(|kind| self.may(user, verb, kind));
+        Ok(json!({"allowed": granted, "reason": "a test"}).to_string().into_bytes())
     }
 }

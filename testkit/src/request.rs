@@ -18,12 +18,13 @@ pub struct Request {
 impl Request {
     pub fn create(object: Value) -> Self {
         let metadata = &object["metadata"];
+        let text = |key: &str| metadata[key].as_str().unwrap_or_default();
         let request = json!({
             "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
             "kind": {"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachine"},
             "resource": {"group": "kubevirt.io", "version": "v1", "resource": "virtualmachines"},
-            "name": metadata["name"],
-            "namespace": metadata["namespace"],
+            "name": text("name"),
+            "namespace": text("namespace"),
             "operation": "CREATE",
             "userInfo": {"username": "admin", "groups": ["system:authenticated"]},
             "object": object,
@@ -63,7 +64,9 @@ pub fn evaluate(payload: &[u8], cluster: &MemoryCluster) -> Answer {
     let drain = Lines::default();
     let log = Logger::root(drain.clone(), o!());
     let bytes = validate(payload, cluster, &log);
-    let response = serde_json::from_slice(&bytes).expect("the response is JSON");
+    let mut response: Value = serde_json::from_slice(&bytes).expect("the response is JSON");
+    // The host takes null for absent.
+    response.as_object_mut().expect("the response is an object").retain(|_, value| !value.is_null());
     let logs = drain.lines();
     Answer { response, before: Value::Null, logs, lookups: Vec::new(), reviews: Vec::new() }
 }

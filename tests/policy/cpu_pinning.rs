@@ -3,7 +3,7 @@
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use vm_feature_manager_policy::cluster::Kind;
+use vm_feature_manager_policy::cluster::NODE;
 
 use super::harness::{MemoryCluster, Request, annotate, bare_vm, fixtures, vm};
 
@@ -146,7 +146,7 @@ fn what_the_user_wrote_is_theirs() {
 #[case::old_label(node("cpumanager"), false)]
 #[case::no_label(node("other"), true)]
 #[case::another_node(MemoryCluster::with_nodes(&[("node2", &["kubevirt.io/cpumanager"])]), false)]
-#[case::nodes_that_may_not_be_read(node("other").without("list", Kind::Node), false)]
+#[case::nodes_that_may_not_be_read(node("other").without("list", &NODE), false)]
 fn a_warning_where_no_node_pins_cpus(#[case] cluster: MemoryCluster, #[case] warns: bool) {
     let answer = Request::create(vm(&[("cpu-pinning", "enabled")])).cluster(cluster).evaluate();
     assert!(answer.is_accepted());
@@ -216,8 +216,9 @@ fn the_node_of_a_device_counts(
     #[case] warns: bool,
 ) {
     let mut objects = fixtures("../../examples/usb-passthrough/cluster/cluster.yaml");
-    let nodes = [("node1", json!({"kubevirt.io/cpumanager": "true"})), ("node2", json!({}))];
-    objects.extend(nodes.map(|(name, labels)| {
+    let nodes = [("node1", "true"), ("node2", "false")];
+    objects.extend(nodes.map(|(name, pins)| {
+        let labels = json!({"kubernetes.io/hostname": name, "kubevirt.io/cpumanager": pins});
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}, "status": {}})
     }));
     let directives = [("cpu-pinning", "enabled"), ("hugepages", "2Mi"), (name, directive)];

@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_policy::cluster::{ClusterError, Kind};
+use vm_feature_manager_policy::cluster::{ClusterError, PCI_DEVICE};
 
 use super::harness::{Answer, MemoryCluster, Request, bare_vm, vm};
 
@@ -146,12 +146,12 @@ mod with_kubevirt {
             "kind": "KubeVirt",
             "metadata": {"name": "kubevirt", "namespace": "harvester-system"},
             "spec": {"configuration": {"permittedHostDevices": {
-                "pciHostDevices": [{"resourceName": "nvidia.com/T4"}, {"resourceName": 5}],
+                "pciHostDevices": [{"resourceName": "nvidia.com/T4"}],
                 "mediatedDevices": [{"resourceName": "nvidia.com/GRID_T4-1Q"}],
                 "usb": [{"resourceName": "nvidia.com/usb"}],
             }}},
         })])
-        .failing(Kind::PciDevice, ClusterError::KindNotServed)
+        .failing(&PCI_DEVICE, ClusterError::KindNotServed)
     }
 
     fn ask(vm: Value, settings: Value) -> Answer {

@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_policy::cluster::{ClusterError, Kind};
+use vm_feature_manager_policy::cluster::{ClusterError, PCI_DEVICE, PCI_DEVICE_CLAIM, SUBJECT_ACCESS_REVIEW};
 
 use super::harness::{Answer, MemoryCluster, Request, annotate, bare_vm, fixtures};
 
@@ -58,11 +58,11 @@ fn a_device_of_one_node_has_the_name_of_its_pci_device_and_its_resource() {
 /// Harvester makes host devices of GPUs with a patch that the API server cannot apply to two of them.
 #[rstest]
 #[case::served(harvester(), "nvidia.com/TU104GL_TESLA_T4", "hostDevices")]
-#[case::forbidden(harvester().without("get", Kind::PciDevice), "nvidia.com/TU104GL_TESLA_T4", "hostDevices")]
+#[case::forbidden(harvester().without("get", &PCI_DEVICE), "nvidia.com/TU104GL_TESLA_T4", "hostDevices")]
 #[case::mediated(harvester(), "nvidia.com/GRID_T4-1Q", "gpus")]
-#[case::mediated_and_forbidden(harvester().without("get", Kind::PciDevice), "nvidia.com/GRID_T4-1Q", "gpus")]
+#[case::mediated_and_forbidden(harvester().without("get", &PCI_DEVICE), "nvidia.com/GRID_T4-1Q", "gpus")]
 #[case::no_harvester(
-    harvester().failing(Kind::PciDevice, ClusterError::KindNotServed), "nvidia.com/TU104GL_TESLA_T4", "gpus"
+    harvester().failing(&PCI_DEVICE, ClusterError::KindNotServed), "nvidia.com/TU104GL_TESLA_T4", "gpus"
 )]
 fn gpus_that_harvester_handles_as_host_devices_are_written_as_such(
     #[case] cluster: MemoryCluster,
@@ -117,7 +117,7 @@ fn the_node_tells_which_device_is_meant(#[case] devices: &[&str], #[case] spec: 
     }
     let answer = create(vm);
     assert_eq!(host_devices(&answer), json!([igpu()]));
-    let lookups = ["get PciDevice node1-000000020", "get PciDeviceClaim node1-000000020", "get KubeVirt kubevirt"];
+    let lookups = ["get PCIDevice node1-000000020", "get PCIDeviceClaim node1-000000020", "get KubeVirt kubevirt"];
     assert_eq!(answer.lookups, lookups);
     assert_eq!(answer.reviews, Vec::<String>::new());
 }
@@ -293,18 +293,18 @@ fn an_update_names_the_devices_that_must_go_along() {
     let answer = Request::update(bare_vm(&[]), has).cluster(harvester()).evaluate();
     assert_eq!(answer.warnings(), Vec::<&str>::new());
     // Without the right to list, the device is found all the same.
-    let cluster = harvester().without("list", Kind::PciDevice);
+    let cluster = harvester().without("list", &PCI_DEVICE);
     let answer = Request::update(bare_vm(&[]), with_node.clone()).cluster(cluster).evaluate();
     assert_eq!(host_devices(&answer), json!([tesla()]));
     // But where the list may come in a moment, nothing is done without it.
-    let cluster = harvester().failing(Kind::SubjectAccessReview, ClusterError::Unavailable);
+    let cluster = harvester().failing(&SUBJECT_ACCESS_REVIEW, ClusterError::Unavailable);
     let answer = Request::update(bare_vm(&[]), with_node).cluster(cluster).evaluate();
     answer.assert_denied(&["failed for now"]);
 }
 
 #[test]
 fn devices_without_their_claims_are_an_error_even_in_auto() {
-    let cluster = harvester().without("watch", Kind::PciDeviceClaim);
+    let cluster = harvester().without("watch", &PCI_DEVICE_CLAIM);
     let answer = Request::create(vm(&["0000:01:00.0"])).cluster(cluster).evaluate();
     answer.assert_denied(&[
         "Harvester's PCI devices cannot be looked up: ",
@@ -403,7 +403,7 @@ mod claim_owner {
     fn without_claims_there_is_no_device() {
         evaluate("admin", harvester(), json!({"deviceNames": "address"}))
             .assert_denied(&["only Harvester's devices have claims"]);
-        let none = MemoryCluster::of(Vec::new()).failing(Kind::PciDevice, ClusterError::KindNotServed);
+        let none = MemoryCluster::of(Vec::new()).failing(&PCI_DEVICE, ClusterError::KindNotServed);
         evaluate("admin", none, json!({})).assert_denied(&["does not serve pcidevices"]);
     }
 
@@ -502,10 +502,10 @@ mod vgpus {
 
     #[rstest]
     #[case::pci_devices(harvester(), "hostDevices")]
-    #[case::pci_devices_that_may_not_be_read(harvester().without("get", Kind::PciDevice), "hostDevices")]
+    #[case::pci_devices_that_may_not_be_read(harvester().without("get", &PCI_DEVICE), "hostDevices")]
     #[case::mediated_devices(mediated(), "gpus")]
     #[case::mediated_devices_where_pci_devices_may_not_be_read(
-        mediated().without("get", Kind::PciDevice), "gpus"
+        mediated().without("get", &PCI_DEVICE), "gpus"
     )]
     #[case::in_both_lists(upgraded(), "hostDevices")]
     #[case::switched_off(switched_off(), "hostDevices")]

@@ -3,7 +3,7 @@
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use vm_feature_manager_policy::cluster::Kind;
+use vm_feature_manager_policy::cluster::NODE;
 
 use super::harness::{MemoryCluster, Request, annotate, bare_vm};
 
@@ -156,7 +156,7 @@ fn what_the_user_wrote_is_theirs() {
 #[case::another_size(node(json!({"hugepages-1Gi": "8Gi"})), true)]
 #[case::odd(node(json!({"hugepages-2Mi": "many"})), true)]
 #[case::none(node(json!({})), true)]
-#[case::nodes_that_may_not_be_read(node(json!({})).without("watch", Kind::Node), false)]
+#[case::nodes_that_may_not_be_read(node(json!({})).without("watch", &NODE), false)]
 fn a_warning_where_no_node_has_enough(#[case] cluster: MemoryCluster, #[case] warns: bool) {
     let answer = Request::create(vm("2Mi", guest("8Gi"))).settings(plain()).cluster(cluster).evaluate();
     assert!(answer.is_accepted());

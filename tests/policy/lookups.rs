@@ -1,8 +1,11 @@
 //! How much the policy asks of the cluster, and what it asks before it lists.
 
+use kubewarden_policy_sdk::host_capabilities::kubernetes::{CanIRequest, GetResourceRequest, ListAllResourcesRequest};
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_policy::cluster::{Account, Cluster, ClusterError, Kind, Review};
+use vm_feature_manager_policy::cluster::{
+    Account, Cluster, ClusterError, Kind, NODE, PCI_DEVICE, SUBJECT_ACCESS_REVIEW,
+};
 
 use super::harness::{KUBEWARDEN, MemoryCluster, RANCHER, Request, bare_vm, fixtures, vm};
 
@@ -21,7 +24,7 @@ const ALL: &[(&str, &str)] = &[
 fn a_vm_with_all_features_takes_four() {
     let answer = Request::create(bare_vm(ALL)).cluster(harvester()).evaluate();
     assert!(answer.is_accepted(), "{}", answer.message());
-    assert_eq!(answer.lookups, [WHO_AM_I, "list PciDevice", "list PciDeviceClaim", "get KubeVirt kubevirt"]);
+    assert_eq!(answer.lookups, [WHO_AM_I, "list PCIDevice", "list PCIDeviceClaim", "get KubeVirt kubevirt"]);
 }
 
 #[test]
@@ -33,10 +36,10 @@ fn a_vm_that_does_not_tell_its_cpu_vendor_takes_one_more() {
     assert_eq!(
         answer.lookups,
         [
-            "get Node node1",
-            "get PciDevice node1-000001000",
-            "get PciDeviceClaim node1-000001000",
-            "get KubeVirt kubevirt"
+            "get PCIDevice node1-000001000",
+            "get PCIDeviceClaim node1-000001000",
+            "get KubeVirt kubevirt",
+            "get Node node1"
         ]
     );
 }
@@ -65,7 +68,7 @@ fn there_are_none_that_the_directive_does_not_need(#[case] directive: (&str, &st
 }
 
 pub const WHO_AM_I: &str = "get SubjectAccessReview this-refusal-is-expected.vm-feature-manager.io";
-pub const IS_IT_SERVED: &str = "get PciDevice this-absence-is-expected.vm-feature-manager.io";
+pub const IS_IT_SERVED: &str = "get PCIDevice this-absence-is-expected.vm-feature-manager.io";
 
 /// The settings name another account than the one that the API server names.
 #[test]
@@ -74,7 +77,7 @@ fn before_a_list_the_rights_of_the_account_that_asks_are_reviewed() {
     let cluster = harvester().run_as(RANCHER, RANCHER);
     let answer = Request::create(bare_vm(&[ALL[2]])).settings(settings).cluster(cluster).evaluate();
     assert!(answer.is_accepted(), "{}", answer.message());
-    assert_eq!(answer.lookups, [WHO_AM_I, "list PciDevice", "list PciDeviceClaim", "get KubeVirt kubevirt"]);
+    assert_eq!(answer.lookups, [WHO_AM_I, "list PCIDevice", "list PCIDeviceClaim", "get KubeVirt kubevirt"]);
     let reviews = [
         "list pcidevices.devices.harvesterhci.io",
         "watch pcidevices.devices.harvesterhci.io",
@@ -89,7 +92,7 @@ fn before_a_list_the_rights_of_the_account_that_asks_are_reviewed() {
 fn an_account_that_is_not_named_is_that_of_the_settings() {
     let settings = json!({"policyServer": {"serviceAccount": "mine", "namespace": "guard"}});
     let admin = "system:serviceaccount:guard:mine";
-    let cluster = || harvester().failing(Kind::SubjectAccessReview, ClusterError::Unsupported);
+    let cluster = || harvester().failing(&SUBJECT_ACCESS_REVIEW, ClusterError::Unsupported);
     let ask = |cluster| {
         let request = Request::create(bare_vm(&[ALL[2]])).settings(settings.clone());
         request.cluster(cluster).evaluate()
@@ -124,12 +127,12 @@ fn rights_of_another_account_do_not_count(
 
 /// Without proof that a list returns, there is none.
 #[rstest]
-#[case::no_can_i(Kind::SubjectAccessReview, ClusterError::NotOffered, "Kubewarden 1.27 or later")]
-#[case::not_declared(Kind::SubjectAccessReview, ClusterError::NotDeclared, "SubjectAccessReview")]
-#[case::unavailable(Kind::SubjectAccessReview, ClusterError::Unavailable, "failed for now")]
-#[case::nobody_named(Kind::SubjectAccessReview, ClusterError::Forbidden(None), "nodes")]
-#[case::nothing_denied(Kind::SubjectAccessReview, ClusterError::NotFound, "nodes")]
-fn without_an_account_nothing_is_listed(#[case] kind: Kind, #[case] error: ClusterError, #[case] part: &str) {
+#[case::no_can_i(&SUBJECT_ACCESS_REVIEW, ClusterError::NotOffered, "Kubewarden 1.27 or later")]
+#[case::not_declared(&SUBJECT_ACCESS_REVIEW, ClusterError::NotDeclared, "SubjectAccessReview")]
+#[case::unavailable(&SUBJECT_ACCESS_REVIEW, ClusterError::Unavailable, "failed for now")]
+#[case::nobody_named(&SUBJECT_ACCESS_REVIEW, ClusterError::Forbidden(None), "nodes")]
+#[case::nothing_denied(&SUBJECT_ACCESS_REVIEW, ClusterError::NotFound, "nodes")]
+fn without_an_account_nothing_is_listed(#[case] kind: &'static Kind, #[case] error: ClusterError, #[case] part: &str) {
     let cluster = harvester().failing(kind, error).run_as("alice", "alice");
     let answer = Request::create(bare_vm(&[ALL[0]])).cluster(cluster).evaluate();
     answer.assert_denied(&[part]);
@@ -140,7 +143,7 @@ fn without_an_account_nothing_is_listed(#[case] kind: Kind, #[case] error: Clust
 #[rstest]
 fn without_that_right_nothing_is_listed(
     #[values("list", "watch")] verb: &'static str,
-    #[values((Kind::Node, ("nested-virt", "enabled")), (Kind::PciDevice, ALL[2]))] case: (Kind, (&str, &str)),
+    #[values((&NODE, ("nested-virt", "enabled")), (&PCI_DEVICE, ALL[2]))] case: (&'static Kind, (&str, &str)),
 ) {
     let (kind, directive) = case;
     let request = Request::create(bare_vm(&[directive]));
@@ -182,23 +185,23 @@ fn an_answer_that_is_not_as_expected_is_no_trap(#[case] answer: &str) {
     struct Odd(String);
 
     impl Cluster for Odd {
-        fn get(&self, kind: Kind, _: &str, _: Option<&str>) -> Odds {
-            match kind {
-                Kind::SubjectAccessReview => Err(ClusterError::Forbidden(Account::of_user("policy-server"))),
-                _ => Ok(self.0.clone()),
+        fn get(&self, request: &GetResourceRequest) -> Odds {
+            match request.kind.as_str() {
+                "SubjectAccessReview" => Err(ClusterError::Forbidden(Account::of_user("policy-server"))),
+                _ => Ok(self.0.clone().into_bytes()),
             }
         }
 
-        fn list(&self, _: Kind) -> Odds {
-            Ok(self.0.clone())
+        fn list(&self, _: &ListAllResourcesRequest) -> Odds {
+            Ok(self.0.clone().into_bytes())
         }
 
-        fn can_i(&self, _: &Review<'_>) -> Odds {
-            Ok(json!({"allowed": true}).to_string())
+        fn can_i(&self, _: &CanIRequest) -> Odds {
+            Ok(json!({"allowed": true}).to_string().into_bytes())
         }
     }
 
-    type Odds = Result<String, ClusterError>;
+    type Odds = Result<Vec<u8>, ClusterError>;
 
     let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
     let cluster = Odd(answer.replace("DEEP", &deep));

@@ -3,7 +3,7 @@
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use vm_feature_manager_policy::cluster::{ClusterError, Kind};
+use vm_feature_manager_policy::cluster::{ClusterError, NODE};
 
 use super::harness::{MemoryCluster, Request, bare_vm, vm};
 
@@ -280,7 +280,7 @@ fn nodes_without_the_extension_are_a_warning() {
 #[case::unavailable(ClusterError::Unavailable, "looking up nodes failed for now")]
 fn a_node_that_cannot_be_read_is_an_error(#[case] error: ClusterError, #[case] part: &str) {
     let vm = vm_with_spec(json!({"nodeSelector": {"kubernetes.io/hostname": "a"}, "domain": {}}));
-    let cluster = MemoryCluster::with_nodes(&[("a", AMD)]).failing(Kind::Node, error);
+    let cluster = MemoryCluster::with_nodes(&[("a", AMD)]).failing(&NODE, error);
     let answer = Request::create(vm).cluster(cluster).evaluate();
     answer.assert_denied(&[part, "vm-feature-manager.io/cpu-vendor"]);
 }

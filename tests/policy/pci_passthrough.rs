@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_policy::cluster::{ClusterError, Kind};
+use vm_feature_manager_policy::cluster::{ClusterError, PCI_DEVICE};
 
 use super::harness::{Answer, MemoryCluster, Request, bare_vm, vm};
 
@@ -104,7 +104,7 @@ fn a_bad_value_is_an_error(#[case] value: &str, #[case] part: &str) {
 #[rstest]
 #[case::first_free(json!([{"name": "pci-device-0", "deviceName": "x/y"}, {"name": "pci-device-2", "deviceName": "x/y"}]), json!(null), "pci-device-1")]
 #[case::not_a_gpus(json!([]), json!([{"name": "pci-device-0", "deviceName": "x/y"}]), "pci-device-1")]
-#[case::odd_entries(json!([null, "x", {"name": 1}]), json!(null), "pci-device-0")]
+#[case::no_names(json!([{}, {"name": null}]), json!(null), "pci-device-0")]
 fn a_device_gets_the_first_free_name(#[case] devices: Value, #[case] gpus: Value, #[case] name: &str) {
     let count = devices.as_array().unwrap().len();
     let settings = json!({"pciPassthrough": {"deviceNames": "address"}});
@@ -183,14 +183,14 @@ fn devices_are_allowed_by_namespace(#[case] allowed: Value, #[case] accepted: bo
 
 /// A cluster in which PCI devices cannot be looked up.
 fn cluster(error: ClusterError) -> MemoryCluster {
-    MemoryCluster::of(vec![]).failing(Kind::PciDevice, error)
+    MemoryCluster::of(vec![]).failing(&PCI_DEVICE, error)
 }
 
 #[rstest]
 #[case::not_declared(MemoryCluster::default(), "does not list")]
 #[case::not_offered(cluster(ClusterError::NotOffered), "does not let the policy look up")]
 #[case::not_served(cluster(ClusterError::KindNotServed), "does not serve")]
-#[case::neither_granted_nor_served(cluster(ClusterError::KindNotServed).without("list", Kind::PciDevice), "does not serve")]
+#[case::neither_granted_nor_served(cluster(ClusterError::KindNotServed).without("list", &PCI_DEVICE), "does not serve")]
 fn auto_without_harvester_names_by_address_and_warns(#[case] cluster: MemoryCluster, #[case] why: &str) {
     let vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
     let answer = Request::create(vm).cluster(cluster).evaluate();
@@ -212,7 +212,7 @@ fn auto_does_not_name_by_address_what_harvester_forbids_to_read(
     #[case] right: &str,
 ) {
     let vm = bare_vm(&[("pci-passthrough", &json!({"devices": [device]}).to_string())]);
-    let cluster = MemoryCluster::of(vec![]).without(verb, Kind::PciDevice);
+    let cluster = MemoryCluster::of(vec![]).without(verb, &PCI_DEVICE);
     let answer = Request::create(vm).cluster(cluster).evaluate();
     answer.assert_denied(&[
         right,
@@ -274,7 +274,7 @@ fn a_node_selector_that_is_there_is_kept() {
 
 #[rstest]
 #[case::off(json!(["GPU", "Sidecar"]), false)]
-#[case::absent(json!(null), false)]
+#[case::none(json!([]), false)]
 #[case::on(json!(["HostDevices"]), true)]
 fn kubevirts_gate_is_checked_where_it_can_be_read(#[case] gates: Value, #[case] accepted: bool) {
     let kubevirt = json!({

@@ -107,7 +107,7 @@ mod features {
     fn are_applied_in_their_order_and_one_failure_does_not_stop_the_others() {
         let vm = vm(&[GOOD, BAD, ("nested-virt", "enabled"), ("cpu-vendor", "amd")]);
         let answer = Request::create(vm).settings(pci_errors("allow-and-log")).evaluate();
-        assert_eq!(answer.audit("applied"), "nested-virt,gpu-device-plugin");
+        assert_eq!(answer.audit("applied"), "gpu-device-plugin,nested-virt");
         assert_eq!(answer.audit("failed"), "pci-passthrough");
         assert_eq!(answer.domain()["cpu"]["features"][0]["name"], "svm");
         assert_eq!(answer.domain()["resources"]["limits"]["nvidia.com/gpu"], "1");
@@ -154,12 +154,12 @@ mod reject {
         answer.assert_denied(&[]);
         assert_eq!(
             answer.message(),
-            "nested-virt cannot be applied (annotation vm-feature-manager.io/nested-virt: \"maybe\"): neither on nor \
-             off; write enabled or disabled\n\
-             pci-passthrough cannot be applied (annotation vm-feature-manager.io/pci-passthrough: \"nonsense\"): not \
-             valid JSON at column 2; write {\"devices\": [\"0000:00:02.0\"]}"
+            "pci-passthrough cannot be applied (annotation vm-feature-manager.io/pci-passthrough: \"nonsense\"): not \
+             valid JSON at column 2; write {\"devices\": [\"0000:00:02.0\"]}\n\
+             nested-virt cannot be applied (annotation vm-feature-manager.io/nested-virt: \"maybe\"): neither on nor \
+             off; write enabled or disabled"
         );
-        assert_eq!(answer.audit("failed"), "nested-virt,pci-passthrough");
+        assert_eq!(answer.audit("failed"), "pci-passthrough,nested-virt");
         assert_eq!(answer.audit("applied"), "");
     }
 
@@ -169,7 +169,7 @@ mod reject {
         let answer = Request::create(vm).settings(pci_errors("allow-and-log")).evaluate();
         answer.assert_denied(&["nested-virt"]);
         assert!(!answer.message().contains("pci-passthrough"), "{}", answer.message());
-        assert_eq!(answer.audit("failed"), "nested-virt,pci-passthrough");
+        assert_eq!(answer.audit("failed"), "pci-passthrough,nested-virt");
     }
 }
 
@@ -434,20 +434,14 @@ fn applied_twice_it_changes_nothing_more() {
 }
 
 #[test]
-fn unknown_fields_and_exact_numbers_survive() {
-    let vm = vm(&[GOOD]).to_string().replacen(
-        r#""runStrategy":"#,
-        r#""future":{"precise":1.000000000000000000001,"big":123456789012345678901234567890},"runStrategy":"#,
-        1,
-    );
-    let payload = format!(
-        r#"{{"request":{{"kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},"operation":"CREATE","object":{vm}}}}}"#
-    );
-    let log = slog::Logger::root(slog::Discard, slog::o!());
-    let bytes = vm_feature_manager_policy::validate(payload.as_bytes(), &MemoryCluster::default(), &log);
-    let answer = String::from_utf8(bytes).unwrap();
-    assert!(answer.contains(r#""nvidia.com/gpu":"1""#), "{answer}");
-    assert!(answer.contains(r#"{"precise":1.000000000000000000001,"big":123456789012345678901234567890}"#));
+fn unknown_fields_and_integers_of_64_bits_survive() {
+    let mut vm = vm(&[GOOD]);
+    let future =
+        json!({"large": u64::MAX, "small": i64::MIN, "beyond_53_bits": 9_007_199_254_740_993_u64, "half": 0.5});
+    vm["spec"]["future"] = future.clone();
+    let answer = Request::create(vm).evaluate();
+    assert_eq!(answer.domain()["resources"]["limits"]["nvidia.com/gpu"], "1");
+    assert_eq!(answer.after()["spec"]["future"], future);
 }
 
 mod log {
@@ -476,7 +470,7 @@ mod log {
     fn has_one_line_for_all_features_that_are_applied() {
         let request = Request::create(vm(&[GOOD, ("nested-virt", "enabled"), ("cpu-vendor", "amd")]));
         let answer = request.evaluate();
-        let features = r#""features":"nested-virt,gpu-device-plugin","name":"igpu-vm""#;
+        let features = r#""features":"gpu-device-plugin,nested-virt","name":"igpu-vm""#;
         assert_eq!(answer.logs.len(), 1);
         assert!(answer.logs[0].starts_with("INFO features applied "), "{}", answer.logs[0]);
         assert!(answer.logs[0].contains(features), "{}", answer.logs[0]);
@@ -496,14 +490,11 @@ mod unusable_payload {
     #[rstest]
     #[case::empty("", "it ends too early")]
     #[case::not_json("hunter2", "it is not valid JSON")]
-    #[case::list("[]", "request.kind.kind is missing, or is not as an API server writes it")]
-    #[case::no_request(r#"{"settings": {}}"#, "request.kind.kind is missing")]
+    #[case::list("[]", "a field is missing or has the wrong type at line 1, column 2")]
+    #[case::no_request(r#"{"settings": {}}"#, "a field is missing")]
     #[case::no_kind(r#"{"request": {"operation": "CREATE"}}"#, "request.kind.kind is missing")]
-    #[case::wrong_type(r#"{"request": {"kind": "hunter2", "operation": "CREATE"}}"#, "request.kind.kind is missing")]
-    #[case::no_operation(
-        r#"{"request": {"kind": {"kind": "hunter2"}, "operation": 1}}"#,
-        "request.operation is missing"
-    )]
+    #[case::wrong_type(r#"{"request": {"kind": "hunter2", "operation": "CREATE"}}"#, "has the wrong type")]
+    #[case::no_operation(r#"{"request": {"kind": {"kind": "hunter2"}}}"#, "request.operation is missing")]
     #[case::namespace(
         r#"{"request": {"kind": {"kind": "x"}, "operation": "CREATE", "namespace": "hunter2\f"}}"#,
         "request.namespace is"
@@ -519,7 +510,7 @@ mod unusable_payload {
     #[test]
     fn that_is_not_utf_8_is_denied() {
         let answer = evaluate(b"{\"request\": \"\xff\"}", &MemoryCluster::default());
-        answer.assert_denied(&["it is not UTF-8"]);
+        answer.assert_denied(&["it is not valid JSON"]);
     }
 
     /// Nor does a text that speaks of the policy ask for anything.
@@ -558,45 +549,23 @@ mod extremes {
         evaluate(payload.as_bytes(), &MemoryCluster::default())
     }
 
-    fn deep() -> String {
-        format!("{}{}", "[".repeat(10_000), "]".repeat(10_000))
-    }
-
     #[rstest]
-    #[case::nowhere("{}")]
     #[case::metadata(r#"{"metadata": DEEP}"#)]
-    #[case::annotation(r#"{"metadata": {"annotations": {"other.io/x": DEEP}}}"#)]
     #[case::template(r#"{"spec": {"template": DEEP}}"#)]
-    fn ten_thousand_levels_in_a_vm_that_asks_for_nothing_are_accepted(#[case] object: &str) {
-        assert_eq!(create(&object.replace("DEEP", &deep())).response, json!({"accepted": true}));
+    #[case::directive(r#"{"metadata": {"annotations": {"vm-feature-manager.io/nested-virt": DEEP}}}"#)]
+    fn ten_thousand_levels_are_denied(#[case] object: &str) {
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        create(&object.replace("DEEP", &deep))
+            .assert_denied(&["the admission request cannot be read", "nested too deeply"]);
     }
 
     #[test]
-    fn ten_thousand_levels_in_a_part_that_is_not_read_are_kept() {
-        let object = r#"{"metadata": {"annotations": {"vm-feature-manager.io/gpu-device-plugin": "nvidia.com/gpu"}},
-            "spec": {"template": {"spec": {"domain": {}, "volumes": DEEP}}}}"#;
-        let log = slog::Logger::root(slog::Discard, slog::o!());
-        let payload = format!(
-            r#"{{"request":{{"kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},"operation":"CREATE","object":{}}}}}"#,
-            object.replace("DEEP", &deep())
-        );
-        let bytes = vm_feature_manager_policy::validate(payload.as_bytes(), &MemoryCluster::default(), &log);
-        let answer = String::from_utf8(bytes).unwrap();
-        assert!(answer.starts_with(r#"{"accepted":true"#) && answer.contains(&deep()));
-    }
-
-    #[test]
-    fn ten_thousand_levels_in_a_part_that_is_read_are_denied() {
-        let object = r#"{"metadata": {"annotations": {"vm-feature-manager.io/gpu-device-plugin": "nvidia.com/gpu"}},
-            "spec": {"template": {"spec": {"nodeSelector": DEEP}}}}"#;
-        let answer = create(&object.replace("DEEP", &deep()));
-        answer.assert_denied(&["the VirtualMachine's template cannot be read", "nested too deeply"]);
-    }
-
-    #[test]
-    fn ten_thousand_levels_in_a_directive_are_denied() {
-        let object = r#"{"metadata": {"annotations": {"vm-feature-manager.io/nested-virt": DEEP}}}"#;
-        create(&object.replace("DEEP", &deep())).assert_denied(&["the admission request cannot be read"]);
+    fn a_hundred_levels_are_kept() {
+        let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
+        let mut vm = vm(&[GOOD]);
+        vm["spec"]["template"]["spec"]["volumes"] = serde_json::from_str(&deep).unwrap();
+        let answer = Request::create(vm.clone()).evaluate();
+        assert_eq!(answer.after()["spec"]["template"]["spec"]["volumes"], vm["spec"]["template"]["spec"]["volumes"]);
     }
 
     #[rstest]

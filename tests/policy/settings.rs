@@ -136,7 +136,7 @@ fn the_forms_empty_description_is_tolerated() {
 #[case::far(json!({"userData": {"x": 1}}), r#"unknown setting "x" in userData; known here: enabled, readSecrets"#)]
 #[case::empty_but_unknown(json!({"userData": {"x": null}}), r#"unknown setting "x" in userData; known here: enabled, readSecrets"#)]
 #[case::description(json!({"description": "mine"}), "unknown setting \"description\"; known here: addTrackingAnnotations, configSource, userData, \
-    kubevirt, policyServer, nestedVirtualization, cpuPinning, hugepages, numa, pciPassthrough, usbPassthrough, gpuDevicePlugin, vbiosInjection")]
+    kubevirt, policyServer, pciPassthrough, usbPassthrough, gpuDevicePlugin, vbiosInjection, nestedVirtualization, cpuPinning, hugepages, numa")]
 #[case::list(json!([1]), "the settings: got a list, expected an object")]
 #[case::section(json!({"kubevirt": "kubevirt"}), "setting kubevirt: got a string, expected an object")]
 #[case::boolean(json!({"userData": {"enabled": "true"}}), r#"setting userData.enabled: got "true", expected true or false"#)]
@@ -185,7 +185,7 @@ fn all_problems_are_told_at_once() {
 #[rstest]
 #[case::empty(b"", "not valid JSON at line 1, column 0")]
 #[case::cut_off(b"{\"kubevirt\":", "not valid JSON")]
-#[case::not_utf_8(b"\xff", "not UTF-8")]
+#[case::not_utf_8(b"\xff", "not valid JSON")]
 fn text_that_is_no_json_is_told(#[case] text: &[u8], #[case] part: &str) {
     let answer: Value = serde_json::from_slice(&validate_settings(text)).unwrap();
     assert_eq!(answer["valid"], json!(false));

@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_policy::cluster::{ClusterError, Kind};
+use vm_feature_manager_policy::cluster::{ClusterError, PCI_DEVICE};
 
 use super::harness::{Answer, MemoryCluster, PREFIX, Request, annotate, bare_vm, fixtures, vbios_objects};
 
@@ -291,6 +291,36 @@ fn a_feature_that_the_settings_switch_off_is_left_alone() {
     story.drop(NESTED).assert_accepted_unchanged();
 }
 
+/// Both directives name the node, and one feature is switched off before the other's directive goes.
+#[rstest]
+#[case::pci_passthrough("pciPassthrough", "usb-passthrough")]
+#[case::usb_passthrough("usbPassthrough", "pci-passthrough")]
+fn a_node_selector_stays_for_a_feature_that_is_switched_off(#[case] switched_off: &str, #[case] removed: &str) {
+    fn cluster() -> MemoryCluster {
+        let mut objects = fixtures("../../examples/harvester/cluster/cluster.yaml");
+        let usb = fixtures("../../examples/usb-passthrough/cluster/cluster.yaml").into_iter();
+        objects.extend(usb.filter(|object| object["kind"] == "USBDevice"));
+        MemoryCluster::of(objects)
+    }
+    let usb = ("usb-passthrough", r#"{"devices": ["node1/046d:c52b"]}"#);
+    let mut story = Story { cluster, ..Story::of(&[]).on_harvester() }.ask(&[usb]).ask(&[PCI_OF_NODE]);
+    let both = story.vm.clone();
+    assert_eq!(spec(&both, "/nodeSelector"), &json!({"kubernetes.io/hostname": "node1"}));
+
+    story.settings[switched_off]["enabled"] = json!(false);
+    let answer = story.update(|vm| remove(vm, removed));
+    assert_eq!(spec(&answer.after(), HOST_DEVICES).as_array().map(Vec::len), Some(1));
+    assert_eq!(spec(&answer.after(), "/nodeSelector"), spec(&both, "/nodeSelector"));
+
+    // The last of the two takes it along.
+    let mut story = Story { vm: answer.after(), ..story };
+    story.settings[switched_off]["enabled"] = json!(true);
+    let kept = if removed == usb.0 { PCI_OF_NODE.0 } else { usb.0 };
+    let answer = story.update(|vm| remove(vm, kept));
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
+    assert_eq!(spec(&answer.after(), "/nodeSelector"), &Value::Null);
+}
+
 mod changed {
     use super::*;
 
@@ -458,7 +488,7 @@ mod harvester {
     #[test]
     fn a_renamed_device_goes_where_pci_devices_cannot_be_listed() {
         let mut story = renamed(Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]));
-        story.cluster = || cluster().without("list", Kind::PciDevice);
+        story.cluster = || cluster().without("list", &PCI_DEVICE);
         let answer = story.drop(PCI_OF_NODE);
         assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
         assert_eq!(answer.lookups, Vec::<String>::new());
@@ -909,8 +939,8 @@ mod not_readable {
     }
 
     #[rstest]
-    #[case::not_granted(|| cluster().without("list", Kind::PciDevice))]
-    #[case::not_served(|| cluster().failing(Kind::PciDevice, ClusterError::KindNotServed))]
+    #[case::not_granted(|| cluster().without("list", &PCI_DEVICE))]
+    #[case::not_served(|| cluster().failing(&PCI_DEVICE, ClusterError::KindNotServed))]
     fn harvesters_devices(#[case] cluster: fn() -> MemoryCluster) {
         let mut story = Story::of(&[]).on_harvester();
         story.settings["pciPassthrough"] = json!({"deviceNames": "auto"});
@@ -925,7 +955,7 @@ mod not_readable {
     #[test]
     fn a_device_that_harvester_renames() {
         let mut story = Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]);
-        story.cluster = || cluster().without("list", Kind::PciDevice);
+        story.cluster = || cluster().without("list", &PCI_DEVICE);
         let mut device = igpu();
         device["name"] = json!("node1-000007000");
         let renamed = with(story.vm.clone(), &[(HOST_DEVICES, json!([device]))]);
@@ -994,7 +1024,7 @@ fn a_device_that_the_user_renamed_is_spoken_of_once(#[values(true, false)] track
 #[test]
 fn a_node_that_changes_is_followed_where_devices_can_only_be_got() {
     let mut story = Story::of(&[]).on_harvester();
-    story.cluster = || cluster().without("list", Kind::PciDevice);
+    story.cluster = || cluster().without("list", &PCI_DEVICE);
     let story = story.ask(&[PCI_OF_NODE]);
     let answer = story.update(set("pci-passthrough", r#"{"devices": ["node2/0000:00:02.0"]}"#));
     assert_eq!(spec(&answer.after(), "/nodeSelector"), &json!({"kubernetes.io/hostname": "node2"}));
@@ -1131,7 +1161,7 @@ mod iommu_siblings {
         let answer = created(&[]).drop(CARD);
         assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
         assert_eq!(answer.warnings(), Vec::<&str>::new());
-        assert!(answer.lookups.contains(&"list PciDevice".to_owned()), "{:?}", answer.lookups);
+        assert!(answer.lookups.contains(&"list PCIDevice".to_owned()), "{:?}", answer.lookups);
     }
 
     #[test]
@@ -1161,7 +1191,7 @@ mod iommu_siblings {
     #[test]
     fn stay_with_a_warning_where_pci_devices_cannot_be_listed() {
         let mut story = created(&[]);
-        story.cluster = || cluster().without("list", Kind::PciDevice);
+        story.cluster = || cluster().without("list", &PCI_DEVICE);
         let answer = story.drop(CARD);
         assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
         let warning = answer.warnings().join(" ");
@@ -1187,7 +1217,7 @@ mod iommu_siblings {
     #[test]
     fn are_none_where_harvester_is_gone() {
         let mut story = created(&[]);
-        story.cluster = || cluster().failing(Kind::PciDevice, ClusterError::KindNotServed);
+        story.cluster = || cluster().failing(&PCI_DEVICE, ClusterError::KindNotServed);
         let answer = story.drop(CARD);
         assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
         assert_eq!(answer.warnings(), Vec::<&str>::new());

@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_policy::cluster::{ClusterError, Kind};
+use vm_feature_manager_policy::cluster::{ClusterError, KUBEVIRT, USB_DEVICE};
 
 use super::harness::{Answer, MemoryCluster, Request, annotate, bare_vm, fixtures};
 
@@ -15,7 +15,7 @@ fn harvester() -> MemoryCluster {
 fn kubevirt() -> MemoryCluster {
     let mut cluster = MemoryCluster::of(fixtures("../../examples/kubevirt/cluster/cluster.yaml"));
     cluster.object("KubeVirt", "kubevirt")["metadata"]["namespace"] = json!("harvester-system");
-    cluster.failing(Kind::UsbDevice, ClusterError::KindNotServed)
+    cluster.failing(&USB_DEVICE, ClusterError::KindNotServed)
 }
 
 fn vm(devices: &[&str]) -> Value {
@@ -370,14 +370,14 @@ fn an_entry_counts_whose_only_selector_is_the_device(#[case] selectors: Value, #
 
 #[test]
 fn kubevirt_that_cannot_be_looked_up_is_an_error() {
-    let cluster = kubevirt().failing(Kind::KubeVirt, ClusterError::Unavailable);
+    let cluster = kubevirt().failing(&KUBEVIRT, ClusterError::Unavailable);
     let answer = Request::create(vm(&["046d:c52b"])).cluster(cluster).evaluate();
     answer.assert_denied(&["the USB devices that KubeVirt permits cannot be looked up", "try again later"]);
 }
 
 #[rstest]
-#[case::forbidden(harvester().without("list", Kind::UsbDevice), json!({}), "may not list and watch usbdevices.devices.harvesterhci.io")]
-#[case::for_now(harvester().failing(Kind::UsbDevice, ClusterError::Unavailable), json!({}), "failed for now; try again later")]
+#[case::forbidden(harvester().without("list", &USB_DEVICE), json!({}), "may not list and watch usbdevices.devices.harvesterhci.io")]
+#[case::for_now(harvester().failing(&USB_DEVICE, ClusterError::Unavailable), json!({}), "failed for now; try again later")]
 #[case::no_harvester(
     kubevirt(), json!({"deviceNames": "harvester"}),
     "or set usbPassthrough.deviceNames to permitted if there is no Harvester"
@@ -401,7 +401,7 @@ fn devices_in_place_stay_without_a_lookup(#[case] directive: &str, #[case] is_in
     let mut after = before.clone();
     annotate(&mut after, &[("usb-passthrough", &json!({"devices": [directive]}).to_string())]);
     after["spec"]["template"]["spec"]["hostname"] = json!("changed");
-    let cluster = harvester().without("list", Kind::UsbDevice);
+    let cluster = harvester().without("list", &USB_DEVICE);
     let answer = Request::update(before, after).cluster(cluster).evaluate();
     if is_in_place {
         assert_eq!(host_devices(&answer), json!([usb(RECEIVER)]));
@@ -455,7 +455,7 @@ fn only_who_claimed_a_device_may_take_it(#[case] user: &str, #[case] refusal: Op
     let mut request = Request::create(vm(&["1050:0407"]));
     request.request["userInfo"]["username"] = json!(user);
     let answer = request.settings(settings).cluster(harvester()).evaluate();
-    assert!(answer.lookups.contains(&format!("get UsbDeviceClaim {KEY}")), "{:?}", answer.lookups);
+    assert!(answer.lookups.contains(&format!("get USBDeviceClaim {KEY}")), "{:?}", answer.lookups);
     match refusal {
         None => assert_eq!(host_devices(&answer), json!([usb(KEY)])),
         Some(part) => answer.assert_denied(&[part, "the setting usbPassthrough.requireClaimOwner"]),
@@ -465,7 +465,7 @@ fn only_who_claimed_a_device_may_take_it(#[case] user: &str, #[case] refusal: Op
 #[test]
 fn without_requiring_an_owner_no_claim_is_looked_up() {
     let answer = create(vm(&["1050:0407"]));
-    assert_eq!(answer.lookups, [crate::lookups::WHO_AM_I, "list UsbDevice", "get KubeVirt kubevirt"]);
+    assert_eq!(answer.lookups, [crate::lookups::WHO_AM_I, "list USBDevice", "get KubeVirt kubevirt"]);
 }
 
 #[test]
@@ -537,7 +537,7 @@ fn what_is_allowed_stays_allowed_without_a_lookup(#[case] allowed: &str, #[case]
     let mut changed = created.clone();
     changed["spec"]["template"]["spec"]["hostname"] = json!("changed");
     let settings = json!({"usbPassthrough": {"allowedDevices": {"*": [allowed]}}});
-    let cluster = harvester().failing(Kind::UsbDevice, ClusterError::Unavailable);
+    let cluster = harvester().failing(&USB_DEVICE, ClusterError::Unavailable);
     let answer = Request::update(created, changed).settings(settings).cluster(cluster).evaluate();
     if may {
         assert_eq!(host_devices(&answer), json!([usb(RECEIVER)]));

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_policy::cluster::{ClusterError, Kind};
+use vm_feature_manager_policy::cluster::{ClusterError, SECRET};
 
 use super::harness::{Answer, MemoryCluster, PREFIX, Request, annotate, bare_vm, fixture};
 
@@ -61,7 +61,7 @@ fn a_vm_of_ranchers_node_driver_asks_for_features() {
     );
     let before = vm.clone();
     let answer = create(vm);
-    assert_eq!(answer.audit("applied"), "nested-virt,pci-passthrough,gpu-device-plugin");
+    assert_eq!(answer.audit("applied"), "pci-passthrough,gpu-device-plugin,nested-virt");
     assert_eq!(answer.domain()["cpu"]["features"], json!([{"name": "svm", "policy": "require"}]));
     assert_eq!(answer.annotation("pci-passthrough-applied").as_deref(), Some(r#"["0000:00:02.0","0000:03:00.0"]"#));
     assert_eq!(answer.after()["spec"]["template"]["spec"]["volumes"], before["spec"]["template"]["spec"]["volumes"]);
@@ -309,14 +309,14 @@ mod secret {
         "cannot be read: the ClusterAdmissionPolicy does not list v1 Secret under spec.contextAwareResources; write the directives as annotations, or have an administrator add {apiVersion: v1, kind: Secret} to that list"
     )]
     #[case::forbidden(
-        MemoryCluster::of(vec![]).without("get", Kind::Secret),
+        MemoryCluster::of(vec![]).without("get", &SECRET),
         "cannot be read: the policy reads the cluster as the service account kubewarden:policy-server, which may not get \
          secrets in the namespace default; write the directives as annotations, or have an administrator run: kubectl create \
          role vm-feature-manager-secrets --namespace=default --verb=get --resource=secrets && kubectl create rolebinding \
          vm-feature-manager-secrets --namespace=default --role=vm-feature-manager-secrets \
          --serviceaccount=kubewarden:policy-server"
     )]
-    #[case::unavailable(MemoryCluster::of(vec![]).failing(Kind::Secret, ClusterError::Unavailable), "cannot be read for now; what it asks for takes effect when the VirtualMachine's template next changes")]
+    #[case::unavailable(MemoryCluster::of(vec![]).failing(&SECRET, ClusterError::Unavailable), "cannot be read for now; what it asks for takes effect when the VirtualMachine's template next changes")]
     fn that_cannot_be_read_is_a_warning(#[case] cluster: MemoryCluster, #[case] why: &str) {
         let answer = Request::create(of_secret()).settings(secrets()).cluster(cluster).evaluate();
         let warning = format!("the Secret \"seed\" with the user data of the volume \"cloudinitdisk\" {why}");

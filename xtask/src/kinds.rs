@@ -1,7 +1,7 @@
 //! What follows from the kinds that the policy looks up: what a ClusterAdmissionPolicy has to declare.
 
 use anyhow::{Context, Result};
-use vm_feature_manager_policy::cluster::Kind;
+use vm_feature_manager_policy::cluster::{KINDS, Kind, Provider, SECRET};
 
 /// The metadata, with all kinds.
 pub(crate) fn all(old: &str) -> Result<String> {
@@ -15,21 +15,21 @@ pub(crate) fn chart(old: &str) -> Result<String> {
 
 /// The manifest, with the kinds that the default settings need.
 pub(crate) fn by_default(old: &str) -> Result<String> {
-    declare(old, "contextAwareResources:", |kind| kind != Kind::Secret)
+    declare(old, "contextAwareResources:", |kind| *kind != SECRET)
 }
 
 /// The patch of the manifest for clusters without Harvester.
 pub(crate) fn without_harvester(old: &str) -> Result<String> {
-    declare(old, "contextAwareResources:", |kind| kind != Kind::Secret && !is_harvester(kind))
+    declare(old, "contextAwareResources:", |kind| *kind != SECRET && !is_harvester(kind))
 }
 
 /// Whether Harvester alone serves the kind.
-pub(crate) fn is_harvester(kind: Kind) -> bool {
-    kind.group_and_resource().0.ends_with("harvesterhci.io")
+pub(crate) fn is_harvester(kind: &Kind) -> bool {
+    kind.provider == Provider::PciDevices
 }
 
 /// The text with another list under the key.
-fn declare(old: &str, key: &str, is_declared: impl Fn(Kind) -> bool) -> Result<String> {
+fn declare(old: &str, key: &str, is_declared: impl Fn(&Kind) -> bool) -> Result<String> {
     let mut lines = old.lines();
     let mut new = Vec::new();
     for line in lines.by_ref() {
@@ -41,8 +41,8 @@ fn declare(old: &str, key: &str, is_declared: impl Fn(Kind) -> bool) -> Result<S
     let key_line =
         new.last().filter(|line| line.trim_start() == key).with_context(|| format!("there is no {key} in it"))?;
     let indent = " ".repeat(key_line.len() - key_line.trim_start().len() + 2);
-    let mut kinds: Vec<_> =
-        Kind::ALL.into_iter().filter(|kind| is_declared(*kind)).map(Kind::api_version_and_kind).collect();
+    let declared = KINDS.into_iter().filter(|kind| is_declared(kind));
+    let mut kinds: Vec<_> = declared.map(|kind| (kind.api_version, kind.name)).collect();
     kinds.sort_unstable();
     new.push(format!("{indent}# Written by cargo xtask generate, from the kinds that the policy looks up."));
     new.extend(kinds.iter().map(|(version, kind)| format!("{indent}- {{apiVersion: {version}, kind: {kind}}}")));

@@ -1,8 +1,8 @@
 //! What follows from what the features look up: the rights of policy-server, in the manifests and in the chart.
 
 use anyhow::{Context, Result};
-use vm_feature_manager_policy::cluster::Kind;
 use vm_feature_manager_policy::cluster::access::{Access, Condition, Verbs};
+use vm_feature_manager_policy::cluster::{Kind, SECRET};
 use vm_feature_manager_policy::reference;
 
 use crate::kinds::is_harvester;
@@ -20,7 +20,7 @@ struct Reason {
 
 /// The rights to one kind.
 struct Rule {
-    kind: Kind,
+    kind: &'static Kind,
     verbs: Verbs,
     reasons: Vec<Reason>,
 }
@@ -42,7 +42,7 @@ fn rules() -> Vec<Rule> {
                     rule.verbs = rule.verbs.max(access.verbs);
                     rule.reasons.push(reason);
                 }
-                None => rules.push(Rule { kind: *kind, verbs: access.verbs, reasons: vec![reason] }),
+                None => rules.push(Rule { kind, verbs: access.verbs, reasons: vec![reason] }),
             }
         }
     }
@@ -52,18 +52,17 @@ fn rules() -> Vec<Rule> {
 impl Rule {
     /// The lines of the rule, with a comment that says what it is for.
     fn lines(&self) -> Vec<String> {
-        let (group, resource) = self.kind.group_and_resource();
-        let group = if group.is_empty() { "\"\"" } else { group };
+        let group = if self.kind.group().is_empty() { "\"\"" } else { self.kind.group() };
         let mut lines: Vec<String> = self.reasons.iter().map(Reason::comment).collect();
         lines.push(format!("  - apiGroups: [{group}]"));
-        lines.push(format!("    resources: [{resource}]"));
+        lines.push(format!("    resources: [{}]", self.kind.plural));
         lines.push(format!("    verbs: [{}]", self.verbs.verbs().join(", ")));
         lines
     }
 
     /// Whether a ClusterRole grants it whatever the settings: a Secret is granted by its namespace, and by hand.
     fn is_granted_everywhere(&self) -> bool {
-        self.kind != Kind::Secret
+        *self.kind != SECRET
     }
 
     /// The condition in the language of Helm's templates; `None` where it is always needed.
@@ -124,9 +123,9 @@ pub(crate) fn chart(old: &str) -> Result<String> {
     let mut variables = Vec::new();
     let mut lines = Vec::new();
     for rule in rules() {
-        let (_, resource) = rule.kind.group_and_resource();
+        let resource = rule.kind.plural;
         let mut condition = rule.condition();
-        if rule.kind.is_of_users() {
+        if rule.kind.is_of_users {
             let needed = condition.with_context(|| format!("{resource} are needed whatever the settings"))?;
             variables.push(format!("{{{{- ${resource} := {needed} }}}}"));
             condition = Some(format!("and ${resource} (not .Values.rbac.{}Namespaces)", value_of(rule.kind)));
@@ -150,9 +149,8 @@ pub(crate) fn chart(old: &str) -> Result<String> {
 }
 
 /// The start of the name of the value that lists the namespaces of a kind.
-fn value_of(kind: Kind) -> String {
-    let (_, name) = kind.api_version_and_kind();
-    let mut letters = name.chars();
+fn value_of(kind: &Kind) -> String {
+    let mut letters = kind.name.chars();
     let first = letters.next().map(|letter| letter.to_ascii_lowercase());
     first.into_iter().chain(letters).collect()
 }
@@ -165,11 +163,10 @@ pub(crate) fn without_harvester(old: &str) -> Result<String> {
     let granted: Vec<Rule> = rules().into_iter().filter(Rule::is_granted_everywhere).collect();
     let harvester = granted.iter().enumerate().filter(|(_, rule)| is_harvester(rule.kind));
     let lines = harvester.rev().flat_map(|(index, rule)| {
-        let (_, resource) = rule.kind.group_and_resource();
         [
             "      - op: test".to_owned(),
             format!("        path: /rules/{index}/resources/0"),
-            format!("        value: {resource}"),
+            format!("        value: {}", rule.kind.plural),
             "      - op: remove".to_owned(),
             format!("        path: /rules/{index}"),
         ]
@@ -186,7 +183,7 @@ fn text(lines: impl IntoIterator<Item = String>) -> String {
 pub(crate) fn reference() -> String {
     let mut list = String::new();
     for rule in rules() {
-        let (group, resource) = rule.kind.group_and_resource();
+        let (group, resource) = (rule.kind.group(), rule.kind.plural);
         let dot = if group.is_empty() { "" } else { "." };
         let verbs: Vec<String> = rule.verbs.verbs().iter().map(|verb| format!("`{verb}`")).collect();
         list.push_str(&format!("- `{resource}{dot}{group}` ({})\n", verbs.join(", ")));

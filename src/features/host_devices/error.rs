@@ -1,6 +1,6 @@
 //! Why host devices cannot be given.
 
-use super::DeviceKind;
+use super::Bus;
 use crate::cluster::{ClusterError, LookupError};
 
 /// Why devices that are asked for as they should be cannot be given.
@@ -15,21 +15,21 @@ pub(in crate::features) enum HostDevicesError {
     GateOff,
     /// Cause: one of [Lookups](#lookups)
     /// Cure: the remedy there
-    #[error("Harvester's {} devices cannot be looked up: {}; {}", .kind.bus, .error.why(), remedy(.error, .kind))]
-    Lookup { error: LookupError, kind: &'static DeviceKind },
+    #[error("Harvester's {} devices cannot be looked up: {}; {}", .bus.name, .error.why(), remedy(.error, .bus))]
+    Lookup { error: LookupError, bus: &'static Bus },
     /// Cause: a typing mistake, or the device moved: "no node has a", or "the node ... has no" such device. A USB device that is
     /// plugged in anew has another name
     /// Cure: compare with Advanced, PCI Devices or USB Devices in Harvester, or with `kubectl get pcidevices` or `usbdevices`; vendor
     /// and product of a USB device stay the same
-    #[error("{who} {0} device {device}; look it up under {0} Devices in Harvester", .kind.bus)]
-    NotThere { who: String, device: String, kind: &'static DeviceKind },
+    #[error("{who} {0} device {device}; look it up under {0} Devices in Harvester", .bus.name)]
+    NotThere { who: String, device: String, bus: &'static Bus },
     /// Cause: the device is not claimed; or a USB device was unplugged while it was
     /// Cure: Advanced, PCI Devices or USB Devices, Enable Passthrough
     #[error(
         "{device} is not enabled for passthrough on {nodes}; enable passthrough for the {} device in Harvester first",
-        .kind.bus
+        .bus.name
     )]
-    NotEnabled { device: String, nodes: String, kind: &'static DeviceKind },
+    NotEnabled { device: String, nodes: String, bus: &'static Bus },
     /// Cause: unequal nodes, or two USB devices alike
     /// Cure: the name in the message, or a node in front as in `node1/0000:00:02.0`, or a VirtualMachine that may run on one node
     #[error("{device} matches different devices: {devices}; name one of them, as in {name}")]
@@ -63,33 +63,32 @@ pub(in crate::features) enum HostDevicesError {
     /// Cure: another device, or a pattern for it under `allowedDevices`
     #[error(
         "{device} is not allowed in the namespace {namespace}; ask for another device, or have the administrator add it \
-         to the setting {}.allowedDevices", .kind.settings
+         to the setting {}.allowedDevices", .bus.settings
     )]
-    NotAllowed { device: String, namespace: String, kind: &'static DeviceKind },
+    NotAllowed { device: String, namespace: String, bus: &'static Bus },
     /// Cause: the setting `requireClaimOwner`, and a claim of another user, or of nobody that the claim names. A service account that
     /// writes VMs, as Rancher's node driver or a GitOps controller does, is a user like any other
     /// Cure: the user of the claim writes the VM, or enables passthrough anew as the requester
     #[error(
         "{device} was claimed by {owner}, and the setting {}.requireClaimOwner gives a device only to the user who \
          claimed it; this request is from {}: have that user enable passthrough for it, or ask for another device",
-        .kind.settings, user
+        .bus.settings, user
     )]
-    NotTheOwner { device: String, owner: String, user: String, kind: &'static DeviceKind },
+    NotTheOwner { device: String, owner: String, user: String, bus: &'static Bus },
     /// Cause: the setting `requireClaimOwner` where devices have no claims
     /// Cure: switch the setting off, or `deviceNames: auto` on Harvester
     #[error(
         "the setting {}.requireClaimOwner is on, but only Harvester's devices have claims; have the administrator switch it off",
-        .kind.settings
+        .bus.settings
     )]
-    NoClaims { kind: &'static DeviceKind },
+    NoClaims { bus: &'static Bus },
 }
 
-fn remedy(error: &LookupError, kind: &DeviceKind) -> String {
-    let remedy = error.remedy();
-    if has_harvester(error) || kind.is_pci {
-        return remedy;
+fn remedy(error: &LookupError, bus: &Bus) -> String {
+    match bus.remedy.filter(|_| !has_harvester(error)) {
+        Some(remedy) => format!("{}, or {remedy} if there is no Harvester", error.remedy()),
+        None => error.remedy(),
     }
-    format!("{remedy}, or set {}.deviceNames to permitted if there is no Harvester", kind.settings)
 }
 
 /// Whether there may be a Harvester whose devices cannot be read for now, or not with these rights. The API server forbids

@@ -1,25 +1,28 @@
 //! Host devices, PCI and USB, whichever feature adds them: the plan for a directive that lists them, names that are free, and the
 //! devices that Harvester adds beside them.
 
+mod bus;
 mod directive;
 mod error;
 mod inventory;
 mod siblings;
 
 use super::allowed::allows;
-use super::{Context, Failure, Plan};
-use crate::cluster::{Kind, LookupError, Lookups};
-use crate::kinds::pattern::Pattern;
-use crate::kinds::pci::{MAX_DEVICES, PciAddress};
-use crate::kinds::usb::UsbIds;
+use super::feature::{Context, Plan};
+use crate::cluster::{LookupError, Lookups};
 use crate::settings::{FeatureSettings, section};
 use crate::text::Quoted;
-use crate::vm::entry::{Entry, HOST_DEVICE, NODE_SELECTOR};
+use crate::values::pattern::Pattern;
+use crate::values::pci::PciAddress;
+use crate::values::usb::UsbIds;
+use crate::vm::entry::Entry;
+use crate::vm::place::{HOST_DEVICE, NODE_SELECTOR};
 use crate::vm::{Device, ShapeError};
+pub(super) use bus::Bus;
 use directive::{Devices, DirectiveError, check_count};
 pub(super) use error::HostDevicesError;
 use error::has_harvester;
-use inventory::{Choice, Inventory, key};
+use inventory::{Chosen, Inventory, key};
 pub(crate) use siblings::{Siblings, beside};
 
 section! {
@@ -38,160 +41,133 @@ section! {
     }
 }
 
-/// What tells the devices of one feature from those of another.
-#[derive(Debug)]
-pub(super) struct DeviceKind {
-    /// PCI or USB, as Harvester's UI has it.
-    pub(super) bus: &'static str,
-    /// Whether these are PCI devices: each has an address of its own on its node, and claims say which are passed through. A USB
-    /// device has only vendor and product, like others of its kind, and says itself whether it is passed through.
-    pub(super) is_pci: bool,
-    /// The text for a device, in words: "PCI address".
-    pub(super) named: &'static str,
-    /// Such a text.
-    pub(super) example: &'static str,
-    /// The devices that the setting `maxDevices` counts, in words.
-    pub(super) counted: &'static str,
-    /// The section of the settings.
-    pub(super) settings: &'static str,
-    /// Harvester's objects.
-    pub(super) objects: Kind,
-    pub(super) claims: Kind,
-    /// Reads the text for a device, and writes it as all others do; an error in words where it is none.
-    pub(super) read: fn(&str) -> Result<String, String>,
-    /// The resource that stands for each of these devices where there is no Harvester.
-    pub(super) resources: fn(&[String], &Context<'_>) -> Result<Vec<String>, Failure>,
-    /// The prefix of the names that devices get there.
-    pub(super) prefix: &'static str,
+/// Who knows the names of devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NamedBy {
+    /// Harvester, if there is one.
+    Auto,
+    /// Harvester.
+    Harvester,
+    /// KubeVirt, or nobody.
+    Other,
 }
 
-/// Where devices are looked up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Names {
-    /// With Harvester where there is one.
-    Auto,
-    /// With Harvester.
-    Harvester,
-    /// Without it.
-    Elsewhere,
+/// What the settings say about the devices of a bus.
+pub(super) struct Rules<'a> {
+    pub(super) settings: &'a HostDeviceSettings,
+    pub(super) named_by: NamedBy,
+    pub(super) max_devices: usize,
 }
 
 /// Plans the devices that a directive lists.
 pub(super) fn plan(
-    kind: &'static DeviceKind,
-    settings: &HostDeviceSettings,
-    (names, max): (Names, usize),
+    bus: &'static Bus,
+    rules: &Rules<'_>,
     value: &str,
     context: &Context<'_>,
-) -> Result<Option<Plan>, Failure> {
+) -> anyhow::Result<Option<Plan>> {
+    let Rules { settings, named_by, max_devices } = *rules;
     let host_devices = context.vm.host_devices()?;
-    let counted = host_devices.iter().filter(|device| kind.is_pci || is_usb(device)).count();
-    let asked = Asked { kind, settings, devices: Devices::parse(value, max, kind)?, context };
-    check_count(counted, max, kind)?;
-    let mut plan = Plan { applied: asked.devices.to_json(), ..Plan::default() };
-    let node = the_node(&asked.devices, context)?;
-    if names == Names::Elsewhere {
-        asked.otherwise(None, &mut plan)?;
+    let counted = host_devices.iter().filter(|device| (bus.counts)(device)).count();
+    let wanted = Wanted { bus, settings, devices: Devices::parse(value, max_devices, bus)?, context };
+    check_count(counted, max_devices, bus)?;
+    let mut plan = Plan { applied: wanted.devices.to_json(), ..Plan::default() };
+    let placement = context.vm.placement()?;
+    let node = the_node(&wanted.devices, placement.hostname())?;
+    if named_by == NamedBy::Other {
+        wanted.otherwise(None, &mut plan)?;
     } else {
-        // Without Harvester's answer, nobody knows whose a device is.
-        let is_auto = names == Names::Auto && !settings.require_claim_owner;
-        match Inventory::look_up(kind, &asked.devices, node, context) {
-            Ok(inventory) => asked.by_harvester(&inventory, &mut plan)?,
-            Err(error) if !is_auto => return Err(HostDevicesError::Lookup { error, kind }.into()),
-            Err(error) => match asked.in_place()? {
+        // Without Harvester's answer, nobody knows who owns a device.
+        let is_auto = named_by == NamedBy::Auto && !settings.require_claim_owner;
+        match Inventory::look_up(bus, &wanted.devices, node, context) {
+            Ok(inventory) => wanted.by_harvester(&inventory, &mut plan)?,
+            Err(error) if !is_auto => return Err(HostDevicesError::Lookup { error, bus }.into()),
+            Err(error) => match wanted.in_place()? {
                 Some(entries) => plan.entries = entries,
-                None if !has_harvester(&error) && !asked.has_objects() => asked.otherwise(Some(&error), &mut plan)?,
-                None => return Err(HostDevicesError::Lookup { error, kind }.into()),
+                None if !has_harvester(&error) && !wanted.has_objects() => wanted.otherwise(Some(&error), &mut plan)?,
+                None => return Err(HostDevicesError::Lookup { error, bus }.into()),
             },
         }
     }
     let is_new = |entry: &&Entry| host_devices.iter().all(|device| host_device(device) != **entry);
-    check_count(counted + plan.entries.iter().filter(is_new).count(), max, kind)?;
+    check_count(counted + plan.entries.iter().filter(is_new).count(), max_devices, bus)?;
     check_gate(context.lookups)?;
-    let hostname = asked.devices.node.filter(|_| settings.pin_to_node);
-    plan.entries.extend(hostname.map(|hostname| NODE_SELECTOR.of("", &hostname)));
+    let hostname = wanted.devices.node.filter(|_| settings.pin_to_node);
+    plan.entries.extend(hostname.map(|hostname| NODE_SELECTOR.entry("", &hostname)));
     Ok(Some(plan))
 }
 
-/// The node that a directive names.
-pub(super) fn named_node(value: &str, kind: &'static DeviceKind) -> Option<String> {
-    Devices::parse(value, MAX_DEVICES, kind).ok()?.node
-}
-
 /// The devices that a directive asks for, and what decides about them.
-struct Asked<'a, 'c> {
-    kind: &'static DeviceKind,
+struct Wanted<'a, 'c> {
+    bus: &'static Bus,
     settings: &'a HostDeviceSettings,
     devices: Devices,
     context: &'a Context<'c>,
 }
 
-impl Asked<'_, '_> {
+impl Wanted<'_, '_> {
     /// Plans Harvester's devices.
-    fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> Result<(), Failure> {
+    fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> anyhow::Result<()> {
         let choices = inventory.choose(&self.devices, self.context)?;
-        for (index, choice) in choices.iter().enumerate() {
-            let Choice { device, entry } = choice;
-            if choices.iter().take(index).any(|before| before.device.name == device.name) {
-                return Err(DirectiveError::Duplicate { device: device.name.clone() }.into());
+        for (index, chosen) in choices.iter().enumerate() {
+            let Chosen { device, entry } = chosen;
+            if choices.iter().take(index).any(|before| before.device.name() == device.name()) {
+                return Err(DirectiveError::Duplicate { device: device.name().to_owned() }.into());
             }
-            self.check_allowed(key(device), Some(&device.name), &device.resource_name, Some(&device.node))?;
+            self.check_allowed(&key(device), Some(device.name()), device.resource(), Some(device.node()))?;
             if self.settings.require_claim_owner {
-                self.check_owner(inventory, choice)?;
+                self.check_owner(inventory, chosen)?;
             }
             plan.entries.push(match entry {
                 Some(entry) => host_device(entry),
-                None => HOST_DEVICE.of(&device.name, &device.resource_name),
+                None => HOST_DEVICE.entry(device.name(), device.resource()),
             });
         }
-        if choices.iter().any(|choice| choice.entry.is_none()) {
+        if choices.iter().any(|chosen| chosen.entry.is_none()) {
             plan.warnings.extend(siblings::warning(plan, self.context)?);
         }
         Ok(())
     }
 
-    /// Plans the devices without Harvester. What it could not be asked for is the reason, if there was a question.
-    fn otherwise(&self, error: Option<&LookupError>, plan: &mut Plan) -> Result<(), Failure> {
-        let Self { kind, devices, context, .. } = self;
+    /// Plans the devices without Harvester. `error` is why it could not be asked, if the policy has tried.
+    fn otherwise(&self, error: Option<&LookupError>, plan: &mut Plan) -> anyhow::Result<()> {
+        let Self { bus, devices, context, .. } = self;
         if self.settings.require_claim_owner {
-            return Err(HostDevicesError::NoClaims { kind }.into());
+            return Err(HostDevicesError::NoClaims { bus }.into());
         }
-        if let Some(error) = error.filter(|_| kind.is_pci) {
-            plan.warnings.push(format!(
-                "PCI devices are named by their addresses, but Kubernetes has no resources with such names, so the \
-                 VirtualMachine will not start: {}",
-                error.why()
-            ));
+        if let Some((error, warning)) = error.zip(bus.warning) {
+            plan.warnings.push(format!("{warning}: {}", error.why()));
         }
         let mut there = [our_devices(context), context.vm.host_devices()?].concat();
-        let mut names = free_names(kind.prefix, devices.list.len(), context)?;
-        for (device, resource) in devices.list.iter().zip((kind.resources)(&devices.list, context)?) {
+        let mut names = free_names(bus.prefix, devices.list.len(), context)?;
+        for (device, resource) in devices.list.iter().zip((bus.resources)(&devices.list, context)?) {
             self.check_allowed(device, None, &resource, devices.node.as_deref())?;
-            let is_named =
-                |entry: &Device<'_>| object(entry.name).is_some_and(|(_, named)| kind.is_pci && named == *device);
+            let is_named = |entry: &Device<'_>| {
+                object(entry.name).is_some_and(|(_, named)| bus.name_is_address && named == *device)
+            };
             plan.entries.push(match there.iter().position(|entry| entry.resource == resource || is_named(entry)) {
                 // Another device of the resource needs another entry.
                 Some(index) => host_device(&there.remove(index)),
-                None => HOST_DEVICE.of(&names.next().unwrap_or_default(), &resource),
+                None => HOST_DEVICE.entry(&names.next().unwrap_or_default(), &resource),
             });
         }
         Ok(())
     }
 
     /// The devices that the VirtualMachine has under Harvester's names, if these are all. Then nothing depends on a lookup.
-    fn in_place(&self) -> Result<Option<Vec<Entry>>, Failure> {
+    fn in_place(&self) -> anyhow::Result<Option<Vec<Entry>>> {
         let Self { devices, context, .. } = self;
         let there = [our_devices(context), context.vm.host_devices()?].concat();
         let is_on_node = |node: &str| devices.node.as_deref().is_none_or(|wanted| wanted == node);
         let mut entries = Vec::new();
-        for asked in &devices.list {
+        for wanted in &devices.list {
             let find = |entry: &Device<'_>| {
                 let (node, device) = object(entry.name)?;
-                let is_it = (device == *asked || entry.name == asked) && is_on_node(node);
+                let is_it = (device == *wanted || entry.name == wanted) && is_on_node(node);
                 is_it.then(|| (host_device(entry), node.to_owned()))
             };
             let Some((entry, node)) = there.iter().find_map(find) else { return Ok(None) };
-            self.check_allowed(asked, None, &entry.value, Some(&node))?;
+            self.check_allowed(wanted, None, &entry.value, Some(&node))?;
             entries.push(entry);
         }
         Ok(Some(entries))
@@ -220,26 +196,26 @@ impl Asked<'_, '_> {
             return Ok(());
         }
         let (device, namespace) = (format!("{with_node} ({resource})"), namespace.to_owned());
-        Err(HostDevicesError::NotAllowed { device, namespace, kind: self.kind })
+        Err(HostDevicesError::NotAllowed { device, namespace, bus: self.bus })
     }
 
-    /// Checks that who asks for a device is who claimed it; a claim that names nobody has an empty owner. What the VirtualMachine
+    /// Checks that the requester is who claimed a device; a claim that names nobody has an empty owner. What the VirtualMachine
     /// had before is not asked for: KubeVirt's and Harvester's controllers change VirtualMachines, too.
-    fn check_owner(&self, inventory: &Inventory<'_>, choice: &Choice<'_>) -> Result<(), Failure> {
-        let Self { kind, context, .. } = self;
+    fn check_owner(&self, inventory: &Inventory<'_>, chosen: &Chosen<'_>) -> anyhow::Result<()> {
+        let Self { bus, context, .. } = self;
         let before = context.old.and_then(|old| old.host_devices().ok()).unwrap_or_default();
-        if choice.entry.is_some_and(|entry| before.iter().any(|device| device.resource == entry.resource)) {
+        if chosen.entry.is_some_and(|entry| before.iter().any(|device| device.resource == entry.resource)) {
             return Ok(());
         }
-        let owner = inventory.owner(choice.device, context);
-        let owner = owner.map_err(|error| HostDevicesError::Lookup { error, kind })?;
+        let owner = inventory.owner(chosen.device, context);
+        let owner = owner.map_err(|error| HostDevicesError::Lookup { error, bus })?;
         if context.requester.is(&owner) {
             return Ok(());
         }
         let owner =
             if owner.is_empty() { "nobody that the claim names".to_owned() } else { Quoted(&owner).to_string() };
-        let (device, user) = (choice.device.name.clone(), context.requester.to_string());
-        Err(HostDevicesError::NotTheOwner { device, owner, user, kind }.into())
+        let (device, user) = (chosen.device.name().to_owned(), context.requester.to_string());
+        Err(HostDevicesError::NotTheOwner { device, owner, user, bus }.into())
     }
 }
 
@@ -252,11 +228,10 @@ pub(super) fn check_gate(lookups: &Lookups<'_>) -> Result<(), HostDevicesError> 
 }
 
 /// The node that the directive names, or that the VirtualMachine must run on.
-fn the_node<'d>(devices: &'d Devices, context: &'d Context<'_>) -> Result<Option<&'d str>, Failure> {
-    let placed = context.vm.placement()?.hostname();
+fn the_node<'d>(devices: &'d Devices, placed: Option<&'d str>) -> Result<Option<&'d str>, HostDevicesError> {
     match (devices.node.as_deref(), placed) {
         (Some(named), Some(placed)) if named != placed => {
-            Err(HostDevicesError::PlacedElsewhere { named: named.to_owned(), placed: placed.to_owned() }.into())
+            Err(HostDevicesError::PlacedElsewhere { named: named.to_owned(), placed: placed.to_owned() })
         }
         (named, placed) => Ok(named.or(placed)),
     }
@@ -284,7 +259,7 @@ fn our_devices<'c>(context: &'c Context<'_>) -> Vec<Device<'c>> {
 
 /// The device as an entry.
 fn host_device(device: &Device<'_>) -> Entry {
-    HOST_DEVICE.of(device.name, device.resource)
+    HOST_DEVICE.entry(device.name, device.resource)
 }
 
 /// The prefix of the names that the policy makes for USB devices.

@@ -1,10 +1,12 @@
 //! The devices that Harvester adds beside others.
 
-use crate::cluster::{ClusterError, HostDevice, Kind, LookupError, Lookups};
+use std::rc::Rc;
+
+use crate::cluster::{ClusterError, HostDevice, LookupError, Lookups, PCI_DEVICE};
+use crate::features::feature::{Context, Plan};
 use crate::features::record::{Recorded, host_devices, is_pci_device};
-use crate::features::{Context, Plan};
-use crate::kinds::pci::PciAddress;
 use crate::text;
+use crate::values::pci::PciAddress;
 use crate::vm::entry::Entry;
 use crate::vm::{ShapeError, VirtualMachine};
 
@@ -23,7 +25,7 @@ impl Siblings {
     /// The names of devices that may be siblings, where PCI devices cannot be looked up.
     pub(crate) fn find(
         ours: &[Recorded],
-        vm: &VirtualMachine<'_>,
+        vm: &VirtualMachine,
         is_asked_for: impl Fn(&Entry) -> bool,
         lookups: &Lookups<'_>,
     ) -> Result<Self, (Vec<String>, LookupError)> {
@@ -41,18 +43,16 @@ impl Siblings {
         if candidates.is_empty() {
             return Ok(Self::default());
         }
-        let nodes: Vec<String> =
-            candidates.iter().filter_map(|entry| node_of(name_of(entry))).map(str::to_owned).collect();
-        let devices = match lookups.list_with::<HostDevice>(Kind::PciDevice, &nodes) {
+        let devices = match lookups.list::<HostDevice>(&PCI_DEVICE) {
             Ok(devices) => devices,
             // Without Harvester, nobody adds devices.
             Err(error) if error.cause == ClusterError::KindNotServed => return Ok(Self::default()),
             Err(error) => return Err((candidates.into_iter().map(|entry| entry.name).collect(), error)),
         };
-        let group_of = |entry: &Entry| devices.iter().find(|device| device.name == name_of(entry)).and_then(group);
+        let group_of = |entry: &Entry| devices.iter().find(|device| device.name() == name_of(entry))?.iommu_group();
         let siblings = candidates.into_iter().filter_map(|entry| {
             let group = group_of(&entry)?;
-            let has_group = |added: &&Recorded| group_of(&added.entry).as_ref() == Some(&group);
+            let has_group = |added: &&Recorded| group_of(&added.entry) == Some(group);
             let devices: Vec<&Recorded> = ours.iter().filter(has_group).collect();
             // What stood beside each of them was there before.
             let was_there = devices.iter().all(|added| stood_beside(name_of(&entry), added));
@@ -83,11 +83,6 @@ fn node_of(name: &str) -> Option<&str> {
     PciAddress::of_pci_device(name).map(|(node, _)| node)
 }
 
-/// The node and the IOMMU group of a device that has one.
-fn group(device: &HostDevice) -> Option<(String, String)> {
-    (!device.iommu_group.is_empty()).then(|| (device.node.clone(), device.iommu_group.clone()))
-}
-
 /// Warns of PCI devices that share an IOMMU group with one of the VirtualMachine's and are not among them, although Harvester
 /// will not add them: it adds them only to a new VirtualMachine, and only if all its host devices are PCI devices.
 pub(super) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<String>, ShapeError> {
@@ -98,11 +93,13 @@ pub(super) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<Strin
     let Some(node) = names.iter().find_map(|name| node_of(name)).filter(|_| !are_added) else {
         return Ok(None);
     };
-    // Where they cannot be listed, none is known.
-    let devices: Vec<HostDevice> = context.lookups.list_with(Kind::PciDevice, &[node.to_owned()]).unwrap_or_default();
-    let (there, others): (Vec<_>, Vec<_>) = devices.iter().partition(|device| names.contains(&device.name.as_str()));
-    let shares = |device: &&&HostDevice| there.iter().any(|d| group(d).is_some() && group(d) == group(device));
-    let siblings = text::list(&mut others.iter().filter(shares).map(|device| device.name.as_str()));
+    // If they cannot be listed, none is known.
+    let devices: Vec<Rc<HostDevice>> = context.lookups.list(&PCI_DEVICE).unwrap_or_default();
+    let of_node = devices.iter().filter(|device| device.node() == node);
+    let (there, others): (Vec<_>, Vec<_>) = of_node.partition(|device| names.contains(&device.name()));
+    let groups: Vec<_> = there.iter().filter_map(|device| device.iommu_group()).collect();
+    let is_sibling = |device: &&&Rc<HostDevice>| device.iommu_group().is_some_and(|group| groups.contains(&group));
+    let siblings = text::list(others.iter().filter(is_sibling).map(|device| device.name()));
     Ok((!siblings.is_empty()).then(|| {
         format!(
             "these PCI devices share an IOMMU group with a host device of the VirtualMachine and must go with it, but Harvester \
@@ -112,7 +109,7 @@ pub(super) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<Strin
 }
 
 /// The PCIDevices that the VirtualMachine has on the node of the entry beside it.
-pub(crate) fn beside(entry: &Entry, vm: &VirtualMachine<'_>) -> Vec<String> {
+pub(crate) fn beside(entry: &Entry, vm: &VirtualMachine) -> Vec<String> {
     let Some(node) = node_of(name_of(entry)) else {
         return Vec::new();
     };

@@ -3,9 +3,9 @@
 use super::VOLUME;
 use super::rom::RomError;
 use crate::cluster::LookupError;
-use crate::kinds::image::{ImageReference, ImageReferenceError};
-use crate::kinds::name::{LABEL, SUBDOMAIN};
 use crate::text::Quoted;
+use crate::values::image::{ImageReference, ImageReferenceError};
+use crate::values::name::{LABEL, SUBDOMAIN};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum VbiosError {

@@ -5,20 +5,18 @@ mod error;
 mod rom;
 mod sidecar;
 
+use super::feature::{Context, Feature, Plan};
 use super::host_devices::is_usb;
-#[cfg(feature = "describe")]
 use super::reference::{OptionReference, Reference};
-use super::{Context, Failure, Feature, Plan};
-#[cfg(feature = "describe")]
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{ClusterError, ConfigMap, Kind, KubeVirt};
-use crate::kinds::image::ImageReference;
-use crate::kinds::name::{LABEL, SUBDOMAIN};
-use crate::kinds::pattern::Pattern;
-use crate::kinds::pci::PciAddress;
+use crate::cluster::{CONFIG_MAP, ClusterError, ConfigMap, KUBEVIRT, KubeVirt, PCI_DEVICE, SUBJECT_ACCESS_REVIEW};
 use crate::settings::{FeatureSettings, choice, section};
 use crate::text::{self, Quoted};
-use crate::vm::entry::{CONFIG_MAP_VOLUME, HOOK_SIDECAR};
+use crate::values::image::ImageReference;
+use crate::values::name::{LABEL, SUBDOMAIN};
+use crate::values::pattern::Pattern;
+use crate::values::pci::PciAddress;
+use crate::vm::place::{CONFIG_MAP_VOLUME, HOOK_SIDECAR};
 use crate::vm::{Device, Sidecars, argument_of};
 use error::VbiosError;
 use rom::Rom;
@@ -101,56 +99,56 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&CONFIG_MAP_VOLUME, &HOOK_SIDECAR],
     settings: |settings| &settings.vbios_injection.feature,
     plan,
-    #[cfg(feature = "describe")]
-    reference: Reference {
-        settings: "vbiosInjection",
-        example: "igpu-rom",
-        gives: "a passed-through GPU gets the ROM in this ConfigMap",
-        page: "vbios.md",
-        takes: "the name of a ConfigMap with the ROM under `binaryData.rom`",
-        effect: "a hook sidecar gives the device its ROM at each start",
-        options: &[
-            OptionReference {
-                name: DEVICE_OPTION,
-                takes: "the name of a host device or GPU of the VM, or its PCI address",
-                meaning: "which device gets the ROM, where the VM has several",
-            },
-            OptionReference { name: IMAGE_OPTION, takes: "an image reference", meaning: "the sidecar's image" },
-        ],
-        looks_up: &[
-            Access {
-                kinds: &[Kind::ConfigMap],
-                verbs: Verbs::Get,
-                what: "the ROM, in the VM's namespace",
-                without: "the directive fails and says what to grant",
-                needed: &[],
-            },
-            Access {
-                kinds: &[Kind::SubjectAccessReview],
-                verbs: Verbs::Create,
-                what: "whether the requester may get the ConfigMap, with `requireUserAccess`",
-                without: "the directive fails and says what to grant",
-                needed: &[Condition::On("vbiosInjection.requireUserAccess")],
-            },
-            Access {
-                kinds: &[Kind::KubeVirt],
-                verbs: Verbs::Get,
-                what: "the feature gate `Sidecar` and the version",
-                without: "the gate is not checked, and the sidecar's image is the setting's",
-                needed: &[],
-            },
-            Access {
-                kinds: &[Kind::PciDevice],
-                verbs: Verbs::Get,
-                what: "the device that the ROM goes to",
-                without: "the ROM is not compared with the device",
-                needed: &[],
-            },
-        ],
-    },
 };
 
-fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
+pub(super) static REFERENCE: Reference = Reference {
+    settings: "vbiosInjection",
+    example: "igpu-rom",
+    gives: "a passed-through GPU gets the ROM in this ConfigMap",
+    page: "vbios.md",
+    takes: "the name of a ConfigMap with the ROM under `binaryData.rom`",
+    effect: "a hook sidecar gives the device its ROM at each start",
+    options: &[
+        OptionReference {
+            name: DEVICE_OPTION,
+            takes: "the name of a host device or GPU of the VM, or its PCI address",
+            meaning: "which device gets the ROM, where the VM has several",
+        },
+        OptionReference { name: IMAGE_OPTION, takes: "an image reference", meaning: "the sidecar's image" },
+    ],
+    looks_up: &[
+        Access {
+            kinds: &[&CONFIG_MAP],
+            verbs: Verbs::Get,
+            what: "the ROM, in the VM's namespace",
+            without: "the directive fails and says what to grant",
+            needed: &[],
+        },
+        Access {
+            kinds: &[&SUBJECT_ACCESS_REVIEW],
+            verbs: Verbs::Create,
+            what: "whether the requester may get the ConfigMap, with `requireUserAccess`",
+            without: "the directive fails and says what to grant",
+            needed: &[Condition::On("vbiosInjection.requireUserAccess")],
+        },
+        Access {
+            kinds: &[&KUBEVIRT],
+            verbs: Verbs::Get,
+            what: "the feature gate `Sidecar` and the version",
+            without: "the gate is not checked, and the sidecar's image is the setting's",
+            needed: &[],
+        },
+        Access {
+            kinds: &[&PCI_DEVICE],
+            verbs: Verbs::Get,
+            what: "the device that the ROM goes to",
+            without: "the ROM is not compared with the device",
+            needed: &[],
+        },
+    ],
+};
+
+fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     let settings = &context.settings.vbios_injection;
     let sidecars = context.vm.hook_sidecars()?;
     check_names(value, &sidecars, context)?;
@@ -164,27 +162,26 @@ fn plan(value: &str, context: &Context<'_>) -> Result<Option<Plan>, Failure> {
     if kubevirt.as_ref().is_some_and(|kubevirt| !kubevirt.has_gate("Sidecar")) {
         return Err(VbiosError::GateOff.into());
     }
-    let image = image(option, kubevirt.as_ref(), context)?;
+    let image = image(option, kubevirt.as_deref(), context)?;
 
     let mut plan = Plan { applied: value.to_owned(), ..Plan::default() };
     plan.warnings.extend(target.warning);
     plan.warnings.extend(target.pci_device.and_then(|name| mismatch(rom, &name, context)));
     if settings.rom_delivery == RomDelivery::Volume {
-        plan.entries.push(CONFIG_MAP_VOLUME.of(VOLUME, value));
+        plan.entries.push(CONFIG_MAP_VOLUME.entry(VOLUME, value));
     }
     let json = sidecar(&image, value, &target.devices, settings);
-    plan.entries.push(HOOK_SIDECAR.of("", &json));
+    plan.entries.push(HOOK_SIDECAR.entry("", &json));
     Ok(Some(plan))
 }
 
 /// Checks that who asks for the ROM may read it.
 fn check_access(name: &str, context: &Context<'_>) -> Result<(), VbiosError> {
     let (requester, namespace) = (context.requester, context.namespace);
-    let user = (requester.name.as_ref(), requester.groups.as_slice());
-    match context.lookups.may_get(user, Kind::ConfigMap, name, namespace) {
+    match context.lookups.may_get(&requester.name, &requester.groups, &CONFIG_MAP, name, namespace) {
         Ok(true) => Ok(()),
         Ok(false) => {
-            let (user, name, namespace) = (user.0.to_owned(), name.to_owned(), namespace.to_owned());
+            let (user, name, namespace) = (requester.name.clone(), name.to_owned(), namespace.to_owned());
             Err(VbiosError::NoAccess { user, name, namespace })
         }
         Err(error) => Err(VbiosError::AccessUnknown { name: name.to_owned(), error }),
@@ -192,13 +189,13 @@ fn check_access(name: &str, context: &Context<'_>) -> Result<(), VbiosError> {
 }
 
 /// Checks that the ConfigMap's name is one, and can be that of a pod volume.
-fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<(), Failure> {
+fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> anyhow::Result<()> {
     if !SUBDOMAIN.allows(name) {
         return Err(VbiosError::Name.into());
     }
     let volumes = context.vm.volumes()?;
     if context.settings.vbios_injection.rom_delivery == RomDelivery::Volume {
-        let is_taken = volumes.iter().any(|v| v.name == VOLUME && v.config_map != name);
+        let is_taken = volumes.iter().any(|v| v.name == VOLUME && v.config_map() != Some(name));
         return if is_taken { Err(VbiosError::VolumeTaken.into()) } else { Ok(()) };
     }
     if !LABEL.allows(name) {
@@ -229,14 +226,14 @@ struct Target {
 const ONLY: &str = "*";
 
 /// The device that the option names, or the only one.
-fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Failure> {
+fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> anyhow::Result<Target> {
     let host_devices = context.vm.host_devices()?;
     let gpus = context.vm.gpus()?;
     // USB devices stand among the host devices, and have no ROM.
     let devices: Vec<&Device<'_>> = host_devices.iter().chain(&gpus).filter(|device| !is_usb(device)).collect();
     let names = || match devices.as_slice() {
         [] => "none".to_owned(),
-        devices => text::list(&mut devices.iter().map(|device| device.name)),
+        devices => text::list(devices.iter().map(|device| device.name)),
     };
     // It may have devices, too.
     let has_instance_type = context.vm.has_instance_type();
@@ -281,14 +278,14 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> Result<Target, Fail
 
 /// Whether the sidecar that the VirtualMachine has looks for a device of the name.
 fn was_for(device: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> bool {
-    let ours = context.ours.iter().find(|added| added.entry.kind == &HOOK_SIDECAR);
-    let sidecar = ours.map(|added| added.entry.value.clone()).or_else(|| sidecars.of_policy());
-    let devices = sidecar.and_then(|json| argument_of(&json, DEVICES)).unwrap_or_default();
+    let ours = context.ours.iter().find(|added| added.entry.place == &HOOK_SIDECAR);
+    let sidecar = ours.map(|added| added.entry.value.as_str()).or_else(|| sidecars.of_policy());
+    let devices = sidecar.and_then(|json| argument_of(json, DEVICES)).unwrap_or_default();
     devices.split(' ').any(|name| name == device)
 }
 
 /// The hook takes what it looks for apart at spaces, and reads `*` and `?` as wildcards.
-fn to_target(device: &Device<'_>, first: &str, second: &str) -> Result<Target, Failure> {
+fn to_target(device: &Device<'_>, first: &str, second: &str) -> anyhow::Result<Target> {
     let is_usable = |name: &str| !name.is_empty() && !name.contains([' ', '\t', '\n', '*', '?']);
     if !is_usable(first) {
         return Err(VbiosError::DeviceName { name: first.to_owned() }.into());
@@ -307,17 +304,17 @@ fn address_of(device: &Device<'_>) -> Option<PciAddress> {
     of_name.or_else(|| PciAddress::of_device_name(device.resource))
 }
 
-fn rom(name: &str, context: &Context<'_>) -> Result<Rom, Failure> {
+fn rom(name: &str, context: &Context<'_>) -> anyhow::Result<Rom> {
     let name = name.to_owned();
     let namespace = context.namespace;
-    let config_map: ConfigMap = match context.lookups.get(Kind::ConfigMap, &name, Some(namespace)) {
+    let config_map = match context.lookups.get::<ConfigMap>(&CONFIG_MAP, &name, Some(namespace)) {
         Ok(config_map) => config_map,
         Err(error) if error.cause == ClusterError::NotFound => {
             return Err(VbiosError::NoConfigMap { name, namespace: namespace.to_owned() }.into());
         }
         Err(error) => return Err(VbiosError::Lookup { name, error }.into()),
     };
-    match &config_map.rom {
+    match config_map.binary_data.get("rom") {
         None => {
             let found = describe_keys(&config_map);
             Err(VbiosError::NoRom { name, found }.into())
@@ -328,16 +325,16 @@ fn rom(name: &str, context: &Context<'_>) -> Result<Rom, Failure> {
 
 /// The keys that the ConfigMap has instead.
 fn describe_keys(config_map: &ConfigMap) -> String {
-    if config_map.has_text_rom {
+    if config_map.data.contains_key("rom") {
         ", only data.rom, which cannot hold bytes".to_owned()
-    } else if let Some(key) = &config_map.other_key {
+    } else if let Some(key) = config_map.binary_data.keys().next() {
         format!(", but {}", Quoted(key))
     } else {
         String::new()
     }
 }
 
-fn image_option(context: &Context<'_>) -> Result<Option<ImageReference>, Failure> {
+fn image_option(context: &Context<'_>) -> anyhow::Result<Option<ImageReference>> {
     let Some(value) = context.directives.option(IMAGE_OPTION)? else {
         return Ok(None);
     };
@@ -352,7 +349,7 @@ fn image(
     option: Option<ImageReference>,
     kubevirt: Option<&KubeVirt>,
     context: &Context<'_>,
-) -> Result<ImageReference, Failure> {
+) -> anyhow::Result<ImageReference> {
     let settings = &context.settings.vbios_injection;
     let default = &settings.default_sidecar_image;
     let image = option.unwrap_or_else(|| {
@@ -369,13 +366,13 @@ fn image(
 /// Warns of a ROM for another device than the one that it goes to.
 fn mismatch(rom: Rom, pci_device: &str, context: &Context<'_>) -> Option<String> {
     let (vendor, device) = rom.ids?;
-    let pci_device = context.lookups.device(Kind::PciDevice, pci_device).ok()?;
+    let pci_device = context.lookups.device(&PCI_DEVICE, pci_device).ok()?;
     let rom = format!("{vendor:04x}:{device:04x}");
-    let ids = pci_device.ids.to_ascii_lowercase();
+    let ids = pci_device.ids().to_ascii_lowercase();
     (ids != rom).then(|| {
         format!(
             "the ROM says that it is for the device {rom}, but it goes to {} ({ids}); use a ROM of that device",
-            pci_device.name
+            pci_device.name()
         )
     })
 }

@@ -1,7 +1,8 @@
 //! The hook sidecar.
 
-use crate::json::{Json, member};
-use crate::kinds::image::ImageReference;
+use serde_json::json;
+
+use crate::values::image::ImageReference;
 
 use super::{RomDelivery, VbiosInjectionSettings};
 use crate::settings::Choice;
@@ -29,10 +30,10 @@ pub(super) fn sidecar(
     let (version, on_failure) = (settings.hook_version.word(), settings.on_hook_failure.word());
     let delivery = settings.rom_delivery.word();
     let command = ["python3", "-c", PROGRAM, MARKER, delivery, on_failure, devices, "--version", version];
-    let mut sidecar = vec![member("image", image.to_string()), member("command", Json::from(&command[..]))];
+    let mut sidecar = json!({"image": image.to_string(), "command": command});
     if settings.rom_delivery == RomDelivery::Sidecar {
-        let rom = vec![member("name", config_map), member("key", "rom"), member("hookPath", "/run/vbios/rom")];
-        sidecar.push(member("configMap", Json::Object(rom)));
+        let rom = json!({"name": config_map, "key": "rom", "hookPath": "/run/vbios/rom"});
+        sidecar.as_object_mut().map(|members| members.insert("configMap".to_owned(), rom));
     }
-    Json::Object(sidecar).to_text()
+    sidecar.to_string()
 }

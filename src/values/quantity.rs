@@ -2,21 +2,48 @@
 
 use std::str::FromStr;
 
-/// An amount of CPUs or bytes: `2`, `500m`, `8Gi`, `1e3`. Never negative; as exact as a check of whole CPUs and bytes needs.
+/// An amount of CPUs or bytes, such as `2`, `500m`, `8Gi` or `1e3`, in billionths. Never negative.
 ///
-/// Source: `k8s.io/apimachinery/pkg/api/resource`, `quantity.go` and `suffix.go`. Its own crates bring a parser framework or a
-/// big-number library with them, for a grammar of a page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Quantity {
-    /// The whole number that is not less.
-    pub(crate) ceil: u64,
-    /// Whether it is that number.
-    pub(crate) is_whole: bool,
-}
+/// As in Kubernetes, what is less than a billionth is rounded up.
+/// Source: `k8s.io/apimachinery/pkg/api/resource`, `quantity.go` and `suffix.go`. The crates for it bring a parser framework
+/// or a library for big numbers with them, for a grammar of one page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Quantity(u128);
 
-/// A text that is not a quantity, or one that is negative or beyond all machines: more than 64 bits.
+const BILLION: u128 = 1_000_000_000;
+
+/// A text that is not a quantity, or one that is negative or larger than 64 bits can count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotAQuantity;
+
+impl Quantity {
+    /// The smallest whole number that is not less.
+    pub(crate) fn ceil(self) -> u64 {
+        // It fits: a larger quantity is not read.
+        u64::try_from(self.0.div_ceil(BILLION)).unwrap_or(u64::MAX)
+    }
+
+    /// Whether it is a whole number.
+    pub(crate) fn is_whole(self) -> bool {
+        self.0 % BILLION == 0
+    }
+
+    /// Whether it is nothing.
+    pub(crate) fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The number times powers of ten and of two.
+    fn of(number: u128, tens: i32, twos: u32) -> Option<Self> {
+        if number == 0 {
+            return Some(Self(0));
+        }
+        let number = number.checked_mul(1_u128.checked_shl(twos)?)?;
+        let power = 10_u128.checked_pow((tens + 9).unsigned_abs())?;
+        let billionths = if tens >= -9 { number.checked_mul(power)? } else { number.div_ceil(power) };
+        (billionths <= u128::from(u64::MAX) * BILLION).then_some(Self(billionths))
+    }
+}
 
 impl FromStr for Quantity {
     type Err = NotAQuantity;
@@ -26,59 +53,39 @@ impl FromStr for Quantity {
         let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, suffix) = text.split_at_checked(end).ok_or(NotAQuantity)?;
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if whole.len() + fraction.len() == 0 {
+        if whole.is_empty() && fraction.is_empty() {
             return Err(NotAQuantity);
         }
         let fraction = fraction.trim_end_matches('0');
         let digits = format!("0{whole}{fraction}").parse().map_err(|_| NotAQuantity)?;
-        let places = i8::try_from(fraction.len()).map_err(|_| NotAQuantity)?;
-        let (twos, tens) = unit(suffix).ok_or(NotAQuantity)?;
-        Self::of(digits, twos, tens.saturating_sub(places)).ok_or(NotAQuantity)
+        let places = i32::try_from(fraction.len()).map_err(|_| NotAQuantity)?;
+        let (tens, twos) = unit(suffix).ok_or(NotAQuantity)?;
+        Self::of(digits, tens - places, twos).ok_or(NotAQuantity)
     }
 }
 
-impl Quantity {
-    /// The number times powers of two and ten; `None` beyond 64 bits.
-    fn of(mut number: u64, mut twos: u32, mut tens: i8) -> Option<Self> {
-        let mut divisor = 1_u64;
-        while tens < 0 {
-            // A tenth of a power of two is a fifth of the one below.
-            divisor = divisor.checked_mul(if twos > 0 { 5 } else { 10 })?;
-            twos = twos.saturating_sub(1);
-            tens += 1;
-        }
-        while tens > 0 {
-            number = number.checked_mul(10)?;
-            tens -= 1;
-        }
-        let number = number.checked_mul(1 << twos)?;
-        Some(Self { ceil: number.div_ceil(divisor), is_whole: number % divisor == 0 })
-    }
-}
-
-/// A unit in powers of two and of ten.
-fn unit(suffix: &str) -> Option<(u32, i8)> {
+/// A unit in powers of ten and of two.
+fn unit(suffix: &str) -> Option<(i32, u32)> {
     Some(match suffix {
-        "n" => (0, -9),
-        "u" => (0, -6),
-        "m" => (0, -3),
+        "n" => (-9, 0),
+        "u" => (-6, 0),
+        "m" => (-3, 0),
         "" => (0, 0),
-        "k" => (0, 3),
-        "M" => (0, 6),
-        "G" => (0, 9),
-        "T" => (0, 12),
-        "P" => (0, 15),
-        "E" => (0, 18),
-        "Ki" => (10, 0),
-        "Mi" => (20, 0),
-        "Gi" => (30, 0),
-        "Ti" => (40, 0),
-        "Pi" => (50, 0),
-        "Ei" => (60, 0),
-        _ => (0, suffix.strip_prefix(['e', 'E'])?.parse().ok()?),
+        "k" => (3, 0),
+        "M" => (6, 0),
+        "G" => (9, 0),
+        "T" => (12, 0),
+        "P" => (15, 0),
+        "E" => (18, 0),
+        "Ki" => (0, 10),
+        "Mi" => (0, 20),
+        "Gi" => (0, 30),
+        "Ti" => (0, 40),
+        "Pi" => (0, 50),
+        "Ei" => (0, 60),
+        _ => (i32::from(suffix.strip_prefix(['e', 'E'])?.parse::<i8>().ok()?), 0),
     })
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,7 +124,8 @@ mod tests {
     #[case::upper_exponent("12E6", 12_000_000, true)]
     #[case::negative_exponent("12e-3", 1, false)]
     fn quantities(#[case] text: &str, #[case] ceil: u64, #[case] is_whole: bool) {
-        assert_eq!(text.parse(), Ok(Quantity { ceil, is_whole }));
+        let quantity: Quantity = text.parse().unwrap();
+        assert_eq!((quantity.ceil(), quantity.is_whole()), (ceil, is_whole));
     }
 
     #[rstest]
@@ -129,6 +137,15 @@ mod tests {
         text: &str,
     ) {
         assert_eq!(text.parse::<Quantity>(), Err(NotAQuantity));
+    }
+
+    #[test]
+    fn quantities_compare_exactly() {
+        let quantity = |text: &str| text.parse::<Quantity>().unwrap();
+        assert!(quantity("1200m") < quantity("1800m"));
+        assert!(quantity("8Gi") > quantity("8589934591"));
+        assert_eq!(quantity("1.5"), quantity("1500m"));
+        assert_ne!(quantity("1.1Gi"), quantity("1181116007"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::kinds::name::SUBDOMAIN;
+use crate::values::name::SUBDOMAIN;
 
 /// The name of an extended resource, `domain/name`: what a device plugin serves.
 ///

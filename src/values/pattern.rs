@@ -14,7 +14,6 @@ impl Pattern {
     }
 
     /// The pattern as text.
-    #[cfg(feature = "describe")]
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }

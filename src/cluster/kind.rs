@@ -1,0 +1,72 @@
+//! A kind of Kubernetes object that the policy may look up.
+
+use std::collections::BTreeSet;
+
+/// A kind of Kubernetes object that the policy may look up. Each is a static in the file of who serves it.
+#[derive(Debug)]
+pub struct Kind {
+    /// The API version, as a manifest has it.
+    pub api_version: &'static str,
+    /// The kind, as a manifest has it.
+    pub name: &'static str,
+    /// The plural, as RBAC has it.
+    pub plural: &'static str,
+    /// The fields that the policy reads. The host cuts away all others but the metadata.
+    pub fields: &'static [&'static str],
+    /// Who serves the kind.
+    pub provider: Provider,
+    /// Whether users' namespaces hold the objects, so that a permission for one namespace is enough.
+    pub is_of_users: bool,
+}
+
+/// Who serves a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provider {
+    /// Kubernetes itself, in every cluster.
+    Kubernetes,
+    /// KubeVirt.
+    KubeVirt,
+    /// Harvester's add-on for devices.
+    PciDevices,
+}
+
+impl Kind {
+    /// The API group; empty for the core group.
+    pub fn group(&self) -> &'static str {
+        self.api_version.split_once('/').map(|(group, _)| group).unwrap_or_default()
+    }
+
+    /// The fields that the policy reads, as the SDK takes them.
+    pub(super) fn field_masks(&self) -> BTreeSet<String> {
+        let mut masks = BTreeSet::new();
+        masks.extend(self.fields.iter().map(|field| (*field).to_owned()));
+        masks
+    }
+
+    /// The plural with its group, as `kubectl` takes it.
+    pub(super) fn resource(&self) -> String {
+        match self.group() {
+            "" => self.plural.to_owned(),
+            group => format!("{}.{group}", self.plural),
+        }
+    }
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Self) -> bool {
+        (self.api_version, self.name) == (other.api_version, other.name)
+    }
+}
+
+impl Eq for Kind {}
+
+impl Provider {
+    /// The name in a message.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Provider::Kubernetes => "Kubernetes",
+            Provider::KubeVirt => "KubeVirt",
+            Provider::PciDevices => "Harvester's add-on pcidevices-controller",
+        }
+    }
+}

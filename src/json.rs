@@ -1,0 +1,43 @@
+//! What the policy needs for JSON beside serde_json.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+/// The type of a value, as a message names it.
+pub(crate) fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Whether a value is what forms write for "not set": `null`, `""`, `[]`, `{}`, or a list of these.
+pub(crate) fn is_unset(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.iter().all(is_unset),
+        Value::Object(members) => members.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// Reads JSON. All of the policy reads bytes, so the module has one parser.
+pub(crate) fn parse<'t, T: Deserialize<'t>>(text: &'t str) -> serde_json::Result<T> {
+    serde_json::from_slice(text.as_bytes())
+}
+
+/// Reads a field that may be null, which Kubernetes takes for absent: then it has its default.
+///
+/// For `#[serde(default, deserialize_with = "or_default")]`.
+pub(crate) fn or_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: Default + Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
