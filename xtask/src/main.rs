@@ -5,6 +5,8 @@ mod messages;
 mod pictures;
 mod reference;
 mod rights;
+#[cfg(test)]
+mod sentences;
 mod settings;
 
 use std::path::{Path, PathBuf};

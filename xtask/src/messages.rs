@@ -41,7 +41,7 @@ pub(crate) fn guide(old: &str) -> Result<String> {
 }
 
 /// All Rust files under a folder, in the order of their names.
-fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
