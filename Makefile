@@ -67,6 +67,7 @@ generate: ## Writes the files that follow from the declarations in the source
 .PHONY: pictures
 pictures: generate policy.wasm ## Draws the pictures of the documents, also that of what make run prints
 	$(MAKE) --silent --no-print-directory run COLOR=always | \
+		sed --regexp-extended 's/^(((\x1b\[[0-9;]*m)*[^\x1b]){103})[^\x1b]+/\1…/' | \
 		cargo xtask terminal --command 'make run' docs/pictures/run.svg
 
 .PHONY: bench

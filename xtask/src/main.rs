@@ -12,6 +12,7 @@ mod settings;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use anstyle_svg::{Term, WIN10_CONSOLE};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 
@@ -75,8 +76,9 @@ fn main() -> Result<()> {
         Task::Terminal { command, output } => {
             let printed = io::read_to_string(io::stdin()).context("standard input cannot be read")?;
             ensure!(!printed.trim().is_empty(), "{command} printed nothing");
-            fs::write(&output, pictures::terminal(&command, &printed))
-                .with_context(|| format!("{} cannot be written", output.display()))
+            let term = Term::new().palette(WIN10_CONSOLE).bg_color((22, 27, 34).into());
+            let picture = term.render_svg(&format!("$ \x1b[1m{command}\x1b[0m\n{}", printed.trim_end()));
+            fs::write(&output, picture).with_context(|| format!("{} cannot be written", output.display()))
         }
     }
 }

@@ -3,13 +3,10 @@
 
 mod flow;
 mod sequence;
-mod terminal;
 
 use std::fs;
 
 use anyhow::{Context, Result};
-
-pub(crate) use terminal::draw as terminal;
 
 use crate::root;
 
