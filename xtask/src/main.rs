@@ -2,7 +2,6 @@
 
 mod kinds;
 mod messages;
-mod pictures;
 mod reference;
 mod rights;
 #[cfg(test)]
@@ -47,7 +46,7 @@ struct Generated {
     make: fn(&str) -> Result<String>,
 }
 
-const FILES: [Generated; 20] = [
+const FILES: [Generated; 18] = [
     Generated { path: "metadata.yml", make: kinds::all },
     Generated { path: "charts/vm-feature-manager-policy/Chart.yaml", make: kinds::chart },
     Generated { path: "deploy/base/policy.yaml", make: kinds::by_default },
@@ -66,8 +65,6 @@ const FILES: [Generated; 20] = [
     Generated { path: "docs/usage.md", make: reference::usage },
     Generated { path: "observability/vms.columns", make: reference::columns },
     Generated { path: "docs/troubleshooting.md", make: messages::guide },
-    Generated { path: "docs/pictures/flow.svg", make: pictures::flow },
-    Generated { path: "docs/pictures/vbios.svg", make: pictures::vbios },
 ];
 
 fn main() -> Result<()> {
