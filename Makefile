@@ -65,8 +65,10 @@ generate: ## Writes the files that follow from the declarations in the source
 	cargo xtask generate
 
 .PHONY: pictures
-pictures: generate policy.wasm ## Draws the pictures of the documents, also that of what make run prints
+pictures: policy.wasm ## Draws the pictures of the README: the chart of docs/design.md, and what make run prints
+	scripts/mermaid docs/design.md docs/pictures/flow.svg
 	$(MAKE) --silent --no-print-directory run COLOR=always | \
+		sed --regexp-extended 's/^(((\x1b\[[0-9;]*m)*[^\x1b]){103})[^\x1b]+/\1…/' | \
 		cargo xtask terminal --command 'make run' docs/pictures/run.svg
 
 .PHONY: bench

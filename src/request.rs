@@ -79,7 +79,8 @@ impl fmt::Display for Requester {
 ///
 /// Says where, never what: the payload contains the whole VirtualMachine, with the passwords of its cloud-init.
 ///
-/// Cause: the request does not come from an API server, or is nested more than about 120 levels deep
+/// Cause: "it ends too early", "it is not valid JSON, nested too deeply, or has a number out of range", or "a field is missing or has
+/// the wrong type": the request does not come from an API server, or the VM is nested more than about 120 levels deep
 /// Cure: look at who sends it
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {

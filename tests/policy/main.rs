@@ -6,7 +6,6 @@ use vm_feature_manager_testkit as harness;
 mod harvester;
 mod hugepages;
 mod lookups;
-mod messages;
 mod nested_virt;
 mod numa;
 mod pci_passthrough;

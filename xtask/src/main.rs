@@ -1,17 +1,22 @@
 //! The project's own tasks. `cargo xtask generate` writes the files that follow from the declarations in the policy's source.
 
+mod files;
 mod kinds;
 mod messages;
-mod pictures;
 mod reference;
 mod rights;
+#[cfg(test)]
+mod sentences;
 mod settings;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::{fs, io};
 
+use anstyle_svg::{Term, WIN10_CONSOLE};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
+
+use files::root;
 
 #[derive(Parser)]
 #[command(about = "The project's own tasks")]
@@ -44,7 +49,7 @@ struct Generated {
     make: fn(&str) -> Result<String>,
 }
 
-const FILES: [Generated; 20] = [
+const FILES: [Generated; 18] = [
     Generated { path: "metadata.yml", make: kinds::all },
     Generated { path: "charts/vm-feature-manager-policy/Chart.yaml", make: kinds::chart },
     Generated { path: "deploy/base/policy.yaml", make: kinds::by_default },
@@ -63,8 +68,6 @@ const FILES: [Generated; 20] = [
     Generated { path: "docs/usage.md", make: reference::usage },
     Generated { path: "observability/vms.columns", make: reference::columns },
     Generated { path: "docs/troubleshooting.md", make: messages::guide },
-    Generated { path: "docs/pictures/flow.svg", make: pictures::flow },
-    Generated { path: "docs/pictures/vbios.svg", make: pictures::vbios },
 ];
 
 fn main() -> Result<()> {
@@ -73,8 +76,9 @@ fn main() -> Result<()> {
         Task::Terminal { command, output } => {
             let printed = io::read_to_string(io::stdin()).context("standard input cannot be read")?;
             ensure!(!printed.trim().is_empty(), "{command} printed nothing");
-            fs::write(&output, pictures::terminal(&command, &printed))
-                .with_context(|| format!("{} cannot be written", output.display()))
+            let term = Term::new().palette(WIN10_CONSOLE).bg_color((22, 27, 34).into());
+            let picture = term.render_svg(&format!("$ \x1b[1m{command}\x1b[0m\n{}", printed.trim_end()));
+            fs::write(&output, picture).with_context(|| format!("{} cannot be written", output.display()))
         }
     }
 }
@@ -97,29 +101,9 @@ fn generate(check: bool) -> Result<()> {
     Ok(())
 }
 
-/// The project's folder.
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// The text with another part between two marks. The marks stay.
-fn replace_between(text: &str, start: &str, end: &str, part: &str) -> Result<String> {
-    let (head, rest) = text.split_once(start).with_context(|| format!("there is no {start:?} in it"))?;
-    let (_, tail) = rest.split_once(end).with_context(|| format!("there is no {end:?} after {start:?}"))?;
-    Ok(format!("{head}{start}{part}{end}{tail}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_part_between_marks_is_replaced() {
-        let text = "a <x> old </x> b </x>";
-        assert_eq!(replace_between(text, "<x>", "</x>", " new ").unwrap(), "a <x> new </x> b </x>");
-        assert!(replace_between(text, "<y>", "</y>", "").is_err());
-        assert!(replace_between("<x> old", "<x>", "</x>", "").is_err());
-    }
 
     #[test]
     fn generated_files_stay_as_they_are() {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use syn::{Attribute, Expr, Item, Lit, LitStr};
 
-use crate::{replace_between, root};
+use crate::files::{replace_between, root};
 
 /// The guide with its tables of messages. Which files a table is made from stands in the comment before it.
 pub(crate) fn guide(old: &str) -> Result<String> {
@@ -41,7 +41,7 @@ pub(crate) fn guide(old: &str) -> Result<String> {
 }
 
 /// All Rust files under a folder, in the order of their names.
-fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();

@@ -3,7 +3,8 @@
 use anyhow::Result;
 use vm_feature_manager_policy::reference::{self, OptionReference, Reference};
 
-use crate::{replace_between, rights, settings};
+use crate::files::between;
+use crate::{rights, settings};
 
 const PREFIX: &str = "vm-feature-manager.io/";
 
@@ -20,12 +21,6 @@ pub(crate) fn readme(old: &str) -> Result<String> {
 pub(crate) fn page(old: &str) -> Result<String> {
     let parts = [("directives", directives()), ("settings", settings::reference()), ("lookups", rights::reference())];
     parts.into_iter().try_fold(old.to_owned(), |text, (name, part)| between(&text, name, &part))
-}
-
-/// The text with another part between the comments that name it.
-pub(crate) fn between(old: &str, name: &str, part: &str) -> Result<String> {
-    let start = format!("<!-- {name}, written by cargo xtask generate -->\n");
-    replace_between(old, &start, &format!("<!-- end of {name} -->\n"), &format!("\n{part}\n"))
 }
 
 fn directives() -> String {

@@ -5,8 +5,8 @@ use vm_feature_manager_policy::cluster::access::{Access, Condition, Verbs};
 use vm_feature_manager_policy::cluster::{Kind, SECRET};
 use vm_feature_manager_policy::reference;
 
+use crate::files::replace_between;
 use crate::kinds::is_harvester;
-use crate::replace_between;
 
 const START: &str = "  # Written by cargo xtask generate, from what the features look up.\n";
 const END: &str = "  # End of what is generated.\n";

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use vm_feature_manager_policy::Settings;
 use vm_feature_manager_policy::settings::{Content, Description};
 
-use crate::replace_between;
+use crate::files::{between, replace_between};
 
 /// A setting with its whole name.
 struct Leaf {
@@ -228,7 +228,7 @@ pub(crate) fn chart_readme(old: &str) -> Result<String> {
         let (path, default, label) = (&leaf.path, flow(&leaf.default), capitalized(&leaf.label));
         table.push_str(&format!("| [`settings.{path}`]({PAGE}#{section}-settings) | `{default}` | {label} |\n"));
     }
-    crate::reference::between(old, "values", &table)
+    between(old, "values", &table)
 }
 
 fn write_chart_values(schema: &Value, path: &str, table: &mut String) -> Result<()> {

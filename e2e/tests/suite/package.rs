@@ -692,6 +692,16 @@ mod documents {
         assert!(absolute.contains(&page), "{absolute}");
     }
 
+    /// The picture has the chart that it was drawn from in its metadata.
+    #[test]
+    fn the_picture_of_the_flow_is_up_to_date() {
+        let design = text("docs/design.md");
+        let (_, chart) = design.split_once("```mermaid\n").unwrap();
+        let (chart, _) = chart.split_once("```\n").unwrap();
+        let source = format!("<metadata><![CDATA[\n{chart}]]></metadata></svg>\n");
+        assert!(text("docs/pictures/flow.svg").ends_with(&source), "run: make pictures");
+    }
+
     #[test]
     fn five_commands_lead_to_a_virtual_machine_that_is_changed() {
         let readme = text("README.md");
