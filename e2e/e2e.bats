@@ -154,7 +154,7 @@ add /spec/template/spec/nodeSelector {\"kubernetes.io/hostname\":\"node1\"}"
 @test "all features where KubeVirt was installed by itself" {
     create kubevirt/all
     replay kubevirt --settings-path examples/kubevirt/settings.yaml
-    same "$(answer .auditAnnotations.applied)" 'nested-virt,pci-passthrough,gpu-device-plugin,vbios-injection'
+    same "$(answer .auditAnnotations.applied)" 'pci-passthrough,gpu-device-plugin,vbios-injection,nested-virt'
     same "$(patch | grep "$domain")" "\
 add $domain/cpu/features [{\"name\":\"svm\",\"policy\":\"require\"}]
 add $domain/devices/gpus [{\"deviceName\":\"nvidia.com/gpu\",\"name\":\"gpu-0\"}]

@@ -28,6 +28,7 @@ use wapc_guest::{CallResult, register_function};
 
 use cluster::{Cluster, HostCluster};
 
+pub use directives::{ListedDirective, list_directives};
 pub use features::Settings;
 pub use features::reference;
 pub use values::image::{ImageReference, ImageReferenceError};

@@ -1,6 +1,6 @@
 //! Kubernetes' own objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Deserialize;
 
@@ -57,13 +57,13 @@ pub(crate) struct Node {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct NodeMetadata {
-    labels: BTreeMap<String, String>,
+    labels: HashMap<String, String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct NodeStatus {
-    allocatable: BTreeMap<String, String>,
+    allocatable: HashMap<String, String>,
 }
 
 impl Node {

@@ -1,6 +1,7 @@
 //! The user's requests: directives and their options, from the source that the settings name, and from user data.
 //! What a feature does with its directive is not known here.
 
+mod listing;
 mod user_data;
 mod yaml;
 
@@ -13,6 +14,7 @@ use crate::keys::{self, PREFIX, RECORDS};
 use crate::settings::ConfigSource;
 use crate::text::{self, Quoted};
 use crate::vm::VirtualMachine;
+pub use listing::{ListedDirective, list_directives};
 pub(crate) use user_data::{ReadSecret, SECRETS, UserData};
 
 /// Whether a feature is asked for.

@@ -99,6 +99,14 @@ impl UserData {
         }
     }
 
+    /// The names, sources and values of all directives; of one that is switched off, `false`.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, Source<'_>, &Value)> {
+        self.found.iter().map(|found| {
+            let value = found.value.as_ref().unwrap_or(&Value::Bool(false));
+            (found.name.as_str(), Source::UserData(&found.volume), value)
+        })
+    }
+
     /// The names of all directives.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.found.iter().map(|found| found.name.as_str())

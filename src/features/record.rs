@@ -2,7 +2,8 @@
 //!
 //! An entry that was in place before is not in the record, and so stays for ever. No feature is known here.
 
-use serde_json::{Value, json};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::Value;
 
 use crate::json;
 use crate::values::pci::PciAddress;
@@ -20,6 +21,20 @@ pub(crate) struct Recorded {
     /// The PCIDevices on the entry's node that the VirtualMachine had when the entry was added, or was given by somebody
     /// since: these are not the devices that Harvester adds to those of a new VirtualMachine.
     pub(crate) beside: Vec<String>,
+}
+
+/// An item of the annotation: what the entry is, then what stood beside it.
+impl Serialize for Recorded {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut item = serializer.serialize_map(None)?;
+        for (key, value) in self.entry.to_record() {
+            item.serialize_entry(key, &value)?;
+        }
+        if !self.beside.is_empty() {
+            item.serialize_entry("beside", &self.beside)?;
+        }
+        item.end()
+    }
 }
 
 /// The value of the annotation `-added`.
@@ -44,14 +59,7 @@ impl Record {
 
     /// The annotation's value.
     pub(crate) fn to_text(&self) -> String {
-        let items = self.0.iter().map(|added| {
-            let mut item = added.entry.to_record();
-            if !added.beside.is_empty() {
-                item.insert("beside".to_owned(), json!(added.beside));
-            }
-            Value::Object(item)
-        });
-        Value::Array(items.collect()).to_string()
+        serde_json::to_string(&self.0).unwrap_or_default()
     }
 
     /// Finds the entries that are still there, exactly as they were added, but for what others rename: Harvester makes host

@@ -37,18 +37,15 @@ impl Place {
 }
 
 impl Entry {
-    /// The entry as an item of a record.
-    pub(crate) fn to_record(&self) -> Map<String, Value> {
+    /// The keys and values that a record has of the entry.
+    pub(crate) fn to_record(&self) -> Vec<(&'static str, Value)> {
         let fields = [(&self.place.name, &self.name), (&self.place.value, &self.value)];
-        let mut item = Map::new();
-        for (field, text) in fields {
-            match field {
-                Field::Recorded(key) => item.insert((*key).to_owned(), json!(text)),
-                Field::Marked(key) => item.insert((*key).to_owned(), json!(true)),
-                Field::Fixed(_) => None,
-            };
-        }
-        item
+        let members = fields.into_iter().filter_map(|(field, text)| match field {
+            Field::Recorded(key) => Some((*key, json!(text))),
+            Field::Marked(key) => Some((*key, json!(true))),
+            Field::Fixed(_) => None,
+        });
+        members.collect()
     }
 
     /// The name and the resource of a host device or GPU.

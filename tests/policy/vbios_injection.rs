@@ -182,7 +182,7 @@ mod entries {
         let after = answer.after();
         let annotations = &after["spec"]["template"]["metadata"]["annotations"];
         let text = annotations[ANNOTATION].as_str().unwrap();
-        assert!(text.starts_with(&format!("[{mine},{{\"command\":")), "{text}");
+        assert!(text.starts_with(&format!("[{mine},{{\"image\":")), "{text}");
         assert_eq!(annotations["x"], "y");
         assert_eq!(sidecars(&answer).len(), 2);
     }

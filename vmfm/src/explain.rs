@@ -7,16 +7,19 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde_json::Value;
 use vm_feature_manager_policy::reference::{self, Reference};
+use vm_feature_manager_policy::{ListedDirective, list_directives};
 
-use crate::directives::{self, Directive, PREFIX};
 use crate::host::{Evaluation, Event};
 use crate::paint::{Paint, Part};
+
+/// The start of every key of the policy.
+const PREFIX: &str = "vm-feature-manager.io/";
 
 /// How an answer came about.
 #[derive(Debug, Serialize)]
 pub struct Explanation {
     /// The directives and options.
-    pub directives: Vec<Directive>,
+    pub directives: Vec<ListedDirective>,
     /// What was looked up, and the log lines between.
     pub steps: Vec<Step>,
     /// What became of each feature that is asked for, or was.
@@ -68,7 +71,7 @@ pub enum Outcome {
 impl Explanation {
     /// Explains the answer to a request.
     pub fn new(request: &Value, settings: &Value, evaluation: &Evaluation) -> Self {
-        let directives = directives::find(&request["object"], settings);
+        let directives = list_directives(&request["object"], settings);
         let features = reference::features();
         let facts = Facts { request, settings, evaluation, directives: &directives };
         let decisions = features.into_iter().filter_map(|(name, reference)| facts.decision(name, &reference)).collect();
@@ -79,7 +82,7 @@ impl Explanation {
     /// For people.
     pub fn text(&self, paint: Paint) -> String {
         let mut text = format!("{}\n", paint.paint(Part::Heading, "directives:"));
-        for Directive { name, value, place, note } in &self.directives {
+        for ListedDirective { name, value, place, note } in &self.directives {
             let _ = writeln!(text, "  {name}: {value}");
             let _ = writeln!(text, "    found in {}", paint.paint(Part::Place, place));
             if let Some(note) = note {
@@ -125,7 +128,7 @@ struct Facts<'f> {
     request: &'f Value,
     settings: &'f Value,
     evaluation: &'f Evaluation,
-    directives: &'f [Directive],
+    directives: &'f [ListedDirective],
 }
 
 impl Facts<'_> {
@@ -170,7 +173,7 @@ impl Facts<'_> {
         Some(Decision { feature, outcome, because })
     }
 
-    fn why_nothing(&self, directive: &Directive, reference: &Reference) -> String {
+    fn why_nothing(&self, directive: &ListedDirective, reference: &Reference) -> String {
         let response = &self.evaluation.response;
         if self.settings[reference.settings]["enabled"] == false {
             return format!("the setting {}.enabled is false", reference.settings);

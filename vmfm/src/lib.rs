@@ -6,7 +6,6 @@
 
 pub mod admission;
 pub mod cluster;
-pub mod directives;
 pub mod explain;
 pub mod host;
 pub mod input;

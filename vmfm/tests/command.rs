@@ -65,7 +65,7 @@ fn the_example_prints_a_diff_the_warnings_and_the_audit_annotations() {
         "+            nvidia.com/gpu: \"1\"",
         "warnings:",
         "audit annotations:",
-        "  applied: nested-virt,pci-passthrough,gpu-device-plugin",
+        "  applied: pci-passthrough,gpu-device-plugin,nested-virt",
     ] {
         assert!(stdout.lines().any(|l| l == line), "{line:?} is not in {stdout}");
     }
@@ -292,7 +292,7 @@ mod several {
         assert_eq!((code, stderr.as_str()), (0, ""));
         let lines: Vec<&str> = stdout.lines().collect();
         let applied =
-            "VirtualMachine default/igpu-vm: allowed, mutated (applied nested-virt, pci-passthrough, gpu-device-plugin";
+            "VirtualMachine default/igpu-vm: allowed, mutated (applied pci-passthrough, gpu-device-plugin, nested-virt";
         assert!(lines[0].starts_with(&format!("examples/harvester/vm.yaml: {applied}")), "{stdout}");
         assert!(lines[1].contains("(applied pci-passthrough, vbios-injection"), "{stdout}");
         assert_eq!(lines[2..], ["2 allowed (2 of them mutated), 0 denied"]);
@@ -421,18 +421,18 @@ mod explain {
         }
         assert_eq!(directives.len(), 6, "{text}");
         let lookups = part(&text, "steps:");
-        assert_eq!(lookups[0], "  1. get Node node1: found", "{text}");
-        assert!(lookups.iter().any(|line| line.contains("get PCIDevice node1-000000020: found")), "{text}");
+        assert_eq!(lookups[0], "  1. get PCIDevice node1-000000020: found", "{text}");
+        assert!(lookups.iter().any(|line| line.contains("get Node node1: found")), "{text}");
         assert!(
             lookups
                 .last()
                 .unwrap()
-                .contains("log line: features applied: nested-virt,pci-passthrough,gpu-device-plugin")
+                .contains("log line: features applied: pci-passthrough,gpu-device-plugin,nested-virt")
         );
         let decisions = part(&text, "decisions:");
-        assert_eq!(decisions[..2], ["  nested-virt: applied", "    added cpuFeature vmx"]);
-        assert_eq!(decisions[2], "  pci-passthrough: applied");
-        assert!(decisions[3].starts_with("    added hostDevice node1-000000020, resource "), "{text}");
+        assert_eq!(decisions[0], "  pci-passthrough: applied");
+        assert!(decisions[1].starts_with("    added hostDevice node1-000000020, resource "), "{text}");
+        assert_eq!(decisions[decisions.len() - 2..], ["  nested-virt: applied", "    added cpuFeature vmx"]);
         assert!(text.contains("\n--- before\n"), "{text}");
     }
 

@@ -96,7 +96,7 @@ fn at_every_position(#[case] mode: &str) {
     let clean = evaluate(mode, None);
     assert_eq!(
         clean.response.audit_annotations["applied"],
-        "nested-virt,pci-passthrough,gpu-device-plugin,vbios-injection"
+        "pci-passthrough,gpu-device-plugin,vbios-injection,nested-virt"
     );
     let calls = clean.activity.lookups().len();
     assert!(calls >= 9, "{:?}", clean.activity.lookups());

@@ -19,24 +19,29 @@ const THREE_FEATURES: &[(&str, &str)] = &[
     ("gpu-device-plugin", "nvidia.com/gpu"),
 ];
 
-/// With the metadata it has 350 KiB at most. They, and how kwctl writes a module anew, take less than 6; e2e.bats has
-/// the module that kwctl has annotated.
+/// With the metadata it has 640 KiB at most. These, and how kwctl writes a module anew, take less than 8; e2e.bats has the
+/// module that kwctl has annotated. Without wasm-opt the module is larger, and works.
 #[test]
 fn the_module_is_small() {
+    let is_shrunk = std::process::Command::new("wasm-opt").arg("--version").output().is_ok();
     let size = std::fs::metadata(root().join("policy.wasm")).unwrap().len();
-    assert!(size <= 344 << 10, "{size} bytes");
+    let most = if is_shrunk { 632 << 10 } else { 760 << 10 };
+    assert!(size <= most, "{size} bytes");
 }
 
-/// Neither a regex engine nor the Kubernetes types are used. The SDK compiles some of it, and the linker leaves it out.
+/// The crates that a Kubewarden policy is built from, and none that is large or knows the time.
 #[test]
-fn the_policy_uses_no_large_crate() {
+fn the_policy_uses_the_sdk_and_no_large_crate() {
     let arguments = "tree --locked --offline --edges normal --prefix none --depth 1 --target wasm32-wasip1 --package vm-feature-manager-policy";
     let mut cargo = std::process::Command::new(env!("CARGO"));
     let output = cargo.args(arguments.split(' ')).current_dir(root()).output().unwrap();
     let tree = String::from_utf8(output.stdout).unwrap();
-    assert!(tree.contains("\nserde_json v"), "{tree}{}", String::from_utf8_lossy(&output.stderr));
-    for name in ["regex", "k8s-openapi", "chrono", "url"] {
-        assert!(!tree.lines().any(|line| line.starts_with(name)), "{name}");
+    let has = |name: &str| tree.lines().any(|line| line.starts_with(&format!("{name} v")));
+    for name in ["anyhow", "k8s-openapi", "kubewarden-policy-sdk", "serde", "serde_json", "slog", "wapc-guest"] {
+        assert!(has(name), "{name} in {tree}{}", String::from_utf8_lossy(&output.stderr));
+    }
+    for name in ["chrono", "jiff", "regex", "url"] {
+        assert!(!has(name), "{name}");
     }
     let module = std::fs::read(root().join("policy.wasm")).unwrap();
     assert!(!module.windows(14).any(|bytes| bytes == b"regex-automata"));
@@ -150,7 +155,7 @@ fn three_features_make_a_patch_of_what_they_mean() {
             {"op": "add", "path": format!("{domain}/resources/limits/nvidia.com~1gpu"), "value": "1"},
         ])
     );
-    assert_eq!(evaluation.response.audit_annotations["applied"], "nested-virt,pci-passthrough,gpu-device-plugin");
+    assert_eq!(evaluation.response.audit_annotations["applied"], "pci-passthrough,gpu-device-plugin,nested-virt");
 }
 
 #[test]
@@ -244,7 +249,7 @@ fn a_payload_that_is_no_request_is_answered(#[case] payload: &[u8]) {
     assert_eq!(answer["code"], json!(400));
 }
 
-/// An answer to a VM's text that no JSON tree could hold.
+/// An answer to a VM's text.
 fn answer_to(object: &str) -> String {
     let payload = format!(
         r#"{{"request":{{"kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},"operation":"CREATE","object":{object}}}}}"#
@@ -256,10 +261,8 @@ fn answer_to(object: &str) -> String {
 fn ten_thousand_levels_are_answered() {
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
     let vm = vm(&[("gpu-device-plugin", "nvidia.com/gpu")]).to_string();
-    let unread = vm.replacen(r#""networks":"#, &format!(r#""other":{deep},"networks":"#), 1);
-    assert!(answer_to(&unread).contains(&deep));
-    let read = vm.replacen(r#""networks":"#, &format!(r#""nodeSelector":{deep},"networks":"#), 1);
-    assert!(answer_to(&read).contains("nested too deeply"));
+    let vm = vm.replacen(r#""networks":"#, &format!(r#""other":{deep},"networks":"#), 1);
+    assert!(answer_to(&vm).contains("nested too deeply"));
 }
 
 #[test]

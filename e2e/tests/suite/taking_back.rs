@@ -138,7 +138,7 @@ fn the_example_of_a_node_driver_is_mutated_by_its_user_data() {
     let settings = yaml::read(&folder.join("settings.yaml")).unwrap().remove(0);
     let host = HOST.with_cluster(Cluster::from_folder(&folder.join("cluster")).unwrap());
     let evaluation = host.validate(&settings, &request(vm.clone(), None));
-    assert_eq!(evaluation.response.audit_annotations["applied"], "nested-virt,pci-passthrough");
+    assert_eq!(evaluation.response.audit_annotations["applied"], "pci-passthrough,nested-virt");
     let after = features(&evaluation.response.patched(&vm).unwrap());
     assert_eq!(after["cpu"][0]["name"], "vmx");
     assert_eq!(after["hostDevices"][0]["name"], "node1-000000020");

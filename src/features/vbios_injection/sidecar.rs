@@ -1,6 +1,6 @@
 //! The hook sidecar.
 
-use serde_json::json;
+use serde::Serialize;
 
 use crate::values::image::ImageReference;
 
@@ -20,7 +20,26 @@ const PROGRAM: &str = include_str!("hook.py");
 /// Where in the command the devices stand.
 pub(super) const DEVICES: usize = 6;
 
-/// The sidecar for a ConfigMap's ROM and a device, as JSON. Source: `kubevirt.io/kubevirt`, `pkg/hooks/hooks.go`.
+/// A hook sidecar. Source: `kubevirt.io/kubevirt`, `pkg/hooks/hooks.go`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Sidecar<'s> {
+    image: String,
+    command: [&'s str; 9],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config_map: Option<Mount<'s>>,
+}
+
+/// A ConfigMap whose key the sidecar mounts.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Mount<'s> {
+    name: &'s str,
+    key: &'static str,
+    hook_path: &'static str,
+}
+
+/// The sidecar for a ConfigMap's ROM and a device, as JSON.
 pub(super) fn sidecar(
     image: &ImageReference,
     config_map: &str,
@@ -29,11 +48,13 @@ pub(super) fn sidecar(
 ) -> String {
     let (version, on_failure) = (settings.hook_version.word(), settings.on_hook_failure.word());
     let delivery = settings.rom_delivery.word();
-    let command = ["python3", "-c", PROGRAM, MARKER, delivery, on_failure, devices, "--version", version];
-    let mut sidecar = json!({"image": image.to_string(), "command": command});
-    if settings.rom_delivery == RomDelivery::Sidecar {
-        let rom = json!({"name": config_map, "key": "rom", "hookPath": "/run/vbios/rom"});
-        sidecar.as_object_mut().map(|members| members.insert("configMap".to_owned(), rom));
-    }
-    sidecar.to_string()
+    let sidecar = Sidecar {
+        image: image.to_string(),
+        command: ["python3", "-c", PROGRAM, MARKER, delivery, on_failure, devices, "--version", version],
+        config_map: match settings.rom_delivery {
+            RomDelivery::Sidecar => Some(Mount { name: config_map, key: "rom", hook_path: "/run/vbios/rom" }),
+            RomDelivery::Volume => None,
+        },
+    };
+    serde_json::to_string(&sidecar).unwrap_or_default()
 }

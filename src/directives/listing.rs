@@ -1,0 +1,78 @@
+//! Everything in a VirtualMachine that looks like a directive or an option, for `vmfm --explain`.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Directives, Source, UserData};
+use crate::features::{Settings, reference};
+use crate::keys::{PREFIX, RECORDS};
+use crate::settings::ConfigSource;
+use crate::vm::VirtualMachine;
+
+/// A directive or an option of a VirtualMachine.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct ListedDirective {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Where it was found.
+    pub place: String,
+    /// Why it is not read there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// Lists the directives and options of a VirtualMachine, and says which of them the settings have the policy read. Secrets are
+/// not looked up. Settings that are invalid count as the defaults.
+pub fn list_directives(object: &Value, settings: &Value) -> Vec<ListedDirective> {
+    let settings = Settings::read(settings).unwrap_or_default();
+    let vm = VirtualMachine::new(object.clone());
+    let directives = Directives::read(&vm, settings.general.config_source, UserData::read(&vm, None));
+    let mut listed: Vec<ListedDirective> = Vec::new();
+    for (name, source, value) in directives.found() {
+        let note = directives.why_not_read(name, source, &settings).or_else(|| {
+            let first = listed.iter().find(|other| other.name == name && other.note.is_none());
+            first.map(|first| format!("not read: {} comes first", first.place))
+        });
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let (name, place) = (name.to_owned(), format!("the {}", source.key(name)));
+        listed.push(ListedDirective { name, value, place, note });
+    }
+    listed
+}
+
+impl Directives {
+    /// The names, sources and values of everything that was found, in the order in which it counts.
+    fn found(&self) -> impl Iterator<Item = (&str, Source<'_>, &Value)> {
+        let annotations = self.annotations.iter().map(|(key, value)| (key, Source::Annotation, value));
+        let labels = self.labels.iter().map(|(key, value)| (key, Source::Label, value));
+        let keys = annotations.chain(labels).filter_map(|(key, source, value)| {
+            let name = key.strip_prefix(PREFIX)?;
+            let is_record = RECORDS.iter().any(|ending| name.ends_with(ending));
+            (!is_record).then_some((name, source, value))
+        });
+        keys.chain(self.user_data.all())
+    }
+
+    /// Why a directive or option of this source is not read.
+    fn why_not_read(&self, name: &str, source: Source<'_>, settings: &Settings) -> Option<String> {
+        let config_source = match self.config_source {
+            ConfigSource::Annotations => "annotations",
+            ConfigSource::Labels => "labels",
+        };
+        let is_read = match source {
+            // Options are annotations in any case.
+            Source::Annotation => config_source == "annotations" || is_option(name),
+            Source::Label => config_source == "labels" && !is_option(name),
+            Source::UserData(_) if settings.general.user_data.enabled => true,
+            Source::UserData(_) => return Some("not read: the setting userData.enabled is false".to_owned()),
+        };
+        (!is_read).then(|| format!("not read: the setting configSource is {config_source}"))
+    }
+}
+
+fn is_option(name: &str) -> bool {
+    let features = reference::features();
+    features.iter().any(|(_, reference)| reference.options.iter().any(|option| option.name == name))
+}
