@@ -49,9 +49,9 @@ pub(crate) struct Requester {
 }
 
 impl Requester {
-    /// Whether the requester has this name. Nobody has an empty one.
+    /// Whether the requester has this name.
     pub(crate) fn is(&self, name: &str) -> bool {
-        !name.is_empty() && (self.name == name || self.login.as_deref() == Some(name))
+        self.name == name || self.login.as_deref() == Some(name)
     }
 }
 

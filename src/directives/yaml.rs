@@ -190,7 +190,7 @@ impl Writer {
         match event {
             Event::Scalar(text, style, _, tag) => {
                 let is_plain = *style == ScalarStyle::Plain && tag.is_none();
-                self.scalar(text, is_plain && !is_key)
+                if is_plain && !is_key { self.plain(text) } else { self.quoted(text) }
             }
             Event::Alias(_) => return Err(Unreadable::Alias),
             _ if is_key => return Err(Unreadable::Key),
@@ -206,16 +206,18 @@ impl Writer {
         self.check()
     }
 
-    fn scalar(&mut self, text: &str, is_plain: bool) {
-        if is_plain && is_null(text, ScalarStyle::Plain) {
-            self.json.push_str("null");
-        } else if let Some(value) = boolean(text).filter(|_| is_plain) {
-            self.json.push_str(if value { "true" } else { "false" });
-        } else if is_plain && is_number(text) {
-            self.json.push_str(text);
-        } else {
-            self.json.push_str(&serde_json::to_string(text).unwrap_or_default());
+    /// Writes a plain scalar, which may be null, a boolean or a number.
+    fn plain(&mut self, text: &str) {
+        match boolean(text) {
+            _ if is_null(text, ScalarStyle::Plain) => self.json.push_str("null"),
+            Some(value) => self.json.push_str(if value { "true" } else { "false" }),
+            None if is_number(text) => self.json.push_str(text),
+            None => self.quoted(text),
         }
+    }
+
+    fn quoted(&mut self, text: &str) {
+        self.json.push_str(&serde_json::to_string(text).unwrap_or_default());
     }
 
     fn check(&self) -> Result<(), Unreadable> {

@@ -152,6 +152,14 @@ pub(super) fn is_pci_device(entry: &Entry) -> bool {
     entry.as_device().is_some_and(|(name, _)| PciAddress::of_pci_device(name).is_some())
 }
 
+/// Whether a VirtualMachine asks for a feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Demand {
+    /// It does, so the feature may have been added in an earlier call for this request.
+    Asked,
+    NotAsked,
+}
+
 /// Tells the entries that a feature added from those of the user.
 pub(crate) struct Ownership<'o> {
     /// The manifest that `kubectl apply` was given.
@@ -160,8 +168,7 @@ pub(crate) struct Ownership<'o> {
     pub(crate) old: Option<&'o VirtualMachine>,
     /// The entries of it that the feature added.
     pub(crate) added_to_old: Vec<Recorded>,
-    /// Whether the VirtualMachine asks for the feature: then it may have been added in an earlier call for this request.
-    pub(crate) is_asked_for: bool,
+    pub(crate) demand: Demand,
 }
 
 impl Ownership<'_> {
@@ -172,7 +179,7 @@ impl Ownership<'_> {
             && match self.old {
                 None => true,
                 Some(old) if old.has(entry) => self.added_to_old.iter().any(|added| added.entry == *entry),
-                Some(_) => self.is_asked_for,
+                Some(_) => self.demand == Demand::Asked,
             }
     }
 
