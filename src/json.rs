@@ -26,11 +26,6 @@ pub(crate) fn is_unset(value: &Value) -> bool {
     }
 }
 
-/// Reads JSON. All of the policy reads bytes, so the module has one parser.
-pub(crate) fn parse<'t, T: Deserialize<'t>>(text: &'t str) -> serde_json::Result<T> {
-    serde_json::from_slice(text.as_bytes())
-}
-
 /// Reads a field that may be null, which Kubernetes takes for absent: then it has its default.
 ///
 /// For `#[serde(default, deserialize_with = "or_default")]`.

@@ -84,6 +84,8 @@ impl fmt::Display for Requester {
 /// Cure: look at who sends it
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
+    #[error("the admission request cannot be read: it is not UTF-8")]
+    NotUtf8,
     #[error("the admission request cannot be read: {problem} at line {line}, column {column}")]
     Json { problem: &'static str, line: usize, column: usize },
     #[error("the admission request cannot be read: {0} is missing, or is not as an API server writes it")]
@@ -109,7 +111,8 @@ impl Payload {
     /// # Errors
     /// [`Unreadable`] if it is not JSON, or does not say what is done with an object of which kind.
     pub(crate) fn parse(payload: &[u8]) -> Result<Self, Unreadable> {
-        let ValidationRequest::<Option<Value>> { settings, request } = serde_json::from_slice(payload)?;
+        let payload = std::str::from_utf8(payload).map_err(|_| Unreadable::NotUtf8)?;
+        let ValidationRequest::<Option<Value>> { settings, request } = serde_json::from_str(payload)?;
         if request.kind.kind.is_empty() {
             return Err(Unreadable::Field("request.kind.kind"));
         }

@@ -84,7 +84,8 @@ impl Answer {
 }
 
 /// All that is said about a payload that cannot be read, without the numbers: nothing of it is shown.
-const UNREADABLE: [&str; 6] = [
+const UNREADABLE: [&str; 7] = [
+    "it is not UTF-",
     "it is not valid JSON, nested too deeply, or has a number out of range at line , column ",
     "it ends too early at line , column ",
     "a field is missing or has the wrong type at line , column ",

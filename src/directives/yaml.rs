@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 
-use crate::json;
 use saphyr_parser::{Event, Parser, ScalarStyle, StrInput};
 
 /// The most bytes of a value.
@@ -230,7 +229,7 @@ fn is_null(text: &str, style: ScalarStyle) -> bool {
 }
 
 fn is_number(text: &str) -> bool {
-    json::parse::<serde_json::Number>(text).is_ok()
+    serde_json::from_str::<serde_json::Number>(text).is_ok()
 }
 
 /// The boolean that cloud-init reads: it reads YAML 1.1.

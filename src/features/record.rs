@@ -5,7 +5,6 @@
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 
-use crate::json;
 use crate::values::pci::PciAddress;
 use crate::vm::VirtualMachine;
 use crate::vm::entry::Entry;
@@ -47,7 +46,7 @@ impl Record {
         if text.len() > MAX_LENGTH {
             return None;
         }
-        let items: Vec<Value> = json::parse(text).ok()?;
+        let items: Vec<Value> = serde_json::from_str(text).ok()?;
         let entries = items.iter().map(|item| {
             let entry = places.iter().find_map(|place| place.recorded(item))?;
             let beside = item.get("beside").and_then(Value::as_array).into_iter().flatten();

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::NodeSelector;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::json::{self, is_unset, or_default};
+use crate::json::{is_unset, or_default};
 use crate::keys::PREFIX;
 use crate::values::pci::MAX_DEVICES;
 use crate::values::quantity::Quantity;
@@ -170,7 +170,7 @@ impl VirtualMachine {
 
     /// A VirtualMachine as a manifest in JSON has it; `None` if it cannot be read.
     pub(crate) fn of_manifest(text: &str) -> Option<Self> {
-        json::parse(text).ok().map(Self::new)
+        serde_json::from_str(text).ok().map(Self::new)
     }
 
     /// The VirtualMachine as JSON.

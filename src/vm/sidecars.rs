@@ -5,7 +5,6 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::path::ShapeError;
-use crate::json;
 use crate::keys::PREFIX;
 
 /// Where in its command a hook sidecar of the policy has its mark: after `python3 -c PROGRAM`.
@@ -37,7 +36,7 @@ impl<'t> Sidecars<'t> {
         if value.trim().is_empty() {
             return Ok(Self::default());
         }
-        let entries = json::parse(value).map_err(|_| ShapeError::HookSidecars)?;
+        let entries = serde_json::from_str(value).map_err(|_| ShapeError::HookSidecars)?;
         Ok(Self { entries })
     }
 
@@ -93,5 +92,5 @@ pub(crate) fn argument_of(sidecar: &str, index: usize) -> Option<String> {
 
 /// The sidecar; one that is not as KubeVirt reads it has nothing.
 fn read(json: &str) -> Sidecar {
-    json::parse(json).unwrap_or_default()
+    serde_json::from_str(json).unwrap_or_default()
 }
