@@ -79,13 +79,14 @@ impl fmt::Display for Requester {
 ///
 /// Says where, never what: the payload contains the whole VirtualMachine, with the passwords of its cloud-init.
 ///
-/// Cause: "it ends too early", "it is not valid JSON, nested too deeply, or has a number out of range", or "a field is missing or has
-/// the wrong type": the request does not come from an API server, or the VM is nested more than about 120 levels deep
+/// Cause: the request does not come from an API server
 /// Cure: look at who sends it
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
     #[error("the admission request cannot be read: it is not UTF-8")]
     NotUtf8,
+    /// Cause: "it ends too early", "it is not valid JSON, nested too deeply, or has a number out of range", or "a field is missing or
+    /// has the wrong type": the request does not come from an API server, or the VM is nested more than about 120 levels deep
     #[error("the admission request cannot be read: {problem} at line {line}, column {column}")]
     Json { problem: &'static str, line: usize, column: usize },
     #[error("the admission request cannot be read: {0} is missing, or is not as an API server writes it")]

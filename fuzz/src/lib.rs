@@ -40,11 +40,13 @@ impl Answer {
         let mut response: Value = serde_json::from_slice(&bytes).expect("the answer is JSON");
         // The host takes null for absent.
         response.as_object_mut().expect("the answer is an object").retain(|_, value| !value.is_null());
+        let object = response.as_object_mut().and_then(|members| members.remove("mutated_object"));
         let mut words = format!("{response}\n{}", lines.lines().join("\n"));
-        if let Some(object) = response.get("mutated_object") {
+        if let Some(object) = object {
             let annotations = object["metadata"]["annotations"].as_object();
             let ours = annotations.into_iter().flatten().filter(|(key, _)| is_record(key));
             ours.for_each(|(key, value)| words.push_str(&format!("{key}: {value}\n")));
+            response["mutated_object"] = object;
         }
         let answer = Self { words, response };
         answer.check();
