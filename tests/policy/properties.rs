@@ -172,7 +172,7 @@ fn spec() -> impl Strategy<Value = Value> {
 }
 
 fn directive() -> impl Strategy<Value = Value> {
-    let mut good = vec![
+    let good = vec![
         "enabled",
         "disabled",
         "amd",
@@ -199,13 +199,19 @@ fn directive() -> impl Strategy<Value = Value> {
         "0000:00:02.0",
         "",
     ];
-    let examples: Vec<_> = features::directives().into_iter().map(|(_, value)| value).collect();
-    good.extend(examples.into_iter().filter(|value| !good.contains(value)).collect::<Vec<_>>());
     prop_oneof![
         8 => prop::sample::select(good).prop_map(|text| json!(text)),
         2 => ".{0,40}".prop_map(|text| json!(text)),
         1 => any_json(),
     ]
+}
+
+/// A value for a key: for a directive often the reference's example, else any.
+fn value_for(key: &str) -> BoxedStrategy<Value> {
+    match features::directives().into_iter().find(|(name, _)| *name == key) {
+        Some((_, example)) => prop_oneof![2 => directive(), 1 => Just(json!(example))].boxed(),
+        None => directive().boxed(),
+    }
 }
 
 fn own_keys() -> BoxedStrategy<Value> {
@@ -218,7 +224,7 @@ fn own_keys() -> BoxedStrategy<Value> {
     let keys =
         (asking, prop::sample::subsequence(records, 0..5)).prop_map(|(asking, records)| [asking, records].concat());
     keys.prop_flat_map(|keys| {
-        let values = prop::collection::vec(directive(), keys.len());
+        let values: Vec<_> = keys.iter().map(|key| value_for(key)).collect();
         (Just(keys), values).prop_map(|(keys, values)| {
             let members = keys.iter().zip(values);
             let mut map: Map<_, _> = members.map(|(key, value)| (format!("{PREFIX}{key}"), value)).collect();

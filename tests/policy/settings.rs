@@ -90,7 +90,8 @@ fn what_is_not_set_has_its_default() {
     assert_eq!(Settings::parse(b"null"), Ok(Settings::default()));
     let mut all = Vec::new();
     pointers(&defaults(), "", &mut all);
-    assert_eq!(all.len(), 58);
+    let keys = defaults().to_string().matches("\":").count();
+    assert_eq!(all.len(), keys);
     for pointer in all {
         for unset in [json!(null), json!(""), json!([]), json!({})] {
             let mut settings = defaults();
