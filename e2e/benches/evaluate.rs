@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use serde_json::{Value, json};
+use vm_feature_manager_testkit::features;
 use vmfm::admission::{self, AdmissionResponse};
 use vmfm::cluster::Cluster;
 use vmfm::host::Host;
@@ -98,7 +99,17 @@ fn cases() -> Vec<(&'static str, Case)> {
     ]
 }
 
+/// That the requests ask for every feature.
+fn check_features() {
+    let text: String = cases().iter().map(|(_, case)| String::from_utf8_lossy(&case.review).into_owned()).collect();
+    for feature in features::names() {
+        let key = format!("\"vm-feature-manager.io/{feature}\":");
+        assert!(text.contains(&key), "no request that is measured asks for {feature}; add it in cases()");
+    }
+}
+
 fn main() {
+    check_features();
     let cluster = Cluster::from_folder(&root().join("examples/workstation/cluster")).unwrap();
     let (policy, noop) = (root().join("policy.wasm"), root().join("target/noop.wasm"));
     let start = Instant::now();

@@ -82,9 +82,13 @@ discover() {
     KUBEVIRT_JSON=$(kubectl get kubevirts.kubevirt.io "$(setting .kubevirt.name kubevirt)" \
         --namespace "$(setting .kubevirt.namespace harvester-system)" --output json)
     export POLICY_JSON KUBEVIRT_JSON
-    local usual='.settings | [.configSource // "annotations", (.nestedVirtualization, .pciPassthrough, .usbPassthrough, .gpuDevicePlugin, .vbiosInjection
-        | if .enabled == false then false else .errorHandling // "reject" end)] == ["annotations", "reject", "reject", "reject", "reject", "reject"]'
-    need "the tests need the default configSource and errorHandling, and all features" jq --exit-status ".spec | $usual" <<<"$POLICY_JSON"
+    # The features' sections of the settings are those of the chart that have an error handling.
+    # shellcheck disable=SC2016 # jq's variables
+    local usual='($schema[0].properties.settings.properties | map_values(select(.properties.errorHandling)) | keys) as $sections
+        | .spec.settings | (.configSource // "annotations") == "annotations"
+        and ([.[$sections[]] | .enabled != false and (.errorHandling // "reject") == "reject"] | length > 0 and all)'
+    need "the tests need the default configSource and errorHandling, and all features" \
+        jq --exit-status --slurpfile schema charts/vm-feature-manager-policy/values.schema.json "$usual" <<<"$POLICY_JSON"
 
     # HARVESTER: the policy asks for PCI devices. SIBLINGS: Harvester adds those that share an IOMMU group.
     unset HARVESTER SIBLINGS

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use slog::{Logger, o};
 
 use cluster::with_cluster;
-use vm_feature_manager_testkit::PREFIX;
 use vm_feature_manager_testkit::log::Lines;
+use vm_feature_manager_testkit::{PREFIX, features};
 
 /// Looks at what comes of one input.
 pub type Check = fn(&[u8]);
@@ -134,47 +134,60 @@ pub fn validate_settings(data: &[u8]) {
     }
 }
 
+/// The names of all directives and options; the target `directives` knows them by their places here.
+pub fn keys() -> Vec<&'static str> {
+    features::names().into_iter().chain(features::options().into_iter().map(|(option, _)| option)).collect()
+}
+
+/// The directives that a directive or option needs beside it, with values that are applied in the cluster of the targets.
+fn beside<'v>(key: &str) -> Vec<(&'v str, &'v str)> {
+    const PCI: (&str, &str) = ("pci-passthrough", r#"{"devices": ["node1/0000:01:00.0"]}"#);
+    match key {
+        // The nodes have CPUs of two vendors, and the device says which one it is.
+        "nested-virt" | "usb-passthrough" => vec![PCI],
+        // The ROM alone is for the device that the VirtualMachine has.
+        "vbios-device" => vec![PCI, ("vbios-injection", "igpu-rom")],
+        "numa" => vec![("cpu-pinning", "enabled"), ("hugepages", "2Mi")],
+        _ => match features::options().into_iter().find(|(option, _)| *option == key) {
+            Some((_, feature)) => {
+                let directive = features::directives().into_iter().filter(|(name, _)| *name == feature);
+                beside(feature).into_iter().chain(directive).collect()
+            }
+            None => Vec::new(),
+        },
+    }
+}
+
+/// Whether a directive with this value, or that of an option, is applied in the cluster of the targets.
+pub fn is_applied(key: &str, value: &str) -> bool {
+    let mut directives = beside(key);
+    directives.push((key, value));
+    let feature =
+        features::options().into_iter().find(|(option, _)| *option == key).map_or(key, |(_, feature)| feature);
+    let answer = Answer::to(payload("CREATE", &asking(&VM, &directives), None, &json!({})).as_bytes());
+    let applied = answer.response["audit_annotations"]["applied"].as_str().unwrap_or_default();
+    applied.split(',').any(|name| name == feature)
+}
+
 /// The first byte says which directive or option, the second which settings; the rest is its value.
 pub fn directives(data: &[u8]) {
     let Some((text, [key, variant])) = split(data) else { return };
-    const PCI: (&str, &str) = ("pci-passthrough", r#"{"devices": ["node2/0000:05:00.0"]}"#);
-    const ROM: (&str, &str) = ("vbios-injection", "igpu-rom");
-    let directives = match key % 12 {
-        0 => vec![("nested-virt", text)],
-        1 => vec![("pci-passthrough", text)],
-        2 => vec![("gpu-device-plugin", text)],
-        3 => vec![PCI, ("vbios-injection", text)],
-        4 => vec![PCI, ROM, ("vbios-device", text)],
-        5 => vec![PCI, ROM, ("sidecar-image", text)],
-        6 => vec![("nested-virt", "enabled"), ("cpu-vendor", text)],
-        7 => vec![("cpu-pinning", text)],
-        8 => vec![("cpu-pinning", "enabled"), ("isolate-emulator-thread", text)],
-        9 => vec![("hugepages", text)],
-        10 => vec![("cpu-pinning", "enabled"), ("hugepages", "2Mi"), ("numa", text)],
-        _ => vec![("pci-passthrough", r#"{"devices": ["node1/0000:01:00.0"]}"#), ("usb-passthrough", text)],
-    };
-    let mode = ["reject", "allow-and-log", "strip-label"][usize::from(variant) % 3];
-    let settings = json!({
-        "nestedVirtualization": {"errorHandling": mode},
-        "pciPassthrough": {
-            "errorHandling": mode,
-            "deviceNames": if variant & 4 == 0 { "auto" } else { "address" },
-        },
-        "usbPassthrough": {
-            "errorHandling": mode,
-            "deviceNames": if variant & 4 == 0 { "auto" } else { "permitted" },
-        },
-        "cpuPinning": {"errorHandling": mode},
-        "hugepages": {"errorHandling": mode},
-        "numa": {"errorHandling": mode},
-        "gpuDevicePlugin": {"errorHandling": mode},
-        "vbiosInjection": {
-            "errorHandling": mode,
-            "romDelivery": if variant & 8 == 0 { "sidecar" } else { "volume" },
-        },
-    });
+    let keys = keys();
+    let key = keys[usize::from(key) % keys.len()];
+    let mut directives = beside(key);
+    directives.push((key, text));
+    let mut settings = error_handling(variant);
+    settings["pciPassthrough"]["deviceNames"] = json!(if variant & 4 == 0 { "auto" } else { "address" });
+    settings["usbPassthrough"]["deviceNames"] = json!(if variant & 4 == 0 { "auto" } else { "permitted" });
+    settings["vbiosInjection"]["romDelivery"] = json!(if variant & 8 == 0 { "sidecar" } else { "volume" });
     let vm = asking(&VM, &directives);
     check_features(&vm, &settings);
+}
+
+/// The settings in which all features handle errors alike.
+fn error_handling(variant: u8) -> Value {
+    let mode = ["reject", "allow-and-log", "strip-label"][usize::from(variant) % 3];
+    features::in_every_section(json!({}), "errorHandling", mode)
 }
 
 /// Text that nothing may repeat.
@@ -193,18 +206,8 @@ pub fn user_data(data: &[u8]) {
     let mut vm = VM.clone();
     let volumes = vm["spec"]["template"]["spec"]["volumes"].as_array_mut().expect("a list");
     volumes.push(json!({"name": "user-data", "cloudInitNoCloud": source}));
-    let mode = ["reject", "allow-and-log", "strip-label"][usize::from(variant) % 3];
-    let settings = json!({
-        "userData": {"enabled": true, "readSecrets": variant & 4 != 0},
-        "nestedVirtualization": {"errorHandling": mode},
-        "pciPassthrough": {"errorHandling": mode},
-        "usbPassthrough": {"errorHandling": mode},
-        "cpuPinning": {"errorHandling": mode},
-        "hugepages": {"errorHandling": mode},
-        "numa": {"errorHandling": mode},
-        "gpuDevicePlugin": {"errorHandling": mode},
-        "vbiosInjection": {"errorHandling": mode},
-    });
+    let mut settings = error_handling(variant);
+    settings["userData"] = json!({"enabled": true, "readSecrets": variant & 4 != 0});
     check_features(&vm, &settings);
 }
 

@@ -5,57 +5,47 @@ use std::io;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use vm_feature_manager_testkit::features;
 
-use crate::{PREFIX, VM, asking, payload};
+use crate::{PREFIX, VM, asking, keys, payload};
 
-const EXAMPLES: [&str; 9] = [
-    include_str!("../../examples/all/vm.yaml"),
-    include_str!("../../examples/gpu-device-plugin/vm.yaml"),
-    include_str!("../../examples/harvester/vm.yaml"),
-    include_str!("../../examples/nested-virt/vm.yaml"),
-    include_str!("../../examples/pci-passthrough/vm.yaml"),
-    include_str!("../../examples/usb-passthrough/vm.yaml"),
-    include_str!("../../examples/user-data/vm.yaml"),
-    include_str!("../../examples/vbios/vm.yaml"),
-    include_str!("../../examples/workstation/vm.yaml"),
-];
-
-/// Values of directives and options, each with the number that the target `directives` knows them by.
-const VALUES: [(u8, &str); 34] = [
-    (0, "enabled"),
-    (0, "disabled"),
-    (0, "true"),
-    (1, r#"{"devices": ["0000:01:00.0"]}"#),
-    (1, r#"{"devices": ["node1/0000:00:02.0", "node1-000003000"]}"#),
-    (1, r#"["00:02.0"]"#),
-    (1, "0000:01:00.0, 03:00.0"),
-    (1, r#"{"devices": [], "nodes": {"node1": 1}}"#),
-    (2, "nvidia.com/gpu"),
-    (2, "nvidia.com/gpu=2"),
-    (2, r#"{"resource": "nvidia.com/gpu", "count": 2}"#),
-    (3, "igpu-rom"),
-    (3, "other-namespace/igpu-rom"),
-    (3, "disabled"),
-    (4, "node2-000005000"),
-    (4, "hostdev0"),
-    (5, "registry.suse.com/harvester/sidecar-shim:v1.4.0"),
-    (5, "localhost:5000/a/b@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
-    (5, "sidecar"),
-    (6, "amd"),
-    (6, "intel"),
-    (6, "auto"),
-    (6, " AMD "),
-    (6, ""),
-    (7, "enabled"),
-    (8, "enabled"),
-    (9, "2Mi"),
-    (9, "1Gi"),
-    (10, "passthrough"),
-    (10, "disabled"),
-    (11, r#"{"devices": ["046d:c52b"]}"#),
-    (11, r#"{"devices": ["node1/046D:C52B", "1050:0407"]}"#),
-    (11, r#"{"devices": ["node1-046d-c52b-001002"]}"#),
-    (11, r#"["046d:c52b"]"#),
+/// Values of directives and options, beside the examples of the reference.
+const VALUES: &[(&str, &str)] = &[
+    ("nested-virt", "enabled"),
+    ("nested-virt", "disabled"),
+    ("nested-virt", "true"),
+    ("pci-passthrough", r#"{"devices": ["0000:01:00.0"]}"#),
+    ("pci-passthrough", r#"{"devices": ["node1/0000:00:02.0", "node1-000003000"]}"#),
+    ("pci-passthrough", r#"["00:02.0"]"#),
+    ("pci-passthrough", "0000:01:00.0, 03:00.0"),
+    ("pci-passthrough", r#"{"devices": [], "nodes": {"node1": 1}}"#),
+    ("gpu-device-plugin", "nvidia.com/gpu"),
+    ("gpu-device-plugin", "nvidia.com/gpu=2"),
+    ("gpu-device-plugin", r#"{"resource": "nvidia.com/gpu", "count": 2}"#),
+    ("vbios-injection", "igpu-rom"),
+    ("vbios-injection", "other-namespace/igpu-rom"),
+    ("vbios-injection", "disabled"),
+    ("vbios-device", "node1-000001000"),
+    ("vbios-device", "node2-000005000"),
+    ("vbios-device", "hostdev0"),
+    ("sidecar-image", "registry.suse.com/harvester/sidecar-shim:v1.4.0"),
+    ("sidecar-image", "localhost:5000/a/b@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+    ("sidecar-image", "sidecar"),
+    ("cpu-vendor", "amd"),
+    ("cpu-vendor", "intel"),
+    ("cpu-vendor", "auto"),
+    ("cpu-vendor", " AMD "),
+    ("cpu-vendor", ""),
+    ("cpu-pinning", "enabled"),
+    ("isolate-emulator-thread", "enabled"),
+    ("hugepages", "2Mi"),
+    ("hugepages", "1Gi"),
+    ("numa", "passthrough"),
+    ("numa", "disabled"),
+    ("usb-passthrough", r#"{"devices": ["046d:c52b"]}"#),
+    ("usb-passthrough", r#"{"devices": ["node1/046D:C52B", "1050:0407"]}"#),
+    ("usb-passthrough", r#"{"devices": ["node1-046d-c52b-001002"]}"#),
+    ("usb-passthrough", r#"["046d:c52b"]"#),
 ];
 
 const USER_DATA: [&str; 9] = [
@@ -76,8 +66,9 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "validate" => payloads(),
         "validate_settings" => settings().iter().map(|s| s.to_string().into_bytes()).collect(),
         "directives" => {
-            let seeds =
-                (0..12u8).flat_map(|variant| VALUES.iter().map(move |(key, text)| headed([*key, variant], text)));
+            let seeds = (0..12u8).flat_map(|variant| {
+                values().into_iter().map(move |(key, text)| headed([number_of(key), variant], text))
+            });
             seeds.collect()
         }
         "user_data" => {
@@ -101,6 +92,39 @@ pub fn write(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Values of every directive and option.
+pub fn values() -> Vec<(&'static str, &'static str)> {
+    let own = VALUES.iter().copied();
+    let examples = features::directives().into_iter().filter(|example| !VALUES.contains(example));
+    own.chain(examples).collect()
+}
+
+/// The byte by which the target `directives` knows a directive or an option.
+fn number_of(key: &str) -> u8 {
+    let place = keys().iter().position(|known| *known == key).unwrap_or_else(|| panic!("there is no {key} any more"));
+    u8::try_from(place).expect("fewer than 256 directives and options")
+}
+
+/// The virtual machines of all examples.
+fn examples() -> Vec<Value> {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        let mut entries: Vec<_> =
+            fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+        entries.sort();
+        for path in entries {
+            if path.ends_with("vm.yaml") {
+                let text = fs::read_to_string(&path).expect("an example");
+                found.push(serde_saphyr::from_str(&text).expect("YAML"));
+            } else if path.is_dir() && !path.ends_with("cluster") {
+                folders.push(path);
+            }
+        }
+    }
+    found
 }
 
 fn headed(head: [u8; 2], text: &str) -> Vec<u8> {
@@ -135,7 +159,7 @@ fn settings() -> Vec<Value> {
 }
 
 fn payloads() -> Vec<Vec<u8>> {
-    let mut objects: Vec<Value> = EXAMPLES.iter().map(|file| serde_saphyr::from_str(file).expect("YAML")).collect();
+    let mut objects = examples();
     objects.push(VM.clone());
     objects.push(asking(&VM, &[("nested-virt", "enabled"), ("nested-virt-added", r#"[{"cpuFeature":"svm"}]"#)]));
     objects.push(asking(

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 use rstest::rstest;
-use vm_feature_manager_fuzz::{TARGETS, seeds};
+use vm_feature_manager_fuzz::{TARGETS, is_applied, keys, seeds};
 
 const CASES: u32 = 5000;
 
@@ -21,6 +21,16 @@ fn a_long_run_takes_the_same_targets() {
     for (name, _) in TARGETS {
         let call = format!("vm_feature_manager_fuzz::{name}(");
         assert!(read(&format!("fuzz_targets/{name}.rs")).contains(&call), "{name}");
+    }
+}
+
+/// Else fuzzing would see nothing of it but refusals.
+#[test]
+fn every_directive_and_option_has_a_value_that_is_applied() {
+    for key in keys() {
+        let values = seeds::values();
+        let mut values = values.iter().filter(|(name, _)| *name == key);
+        assert!(values.any(|(_, value)| is_applied(key, value)), "{key}: name a value in fuzz/src/seeds.rs");
     }
 }
 

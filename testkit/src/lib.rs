@@ -2,6 +2,7 @@
 //! those of the module, and fuzzing. Panics where a test has to fail.
 
 pub mod cluster;
+pub mod features;
 pub mod log;
 mod request;
 

@@ -13,7 +13,7 @@ fn harvester() -> MemoryCluster {
     MemoryCluster::of(fixtures("../../examples/harvester/cluster/cluster.yaml"))
 }
 
-const ALL: &[(&str, &str)] = &[
+const THREE: &[(&str, &str)] = &[
     ("nested-virt", "enabled"),
     ("cpu-vendor", "intel"),
     ("pci-passthrough", r#"{"devices": ["0000:01:00.0"]}"#),
@@ -21,15 +21,15 @@ const ALL: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn a_vm_with_all_features_takes_four() {
-    let answer = Request::create(bare_vm(ALL)).cluster(harvester()).evaluate();
+fn a_vm_with_three_features_takes_four() {
+    let answer = Request::create(bare_vm(THREE)).cluster(harvester()).evaluate();
     assert!(answer.is_accepted(), "{}", answer.message());
     assert_eq!(answer.lookups, [WHO_AM_I, "list PCIDevice", "list PCIDeviceClaim", "get KubeVirt kubevirt"]);
 }
 
 #[test]
 fn a_vm_that_does_not_tell_its_cpu_vendor_takes_one_more() {
-    let mut vm = bare_vm(&[ALL[0], ALL[2], ALL[3]]);
+    let mut vm = bare_vm(&[THREE[0], THREE[2], THREE[3]]);
     vm["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "node1"});
     let answer = Request::create(vm).cluster(harvester()).evaluate();
     assert!(answer.is_accepted(), "{}", answer.message());
@@ -46,7 +46,7 @@ fn a_vm_that_does_not_tell_its_cpu_vendor_takes_one_more() {
 
 #[rstest]
 #[case::no_directive(vm(&[]), vm(&[]))]
-#[case::nothing_of_ours_changed(vm(ALL), vm(ALL))]
+#[case::nothing_of_ours_changed(vm(THREE), vm(THREE))]
 fn there_are_none_where_nothing_is_to_be_done(#[case] old: Value, #[case] mut new: Value) {
     new["spec"]["runStrategy"] = json!("Halted");
     let answer = Request::update(old, new.clone()).cluster(harvester()).evaluate();
@@ -75,7 +75,7 @@ pub const IS_IT_SERVED: &str = "get PCIDevice this-absence-is-expected.vm-featur
 fn before_a_list_the_rights_of_the_account_that_asks_are_reviewed() {
     let settings = json!({"policyServer": {"serviceAccount": "mine", "namespace": "guard"}});
     let cluster = harvester().run_as(RANCHER, RANCHER);
-    let answer = Request::create(bare_vm(&[ALL[2]])).settings(settings).cluster(cluster).evaluate();
+    let answer = Request::create(bare_vm(&[THREE[2]])).settings(settings).cluster(cluster).evaluate();
     assert!(answer.is_accepted(), "{}", answer.message());
     assert_eq!(answer.lookups, [WHO_AM_I, "list PCIDevice", "list PCIDeviceClaim", "get KubeVirt kubevirt"]);
     let reviews = [
@@ -94,7 +94,7 @@ fn an_account_that_is_not_named_is_that_of_the_settings() {
     let admin = "system:serviceaccount:guard:mine";
     let cluster = || harvester().failing(&SUBJECT_ACCESS_REVIEW, ClusterError::Unsupported);
     let ask = |cluster| {
-        let request = Request::create(bare_vm(&[ALL[2]])).settings(settings.clone());
+        let request = Request::create(bare_vm(&[THREE[2]])).settings(settings.clone());
         request.cluster(cluster).evaluate()
     };
     let answer = ask(cluster().run_as(admin, admin));
@@ -111,7 +111,7 @@ fn rights_of_another_account_do_not_count(
     #[case] account: &'static str,
     #[case] granted: &'static str,
     #[case] namespace: &str,
-    #[values(("nested-virt", "enabled"), ALL[2], ("pci-passthrough", r#"{"devices": ["node1/0000:01:00.0"]}"#))]
+    #[values(("nested-virt", "enabled"), THREE[2], ("pci-passthrough", r#"{"devices": ["node1/0000:01:00.0"]}"#))]
     directive: (&str, &str),
 ) {
     let cluster = harvester().run_as(account, granted);
@@ -134,7 +134,7 @@ fn rights_of_another_account_do_not_count(
 #[case::nothing_denied(&SUBJECT_ACCESS_REVIEW, ClusterError::NotFound, "nodes")]
 fn without_an_account_nothing_is_listed(#[case] kind: &'static Kind, #[case] error: ClusterError, #[case] part: &str) {
     let cluster = harvester().failing(kind, error).run_as("alice", "alice");
-    let answer = Request::create(bare_vm(&[ALL[0]])).cluster(cluster).evaluate();
+    let answer = Request::create(bare_vm(&[THREE[0]])).cluster(cluster).evaluate();
     answer.assert_denied(&[part]);
     assert_eq!(answer.lookups, [WHO_AM_I]);
     assert_eq!(answer.reviews, Vec::<String>::new());
@@ -143,7 +143,7 @@ fn without_an_account_nothing_is_listed(#[case] kind: &'static Kind, #[case] err
 #[rstest]
 fn without_that_right_nothing_is_listed(
     #[values("list", "watch")] verb: &'static str,
-    #[values((&NODE, ("nested-virt", "enabled")), (&PCI_DEVICE, ALL[2]))] case: (&'static Kind, (&str, &str)),
+    #[values((&NODE, ("nested-virt", "enabled")), (&PCI_DEVICE, THREE[2]))] case: (&'static Kind, (&str, &str)),
 ) {
     let (kind, directive) = case;
     let request = Request::create(bare_vm(&[directive]));
@@ -159,7 +159,7 @@ fn without_that_right_nothing_is_listed(
 #[case::control_character("node1\u{c}")]
 #[case::long(&"x".repeat(1 << 16))]
 fn a_name_that_no_object_can_have_is_not_looked_up(#[case] name: &str) {
-    let mut vm = bare_vm(&[ALL[0], ("pci-passthrough", r#"{"devices": ["0000:03:00.0"]}"#)]);
+    let mut vm = bare_vm(&[THREE[0], ("pci-passthrough", r#"{"devices": ["0000:03:00.0"]}"#)]);
     vm["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": name});
     vm["spec"]["template"]["spec"]["volumes"] =
         json!([{"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": name}}}]);
@@ -206,8 +206,8 @@ fn an_answer_that_is_not_as_expected_is_no_trap(#[case] answer: &str) {
     let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
     let cluster = Odd(answer.replace("DEEP", &deep));
     let log = slog::Logger::root(slog::Discard, slog::o!());
-    for vm in [bare_vm(&ALL[1..]), bare_vm(&[ALL[0]]), {
-        let mut vm = bare_vm(&[ALL[0], ALL[2], ALL[3]]);
+    for vm in [bare_vm(&THREE[1..]), bare_vm(&[THREE[0]]), {
+        let mut vm = bare_vm(&[THREE[0], THREE[2], THREE[3]]);
         vm["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "node1"});
         vm
     }] {

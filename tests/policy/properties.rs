@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::harness::{MemoryCluster, PREFIX, Request, evaluate, fixtures, vbios_objects};
+use super::harness::{MemoryCluster, PREFIX, Request, evaluate, features, fixtures, vbios_objects};
 
 /// The objects of both examples; of the two KubeVirt objects the one with the gate `Sidecar` counts.
 static HARVESTER: LazyLock<Vec<Value>> = LazyLock::new(|| {
@@ -17,6 +17,9 @@ static HARVESTER: LazyLock<Vec<Value>> = LazyLock::new(|| {
     objects.extend(usb.filter(|object| object["kind"] == "USBDevice"));
     objects
 });
+
+/// How the keys of a feature's records end.
+const RECORDS: [&str; 3] = ["-applied", "-error", "-added"];
 
 /// Any JSON.
 fn any_json() -> impl Strategy<Value = Value> {
@@ -169,7 +172,7 @@ fn spec() -> impl Strategy<Value = Value> {
 }
 
 fn directive() -> impl Strategy<Value = Value> {
-    let good = prop::sample::select(vec![
+    let good = vec![
         "enabled",
         "disabled",
         "amd",
@@ -195,43 +198,33 @@ fn directive() -> impl Strategy<Value = Value> {
         "gpu-0",
         "0000:00:02.0",
         "",
-    ]);
+    ];
     prop_oneof![
-        8 => good.prop_map(|text| json!(text)),
+        8 => prop::sample::select(good).prop_map(|text| json!(text)),
         2 => ".{0,40}".prop_map(|text| json!(text)),
         1 => any_json(),
     ]
 }
 
+/// A value for a key: for a directive often the reference's example, else any.
+fn value_for(key: &str) -> BoxedStrategy<Value> {
+    match features::directives().into_iter().find(|(name, _)| *name == key) {
+        Some((_, example)) => prop_oneof![2 => directive(), 1 => Just(json!(example))].boxed(),
+        None => directive().boxed(),
+    }
+}
+
 fn own_keys() -> BoxedStrategy<Value> {
-    let keys = prop::sample::subsequence(
-        vec![
-            "nested-virt",
-            "pci-passthrough",
-            "gpu-device-plugin",
-            "vbios-injection",
-            "cpu-pinning",
-            "hugepages",
-            "numa",
-            "usb-passthrough",
-            "cpu-vendor",
-            "isolate-emulator-thread",
-            "vbios-device",
-            "cpu-pinning-added",
-            "nested-virt-applied",
-            "nested-virt-added",
-            "pci-passthrough-added",
-            "pci-passthrough-applied",
-            "usb-passthrough-added",
-            "gpu-device-plugin-applied",
-            "gpu-device-plugin-error",
-            "vbios-injection-applied",
-            "nonsense",
-        ],
-        0..8,
-    );
+    let options = features::options().into_iter().map(|(option, _)| option);
+    let mut asking: Vec<_> = features::names().into_iter().chain(options).map(str::to_owned).collect();
+    asking.push("nonsense".to_owned());
+    let of_feature = |name: &str| RECORDS.map(|record| format!("{name}{record}"));
+    let records: Vec<_> = features::names().into_iter().flat_map(of_feature).collect();
+    let asking = prop::sample::subsequence(asking, 0..8);
+    let keys =
+        (asking, prop::sample::subsequence(records, 0..5)).prop_map(|(asking, records)| [asking, records].concat());
     keys.prop_flat_map(|keys| {
-        let values = prop::collection::vec(directive(), keys.len());
+        let values: Vec<_> = keys.iter().map(|key| value_for(key)).collect();
         (Just(keys), values).prop_map(|(keys, values)| {
             let members = keys.iter().zip(values);
             let mut map: Map<_, _> = members.map(|(key, value)| (format!("{PREFIX}{key}"), value)).collect();
@@ -268,22 +261,25 @@ fn settings() -> BoxedStrategy<Value> {
         members.extend(more);
         object(members).prop_map(Some).boxed()
     };
+    let numbers = || (1..9_usize).prop_map(|n| Some(json!(n))).boxed();
     let one_of = |values: Vec<&'static str>| prop::sample::select(values).prop_map(|value| Some(json!(value))).boxed();
-    let valid = object(vec![
+    let mut members = vec![
         ("addTrackingAnnotations", any::<bool>().prop_map(|b| Some(json!(b))).boxed()),
         ("configSource", one_of(vec!["annotations", "labels"])),
-        ("nestedVirtualization", section(vec![("cpuVendor", one_of(vec!["auto", "amd", "intel"]))])),
-        (
-            "pciPassthrough",
-            section(vec![
-                ("deviceNames", one_of(vec!["auto", "address", "harvester"])),
-                ("maxDevices", (1..9_usize).prop_map(|n| Some(json!(n))).boxed()),
-            ]),
-        ),
-        ("gpuDevicePlugin", section(vec![])),
-        ("vbiosInjection", section(vec![("romDelivery", one_of(vec!["sidecar", "volume"]))])),
-    ]);
-    prop_oneof![9 => valid, 1 => any_json()].boxed()
+    ];
+    for name in features::sections() {
+        let more = match name {
+            "nestedVirtualization" => vec![("cpuVendor", one_of(vec!["auto", "amd", "intel"]))],
+            "pciPassthrough" => {
+                vec![("deviceNames", one_of(vec!["auto", "address", "harvester"])), ("maxDevices", numbers())]
+            }
+            "usbPassthrough" => vec![("deviceNames", one_of(vec!["auto", "permitted", "harvester"]))],
+            "vbiosInjection" => vec![("romDelivery", one_of(vec!["sidecar", "volume"]))],
+            _ => vec![],
+        };
+        members.push((name, section(more)));
+    }
+    prop_oneof![9 => object(members), 1 => any_json()].boxed()
 }
 
 /// Whether everything that the user wrote is still there: members by their keys, list items in their order.
@@ -395,7 +391,7 @@ fn has_our_sidecar(vm: &Value) -> bool {
 }
 
 fn is_record(key: &str) -> bool {
-    ["-applied", "-error", "-added"].iter().any(|suffix| key.ends_with(suffix))
+    RECORDS.iter().any(|suffix| key.ends_with(suffix))
 }
 
 /// The value without empty lists and objects, which mean nothing.
@@ -611,16 +607,12 @@ proptest! {
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "seed", "namespace": "default"},
             "data": {"userdata": base64},
         })]);
-        let answer = Request::create(vm)
-            .settings(json!({
-                "userData": {"enabled": true, "readSecrets": true},
-                "nestedVirtualization": {"cpuVendor": "amd", "errorHandling": "allow-and-log"},
-                "pciPassthrough": {"errorHandling": "allow-and-log"},
-                "gpuDevicePlugin": {"errorHandling": "allow-and-log"},
-                "vbiosInjection": {"errorHandling": "allow-and-log"},
-            }))
-            .cluster(cluster)
-            .evaluate();
+        let settings = json!({
+            "userData": {"enabled": true, "readSecrets": true},
+            "nestedVirtualization": {"cpuVendor": "amd"},
+        });
+        let settings = features::in_every_section(settings, "errorHandling", "allow-and-log");
+        let answer = Request::create(vm).settings(settings).cluster(cluster).evaluate();
         prop_assert!(answer.is_accepted(), "{}", answer.message());
         prop_assert!(!answer.logs.join("").contains("hunter2"));
         prop_assert!(!answer.response["warnings"].to_string().contains("hunter2"));

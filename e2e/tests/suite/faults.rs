@@ -1,18 +1,18 @@
 //! Every call of the host failing in every way: the answer is what the error mode says, never a trap, never half a feature.
 
+use std::sync::LazyLock;
+
 use rstest::rstest;
 use serde_json::{Value, json};
+use vm_feature_manager_testkit::features;
 use vmfm::cluster::{Cluster, Faults};
 use vmfm::host::Evaluation;
 
 use crate::harness::{HOST, request, root, vm};
 
-const FEATURES: [(&str, &str, &str); 4] = [
-    ("nested-virt", "nestedVirtualization", "enabled"),
-    ("pci-passthrough", "pciPassthrough", r#"{"devices": ["0000:05:00.0"]}"#),
-    ("gpu-device-plugin", "gpuDevicePlugin", "nvidia.com/gpu"),
-    ("vbios-injection", "vbiosInjection", "igpu-rom"),
-];
+/// A directive for every feature.
+static DIRECTIVES: LazyLock<Vec<(&str, &str)>> =
+    LazyLock::new(|| features::directives_but(&[("pci-passthrough", r#"{"devices": ["0000:05:00.0"]}"#)]));
 
 /// Everything that a host may answer, and should not.
 fn faults() -> Vec<Result<Vec<u8>, String>> {
@@ -50,40 +50,40 @@ fn faults() -> Vec<Result<Vec<u8>, String>> {
 
 /// A VM with all features that must look everything up.
 fn asking() -> Value {
-    let directives: Vec<(&str, &str)> = FEATURES.iter().map(|(name, _, value)| (*name, *value)).collect();
-    let mut vm = vm(&directives);
+    let mut vm = vm(&DIRECTIVES);
     vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = json!([]);
     vm
 }
 
 fn evaluate(mode: &str, fault: Option<(usize, Result<Vec<u8>, String>)>) -> Evaluation {
-    let mut cluster = Cluster::from_folder(&root().join("examples/vbios/cluster")).unwrap();
-    cluster.add(json!({
-        "apiVersion": "v1", "kind": "Node",
-        "metadata": {"name": "node2", "labels": {"cpu-vendor.node.kubevirt.io/AMD": "true", "cpu-feature.node.kubevirt.io/svm": "true"}},
-    }));
-    let mut settings = json!({});
-    for (_, section, _) in FEATURES {
-        settings[section]["errorHandling"] = json!(mode);
-    }
+    let cluster = Cluster::from_folder(&root().join("examples/workstation/cluster")).unwrap();
+    let settings = features::in_every_section(json!({}), "errorHandling", mode);
     let host = HOST.with_cluster(cluster.with_faults(Faults { answer: fault, ..Faults::default() }));
     host.validate(&settings, &request(asking(), None))
 }
 
-/// What of the VM a feature changes.
+/// What of the VM a feature alone changes.
 fn traces(feature: &str, vm: &Value) -> Vec<Value> {
     let spec = &vm["spec"]["template"]["spec"];
     let domain = &spec["domain"];
     let annotations = &vm["spec"]["template"]["metadata"]["annotations"];
+    let host_devices = |are_usb: bool| {
+        let devices = domain["devices"]["hostDevices"].as_array().unwrap().iter();
+        let is_usb = |device: &Value| device["deviceName"].as_str().unwrap().starts_with("kubevirt.io/");
+        json!(devices.filter(|device| is_usb(device) == are_usb).collect::<Vec<_>>())
+    };
     match feature {
         "nested-virt" => vec![domain["cpu"]["features"].clone()],
-        "pci-passthrough" => {
-            vec![domain["devices"]["hostDevices"].clone(), spec["nodeSelector"].clone()]
-        }
+        "cpu-pinning" => vec![domain["cpu"]["dedicatedCpuPlacement"].clone()],
+        "hugepages" => vec![domain["memory"]["hugepages"].clone()],
+        "numa" => vec![domain["cpu"]["numa"].clone()],
+        "pci-passthrough" => vec![host_devices(false), spec["nodeSelector"].clone()],
+        "usb-passthrough" => vec![host_devices(true)],
         "gpu-device-plugin" => {
             vec![domain["devices"]["gpus"].clone(), domain["resources"]["limits"]["nvidia.com/gpu"].clone()]
         }
-        _ => vec![annotations["hooks.kubevirt.io/hookSidecars"].clone(), spec["volumes"].clone()],
+        "vbios-injection" => vec![annotations["hooks.kubevirt.io/hookSidecars"].clone(), spec["volumes"].clone()],
+        other => panic!("say here what of a VM {other} changes"),
     }
 }
 
@@ -94,10 +94,8 @@ fn traces(feature: &str, vm: &Value) -> Vec<Value> {
 fn at_every_position(#[case] mode: &str) {
     let before = asking();
     let clean = evaluate(mode, None);
-    assert_eq!(
-        clean.response.audit_annotations["applied"],
-        "pci-passthrough,gpu-device-plugin,vbios-injection,nested-virt"
-    );
+    let applied = clean.response.audit_annotations.get("applied").cloned().unwrap_or_default();
+    assert_eq!(applied, features::names().join(","), "{:?} {:?}", clean.response.status, clean.response.warnings);
     let calls = clean.activity.lookups().len();
     assert!(calls >= 9, "{:?}", clean.activity.lookups());
     let mut failures = 0;
@@ -117,7 +115,7 @@ fn at_every_position(#[case] mode: &str) {
             }
             assert!(response.allowed, "{what}: {:?}", response.status);
             let after = response.patched(&before).unwrap();
-            for (name, _, _) in FEATURES {
+            for name in features::names() {
                 let annotation =
                     |suffix: &str| &after["metadata"]["annotations"][format!("vm-feature-manager.io/{name}{suffix}")];
                 assert_ne!(has(&applied, name), has(&failed, name), "{what}: {name}");

@@ -40,7 +40,7 @@ fn denying(kind: &str) -> Faults {
     Faults { denied: vec![kind.to_owned()], ..with_metadata() }
 }
 
-const ALL: &[(&str, &str)] = &[
+const THREE: &[(&str, &str)] = &[
     ("nested-virt", "enabled"),
     ("pci-passthrough", r#"{"devices": ["0000:01:00.0"]}"#),
     ("gpu-device-plugin", "nvidia.com/GRID_T4-1Q"),
@@ -50,9 +50,9 @@ fn settings() -> Value {
     json!({"gpuDevicePlugin": {"allowedPlugins": ["nvidia.com/*"]}})
 }
 
-/// A VM with all features that must run on the node.
+/// A VM with three features that must run on the node.
 fn on_node(node: &str) -> Value {
-    let mut vm = vm(ALL);
+    let mut vm = vm(THREE);
     vm["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
     vm
 }
@@ -86,7 +86,7 @@ fn all_features_on_harvester() {
 
 #[test]
 fn lists_are_made_where_no_node_is_known() {
-    let mut vm = vm(&ALL[..2]);
+    let mut vm = vm(&THREE[..2]);
     vm["spec"]["template"]["spec"]["domain"]["cpu"]["model"] = json!("Haswell");
     let evaluation = evaluate(vm, json!({}), with_metadata());
     assert!(evaluation.response.allowed);
@@ -106,7 +106,7 @@ fn operations(evaluation: &Evaluation) -> Vec<&str> {
 
 #[rstest]
 #[case::no_directive(vm(&[]), vm(&[]))]
-#[case::no_change_of_ours(vm(ALL), vm(ALL))]
+#[case::no_change_of_ours(vm(THREE), vm(THREE))]
 fn nothing_is_looked_up_where_nothing_is_to_be_done(#[case] old: Value, #[case] mut new: Value) {
     new["metadata"]["finalizers"] = json!(["x"]);
     let evaluation = HOST.with_cluster(cluster()).validate(&json!({}), &request(new, Some(old)));
@@ -116,7 +116,7 @@ fn nothing_is_looked_up_where_nothing_is_to_be_done(#[case] old: Value, #[case] 
 
 #[test]
 fn the_metadata_declares_exactly_what_is_used() {
-    let any_node = vm(ALL);
+    let any_node = vm(THREE);
     let usb = vm(&[("usb-passthrough", r#"{"devices": ["1050:0407"]}"#)]);
     let owned = json!({"usbPassthrough": {"requireClaimOwner": true}});
     let with_usb = Cluster::from_folder(&root().join("examples/usb-passthrough/cluster")).unwrap();
@@ -152,7 +152,7 @@ fn the_metadata_declares_exactly_what_is_used() {
 fn requests() -> Vec<(String, Value)> {
     let reads_secrets = json!({"userData": {"enabled": true, "readSecrets": true}});
     let runs = [
-        evaluate(vm(ALL), settings(), with_metadata()),
+        evaluate(vm(THREE), settings(), with_metadata()),
         evaluate(vm(&[("vbios-injection", "igpu-rom")]), settings(), with_metadata()),
         evaluate(vm(&[]), reads_secrets, with_metadata()),
     ];
@@ -254,19 +254,19 @@ const LIST_OF_NODES: &str = "the service account kubewarden:policy-server, which
     on_node("node1"),
     "the service account kubewarden:policy-server, which may not get nodes"
 )]
-#[case::nodes_by_list(denying("Node"), vm(&ALL[..1]), LIST_OF_NODES)]
+#[case::nodes_by_list(denying("Node"), vm(&THREE[..1]), LIST_OF_NODES)]
 #[case::claims(
     denying("PCIDeviceClaim"),
     on_node("node1"),
     "which may not get pcideviceclaims.devices.harvesterhci.io; have an administrator run: kubectl create clusterrolebinding"
 )]
-#[case::claims_by_list(denying("PCIDeviceClaim"), vm(&ALL[1..2]), "which may not list and watch pcideviceclaims")]
+#[case::claims_by_list(denying("PCIDeviceClaim"), vm(&THREE[1..2]), "which may not list and watch pcideviceclaims")]
 #[case::pci_devices(denying("PCIDevice"), on_node("node1"), "which may not get pcidevices.devices")]
-#[case::pci_devices_by_list(denying("PCIDevice"), vm(&ALL[1..2]), "which may not list and watch pcidevices.devices")]
+#[case::pci_devices_by_list(denying("PCIDevice"), vm(&THREE[1..2]), "which may not list and watch pcidevices.devices")]
 #[case::offline(Faults { offline: true, ..with_metadata() }, on_node("node1"), "looking up nodes failed for now")]
 #[case::offline_by_list(
     Faults { offline: true, ..with_metadata() },
-    vm(&ALL[1..2]),
+    vm(&THREE[1..2]),
     "looking up pcidevices.devices.harvesterhci.io failed for now; try again later"
 )]
 #[case::not_in_the_metadata(
@@ -276,7 +276,7 @@ const LIST_OF_NODES: &str = "the service account kubewarden:policy-server, which
 )]
 #[case::old_host_without_can_i(
     Faults { unknown_operations: vec!["can_i".to_owned()], ..with_metadata() },
-    vm(&ALL[..1]),
+    vm(&THREE[..1]),
     "have an administrator install Kubewarden 1.27 or later"
 )]
 #[case::config_map(
@@ -313,8 +313,8 @@ fn a_lookup_that_fails_is_an_error_of_one_line_in_the_policys_words(
 /// Rancher installs Kubewarden into another namespace than its own charts do. If only the other account has the rights, a
 /// list would never return.
 #[rstest]
-#[case::nodes(vm(&ALL[..1]))]
-#[case::pci_devices(vm(&ALL[1..2]))]
+#[case::nodes(vm(&THREE[..1]))]
+#[case::pci_devices(vm(&THREE[1..2]))]
 #[case::node_by_name(on_node("node1"))]
 fn an_account_without_rights_is_named_and_the_command_that_grants_them(#[case] vm: Value) {
     let account = "system:serviceaccount:cattle-kubewarden-system:policy-server";
@@ -336,7 +336,7 @@ fn an_account_without_rights_is_named_and_the_command_that_grants_them(#[case] v
 })]
 #[case::old_host_without_can_i(Faults { unknown_operations: vec!["can_i".to_owned()], ..with_metadata() })]
 fn pci_devices_that_the_policy_cannot_ask_for_are_named_by_address(#[case] faults: Faults) {
-    let evaluation = evaluate(vm(&ALL[1..2]), settings(), faults);
+    let evaluation = evaluate(vm(&THREE[1..2]), settings(), faults);
     assert_eq!(patch(&evaluation)[2]["value"], json!({"name": "pci-device-0", "deviceName": "pci_0000_01_00_0"}));
     let warnings = evaluation.response.warnings.join(" ");
     assert!(warnings.contains("are named by their addresses"), "{warnings}");
@@ -345,14 +345,14 @@ fn pci_devices_that_the_policy_cannot_ask_for_are_named_by_address(#[case] fault
 #[test]
 fn on_a_cluster_without_harvester_pci_devices_are_named_by_address() {
     let host = HOST.with_cluster(Cluster::default());
-    let evaluation = host.validate(&settings(), &request(vm(&ALL[1..2]), None));
+    let evaluation = host.validate(&settings(), &request(vm(&THREE[1..2]), None));
     assert_eq!(patch(&evaluation)[2]["value"]["deviceName"], "pci_0000_01_00_0");
 }
 
 #[test]
 fn kubevirt_that_may_not_be_read_leaves_a_limit_and_a_warning() {
     for faults in [denying("KubeVirt"), Faults { offline: true, ..with_metadata() }] {
-        let evaluation = evaluate(vm(&ALL[2..]), settings(), faults);
+        let evaluation = evaluate(vm(&THREE[2..]), settings(), faults);
         assert_eq!(patch(&evaluation)[2]["value"], "1");
         let warnings = evaluation.response.warnings.join(" ");
         assert!(warnings.contains("permittedHostDevices cannot be read: "), "{warnings}");

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use rstest::rstest;
 use serde_json::{Value, json};
+use vm_feature_manager_testkit::features;
 use vmfm::yaml;
 
 use crate::crd;
@@ -500,30 +501,30 @@ mod examples {
         found
     }
 
+    /// The directives of a virtual machine.
+    fn asked(vm: &Value) -> BTreeSet<&str> {
+        let annotations = vm["metadata"]["annotations"].as_object().into_iter().flatten();
+        let keys = annotations.filter_map(|(key, _)| key.strip_prefix("vm-feature-manager.io/"));
+        keys.filter(|key| !features::options().iter().any(|(option, _)| option == key)).collect()
+    }
+
     #[test]
-    fn every_feature_has_one_alone_and_one_together() {
-        let names: Vec<String> =
-            folders().iter().map(|f| f.strip_prefix(root().join("examples")).unwrap().display().to_string()).collect();
-        let expected = [
-            "all",
-            "gpu-device-plugin",
-            "harvester",
-            "kubevirt/all",
-            "kubevirt/gpu-device-plugin",
-            "kubevirt/nested-virt",
-            "kubevirt/pci-passthrough",
-            "kubevirt/usb-passthrough",
-            "kubevirt/vbios",
-            "nested-virt",
-            "pci-passthrough",
-            "sriov",
-            "usb-passthrough",
-            "user-data",
-            "vbios",
-            "vgpu",
-            "workstation",
-        ];
-        assert_eq!(names, expected);
+    fn every_feature_is_in_one() {
+        let vms: Vec<Value> =
+            folders().iter().map(|folder| yaml::read(&folder.join("vm.yaml")).unwrap().remove(0)).collect();
+        for feature in features::names() {
+            assert!(vms.iter().any(|vm| asked(vm).contains(feature)), "no virtual machine in examples has {feature}");
+        }
+    }
+
+    #[test]
+    fn each_is_tested_in_a_cluster() {
+        let tests = text("e2e/cluster/cluster.bats");
+        let tested: BTreeSet<&str> =
+            tests.lines().filter_map(|line| line.strip_prefix("@test \"example ")?.strip_suffix("\" {")).collect();
+        let names = folders();
+        let names = names.iter().map(|folder| folder.strip_prefix(root().join("examples")).unwrap().to_str().unwrap());
+        assert_eq!(tested, names.collect(), "the tests in e2e/cluster/cluster.bats, and the examples");
     }
 
     #[test]
@@ -542,13 +543,9 @@ mod examples {
             assert!(evaluation.response.allowed, "{name}: {:?}", evaluation.response.status);
             assert!(!evaluation.response.audit_annotations.contains_key("failed"), "{name}");
 
-            let asked = vm["metadata"]["annotations"].as_object().unwrap().keys();
-            let options = ["cpu-vendor", "isolate-emulator-thread", "vbios-device", "sidecar-image"];
-            let asked = asked.filter_map(|key| key.strip_prefix("vm-feature-manager.io/"));
-            let asked: BTreeSet<&str> = asked.filter(|key| !options.contains(key)).collect();
             let applied = &evaluation.response.audit_annotations["applied"];
             if !name.to_string().ends_with("user-data") {
-                assert_eq!(applied.split(',').collect::<BTreeSet<_>>(), asked, "{name}");
+                assert_eq!(applied.split(',').collect::<BTreeSet<_>>(), asked(&vm), "{name}");
             }
             let after = evaluation.response.patched(&vm).unwrap();
             assert_ne!(after["spec"], vm["spec"], "{name}");

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rstest::rstest;
 use serde_json::{Value, json};
+use vm_feature_manager_testkit::features;
 use vmfm::cluster::{Cluster, Faults, granted_by};
 use vmfm::yaml;
 
@@ -11,12 +12,20 @@ use crate::harness::{HOST, request, root, vm};
 
 const PREFIX: &str = "vm-feature-manager.io/";
 
-/// Every feature, by a directive that comes, and one that it changes to; where the source can hold it.
-const FEATURES: [(&str, &str, &str); 4] = [
-    ("nested-virt", "enabled", "yes"),
-    ("pci-passthrough", r#"{"devices":["node2/0000:05:00.0"]}"#, r#"{"devices":["node2/05:00.0"]}"#),
-    ("gpu-device-plugin", "nvidia.com/gpu", "nvidia.com/gpu=2"),
-    ("vbios-injection", "igpu-rom", "igpu-rom"),
+/// Directives that come, where the reference's example is of no use here; the directives of all other features come with it.
+const FIRST: [(&str, &str); 2] = [
+    ("pci-passthrough", r#"{"devices":["node2/0000:05:00.0"]}"#),
+    ("usb-passthrough", r#"{"devices":["node2/046d:c52b"]}"#),
+];
+
+/// What directives change to; all others are written again.
+const SECOND: [(&str, &str); 6] = [
+    ("pci-passthrough", r#"{"devices":["node2/05:00.0"]}"#),
+    ("usb-passthrough", r#"{"devices":["046d:c52b"]}"#),
+    ("gpu-device-plugin", "nvidia.com/gpu=2"),
+    ("nested-virt", "yes"),
+    ("cpu-pinning", "yes"),
+    ("hugepages", "1Gi"),
 ];
 
 fn settings(source: &str, tracking: bool) -> Value {
@@ -29,7 +38,7 @@ fn settings(source: &str, tracking: bool) -> Value {
 }
 
 fn cluster(user_data: Option<&str>) -> Cluster {
-    let mut cluster = Cluster::from_folder(&root().join("examples/vbios/cluster")).unwrap();
+    let mut cluster = Cluster::from_folder(&root().join("examples/workstation/cluster")).unwrap();
     if let Some(text) = user_data {
         cluster.add(json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "seed", "namespace": "default"},
@@ -87,15 +96,13 @@ fn evaluate(source: &str, tracking: bool, (vm, text): (Value, Option<String>), o
     after
 }
 
-/// What of a VM matters here: the part that features change.
-fn features(vm: &Value) -> Value {
-    let spec = &vm["spec"]["template"]["spec"];
+/// What of a VM matters here: all that features change.
+fn changed_part(vm: &Value) -> Value {
+    let template = &vm["spec"]["template"];
     json!({
-        "cpu": spec["domain"]["cpu"]["features"],
-        "hostDevices": spec["domain"]["devices"]["hostDevices"],
-        "limits": spec["domain"]["resources"]["limits"],
-        "nodeSelector": spec["nodeSelector"],
-        "sidecars": vm["spec"]["template"]["metadata"]["annotations"]["hooks.kubevirt.io/hookSidecars"],
+        "domain": template["spec"]["domain"],
+        "nodeSelector": template["spec"]["nodeSelector"],
+        "annotations": template["metadata"]["annotations"],
         "applied": vm["metadata"]["annotations"].as_object().unwrap().keys().filter(|k| k.ends_with("-applied")).count(),
     })
 }
@@ -106,29 +113,33 @@ fn directives_come_change_and_go(
     #[values(true, false)] tracking: bool,
     #[values(true, false)] comes_with_the_vm: bool,
 ) {
-    let first: Vec<(&str, &str)> = FEATURES.iter().map(|(name, value, _)| (*name, *value)).collect();
-    let second: Vec<(&str, &str)> = FEATURES.iter().map(|(name, _, value)| (*name, *value)).collect();
+    let (first, second) = (features::directives_but(&FIRST), features::directives_but(&SECOND));
     let mut plain = vm(&[]);
-    plain["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = json!(null);
+    plain["spec"]["template"]["spec"]["domain"]["devices"].as_object_mut().unwrap().remove("hostDevices");
     let old = (!comes_with_the_vm).then(|| with_directives(&plain, source, &[]).0);
-    let before = features(&plain);
+    let before = changed_part(&plain);
 
     let stored = evaluate(source, tracking, with_directives(&plain, source, &first), old);
-    let applied = features(&stored);
-    assert_eq!(applied["cpu"], json!([{"name": "svm", "policy": "require"}]));
-    assert_eq!(applied["hostDevices"].as_array().unwrap().len(), 1);
-    assert_eq!(applied["limits"]["nvidia.com/gpu"], "1");
+    let applied = changed_part(&stored);
+    let domain = &applied["domain"];
+    assert_eq!(domain["cpu"]["features"], json!([{"name": "svm", "policy": "require"}]));
+    assert_eq!(domain["cpu"]["dedicatedCpuPlacement"], true);
+    assert_eq!(domain["cpu"]["numa"], json!({"guestMappingPassthrough": {}}));
+    assert_eq!(domain["memory"]["hugepages"]["pageSize"], "2Mi");
+    assert_eq!(domain["devices"]["hostDevices"].as_array().unwrap().len(), 2);
+    assert_eq!(domain["resources"]["limits"]["nvidia.com/gpu"], "1");
     assert_eq!(applied["nodeSelector"], json!({"kubernetes.io/hostname": "node2"}));
-    assert!(applied["sidecars"].is_string());
-    assert_eq!(applied["applied"], json!(if tracking { 4 } else { 0 }));
+    assert!(applied["annotations"]["hooks.kubevirt.io/hookSidecars"].is_string());
+    assert_eq!(applied["applied"], json!(if tracking { first.len() } else { 0 }));
 
     let changed = evaluate(source, tracking, with_directives(&stored, source, &second), Some(stored.clone()));
     let mut expected = applied.clone();
-    expected["limits"]["nvidia.com/gpu"] = json!("2");
-    assert_eq!(features(&changed), expected);
+    expected["domain"]["resources"]["limits"]["nvidia.com/gpu"] = json!("2");
+    expected["domain"]["memory"]["hugepages"]["pageSize"] = json!("1Gi");
+    assert_eq!(changed_part(&changed), expected);
 
     let gone = evaluate(source, tracking, with_directives(&changed, source, &[]), Some(changed.clone()));
-    assert_eq!(features(&gone), before);
+    assert_eq!(changed_part(&gone), before);
 }
 
 #[test]
@@ -139,9 +150,10 @@ fn the_example_of_a_node_driver_is_mutated_by_its_user_data() {
     let host = HOST.with_cluster(Cluster::from_folder(&folder.join("cluster")).unwrap());
     let evaluation = host.validate(&settings, &request(vm.clone(), None));
     assert_eq!(evaluation.response.audit_annotations["applied"], "pci-passthrough,nested-virt");
-    let after = features(&evaluation.response.patched(&vm).unwrap());
-    assert_eq!(after["cpu"][0]["name"], "vmx");
-    assert_eq!(after["hostDevices"][0]["name"], "node1-000000020");
+    let after = evaluation.response.patched(&vm).unwrap();
+    let domain = &after["spec"]["template"]["spec"]["domain"];
+    assert_eq!(domain["cpu"]["features"][0]["name"], "vmx");
+    assert_eq!(domain["devices"]["hostDevices"][0]["name"], "node1-000000020");
     // Without the setting it is a VM that asks for nothing.
     let evaluation = host.validate(&json!({}), &request(vm, None));
     assert_eq!(evaluation.response.patch, None);
