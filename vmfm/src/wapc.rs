@@ -1,5 +1,5 @@
-//! waPC, the protocol between a WebAssembly host and its guest, on wasmtime, with the little of WASI that a guest in Rust needs.
-//! Compiled modules may be kept in a folder.
+//! waPC, the protocol between a WebAssembly host and its guest, on wasmtime. It offers only as much of WASI as a guest
+//! in Rust needs. Compiled modules can be kept in a folder.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -26,18 +26,18 @@ pub struct Instance {
     memory: Memory,
 }
 
-/// What an instance has taken up to now, its start included.
+/// What an instance has used so far, including its start.
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
-    /// Wasmtime's fuel: about one unit an instruction, the same on every machine.
+    /// Wasmtime's fuel: about one unit per instruction. It is the same on every machine.
     pub fuel: u64,
     /// The linear memory, in bytes.
     pub memory: usize,
-    /// How much of the stack is zero still, in bytes: it grows down to the start of the memory.
+    /// How many bytes of the stack are still zero. The stack grows down to the start of the memory.
     pub free_stack: usize,
 }
 
-/// What a call has said so far.
+/// The data of a call so far.
 struct State {
     callback: Callback,
     operation: Vec<u8>,
@@ -48,19 +48,20 @@ struct State {
     error: Option<Vec<u8>>,
 }
 
-/// More than any call takes: fuel is counted, not limited.
+/// More than any call needs, because fuel is only counted, not limited.
 const FUEL: u64 = u64::MAX / 2;
 
 impl Guest {
-    /// Compiles a module, or takes it from a folder of compiled modules, into which it is put otherwise.
+    /// Compiles a module, or loads it from a folder of compiled modules. A module that is not in the folder is added.
     ///
     /// # Errors
-    /// The bytes are no module, or it needs what waPC does not offer.
+    /// The bytes are not a module, or it needs something that waPC does not offer.
     pub fn load(bytes: &[u8], cache: Option<&Path>) -> Result<Self> {
         let mut config = Config::new();
         config.consume_fuel(true);
         if cfg!(debug_assertions) {
-            // An engine that is not optimised itself takes seconds to optimise a module that then runs for a millisecond.
+            // An engine that is compiled without optimization would take seconds to optimize a module that then runs
+            // for a millisecond.
             config.cranelift_opt_level(OptLevel::None);
         }
         let engine = Engine::new(&config)?;
@@ -74,7 +75,7 @@ impl Guest {
     /// A fresh instance.
     ///
     /// # Errors
-    /// The guest's start fails, or it is no waPC guest.
+    /// The start of the guest fails, or it is not a waPC guest.
     pub fn instance(&self, callback: Callback) -> Result<Instance> {
         let [operation, payload, host_answer] = [const { Vec::new() }; 3];
         let state = State { callback, operation, payload, host_answer, response: None, error: None };
@@ -123,8 +124,8 @@ impl Instance {
     }
 }
 
-/// The compiled module from the folder. What is not there, is of another version of the engine, or is damaged is compiled, and
-/// kept if that is possible.
+/// The compiled module from the folder. If it is not there, is damaged, or belongs to another version of the engine,
+/// the module is compiled, and saved if possible.
 fn kept(engine: &Engine, bytes: &[u8], folder: &Path) -> Result<Module> {
     let key = hash(&(bytes, Hashed(engine.precompile_compatibility_hash())));
     let file = folder.join(format!("{key:016x}.cwasm"));
@@ -136,21 +137,23 @@ fn kept(engine: &Engine, bytes: &[u8], folder: &Path) -> Result<Module> {
     let Some(module) = compiled(engine, &content) else {
         bail!("the engine does not take what it has compiled");
     };
-    // Under another name first, so that nobody reads half a file. A folder that cannot be written costs time only.
+    // It is written under another name first, so that nobody reads half a file. If the folder is not writable, that
+    // only costs time.
     let unfinished = file.with_extension(std::process::id().to_string());
     let written = fs::create_dir_all(folder).and_then(|()| fs::write(&unfinished, &content));
     let _ = written.and_then(|()| fs::rename(&unfinished, &file));
     Ok(module)
 }
 
-/// The module in a file of the folder, unless the file is damaged or of another engine.
+/// The module in a file of the folder, unless the file is damaged or belongs to another engine.
 fn compiled(engine: &Engine, content: &[u8]) -> Option<Module> {
     let (sum, code) = content.split_first_chunk()?;
     if u64::from_le_bytes(*sum) != hash(code) {
         return None;
     }
-    // SAFETY: the code is what `precompile_module` has written, as the sum before it tells; the engine itself checks that it is of
-    // its own version and settings. Who can write a wrong file with a right sum can write the program, too.
+    // SAFETY: the checksum at the start of the file shows that the code was written by `precompile_module`, and the
+    // engine checks that it belongs to its own version and settings. Anyone who can write a wrong file with a correct
+    // checksum can also replace the program.
     unsafe { Module::deserialize(engine, code) }.ok()
 }
 
@@ -232,7 +235,7 @@ fn host_call(
     Ok(i32::from(is_answer))
 }
 
-/// As much of WASI as the standard library needs where nothing is read or printed.
+/// The part of WASI that the standard library needs if nothing is read or printed.
 fn add_wasi(linker: &mut Linker<State>) -> Result<()> {
     const SUCCESS: i32 = 0;
     const BAD_FILE: i32 = 8;
@@ -243,7 +246,7 @@ fn add_wasi(linker: &mut Linker<State>) -> Result<()> {
         write(&mut caller, size, &[0; 4])?;
         Ok(SUCCESS)
     })?;
-    // Seeds of hash maps. The same each time, so that an evaluation can be repeated.
+    // Seeds for hash maps. They are the same every time, so that an evaluation can be repeated.
     linker.func_wrap(wasi, "random_get", |mut caller: Calling<'_>, at: i32, length: i32| -> Result<i32> {
         let bytes = vec![0; usize::try_from(length)?];
         write(&mut caller, at, &bytes)?;
@@ -283,7 +286,7 @@ mod tests {
     use super::*;
     use std::path::PathBuf;
 
-    /// A module with nothing in it.
+    /// An empty module.
     const EMPTY: &[u8] = b"\0asm\x01\0\0\0";
 
     fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
@@ -306,7 +309,7 @@ mod tests {
             kept(&engine, EMPTY, &folder).unwrap();
             assert!(files(&folder) == [(path.clone(), content.clone())]);
         }
-        // Another module, and the same one for another engine, have files of their own.
+        // Another module has its own file, and so has the same module for another engine.
         kept(&engine, &[EMPTY, b"\0\x02\x01x"].concat(), &folder).unwrap();
         let mut config = Config::new();
         config.consume_fuel(true);
