@@ -1,7 +1,6 @@
 //! A Kubewarden policy that gives KubeVirt virtual machines hardware features, each with one annotation.
 //!
-//! This file registers the waPC functions and sets up the logger. `policy.rs` shows what happens to a request, in
-//! order.
+//! This file registers the waPC functions and sets up the logger. `policy.rs` shows what happens to a request, in order.
 
 #![deny(missing_docs)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

@@ -1,5 +1,4 @@
-//! Turns a verdict into the bytes that the Kubewarden host reads. This module does not know how the verdict was
-//! reached.
+//! Turns a verdict into the bytes that the Kubewarden host reads. This module does not know how the verdict was reached.
 
 use kubewarden_policy_sdk::response::ValidationResponse;
 use kubewarden_policy_sdk::settings::SettingsValidationResponse;

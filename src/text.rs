@@ -61,8 +61,7 @@ pub(crate) fn line(message: &str) -> String {
 }
 
 /// The message as admission warnings, each one line of printable ASCII. If the message is too long, it continues in
-/// another warning. It is split after a clause if possible, otherwise after a word, so that a command in it stays in
-/// one piece.
+/// another warning. It is split after a clause if possible, otherwise after a word, so that a command in it stays in one piece.
 pub(crate) fn warnings(message: &str) -> Vec<String> {
     let to_ascii = |c: char| match c {
         ' '..='~' => c,

@@ -114,8 +114,7 @@ pub fn validate(data: &[u8]) {
     check_done(&Answer::to(again.to_string().as_bytes()));
 }
 
-/// Any payload of `validate_settings`. If the policy says that the settings are valid, it can evaluate a request with
-/// them.
+/// Any payload of `validate_settings`. If the policy says that the settings are valid, it can evaluate a request with them.
 pub fn validate_settings(data: &[u8]) {
     let bytes = vm_feature_manager_policy::validate_settings(data);
     let response: Value = serde_json::from_slice(&bytes).expect("the answer is JSON");

@@ -58,8 +58,7 @@ impl Condition {
     }
 }
 
-/// The lookup that belongs to no feature: before the policy lists objects, it asks whether policy-server has the
-/// permission.
+/// The lookup that belongs to no feature: before the policy lists objects, it asks whether policy-server has the permission.
 pub(crate) const REVIEW: Access = Access {
     kinds: &[&SUBJECT_ACCESS_REVIEW],
     verbs: Verbs::Create,

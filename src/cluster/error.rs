@@ -55,8 +55,7 @@ impl Account {
         self.0.strip_prefix(SERVICE_ACCOUNT)?.split_once(':')
     }
 
-    /// The groups that the API server adds to the account. Without them, permissions that are bound to a group would
-    /// not count.
+    /// The groups that the API server adds to the account. Without them, permissions that are bound to a group would not count.
     pub(super) fn groups(&self) -> Vec<String> {
         let mut groups = Vec::new();
         if let Some((namespace, _)) = self.service_account() {
@@ -152,8 +151,7 @@ impl LookupError {
     }
 
     /// The command that grants the missing permission. For objects in users' namespaces, it grants that one permission
-    /// in that one namespace. Otherwise it binds the policy's ClusterRole, which has all permissions that the policy
-    /// needs.
+    /// in that one namespace. Otherwise it binds the policy's ClusterRole, which has all permissions that the policy needs.
     fn command(&self, account: Option<&Account>) -> String {
         let subject = match account {
             Some(account) => account.as_subject(),

@@ -109,8 +109,7 @@ impl HostDevice {
         (!group.is_empty()).then(|| (self.node(), group))
     }
 
-    /// Whether this is a USB device that is plugged in and enabled for passthrough. For a PCI device, its claim says
-    /// so.
+    /// Whether this is a USB device that is plugged in and enabled for passthrough. For a PCI device, its claim says so.
     pub(crate) fn is_enabled_usb_device(&self) -> bool {
         self.status.enabled && self.status.status != "orphaned"
     }

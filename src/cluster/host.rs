@@ -57,8 +57,7 @@ fn of_host(text: &str) -> ClusterError {
     }
 }
 
-/// The account that the API server's refusal names: `User "system:serviceaccount:kubewarden:policy-server" cannot get
-/// ...`.
+/// The account that the API server's refusal names: `User "system:serviceaccount:kubewarden:policy-server" cannot get ...`.
 fn named_account(line: &str) -> Option<Account> {
     let (_, rest) = line.split_once("User \"")?;
     let (name, _) = rest.split_once("\" cannot ")?;

@@ -81,8 +81,7 @@ struct Status {
 }
 
 impl KubeVirt {
-    /// The tag of upstream's images for the running version: `v` and the version, without what a distribution appended
-    /// to it.
+    /// The tag of upstream's images for the running version: `v` and the version, without what a distribution appended to it.
     pub(crate) fn version(&self) -> Option<String> {
         let version = self.status.observed_kube_virt_version.trim_start_matches('v');
         let (core, suffix) = match version.split_once(['-', '+']) {

@@ -66,8 +66,7 @@ pub trait Cluster {
     fn can_i(&self, request: &CanIRequest) -> Result<Vec<u8>, ClusterError>;
 }
 
-/// The name of the object that the policy asks for to be refused. policy-server logs the refusal as an error, with this
-/// name.
+/// The name of the object that the policy asks for to be refused. policy-server logs the refusal as an error, with this name.
 const REFUSED: &str = "this-refusal-is-expected.vm-feature-manager.io";
 
 /// The name of the object that the policy asks for although it does not exist. policy-server logs that, too.
@@ -154,8 +153,7 @@ impl<'c> Lookups<'c> {
         self.once::<List<T>>(Query::all(kind)).map(|list| list.items.clone())
     }
 
-    /// A device by its name, taken from the list of all devices if that was looked up. `kind` is PCIDevice or
-    /// USBDevice.
+    /// A device by its name, taken from the list of all devices if that was looked up. `kind` is PCIDevice or USBDevice.
     pub(crate) fn device(&self, kind: &'static Kind, name: &str) -> Result<Rc<HostDevice>, LookupError> {
         let is_listed = matches!(self.known(Query::all(kind)), Some(Ok(_)));
         let listed = if is_listed { self.list::<HostDevice>(kind)? } else { Vec::new() };

@@ -127,8 +127,7 @@ impl UserData {
         &self.notes
     }
 
-    /// Reads a volume's user data, in the order in which KubeVirt looks for it: the Secret, the text, the text in
-    /// base64.
+    /// Reads a volume's user data, in the order in which KubeVirt looks for it: the Secret, the text, the text in base64.
     fn read_source(&mut self, volume: &str, source: &CloudInit<'_>, secret: Option<ReadSecret<'_>>) {
         if let (Some(name), Some(read)) = (source.secret(), secret) {
             match read(name) {

@@ -36,8 +36,7 @@ pub(crate) struct Evaluation<'r> {
     declared: Option<VirtualMachine>,
     verdict: Verdict,
     refusals: Vec<String>,
-    /// The entries of features that are switched off, and of features that are already applied, whether added now or
-    /// earlier.
+    /// The entries of features that are switched off, and of features that are already applied, whether added now or earlier.
     kept: Vec<Entry>,
     /// The entries that those features removed in this request.
     removed: Vec<Entry>,

@@ -33,8 +33,7 @@ pub(super) struct Change {
 }
 
 impl Evaluation<'_> {
-    /// Finds what the feature added before: the entries of its record that are still there and do not belong to the
-    /// user.
+    /// Finds what the feature added before: the entries of its record that are still there and do not belong to the user.
     pub(super) fn find(&self, feature: &Feature, is_asked_for: bool) -> Traces {
         let name = feature.name;
         let read = |text| Record::read(text, feature.adds);

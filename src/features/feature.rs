@@ -34,8 +34,7 @@ pub(crate) struct Feature {
 pub(crate) struct Context<'c> {
     /// The VirtualMachine, with the changes of earlier features and without the entries that this feature added.
     pub(crate) vm: &'c VirtualMachine,
-    /// The entries that the feature added earlier. If a plan contains them again, they stay as they are; the rest is
-    /// removed.
+    /// The entries that the feature added earlier. If a plan contains them again, they stay as they are; the rest is removed.
     pub(crate) ours: &'c [Recorded],
     /// The value of the directive from which the feature was applied before this update, if it was.
     pub(crate) applied_before: Option<&'c str>,
@@ -66,8 +65,7 @@ impl Context<'_> {
 /// The entries that a feature needs, checked.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// All entries that the directive asks for. Those that the user has in place already are left unchanged and are not
-    /// recorded.
+    /// All entries that the directive asks for. Those that the user has in place already are left unchanged and are not recorded.
     pub(crate) entries: Vec<Entry>,
     /// The value of the `-applied` annotation.
     pub(crate) applied: String,

@@ -134,8 +134,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     let in_place = count_devices(name, context.vm)?;
     let before = context.applied_before.and_then(|value| parse(value, usize::MAX).ok());
     let reused = match before {
-        // Devices that the user had before the directive count. Devices that the user adds later do not replace the
-        // policy's.
+        // Devices that the user had before the directive count. Devices that the user adds later do not replace the policy's.
         Some(before) if before == request => *count,
         _ => count.saturating_sub(in_place),
     };
@@ -201,8 +200,7 @@ fn parse(value: &str, max: usize) -> Result<Request, GpuDevicePluginError> {
     Ok(Request { name, count })
 }
 
-/// How many devices of the resource the VirtualMachine has. Host devices count, because Harvester turns GPUs into host
-/// devices.
+/// How many devices of the resource the VirtualMachine has. Host devices count, because Harvester turns GPUs into host devices.
 fn count_devices(name: &ResourceName, vm: &VirtualMachine) -> Result<usize, ShapeError> {
     let devices = [vm.gpus()?, vm.host_devices()?].concat();
     Ok(devices.iter().filter(|device| device.resource == name.as_str()).count())

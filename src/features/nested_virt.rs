@@ -178,8 +178,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     }))
 }
 
-/// The vendor, from the first source that names one: the option, the setting, the VM, the nodes; and a warning about
-/// the nodes.
+/// The vendor, from the first source that names one: the option, the setting, the VM, the nodes; and a warning about the nodes.
 fn vendor(context: &Context<'_>) -> anyhow::Result<(Vendor, Option<String>)> {
     if let Some(vendor) = vendor_of_option(context)? {
         return Ok((vendor, None));

@@ -18,8 +18,7 @@ section! {
 /// The value that enables the feature.
 const PASSTHROUGH: &str = "passthrough";
 
-/// The feature gate, and the first minor version of KubeVirt 1 that does not need it. Source: KubeVirt's pull request
-/// 12232.
+/// The feature gate, and the first minor version of KubeVirt 1 that does not need it. Source: KubeVirt's pull request 12232.
 const GATE: &str = "NUMA";
 const PERMANENT_SINCE: u32 = 4;
 

@@ -1,8 +1,7 @@
 //! The record of what a feature added to a VirtualMachine: an annotation that lists the entries, and how to find those
 //! that are still there.
 //!
-//! An entry that was there before the feature is not in the record, so the policy never removes it. This module knows
-//! no feature.
+//! An entry that was there before the feature is not in the record, so the policy never removes it. This module knows no feature.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
@@ -162,8 +161,7 @@ pub(crate) struct Ownership<'o> {
     pub(crate) old: Option<&'o VirtualMachine>,
     /// The entries of the old VirtualMachine that the feature added.
     pub(crate) added_to_old: Vec<Recorded>,
-    /// Whether the VirtualMachine asks for the feature. If so, an earlier call for the same request may have added an
-    /// entry.
+    /// Whether the VirtualMachine asks for the feature. If so, an earlier call for the same request may have added an entry.
     pub(crate) is_asked_for: bool,
 }
 

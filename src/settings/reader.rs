@@ -28,8 +28,7 @@ macro_rules! choice {
 }
 
 /// A section of the settings. Each setting is declared once, with its help text (the documentation), type, default,
-/// key, and label in the form. A setting without a default is itself a section. `..` includes the settings of another
-/// section.
+/// key, and label in the form. A setting without a default is itself a section. `..` includes the settings of another section.
 ///
 /// ```text
 /// section! {

@@ -16,8 +16,7 @@ pub(crate) struct Entry {
 }
 
 impl Place {
-    /// The entry with this name and value. If all entries of the place have the same name or value, the argument is
-    /// ignored.
+    /// The entry with this name and value. If all entries of the place have the same name or value, the argument is ignored.
     pub(crate) fn entry(&'static self, name: &str, value: &str) -> Entry {
         let fill = |field: &Field, given: &str| match field {
             Field::Fixed(text) => (*text).to_owned(),

@@ -163,8 +163,7 @@ impl<'v> CloudInit<'v> {
 }
 
 impl VirtualMachine {
-    /// A VirtualMachine as the API server sends it. If a part has a wrong type, that is an error only when the part is
-    /// read.
+    /// A VirtualMachine as the API server sends it. If a part has a wrong type, that is an error only when the part is read.
     pub(crate) fn new(object: Value) -> Self {
         Self { object, is_changed: false }
     }

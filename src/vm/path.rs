@@ -69,8 +69,7 @@ impl Path {
         Some((Self(first), *last))
     }
 
-    /// The CPU, memory or resources of the domain, if the path leads there. They are optional; KubeVirt requires
-    /// `devices`.
+    /// The CPU, memory or resources of the domain, if the path leads there. They are optional; KubeVirt requires `devices`.
     fn optional_part_of_domain(self) -> Option<Self> {
         let is_optional = matches!(self.0, ["spec", "template", "spec", "domain", "cpu" | "memory" | "resources", _]);
         is_optional.then(|| self.first(5))

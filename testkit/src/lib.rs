@@ -15,8 +15,7 @@ pub use request::{Answer, Request, evaluate};
 /// The prefix of the policy's keys.
 pub const PREFIX: &str = "vm-feature-manager.io/";
 
-/// A virtual machine as Harvester's form creates it, with annotations of the policy. Their keys are given without the
-/// prefix.
+/// A virtual machine as Harvester's form creates it, with annotations of the policy. Their keys are given without the prefix.
 pub fn vm(annotations: &[(&str, &str)]) -> Value {
     let mut vm = fixture("vm-ui-create.yaml");
     annotate(&mut vm, annotations);

@@ -1,5 +1,4 @@
-//! Makes admission requests from the files that a user has, and the answers that policy-server would send to the API
-//! server.
+//! Makes admission requests from the files that a user has, and the answers that policy-server would send to the API server.
 
 use std::collections::BTreeMap;
 
@@ -40,8 +39,7 @@ pub fn is_request(document: &Value) -> bool {
 
 /// Makes the admission request for a document.
 ///
-/// An `AdmissionReview` or an admission request is used as it is. A manifest is created or, if there is an old object,
-/// updated.
+/// An `AdmissionReview` or an admission request is used as it is. A manifest is created or, if there is an old object, updated.
 ///
 /// # Errors
 /// [`RequestError`] if the document is neither.

@@ -220,8 +220,7 @@ impl Cluster {
         self.online()?;
         let SubjectAccessReview { user, resource_attributes } = &request.subject_access_review;
         let is_it = |kind: &String| plural(kind) == resource_attributes.resource;
-        // A question about a single object is about the requester. Here, the requester may read what policy-server may
-        // read.
+        // A question about a single object is about the requester. Here, the requester may read what policy-server may read.
         let is_known = user == POLICY_SERVER || resource_attributes.name.is_some();
         let allowed = is_known && !self.faults.denied.iter().any(is_it);
         Ok(json!({"allowed": allowed}).to_string().into_bytes())

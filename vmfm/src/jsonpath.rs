@@ -24,8 +24,7 @@ impl Expression {
         Ok(Self(path))
     }
 
-    /// The values at the path, separated by spaces: strings as they are, anything else as JSON. Empty if there are
-    /// none.
+    /// The values at the path, separated by spaces: strings as they are, anything else as JSON. Empty if there are none.
     pub fn evaluate(&self, object: &Value) -> String {
         let values = self.0.query(object).all().into_iter();
         let texts = values.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
@@ -33,8 +32,7 @@ impl Expression {
     }
 }
 
-/// The expression with `$` before it and all keys in brackets, because RFC 9535 allows fewer characters in a key after
-/// a dot.
+/// The expression with `$` before it and all keys in brackets, because RFC 9535 allows fewer characters in a key after a dot.
 fn to_standard(text: &str) -> String {
     let mut standard = "$".to_owned();
     let mut rest = text.strip_prefix('$').unwrap_or(text);
@@ -91,8 +89,7 @@ fn split_key(text: &str) -> (String, &str) {
     (key, "")
 }
 
-/// The position at which the bracket at the start of the text is closed. Brackets in quotes and nested brackets do not
-/// count.
+/// The position at which the bracket at the start of the text is closed. Brackets in quotes and nested brackets do not count.
 fn end_of_bracket(text: &str) -> usize {
     let (mut depth, mut quote) = (0, None);
     for (at, c) in text.char_indices() {

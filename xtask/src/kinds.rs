@@ -1,5 +1,4 @@
-//! Generates what follows from the kinds that the policy looks up: the kinds that a ClusterAdmissionPolicy must
-//! declare.
+//! Generates what follows from the kinds that the policy looks up: the kinds that a ClusterAdmissionPolicy must declare.
 
 use anyhow::{Context, Result};
 use vm_feature_manager_policy::cluster::{KINDS, Kind, Provider, SECRET};

@@ -1,5 +1,4 @@
-//! The project's own tasks. `cargo xtask generate` writes the files that follow from declarations in the policy's
-//! source.
+//! The project's own tasks. `cargo xtask generate` writes the files that follow from declarations in the policy's source.
 
 mod files;
 mod kinds;

@@ -1,5 +1,4 @@
-//! Generates the reference: directives, options, settings, lookups. The README and the page that kwctl shows contain
-//! parts of it.
+//! Generates the reference: directives, options, settings, lookups. The README and the page that kwctl shows contain parts of it.
 
 use anyhow::Result;
 use vm_feature_manager_policy::reference::{self, OptionReference, Reference};

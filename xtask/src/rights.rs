@@ -1,5 +1,4 @@
-//! Generates what follows from the features' lookups: the permissions of policy-server, in the manifests and in the
-//! chart.
+//! Generates what follows from the features' lookups: the permissions of policy-server, in the manifests and in the chart.
 
 use anyhow::{Context, Result};
 use vm_feature_manager_policy::cluster::access::{Access, Condition, Verbs};
@@ -12,8 +11,7 @@ use crate::kinds::is_harvester;
 const START: &str = "  # Written by cargo xtask generate, from what the features look up.\n";
 const END: &str = "  # End of what is generated.\n";
 
-/// A lookup for a feature. The key of the feature's settings and its name are empty if the lookup belongs to no
-/// feature.
+/// A lookup for a feature. The key of the feature's settings and its name are empty if the lookup belongs to no feature.
 struct Reason {
     settings: &'static str,
     feature: &'static str,

@@ -1,5 +1,4 @@
-//! Generates what follows from the declarations of the settings: the form, the chart's values and their schema, the
-//! reference.
+//! Generates what follows from the declarations of the settings: the form, the chart's values and their schema, the reference.
 
 use std::collections::BTreeSet;
 
@@ -54,8 +53,7 @@ fn collect(section: &Description, path: &str, leaves: &mut Vec<Leaf>) {
 }
 
 /// The questions of the form in the Rancher UI. Types and conditions are those that the current UI extension supports:
-/// names with dots at the top level instead of `map[` containers, one group, no `required`, and `show_if` with a single
-/// `=`.
+/// names with dots at the top level instead of `map[` containers, one group, no `required`, and `show_if` with a single `=`.
 pub(crate) fn questions(_: &str) -> Result<String> {
     let mut text = "# Written by cargo xtask generate, from the declarations of the settings.\nquestions:\n".to_owned();
     for leaf in leaves() {

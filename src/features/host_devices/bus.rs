@@ -22,12 +22,11 @@ pub(in crate::features) struct Bus {
     /// Whether the claims say which devices are passed through. Otherwise, the devices themselves say so.
     pub(in crate::features) claims_enable: bool,
     /// Whether the name of an object contains only the node and the device, so that it always means the same device.
-    /// The name of a USBDevice also says where it is plugged in, because a node may have several devices of the same
-    /// type.
+    /// The name of a USBDevice also says where it is plugged in, because a node may have several devices of the same type.
     pub(in crate::features) name_is_address: bool,
     /// Reads the text that identifies a device, and returns its canonical form. The error is a phrase for a message.
     pub(in crate::features) read: fn(&str) -> Result<String, String>,
-    /// Whether a host device counts towards the setting `maxDevices`.
+    /// Whether a host device counts toward the setting `maxDevices`.
     pub(in crate::features) counts: fn(&Device<'_>) -> bool,
     /// What a message calls the devices that are counted.
     pub(in crate::features) counted: &'static str,

@@ -24,8 +24,7 @@ pub(super) struct Inventory<'n> {
     node: Option<&'n str>,
 }
 
-/// A device that the directive asks for, and the cluster's devices that match it. All of these are enabled for
-/// passthrough.
+/// A device that the directive asks for, and the cluster's devices that match it. All of these are enabled for passthrough.
 struct Candidates<'i> {
     wanted: &'i str,
     devices: Vec<&'i HostDevice>,

@@ -129,8 +129,7 @@ impl Wanted<'_, '_> {
         Ok(())
     }
 
-    /// Plans the devices without Harvester. `error` says why Harvester's devices cannot be read, if the policy tried
-    /// to.
+    /// Plans the devices without Harvester. `error` says why Harvester's devices cannot be read, if the policy tried to.
     fn otherwise(&self, error: Option<&LookupError>, plan: &mut Plan) -> anyhow::Result<()> {
         let Self { bus, devices, context, .. } = self;
         if self.settings.require_claim_owner {

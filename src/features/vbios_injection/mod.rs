@@ -268,8 +268,7 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> anyhow::Result<Targ
             ),
         }),
         [device] => to_target(device, device.name, ONLY),
-        // There was only one device when the ROM was added. Harvester added the others because they share its IOMMU
-        // group.
+        // There was only one device when the ROM was added. Harvester added the others because they share its IOMMU group.
         _ => match devices.iter().find(|device| was_for(device.name, sidecars, context)) {
             Some(device) => to_target(device, device.name, ONLY),
             None => Err(VbiosError::SeveralDevices { devices: names() }.into()),
