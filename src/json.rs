@@ -26,11 +26,6 @@ pub(crate) fn is_unset(value: &Value) -> bool {
     }
 }
 
-/// Parses JSON. The whole policy parses bytes, so the module contains the parser only once.
-pub(crate) fn parse<'t, T: Deserialize<'t>>(text: &'t str) -> serde_json::Result<T> {
-    serde_json::from_slice(text.as_bytes())
-}
-
 /// Reads a field that may be null. Kubernetes treats null as absent, so the field then has its default.
 ///
 /// For `#[serde(default, deserialize_with = "or_default")]`.

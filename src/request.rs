@@ -49,9 +49,9 @@ pub(crate) struct Requester {
 }
 
 impl Requester {
-    /// Whether the requester has this name. An empty name matches nobody.
+    /// Whether the requester has this name.
     pub(crate) fn is(&self, name: &str) -> bool {
-        !name.is_empty() && (self.name == name || self.login.as_deref() == Some(name))
+        self.name == name || self.login.as_deref() == Some(name)
     }
 }
 
@@ -80,11 +80,14 @@ impl fmt::Display for Requester {
 /// The message says where the problem is, but never shows the content: the payload contains the whole VirtualMachine,
 /// with the passwords in its cloud-init.
 ///
-/// Cause: "it ends too early", "it is not valid JSON, nested too deeply, or has a number out of range", or "a field is missing or has
-/// the wrong type": the request does not come from an API server, or the VM is nested more than about 120 levels deep
+/// Cause: the request does not come from an API server
 /// Cure: look at who sends it
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
+    #[error("the admission request cannot be read: it is not UTF-8")]
+    NotUtf8,
+    /// Cause: "it ends too early", "it is not valid JSON, nested too deeply, or has a number out of range", or "a field is missing or
+    /// has the wrong type": the request does not come from an API server, or the VM is nested more than about 120 levels deep
     #[error("the admission request cannot be read: {problem} at line {line}, column {column}")]
     Json { problem: &'static str, line: usize, column: usize },
     #[error("the admission request cannot be read: {0} is missing, or is not as an API server writes it")]
@@ -110,7 +113,8 @@ impl Payload {
     /// # Errors
     /// [`Unreadable`] if the payload is not JSON, or does not name the operation and the kind of the object.
     pub(crate) fn parse(payload: &[u8]) -> Result<Self, Unreadable> {
-        let ValidationRequest::<Option<Value>> { settings, request } = serde_json::from_slice(payload)?;
+        let payload = std::str::from_utf8(payload).map_err(|_| Unreadable::NotUtf8)?;
+        let ValidationRequest::<Option<Value>> { settings, request } = serde_json::from_str(payload)?;
         if request.kind.kind.is_empty() {
             return Err(Unreadable::Field("request.kind.kind"));
         }

@@ -40,11 +40,13 @@ impl Answer {
         let mut response: Value = serde_json::from_slice(&bytes).expect("the answer is JSON");
         // The host treats null as absent.
         response.as_object_mut().expect("the answer is an object").retain(|_, value| !value.is_null());
+        let object = response.as_object_mut().and_then(|members| members.remove("mutated_object"));
         let mut words = format!("{response}\n{}", lines.lines().join("\n"));
-        if let Some(object) = response.get("mutated_object") {
+        if let Some(object) = object {
             let annotations = object["metadata"]["annotations"].as_object();
             let ours = annotations.into_iter().flatten().filter(|(key, _)| is_record(key));
             ours.for_each(|(key, value)| words.push_str(&format!("{key}: {value}\n")));
+            response["mutated_object"] = object;
         }
         let answer = Self { words, response };
         answer.check();
@@ -84,7 +86,8 @@ impl Answer {
 }
 
 /// The only messages about a payload that cannot be read, without their numbers. They show nothing of the payload.
-const UNREADABLE: [&str; 6] = [
+const UNREADABLE: [&str; 7] = [
+    "it is not UTF-",
     "it is not valid JSON, nested too deeply, or has a number out of range at line , column ",
     "it ends too early at line , column ",
     "a field is missing or has the wrong type at line , column ",

@@ -148,8 +148,8 @@ impl Claim {
         self.status.passthrough_enabled
     }
 
-    /// The name of the user who claimed the device; empty if the claim does not say.
-    pub(crate) fn user(&self) -> &str {
-        &self.spec.user_name
+    /// The name of the user who claimed the device, if the claim says so.
+    pub(crate) fn user(&self) -> Option<&str> {
+        Some(self.spec.user_name.as_str()).filter(|user| !user.is_empty())
     }
 }

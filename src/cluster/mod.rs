@@ -168,9 +168,9 @@ impl<'c> Lookups<'c> {
     {
         let unreadable = || query.failed(ClusterError::Unavailable);
         let content = self.known(query).unwrap_or_else(|| {
-            let content = self.look_up(query).and_then(|answer| match serde_json::from_slice::<T>(&answer) {
-                Ok(content) => Ok(Rc::new(content) as Content),
-                Err(_) => Err(unreadable()),
+            let content = self.look_up(query).and_then(|answer| match read::<T>(&answer) {
+                Some(content) => Ok(Rc::new(content) as Content),
+                None => Err(unreadable()),
             });
             self.remember(query, content)
         });
@@ -269,8 +269,7 @@ impl<'c> Lookups<'c> {
     ) -> Result<bool, ClusterError> {
         let review = SubjectAccessReview { user: user.to_owned(), groups: Some(groups), resource_attributes };
         let answer = self.cluster.can_i(&CanIRequest { subject_access_review: review, disable_cache: false })?;
-        let status: SubjectAccessReviewStatus =
-            serde_json::from_slice(&answer).map_err(|_| ClusterError::Unavailable)?;
+        let status: SubjectAccessReviewStatus = read(&answer).ok_or(ClusterError::Unavailable)?;
         Ok(status.allowed)
     }
 
@@ -306,6 +305,11 @@ impl<'c> Lookups<'c> {
             Err(error) => Err(error.cause),
         }
     }
+}
+
+/// Parses an answer of the host.
+fn read<T: DeserializeOwned>(answer: &[u8]) -> Option<T> {
+    serde_json::from_str(std::str::from_utf8(answer).ok()?).ok()
 }
 
 /// The attributes that stand for all objects of a kind.

@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 
-use crate::json;
 use saphyr_parser::{Event, Parser, ScalarStyle, StrInput};
 
 /// The size limit for a value, in bytes.
@@ -190,7 +189,7 @@ impl Writer {
         match event {
             Event::Scalar(text, style, _, tag) => {
                 let is_plain = *style == ScalarStyle::Plain && tag.is_none();
-                self.scalar(text, is_plain && !is_key)
+                if is_plain && !is_key { self.plain(text) } else { self.quoted(text) }
             }
             Event::Alias(_) => return Err(Unreadable::Alias),
             _ if is_key => return Err(Unreadable::Key),
@@ -206,16 +205,18 @@ impl Writer {
         self.check()
     }
 
-    fn scalar(&mut self, text: &str, is_plain: bool) {
-        if is_plain && is_null(text, ScalarStyle::Plain) {
-            self.json.push_str("null");
-        } else if let Some(value) = boolean(text).filter(|_| is_plain) {
-            self.json.push_str(if value { "true" } else { "false" });
-        } else if is_plain && is_number(text) {
-            self.json.push_str(text);
-        } else {
-            self.json.push_str(&serde_json::to_string(text).unwrap_or_default());
+    /// Writes a plain scalar, which may be null, a boolean or a number.
+    fn plain(&mut self, text: &str) {
+        match boolean(text) {
+            _ if is_null(text, ScalarStyle::Plain) => self.json.push_str("null"),
+            Some(value) => self.json.push_str(if value { "true" } else { "false" }),
+            None if is_number(text) => self.json.push_str(text),
+            None => self.quoted(text),
         }
+    }
+
+    fn quoted(&mut self, text: &str) {
+        self.json.push_str(&serde_json::to_string(text).unwrap_or_default());
     }
 
     fn check(&self) -> Result<(), Unreadable> {
@@ -228,7 +229,7 @@ fn is_null(text: &str, style: ScalarStyle) -> bool {
 }
 
 fn is_number(text: &str) -> bool {
-    json::parse::<serde_json::Number>(text).is_ok()
+    serde_json::from_str::<serde_json::Number>(text).is_ok()
 }
 
 /// A boolean in YAML 1.1, which is what cloud-init reads.

@@ -7,6 +7,7 @@ use slog::{Logger, info, warn};
 use crate::cluster::Lookups;
 use crate::directives::{Asked, Directive, Directives, Source};
 use crate::features::feature::Feature;
+use crate::features::record::Demand;
 use crate::features::{FEATURES, Settings};
 use crate::keys;
 use crate::request::AdmissionRequest;
@@ -63,7 +64,7 @@ impl<'r> Evaluation<'r> {
         let (on, off): (Vec<_>, Vec<_>) = FEATURES.iter().partition(is_on);
         // If a feature is switched off in the settings, its entries stay.
         for feature in off {
-            let kept = self.find(feature, true).ours.into_iter().map(|added| added.entry);
+            let kept = self.find(feature, Demand::Asked).ours.into_iter().map(|added| added.entry);
             self.kept.extend(kept);
         }
         for feature in on {
@@ -101,7 +102,8 @@ impl<'r> Evaluation<'r> {
 
     fn one_feature(&mut self, feature: &Feature) -> Result<(), ShapeError> {
         let asked = self.directives.get(feature.name);
-        let traces = self.find(feature, matches!(asked, Asked::Yes(_)));
+        let demand = if matches!(asked, Asked::Yes(_)) { Demand::Asked } else { Demand::NotAsked };
+        let traces = self.find(feature, demand);
         // If its options cannot be read, the feature might be planned differently from what is in place.
         let is_unreadable = |option: &&'static str| self.directives.is_unreadable(option);
         let directive = match asked {

@@ -7,7 +7,7 @@ use crate::directives::{Asked, Directive, Directives};
 use crate::features::FEATURES;
 use crate::features::feature::{Context, Feature, Plan};
 use crate::features::host_devices::{Siblings, beside};
-use crate::features::record::{Ownership, Record, Recorded};
+use crate::features::record::{Demand, Ownership, Record, Recorded};
 use crate::keys;
 use crate::text;
 use crate::vm::entry::Entry;
@@ -34,7 +34,7 @@ pub(super) struct Change {
 
 impl Evaluation<'_> {
     /// Finds what the feature added before: the entries of its record that are still there and do not belong to the user.
-    pub(super) fn find(&self, feature: &Feature, is_asked_for: bool) -> Traces {
+    pub(super) fn find(&self, feature: &Feature, demand: Demand) -> Traces {
         let name = feature.name;
         let read = |text| Record::read(text, feature.adds);
         let old_directives = self.old.map(|old| &old.directives);
@@ -53,14 +53,14 @@ impl Evaluation<'_> {
         let Some(record) = record.as_ref().or(old_record.as_ref()) else {
             return traces;
         };
-        let ownership = self.ownership(feature, is_asked_for);
+        let ownership = self.ownership(feature, demand);
         let still_there = record.still_in(&self.vm, |entry| ownership.may_be_ours(entry));
         traces.warnings.extend(still_there.changes(&self.vm, &ownership));
         traces.ours = still_there.ours;
         traces
     }
 
-    fn ownership(&self, feature: &Feature, is_asked_for: bool) -> Ownership<'_> {
+    fn ownership(&self, feature: &Feature, demand: Demand) -> Ownership<'_> {
         let old_record = self.old.and_then(|old| old.directives.record(feature.name));
         let old_record = old_record.and_then(|text| Record::read(text, feature.adds));
         let old = self.old.map(|old| &old.vm);
@@ -69,7 +69,7 @@ impl Evaluation<'_> {
             _ => Vec::new(),
         };
         let declared = self.declared.as_ref();
-        Ownership { declared, old, added_to_old, is_asked_for }
+        Ownership { declared, old, added_to_old, demand }
     }
 
     /// The entries that later features added before.
@@ -77,7 +77,7 @@ impl Evaluation<'_> {
         let mut entries = Vec::new();
         let later = FEATURES.iter().skip_while(|other| other.name != feature.name).skip(1);
         for other in later.filter(|other| self.directives.record(other.name).is_some()) {
-            entries.extend(self.find(other, true).ours.into_iter().map(|added| added.entry));
+            entries.extend(self.find(other, Demand::Asked).ours.into_iter().map(|added| added.entry));
         }
         entries
     }
@@ -127,7 +127,7 @@ impl Evaluation<'_> {
         siblings: &Siblings,
         later: &[Entry],
     ) -> Result<Change, ShapeError> {
-        let ownership = self.ownership(feature, true);
+        let ownership = self.ownership(feature, Demand::Asked);
         let (mut staying, mut new, mut record) = (Vec::new(), Vec::new(), Record::default());
         for entry in &plan.entries {
             if !bare.lacks(entry)? {

@@ -86,6 +86,6 @@ impl Settings {
     /// # Errors
     /// The errors of [`Settings::read`], and text that is not JSON.
     pub fn parse(text: &[u8]) -> Result<Self, SettingsError> {
-        Self::read(&serde_json::from_slice(text)?)
+        Self::read(&serde_json::from_str(std::str::from_utf8(text)?)?)
     }
 }

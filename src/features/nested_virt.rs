@@ -157,10 +157,8 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     if value.parse::<Switch>()? == Switch::Off {
         return Ok(None);
     }
-    let architecture = context.vm.architecture()?;
-    if !matches!(architecture, "" | AMD64) {
-        let architecture = architecture.to_owned();
-        let who = "the VirtualMachine is";
+    if let Some(architecture) = context.vm.architecture()?.filter(|architecture| !matches!(*architecture, "" | AMD64)) {
+        let (who, architecture) = ("the VirtualMachine is", architecture.to_owned());
         return Err(NestedVirtError::Architecture { who, architecture }.into());
     }
     let (vendor, warning) = vendor(context)?;
@@ -209,7 +207,7 @@ fn vendor_of_option(context: &Context<'_>) -> anyhow::Result<Option<Vendor>> {
 fn vendor_of_vm(vm: &VirtualMachine) -> anyhow::Result<Option<Vendor>> {
     let features = vm.cpu_features()?;
     let placement = vm.placement()?;
-    let model = Vendor::of_model(vm.cpu_model()?);
+    let model = vm.cpu_model()?.and_then(Vendor::of_model);
     let says = |vendor: &Vendor| {
         features
             .iter()

@@ -6,7 +6,6 @@
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 
-use crate::json;
 use crate::values::pci::PciAddress;
 use crate::vm::VirtualMachine;
 use crate::vm::entry::Entry;
@@ -48,7 +47,7 @@ impl Record {
         if text.len() > MAX_LENGTH {
             return None;
         }
-        let items: Vec<Value> = json::parse(text).ok()?;
+        let items: Vec<Value> = serde_json::from_str(text).ok()?;
         let entries = items.iter().map(|item| {
             let entry = places.iter().find_map(|place| place.recorded(item))?;
             let beside = item.get("beside").and_then(Value::as_array).into_iter().flatten();
@@ -153,6 +152,14 @@ pub(super) fn is_pci_device(entry: &Entry) -> bool {
     entry.as_device().is_some_and(|(name, _)| PciAddress::of_pci_device(name).is_some())
 }
 
+/// Whether a VirtualMachine asks for a feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Demand {
+    /// It does, so an earlier call for the same request may have added an entry.
+    Asked,
+    NotAsked,
+}
+
 /// Distinguishes the entries that a feature added from those of the user.
 pub(crate) struct Ownership<'o> {
     /// The manifest that `kubectl apply` was last given.
@@ -161,8 +168,7 @@ pub(crate) struct Ownership<'o> {
     pub(crate) old: Option<&'o VirtualMachine>,
     /// The entries of the old VirtualMachine that the feature added.
     pub(crate) added_to_old: Vec<Recorded>,
-    /// Whether the VirtualMachine asks for the feature. If so, an earlier call for the same request may have added an entry.
-    pub(crate) is_asked_for: bool,
+    pub(crate) demand: Demand,
 }
 
 impl Ownership<'_> {
@@ -173,7 +179,7 @@ impl Ownership<'_> {
             && match self.old {
                 None => true,
                 Some(old) if old.has(entry) => self.added_to_old.iter().any(|added| added.entry == *entry),
-                Some(_) => self.is_asked_for,
+                Some(_) => self.demand == Demand::Asked,
             }
     }
 

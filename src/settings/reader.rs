@@ -296,6 +296,12 @@ impl fmt::Display for SettingsError {
     }
 }
 
+impl From<std::str::Utf8Error> for SettingsError {
+    fn from(_: std::str::Utf8Error) -> Self {
+        SettingsError(vec![Problem::NotUtf8])
+    }
+}
+
 impl From<serde_json::Error> for SettingsError {
     fn from(error: serde_json::Error) -> Self {
         SettingsError(vec![Problem::NotJson { line: error.line(), column: error.column() }])
@@ -305,6 +311,10 @@ impl From<serde_json::Error> for SettingsError {
 /// One problem in the settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Problem {
+    /// Cause: not JSON or YAML
+    /// Cure: correct it
+    #[error("the settings cannot be read: not UTF-8")]
+    NotUtf8,
     /// Cause: not JSON or YAML
     /// Cure: correct it
     #[error("the settings cannot be read: not valid JSON at line {line}, column {column}")]

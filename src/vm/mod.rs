@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::NodeSelector;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::json::{self, is_unset, or_default};
+use crate::json::{is_unset, or_default};
 use crate::keys::PREFIX;
 use crate::values::pci::MAX_DEVICES;
 use crate::values::quantity::Quantity;
@@ -170,7 +170,7 @@ impl VirtualMachine {
 
     /// A VirtualMachine from a manifest in JSON; `None` if it cannot be parsed.
     pub(crate) fn of_manifest(text: &str) -> Option<Self> {
-        json::parse(text).ok().map(Self::new)
+        serde_json::from_str(text).ok().map(Self::new)
     }
 
     /// The VirtualMachine as JSON.
@@ -215,8 +215,8 @@ impl VirtualMachine {
         self.items(CPU_FEATURE.path)
     }
 
-    /// `domain.cpu.model`; empty if there is none.
-    pub(crate) fn cpu_model(&self) -> Result<&str, ShapeError> {
+    /// `domain.cpu.model`.
+    pub(crate) fn cpu_model(&self) -> Result<Option<&str>, ShapeError> {
         CPU_MODEL.text(&self.object)
     }
 
@@ -256,8 +256,8 @@ impl VirtualMachine {
         matches!(INSTANCE_TYPE.find(&self.object), Ok(Some(_)))
     }
 
-    /// `architecture`; empty if there is none.
-    pub(crate) fn architecture(&self) -> Result<&str, ShapeError> {
+    /// `architecture`.
+    pub(crate) fn architecture(&self) -> Result<Option<&str>, ShapeError> {
         ARCHITECTURE.text(&self.object)
     }
 
@@ -270,7 +270,7 @@ impl VirtualMachine {
 
     /// The hook sidecars in the template's annotation.
     pub(crate) fn hook_sidecars(&self) -> Result<Sidecars<'_>, ShapeError> {
-        Sidecars::parse(HOOK_SIDECARS_ANNOTATION.text(&self.object)?)
+        Sidecars::parse(HOOK_SIDECARS_ANNOTATION.text(&self.object)?.unwrap_or_default())
     }
 
     /// `volumes`.

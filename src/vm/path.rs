@@ -96,11 +96,11 @@ impl Path {
         self.find(root).ok().flatten()
     }
 
-    /// The string at the path; empty if it is absent.
-    pub(super) fn text(self, root: &Value) -> Result<&str, ShapeError> {
+    /// The string at the path; `None` if it is absent.
+    pub(super) fn text(self, root: &Value) -> Result<Option<&str>, ShapeError> {
         match self.find(root)? {
-            None => Ok(""),
-            Some(Value::String(text)) => Ok(text),
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
             Some(other) => Err(self.wrong_type(other, "a string")),
         }
     }

@@ -5,7 +5,6 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::path::ShapeError;
-use crate::json;
 use crate::keys::PREFIX;
 
 /// The position of the mark in the command of the policy's sidecar: after `python3 -c PROGRAM`.
@@ -37,7 +36,7 @@ impl<'t> Sidecars<'t> {
         if value.trim().is_empty() {
             return Ok(Self::default());
         }
-        let entries = json::parse(value).map_err(|_| ShapeError::HookSidecars)?;
+        let entries = serde_json::from_str(value).map_err(|_| ShapeError::HookSidecars)?;
         Ok(Self { entries })
     }
 
@@ -93,5 +92,5 @@ pub(crate) fn argument_of(sidecar: &str, index: usize) -> Option<String> {
 
 /// Reads a sidecar. If it does not follow KubeVirt's API, its fields are empty.
 fn read(json: &str) -> Sidecar {
-    json::parse(json).unwrap_or_default()
+    serde_json::from_str(json).unwrap_or_default()
 }

@@ -510,7 +510,7 @@ mod unusable_payload {
     #[test]
     fn that_is_not_utf_8_is_denied() {
         let answer = evaluate(b"{\"request\": \"\xff\"}", &MemoryCluster::default());
-        answer.assert_denied(&["it is not valid JSON"]);
+        answer.assert_denied(&["it is not UTF-8"]);
     }
 
     /// Nor does a text that speaks of the policy ask for anything.

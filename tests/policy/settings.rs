@@ -185,7 +185,7 @@ fn all_problems_are_told_at_once() {
 #[rstest]
 #[case::empty(b"", "not valid JSON at line 1, column 0")]
 #[case::cut_off(b"{\"kubevirt\":", "not valid JSON")]
-#[case::not_utf_8(b"\xff", "not valid JSON")]
+#[case::not_utf_8(b"\xff", "not UTF-8")]
 fn text_that_is_no_json_is_told(#[case] text: &[u8], #[case] part: &str) {
     let answer: Value = serde_json::from_slice(&validate_settings(text)).unwrap();
     assert_eq!(answer["valid"], json!(false));

@@ -1,6 +1,7 @@
 //! Reads what is to be evaluated: the manifests in files and folders, their versions before a change, and the objects
 //! around them.
 
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -32,7 +33,7 @@ impl Inputs {
     /// skipped. If there is an old version of an object, its request is an update.
     pub fn read(paths: &[PathBuf], old: &[Value]) -> Self {
         let mut found = Found::default();
-        paths.iter().for_each(|path| found.read(path, true));
+        paths.iter().for_each(|path| found.read(path));
         if found.subjects.is_empty() {
             let place = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
             found.make_do(place);
@@ -57,32 +58,60 @@ struct Found {
 }
 
 impl Found {
-    fn read(&mut self, path: &Path, is_named: bool) {
-        let file = path.display().to_string();
+    /// Reads a path that the user named: a folder, or a file, which must contain a manifest.
+    fn read(&mut self, path: &Path) {
         if path.is_dir() {
-            match below(path) {
-                Ok(paths) => paths.iter().for_each(|path| self.read(path, false)),
-                Err(error) => self.subjects.push((file.clone(), Err(format!("{file}: {error}")))),
-            }
-            return;
+            return self.read_folder(path);
         }
+        for error in self.read_file(path) {
+            self.fail(path, &error);
+        }
+    }
+
+    fn read_folder(&mut self, folder: &Path) {
+        let paths = match below(folder) {
+            Ok(paths) => paths,
+            Err(error) => return self.fail(folder, &error),
+        };
+        for path in paths {
+            if path.is_dir() {
+                self.read_folder(&path);
+            } else {
+                // A folder may contain files without a manifest.
+                let _ = self.read_file(&path);
+            }
+        }
+    }
+
+    fn fail(&mut self, path: &Path, error: &dyn Display) {
+        let file = path.display().to_string();
+        self.subjects.push((file.clone(), Err(format!("{file}: {error}"))));
+    }
+
+    /// Reads a file. The errors that it returns matter only if the file must contain a manifest.
+    fn read_file(&mut self, path: &Path) -> Vec<RequestError> {
+        let file = path.display().to_string();
         let documents = match yaml::read(path) {
             Ok(documents) => documents,
-            Err(error) => return self.subjects.push((file, Err(error.to_string()))),
+            Err(error) => {
+                self.subjects.push((file, Err(error.to_string())));
+                return Vec::new();
+            }
         };
-        let failure = |error: RequestError| (file.clone(), Err(format!("{file}: {error}")));
-        if documents.is_empty() && is_named {
-            self.subjects.push(failure(RequestError::Empty));
+        let mut errors = Vec::new();
+        if documents.is_empty() {
+            errors.push(RequestError::Empty);
         }
         for document in documents {
             if admission::is_subject(&document) {
                 self.subjects.push((file.clone(), Ok(document)));
             } else if document["apiVersion"].is_string() && document["kind"].is_string() {
                 self.others.push(document);
-            } else if is_named {
-                self.subjects.push(failure(RequestError::NoManifest));
+            } else {
+                errors.push(RequestError::NoManifest);
             }
         }
+        errors
     }
 
     /// If there is no VirtualMachine, and only one object, that is the one to evaluate.

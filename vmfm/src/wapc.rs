@@ -1,13 +1,11 @@
 //! waPC, the protocol between a WebAssembly host and its guest, on wasmtime. It offers only as much of WASI as a guest
-//! in Rust needs. Compiled modules can be kept in a folder.
+//! in Rust needs. Wasmtime's own cache can keep compiled modules in a folder.
 
-use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use wasmtime::{
-    AsContext, AsContextMut, Caller, Config, Engine, Error, Extern, InstancePre, Linker, Memory, Module, OptLevel,
-    Result, Store, TypedFunc, bail,
+    AsContext, AsContextMut, Cache, Caller, Config, Engine, Error, Extern, InstancePre, Linker, Memory, Module,
+    OptLevel, Result, Store, TypedFunc, bail,
 };
 
 use crate::cluster::CallbackResult;
@@ -57,19 +55,10 @@ impl Guest {
     /// # Errors
     /// The bytes are not a module, or it needs something that waPC does not offer.
     pub fn load(bytes: &[u8], cache: Option<&Path>) -> Result<Self> {
-        let mut config = Config::new();
-        config.consume_fuel(true);
-        if cfg!(debug_assertions) {
-            // An engine that is compiled without optimization would take seconds to optimize a module that then runs
-            // for a millisecond.
-            config.cranelift_opt_level(OptLevel::None);
-        }
-        let engine = Engine::new(&config)?;
-        let module = match cache {
-            Some(folder) => kept(&engine, bytes, folder)?,
-            None => Module::new(&engine, bytes)?,
-        };
-        Ok(Self(linker(&engine)?.instantiate_pre(&module)?))
+        // If the folder cannot be used, or a file in it is damaged, that only costs time.
+        let kept = cache.and_then(cache_in).and_then(|cache| compiled(bytes, Some(cache)).ok());
+        let module = kept.map_or_else(|| compiled(bytes, None), Ok)?;
+        Ok(Self(linker(module.engine())?.instantiate_pre(&module)?))
     }
 
     /// A fresh instance.
@@ -124,52 +113,46 @@ impl Instance {
     }
 }
 
-/// The compiled module from the folder. If it is not there, is damaged, or belongs to another version of the engine,
-/// the module is compiled, and saved if possible.
-fn kept(engine: &Engine, bytes: &[u8], folder: &Path) -> Result<Module> {
-    let key = hash(&(bytes, Hashed(engine.precompile_compatibility_hash())));
-    let file = folder.join(format!("{key:016x}.cwasm"));
-    if let Some(module) = fs::read(&file).ok().and_then(|content| compiled(engine, &content)) {
-        return Ok(module);
+fn compiled(bytes: &[u8], cache: Option<Cache>) -> Result<Module> {
+    let mut config = Config::new();
+    config.cache(cache).consume_fuel(true);
+    if cfg!(debug_assertions) {
+        // An engine that is compiled without optimization would take seconds to optimize a module that then runs for a
+        // millisecond.
+        config.cranelift_opt_level(OptLevel::None);
     }
-    let code = engine.precompile_module(bytes)?;
-    let content = [hash(&code).to_le_bytes().as_slice(), &code].concat();
-    let Some(module) = compiled(engine, &content) else {
-        bail!("the engine does not take what it has compiled");
-    };
-    // It is written under another name first, so that nobody reads half a file. If the folder is not writable, that
-    // only costs time.
-    let unfinished = file.with_extension(std::process::id().to_string());
-    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&unfinished, &content));
-    let _ = written.and_then(|()| fs::rename(&unfinished, &file));
-    Ok(module)
+    Module::new(&Engine::new(&config)?, bytes)
 }
 
-/// The module in a file of the folder, unless the file is damaged or belongs to another engine.
-fn compiled(engine: &Engine, content: &[u8]) -> Option<Module> {
-    let (sum, code) = content.split_first_chunk()?;
-    if u64::from_le_bytes(*sum) != hash(code) {
+/// Wasmtime's cache in a folder, if only the user can write to the folder: anyone who can do so chooses what the
+/// evaluator runs.
+#[cfg(unix)]
+fn cache_in(folder: &Path) -> Option<Cache> {
+    use std::os::unix::fs::DirBuilderExt;
+    // The cache has its own folder inside, because it deletes files that it does not know.
+    let own = folder.join("wasmtime");
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&own).ok()?;
+    // The cache does not accept relative paths.
+    let (folder, own) = (folder.canonicalize().ok()?, own.canonicalize().ok()?);
+    let user = rustix::process::geteuid().as_raw();
+    if !is_alone_of(user, &folder) || !is_alone_of(user, &own) {
         return None;
     }
-    // SAFETY: the checksum at the start of the file shows that the code was written by `precompile_module`, and the
-    // engine checks that it belongs to its own version and settings. Anyone who can write a wrong file with a correct
-    // checksum can also replace the program.
-    unsafe { Module::deserialize(engine, code) }.ok()
+    let mut config = wasmtime::CacheConfig::new();
+    config.with_directory(own);
+    Cache::new(config).ok()
 }
 
-/// A value that can only be hashed.
-struct Hashed<T>(T);
-
-fn hash(value: &(impl Hash + ?Sized)) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
+/// On other systems, the evaluator cannot tell who owns a folder, so it keeps nothing.
+#[cfg(not(unix))]
+fn cache_in(_: &Path) -> Option<Cache> {
+    None
 }
 
-impl<T: Hash> Hash for Hashed<T> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
-    }
+#[cfg(unix)]
+fn is_alone_of(user: u32, folder: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    folder.metadata().is_ok_and(|folder| folder.uid() == user && folder.mode() & 0o022 == 0)
 }
 
 fn linker(engine: &Engine) -> Result<Linker<State>> {
@@ -284,43 +267,88 @@ fn read(caller: &mut Calling<'_>, at: i32, length: i32) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::PathBuf;
 
     /// An empty module.
     const EMPTY: &[u8] = b"\0asm\x01\0\0\0";
 
-    fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-        let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
-    }
+    #[cfg(unix)]
+    mod cache {
+        use super::*;
+        use std::fs::{self, Permissions};
+        use std::os::unix::fs::PermissionsExt;
+        use std::path::PathBuf;
 
-    #[test]
-    fn a_damaged_file_is_written_anew() {
-        let folder = std::env::temp_dir().join(format!("vmfm-{}", std::process::id()));
-        let engine = Engine::default();
-        kept(&engine, EMPTY, &folder).unwrap();
-        let [(path, content)] = &files(&folder)[..] else {
-            panic!("not one file");
-        };
-        let mut damaged = content.clone();
-        damaged[content.len() / 2] ^= 1;
-        for broken in [Vec::new(), b"nonsense".to_vec(), content[..content.len() - 1].to_vec(), damaged] {
-            fs::write(path, broken).unwrap();
-            kept(&engine, EMPTY, &folder).unwrap();
-            assert!(files(&folder) == [(path.clone(), content.clone())]);
+        /// A folder for a test, to which only the user can write.
+        struct Folder(PathBuf);
+
+        impl Folder {
+            fn new(test: &str) -> Self {
+                let folder = Self(std::env::temp_dir().join(format!("vmfm-{test}-{}", std::process::id())));
+                fs::create_dir(&folder.0).unwrap();
+                folder.set_mode("", 0o755);
+                folder
+            }
+
+            fn set_mode(&self, path: &str, mode: u32) {
+                fs::set_permissions(self.0.join(path), Permissions::from_mode(mode)).unwrap();
+            }
+
+            /// Loads a module, and returns the files in the cache. Files with an extension are statistics or unfinished.
+            fn after(&self, module: &[u8]) -> Vec<(PathBuf, Vec<u8>)> {
+                Guest::load(module, Some(&self.0)).unwrap();
+                let list = |folder| fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+                let files =
+                    list(self.0.join("wasmtime/modules")).flat_map(list).filter(|file| file.extension().is_none());
+                files.map(|file| (file.clone(), fs::read(file).unwrap())).collect()
+            }
         }
-        // Another module has its own file, and so has the same module for another engine.
-        kept(&engine, &[EMPTY, b"\0\x02\x01x"].concat(), &folder).unwrap();
-        let mut config = Config::new();
-        config.consume_fuel(true);
-        kept(&Engine::new(&config).unwrap(), EMPTY, &folder).unwrap();
-        assert_eq!(files(&folder).len(), 3);
-        fs::remove_dir_all(folder).unwrap();
-    }
 
-    #[test]
-    fn a_folder_that_cannot_be_written_costs_time_only() {
-        assert!(kept(&Engine::default(), EMPTY, Path::new("/dev/null/no-folder")).is_ok());
+        impl Drop for Folder {
+            fn drop(&mut self) {
+                // The cache may still be using it.
+                let _ = fs::remove_dir_all(&self.0);
+            }
+        }
+
+        #[test]
+        fn a_damaged_file_is_written_anew() {
+            let folder = Folder::new("damaged");
+            let kept = folder.after(EMPTY);
+            let [(path, content)] = &kept[..] else {
+                panic!("not one file");
+            };
+            for broken in [b"", &b"nonsense"[..], &content[..content.len() - 1], &content[..content.len() / 2]] {
+                fs::write(path, broken).unwrap();
+                assert!(folder.after(EMPTY) == kept);
+            }
+            // Another module has its own file.
+            assert_eq!(folder.after(&[EMPTY, b"\0\x02\x01x"].concat()).len(), 2);
+        }
+
+        #[test]
+        fn a_folder_that_cannot_be_written_costs_time_only() {
+            assert!(Guest::load(EMPTY, Some(Path::new("/dev/null/no-folder"))).is_ok());
+            // A file with the name of the cache's folder.
+            let folder = Folder::new("unwritable");
+            fs::write(folder.0.join("wasmtime"), "").unwrap();
+            assert_eq!(folder.after(EMPTY), []);
+        }
+
+        #[test]
+        fn a_folder_that_others_can_write_to_is_not_used() {
+            let folder = Folder::new("others");
+            for mode in [0o775, 0o757, 0o1777] {
+                folder.set_mode("", mode);
+                assert_eq!(folder.after(EMPTY), []);
+                folder.set_mode("", 0o755);
+                folder.set_mode("wasmtime", mode);
+                assert_eq!(folder.after(EMPTY), []);
+                folder.set_mode("wasmtime", 0o700);
+            }
+            assert_eq!(folder.after(EMPTY).len(), 1);
+            let user = rustix::process::geteuid().as_raw();
+            assert!(is_alone_of(user, &folder.0) && !is_alone_of(user + 1, &folder.0));
+        }
     }
 
     #[test]

@@ -72,7 +72,8 @@ const FILES: [Generated; 18] = [
 
 fn main() -> Result<()> {
     match Arguments::parse().task {
-        Task::Generate { check } => generate(check),
+        Task::Generate { check: true } => check(),
+        Task::Generate { check: false } => generate(),
         Task::Terminal { command, output } => {
             let printed = io::read_to_string(io::stdin()).context("standard input cannot be read")?;
             ensure!(!printed.trim().is_empty(), "{command} printed nothing");
@@ -83,19 +84,29 @@ fn main() -> Result<()> {
     }
 }
 
-fn generate(check: bool) -> Result<()> {
-    let root = root();
+/// The generated files that are out of date, with the text that they should have.
+fn outdated() -> Result<Vec<(&'static str, String)>> {
+    let mut outdated = Vec::new();
     for Generated { path, make } in FILES {
-        let file = root.join(path);
-        let old = fs::read_to_string(&file).with_context(|| format!("{path} cannot be read"))?;
+        let old = fs::read_to_string(root().join(path)).with_context(|| format!("{path} cannot be read"))?;
         let new = make(&old).with_context(|| format!("{path} cannot be generated"))?;
-        if new == old {
-            continue;
+        if new != old {
+            outdated.push((path, new));
         }
-        if check {
-            bail!("{path} is not up to date; run: cargo xtask generate");
-        }
-        fs::write(&file, new).with_context(|| format!("{path} cannot be written"))?;
+    }
+    Ok(outdated)
+}
+
+fn check() -> Result<()> {
+    match outdated()?.first() {
+        Some((path, _)) => bail!("{path} is not up to date; run: cargo xtask generate"),
+        None => Ok(()),
+    }
+}
+
+fn generate() -> Result<()> {
+    for (path, text) in outdated()? {
+        fs::write(root().join(path), text).with_context(|| format!("{path} cannot be written"))?;
         println!("{path}");
     }
     Ok(())

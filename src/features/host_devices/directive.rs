@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Bus, object};
-use crate::json::{self, type_name};
+use crate::json::type_name;
 use crate::text::Quoted;
 use crate::values::name::SUBDOMAIN;
 
@@ -82,7 +82,8 @@ pub(super) fn check_count(count: usize, max: usize, bus: &'static Bus) -> Result
 impl Devices {
     /// Reads a directive's value, with at most `max` devices.
     pub(super) fn parse(value: &str, max: usize, bus: &'static Bus) -> Result<Self, DirectiveError> {
-        let json: Value = json::parse(value).map_err(|error| DirectiveError::Json { column: error.column(), bus })?;
+        let json: Value =
+            serde_json::from_str(value).map_err(|error| DirectiveError::Json { column: error.column(), bus })?;
         let Value::Object(members) = &json else {
             return Err(DirectiveError::NotAnObject { found: type_name(&json), bus });
         };

@@ -143,20 +143,20 @@ impl<'n> Inventory<'n> {
             };
             let device = match &entry {
                 Some(entry) => of_entry(entry),
-                None => devices.iter().find(|device| device.node() == node),
+                None => devices.iter().find(|device| Some(device.node()) == node),
             };
             Some(Chosen { device: device.or(devices.first())?, entry })
         });
         Ok(choices.collect())
     }
 
-    /// The user who claimed a device; empty if the claim does not say so.
-    pub(super) fn owner(&self, device: &HostDevice, context: &Context<'_>) -> Result<String, LookupError> {
+    /// The name of the user who claimed a device, if the claim says so.
+    pub(super) fn owner(&self, device: &HostDevice, context: &Context<'_>) -> Result<Option<String>, LookupError> {
         let claim = match self.claims.get(device.name()) {
             Some(claim) => Some(Rc::clone(claim)),
             None => context.lookups.claim(self.bus.claims, device.name())?,
         };
-        Ok(claim.map(|claim| claim.user().to_owned()).unwrap_or_default())
+        Ok(claim.and_then(|claim| claim.user().map(str::to_owned)))
     }
 
     /// The devices that match, in the order of their nodes' names.
@@ -226,9 +226,9 @@ impl<'n> Inventory<'n> {
         missing: &[&Candidates<'i>],
         present: &[&Candidates<'i>],
         host_devices: &[Device<'_>],
-    ) -> Result<&'i str, HostDevicesError> {
+    ) -> Result<Option<&'i str>, HostDevicesError> {
         let Some(first) = missing.first() else {
-            return Ok("");
+            return Ok(None);
         };
         let places = || {
             let place = |one: &&Candidates<'_>| format!("{} on {}", one.wanted, names_of_nodes(&one.devices));
@@ -259,7 +259,7 @@ impl<'n> Inventory<'n> {
                 return Err(HostDevicesError::Ambiguous { device, devices, name });
             }
         }
-        Ok(nodes.first().copied().unwrap_or_default())
+        Ok(nodes.first().copied())
     }
 
     fn known(&self, entry: &Device<'_>) -> Option<&HostDevice> {

@@ -212,11 +212,10 @@ impl Wanted<'_, '_> {
         }
         let owner = inventory.owner(chosen.device, context);
         let owner = owner.map_err(|error| HostDevicesError::Lookup { error, bus })?;
-        if context.requester.is(&owner) {
+        if owner.as_ref().is_some_and(|owner| context.requester.is(owner)) {
             return Ok(());
         }
-        let owner =
-            if owner.is_empty() { "nobody that the claim names".to_owned() } else { Quoted(&owner).to_string() };
+        let owner = owner.map_or("nobody that the claim names".to_owned(), |owner| Quoted(&owner).to_string());
         let (device, user) = (chosen.device.name().to_owned(), context.requester.to_string());
         Err(HostDevicesError::NotTheOwner { device, owner, user, bus }.into())
     }
