@@ -14,7 +14,7 @@ export KUBECTL
 NEED_KWCTL = command -v $(KWCTL) >/dev/null || \
 	{ echo "kwctl is missing; install it from https://github.com/kubewarden/kwctl/releases, or name it: KWCTL=path" >&2; exit 1; }
 
-# The evaluator for releases: a static program for this machine's architecture.
+# The evaluator in releases: a static program for this machine's architecture.
 ARCH   := $(shell uname -m)
 STATIC := $(ARCH)-unknown-linux-musl
 VMFM   := vmfm-linux-$(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(ARCH)))
@@ -84,7 +84,7 @@ mutants: ## Changes the policy in small ways, and lists the changes that no test
 	scripts/cargo-tool mutants --output target $(MUTANTS)
 
 .PHONY: e2e-tests
-e2e-tests: annotated-policy.wasm ## Runs the annotated module in kwctl, which must be installed, as bats and jq
+e2e-tests: annotated-policy.wasm ## Runs the annotated module in kwctl; needs kwctl, bats and jq
 	@scripts/need bats bats "it runs the suite" bats --version
 	@scripts/need jq jq "the suite reads JSON with it" jq --version
 	bats e2e/e2e.bats

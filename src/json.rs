@@ -1,9 +1,9 @@
-//! What the policy needs for JSON beside serde_json.
+//! Helpers for JSON that serde_json does not have.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// The type of a value, as a message names it.
+/// The type of a value, for a message.
 pub(crate) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -15,7 +15,7 @@ pub(crate) fn type_name(value: &Value) -> &'static str {
     }
 }
 
-/// Whether a value is what forms write for "not set": `null`, `""`, `[]`, `{}`, or a list of these.
+/// Whether a form writes this value for "not set": `null`, `""`, `[]`, `{}`, or a list of these.
 pub(crate) fn is_unset(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -26,7 +26,7 @@ pub(crate) fn is_unset(value: &Value) -> bool {
     }
 }
 
-/// Reads a field that may be null, which Kubernetes takes for absent: then it has its default.
+/// Reads a field that may be null. Kubernetes treats null as absent, so the field then has its default.
 ///
 /// For `#[serde(default, deserialize_with = "or_default")]`.
 pub(crate) fn or_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>

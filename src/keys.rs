@@ -1,21 +1,21 @@
 //! The keys of the policy's own annotations and labels.
 
-/// The start of every key of the policy.
+/// The prefix of the policy's keys.
 pub(crate) const PREFIX: &str = "vm-feature-manager.io/";
 
 const APPLIED: &str = "-applied";
 const ERROR: &str = "-error";
 const ADDED: &str = "-added";
 
-/// The endings of the keys that the policy writes itself.
+/// The suffixes of the keys that the policy writes itself.
 pub(crate) const RECORDS: [&str; 3] = [APPLIED, ERROR, ADDED];
 
-/// The key under which a user asks for a feature, or sets an option.
+/// The key with which a user asks for a feature, or sets an option.
 pub(crate) fn directive(name: &str) -> String {
     format!("{PREFIX}{name}")
 }
 
-/// The annotation that tells people what a feature was made from.
+/// The annotation that tells people which directive a feature was applied from.
 pub(crate) fn applied(feature: &str) -> String {
     format!("{PREFIX}{feature}{APPLIED}")
 }

@@ -1,6 +1,6 @@
-//! A Kubewarden policy that gives KubeVirt virtual machines hardware features, each by one annotation.
+//! A Kubewarden policy that gives KubeVirt virtual machines hardware features, each with one annotation.
 //!
-//! This file registers the waPC functions and sets up the logger; `policy.rs` has the order of what happens to a request.
+//! This file registers the waPC functions and sets up the logger. `policy.rs` shows what happens to a request, in order.
 
 #![deny(missing_docs)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -36,15 +36,15 @@ pub use values::pattern::Pattern;
 
 /// Answers an admission request.
 ///
-/// `payload` is JSON: `{"request": <AdmissionRequest>, "settings": <settings>}`. The answer is Kubewarden's
-/// `ValidationResponse` as JSON, whatever the payload: what cannot be read or applied is a denial or a warning in it.
+/// `payload` is JSON: `{"request": <AdmissionRequest>, "settings": <settings>}`. The answer is always Kubewarden's
+/// `ValidationResponse` as JSON: if something cannot be read or applied, it contains a denial or a warning.
 pub fn validate(payload: &[u8], cluster: &dyn Cluster, log: &Logger) -> Vec<u8> {
     response::to_bytes(policy::evaluate(payload, cluster, log))
 }
 
-/// Answers whether the settings in `payload` are valid, without a look at the cluster.
+/// Answers whether the settings in `payload` are valid. It does not look anything up in the cluster.
 ///
-/// The answer is Kubewarden's `SettingsValidationResponse` as JSON; its message names every problem.
+/// The answer is Kubewarden's `SettingsValidationResponse` as JSON. Its message names every problem.
 pub fn validate_settings(payload: &[u8]) -> Vec<u8> {
     response::settings_to_bytes(Settings::parse(payload).map(|_| ()))
 }
@@ -58,7 +58,7 @@ pub extern "C" fn wapc_init() {
 }
 
 fn guest_validate(payload: &[u8]) -> CallResult {
-    // A line that cannot be sent must not stop the request.
+    // A log line that cannot be sent must not stop the request.
     let log = Logger::root(KubewardenDrain::default().ignore_res(), o!());
     Ok(validate(payload, &HostCluster, &log))
 }

@@ -1,4 +1,4 @@
-//! The order of what happens to a request. Knows no JSON and no waPC.
+//! What happens to a request, in order. This module does not know JSON or waPC.
 
 use slog::{Logger, info, warn};
 
@@ -11,7 +11,7 @@ use crate::settings::reads_user_data;
 use crate::verdict::{Decision, Denial, Verdict};
 use crate::vm::VirtualMachine;
 
-/// Answers the payload of `validate`.
+/// Evaluates the payload of `validate`.
 pub(crate) fn evaluate(payload: &[u8], cluster: &dyn Cluster, log: &Logger) -> Verdict {
     let verdict = Payload::parse(payload).map_err(Denial::from).and_then(|mut payload| match payload.vms.take() {
         Some(vms) => decide(&payload, vms, cluster, log).inspect_err(|denial| {
@@ -46,7 +46,7 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
     for note in user_data.notes() {
         info!(log, "user data passed over"; request, "reason" => note);
     }
-    // What a Secret said before the update is not known.
+    // A Secret is not looked up for the old VirtualMachine, because its content before the update is not known.
     let old_user_data = old.as_ref().map(|old| read_user_data(old, None)).unwrap_or_default();
     if !is_mentioned && user_data.is_empty() && old_user_data.is_empty() {
         return Ok(Verdict::default());

@@ -1,4 +1,4 @@
-//! The request as the Kubewarden host sends it. Knows no setting and no feature.
+//! The request, as the Kubewarden host sends it. This module knows no setting and no feature.
 
 use std::fmt;
 
@@ -16,19 +16,19 @@ pub(crate) struct Payload {
     /// The policy's settings; null if there are none.
     pub(crate) settings: Value,
     pub(crate) request: AdmissionRequest,
-    /// The VirtualMachines, if the request creates or changes one.
+    /// The VirtualMachine, if the request creates or updates one.
     pub(crate) vms: Option<VirtualMachines>,
 }
 
-/// The VirtualMachine that a request creates or changes.
+/// The VirtualMachine that a request creates or updates.
 #[derive(Debug)]
 pub(crate) struct VirtualMachines {
     pub(crate) new: VirtualMachine,
-    /// As it was before an update.
+    /// The VirtualMachine before an update.
     pub(crate) old: Option<VirtualMachine>,
 }
 
-/// What the policy needs to know of a request beside its object.
+/// What the policy needs to know about a request, except for the object.
 #[derive(Debug)]
 pub(crate) struct AdmissionRequest {
     uid: String,
@@ -43,7 +43,7 @@ pub(crate) struct Requester {
     pub(crate) name: String,
     /// In alphabetical order.
     pub(crate) groups: Vec<String>,
-    /// The name that the user logs in with, if Rancher sends the request: it impersonates `user-6j5s6`, and adds the login as
+    /// The login, if Rancher sends the request. Rancher impersonates users such as `user-6j5s6`, and sends the login as
     /// `extra.username`.
     pub(crate) login: Option<String>,
 }
@@ -64,7 +64,7 @@ impl From<UserInfo> for Requester {
     }
 }
 
-/// The name, and the login if it is another.
+/// The user name, and the login if it is different.
 impl fmt::Display for Requester {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", Quoted(&self.name))?;
@@ -77,7 +77,8 @@ impl fmt::Display for Requester {
 
 /// Why a payload is not an admission request.
 ///
-/// Says where, never what: the payload contains the whole VirtualMachine, with the passwords of its cloud-init.
+/// The message says where the problem is, but never shows the content: the payload contains the whole VirtualMachine,
+/// with the passwords in its cloud-init.
 ///
 /// Cause: the request does not come from an API server
 /// Cure: look at who sends it
@@ -107,10 +108,10 @@ impl From<serde_json::Error> for Unreadable {
 impl Payload {
     /// Reads the payload of `validate`.
     ///
-    /// The SDK's `ValidationRequest::new` would put the payload into its error.
+    /// The SDK's `ValidationRequest::new` is not used, because its error contains the payload.
     ///
     /// # Errors
-    /// [`Unreadable`] if it is not JSON, or does not say what is done with an object of which kind.
+    /// [`Unreadable`] if the payload is not JSON, or does not name the operation and the kind of the object.
     pub(crate) fn parse(payload: &[u8]) -> Result<Self, Unreadable> {
         let payload = std::str::from_utf8(payload).map_err(|_| Unreadable::NotUtf8)?;
         let ValidationRequest::<Option<Value>> { settings, request } = serde_json::from_str(payload)?;
@@ -133,7 +134,7 @@ impl Payload {
     }
 }
 
-/// Whether a request creates or changes a KubeVirt `VirtualMachine` itself, not its status. The version does not matter.
+/// Whether a request creates or updates a KubeVirt `VirtualMachine`, not only its status. Every API version counts.
 fn concerns_virtual_machine(request: &KubernetesAdmissionRequest) -> bool {
     request.kind.group == "kubevirt.io"
         && request.kind.kind == "VirtualMachine"
@@ -141,7 +142,7 @@ fn concerns_virtual_machine(request: &KubernetesAdmissionRequest) -> bool {
         && request.sub_resource.is_empty()
 }
 
-/// Which request a log line is about.
+/// The fields that identify the request in a log line.
 impl slog::KV for AdmissionRequest {
     fn serialize(&self, _record: &slog::Record<'_>, serializer: &mut dyn slog::Serializer) -> slog::Result {
         serializer.emit_str("request_uid", &self.uid)?;

@@ -1,4 +1,4 @@
-//! From a verdict to the bytes that the Kubewarden host reads. Knows nothing of how the verdict came about.
+//! Turns a verdict into the bytes that the Kubewarden host reads. This module does not know how the verdict was reached.
 
 use kubewarden_policy_sdk::response::ValidationResponse;
 use kubewarden_policy_sdk::settings::SettingsValidationResponse;
@@ -10,7 +10,7 @@ use crate::verdict::{Decision, Verdict};
 
 /// The answer to `validate`.
 pub(crate) fn to_bytes(verdict: Verdict) -> Vec<u8> {
-    // For the API server's audit log: the features that are in place, and those that failed.
+    // For the API server's audit log: the features that are applied, and those that failed.
     let audit = [("applied", verdict.applied), ("failed", verdict.failed)].into_iter();
     let audit = audit.filter(|(_, features)| !features.is_empty());
     let audit: std::collections::HashMap<_, _> =
@@ -42,7 +42,7 @@ pub(crate) fn settings_to_bytes(result: Result<(), SettingsError>) -> Vec<u8> {
     serialize(&SettingsValidationResponse { valid: message.is_none(), message })
 }
 
-/// The bytes of an answer. All of its keys are text and all of its numbers integers or finite, so that this cannot fail.
+/// The bytes of an answer. All its keys are strings and all its numbers are integers or finite, so this cannot fail.
 fn serialize(response: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(response).unwrap_or_default()
 }

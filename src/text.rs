@@ -1,21 +1,21 @@
-//! How text that a user wrote is shown back to people: short, on one line, in ASCII.
+//! Shows people text that a user wrote: short, on one line, in ASCII.
 
 use std::fmt::{self, Write};
 
-/// The most characters of a user's value that a message quotes.
+/// How many characters of a user's value a message quotes.
 const QUOTED: usize = 128;
 
-/// The most characters of the message of a failure.
+/// How long the message of a failure may be, in characters.
 const LINE: usize = 4096;
 
-/// The most characters of an admission warning that the Kubernetes API server passes on.
+/// How many characters of an admission warning the Kubernetes API server passes on.
 /// Source: `k8s.io/api/admission/v1`, `AdmissionResponse.Warnings`.
 const WARNING: usize = 256;
 
-/// The most warnings that a message is spread over.
+/// How many warnings a single message may fill.
 const WARNINGS: usize = 4;
 
-/// A value that a user wrote, in quotes, escaped and cut: a directive can be a megabyte of anything.
+/// A value that a user wrote, quoted, escaped and shortened: the value of a directive can be a megabyte long.
 pub(crate) struct Quoted<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Quoted<'_> {
@@ -34,7 +34,7 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// Names that a user wrote, in a row: the first eight, each cut.
+/// Names that a user wrote, as a list: the first eight, each shortened.
 pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
     let mut text = String::new();
     for (count, name) in names.into_iter().enumerate() {
@@ -50,7 +50,7 @@ pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
     text
 }
 
-/// A message on one line: a name in it may be any text that a user wrote.
+/// The message on one line. A name in it may be any text that a user wrote.
 pub(crate) fn line(message: &str) -> String {
     let mut chars = message.chars().map(|c| if c.is_control() { '?' } else { c });
     let mut text: String = chars.by_ref().take(LINE).collect();
@@ -60,8 +60,8 @@ pub(crate) fn line(message: &str) -> String {
     text
 }
 
-/// The message as admission warnings, each one line of printable ASCII. A message that is too long for one goes on in the
-/// next, where a clause ends or else a word, so that a command in it stays whole.
+/// The message as admission warnings, each one line of printable ASCII. If the message is too long, it continues in
+/// another warning. It is split after a clause if possible, otherwise after a word, so that a command in it stays in one piece.
 pub(crate) fn warnings(message: &str) -> Vec<String> {
     let to_ascii = |c: char| match c {
         ' '..='~' => c,
@@ -86,21 +86,21 @@ pub(crate) fn warnings(message: &str) -> Vec<String> {
     warnings
 }
 
-/// How much of an ASCII text makes a warning.
+/// The length of the first warning, in an ASCII text.
 fn end_of_line(text: &str) -> usize {
     let Some((line, _)) = text.split_at_checked(WARNING).filter(|_| text.len() > WARNING) else {
         return text.len();
     };
     let pairs = line.as_bytes().windows(2);
-    // A clause that is short would leave most of the line empty.
+    // If the clause is too short, most of the line would be empty.
     let clause = pairs.clone().rposition(|pair| matches!(pair, b"; " | b": ")).map(|at| at + 2);
     let clause = clause.filter(|end| *end > WARNING / 4);
     clause.or_else(|| line.rfind(' ')).unwrap_or(WARNING)
 }
 
-/// The known name that a mistyped one is nearest to, if one is near: at most a third of its letters differ.
+/// The known name that is most similar to a mistyped one, if at most a third of its letters differ.
 pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    // Longer than any known name: not a typing mistake, and the distance takes time that grows with its length.
+    // It is longer than any known name, so it is not a typing mistake. Besides, long names take long to compare.
     if name.len() > 64 {
         return None;
     }

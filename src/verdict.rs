@@ -1,4 +1,4 @@
-//! The policy's answer. Knows nothing of how the verdict comes about, or of the bytes that it becomes.
+//! The policy's answer. This module does not know how the verdict is reached, or which bytes it becomes.
 
 use crate::request::Unreadable;
 use crate::settings::SettingsError;
@@ -8,15 +8,15 @@ use crate::vm::{ShapeError, VirtualMachine};
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
     pub(crate) decision: Decision,
-    /// Warnings, true also if the host drops the mutation.
+    /// Warnings. They must be true even if the host discards the mutation.
     pub(crate) warnings: Vec<String>,
-    /// The features that are in place.
+    /// The features that are applied.
     pub(crate) applied: Vec<&'static str>,
-    /// The features that could not be applied, whatever their error mode.
+    /// The features that failed, whatever their error mode.
     pub(crate) failed: Vec<&'static str>,
 }
 
-/// The decision about the request.
+/// What happens to the request.
 #[derive(Debug, Default)]
 pub(crate) enum Decision {
     #[default]
@@ -25,7 +25,7 @@ pub(crate) enum Decision {
     Denied(Denial),
 }
 
-/// Why a request is denied, in the words that the user reads.
+/// Why a request is denied, in words for the user.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Denial {
     #[error("{0}")]
@@ -41,7 +41,7 @@ pub(crate) enum Denial {
 }
 
 impl Denial {
-    /// The HTTP status code: 400 if the user can mend it, 500 if only the administrator can.
+    /// The HTTP status code: 400 if the user can fix it, 500 if only an administrator can.
     pub(crate) fn code(&self) -> u16 {
         match self {
             Denial::Unreadable(_) | Denial::Shape(_) | Denial::Failures(_) => 400,

@@ -1,4 +1,4 @@
-//! The cluster that the targets ask: that of three examples, and the Secret of the VirtualMachine.
+//! The cluster that the targets look things up in: the objects of three examples, and the Secret of the VirtualMachine.
 
 use std::sync::LazyLock;
 
@@ -34,7 +34,7 @@ thread_local! {
     static CLUSTER: MemoryCluster = MemoryCluster::of(OBJECTS.clone());
 }
 
-/// Lends the cluster, which remembers nothing from one loan to the next.
+/// Calls the function with the cluster, which keeps nothing from one call to the next.
 pub(crate) fn with_cluster<T>(use_it: impl FnOnce(&MemoryCluster) -> T) -> T {
     CLUSTER.with(|cluster| {
         cluster.lookups.take();
@@ -43,7 +43,7 @@ pub(crate) fn with_cluster<T>(use_it: impl FnOnce(&MemoryCluster) -> T) -> T {
     })
 }
 
-/// Standard base64, with padding.
+/// Encodes bytes in standard base64, with padding.
 pub(crate) fn base64(bytes: &[u8]) -> String {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.encode(bytes)

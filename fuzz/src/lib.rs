@@ -1,5 +1,5 @@
-//! What must hold whatever the input. The fuzz targets and the short run among the tests call the same functions; each
-//! takes the bytes of one input, and panics where something does not hold.
+//! What must hold for every input. The fuzz targets and the short run among the tests call the same functions. Each
+//! takes the bytes of one input, and panics if something does not hold.
 
 mod cluster;
 pub mod seeds;
@@ -13,10 +13,10 @@ use cluster::with_cluster;
 use vm_feature_manager_testkit::log::Lines;
 use vm_feature_manager_testkit::{PREFIX, features};
 
-/// Looks at what comes of one input.
+/// Checks the policy with one input.
 pub type Check = fn(&[u8]);
 
-/// The targets, by their names.
+/// The targets by name.
 pub const TARGETS: [(&str, Check); 4] = [
     ("validate", validate),
     ("validate_settings", validate_settings),
@@ -24,7 +24,7 @@ pub const TARGETS: [(&str, Check); 4] = [
     ("user_data", user_data),
 ];
 
-/// What came of a request: the answer, and all that a person may read of it.
+/// The result of a request: the answer, and everything in it and in the log that people may read.
 struct Answer {
     response: Value,
     /// Message, warnings, audit annotations and log lines.
@@ -32,13 +32,13 @@ struct Answer {
 }
 
 impl Answer {
-    /// Evaluates a payload, and looks at the answer's form.
+    /// Evaluates a payload, and checks the form of the answer.
     fn to(payload: &[u8]) -> Self {
         let lines = Lines::default();
         let log = Logger::root(lines.clone(), o!());
         let bytes = with_cluster(|cluster| vm_feature_manager_policy::validate(payload, cluster, &log));
         let mut response: Value = serde_json::from_slice(&bytes).expect("the answer is JSON");
-        // The host takes null for absent.
+        // The host treats null as absent.
         response.as_object_mut().expect("the answer is an object").retain(|_, value| !value.is_null());
         let object = response.as_object_mut().and_then(|members| members.remove("mutated_object"));
         let mut words = format!("{response}\n{}", lines.lines().join("\n"));
@@ -85,7 +85,7 @@ impl Answer {
     }
 }
 
-/// All that is said about a payload that cannot be read, without the numbers: nothing of it is shown.
+/// The only messages about a payload that cannot be read, without their numbers. They show nothing of the payload.
 const UNREADABLE: [&str; 7] = [
     "it is not UTF-",
     "it is not valid JSON, nested too deeply, or has a number out of range at line , column ",
@@ -117,7 +117,7 @@ pub fn validate(data: &[u8]) {
     check_done(&Answer::to(again.to_string().as_bytes()));
 }
 
-/// Any payload of `validate_settings`; what is taken for valid can be used.
+/// Any payload of `validate_settings`. If the policy says that the settings are valid, it can evaluate a request with them.
 pub fn validate_settings(data: &[u8]) {
     let bytes = vm_feature_manager_policy::validate_settings(data);
     let response: Value = serde_json::from_slice(&bytes).expect("the answer is JSON");
@@ -169,7 +169,7 @@ pub fn is_applied(key: &str, value: &str) -> bool {
     applied.split(',').any(|name| name == feature)
 }
 
-/// The first byte says which directive or option, the second which settings; the rest is its value.
+/// The first byte chooses the directive or option, the second the settings. The rest is the value.
 pub fn directives(data: &[u8]) {
     let Some((text, [key, variant])) = split(data) else { return };
     let keys = keys();
@@ -193,7 +193,7 @@ fn error_handling(variant: u8) -> Value {
 /// Text that nothing may repeat.
 const SECRET: &str = "correct-horse-battery";
 
-/// The first byte says where the user data stands, the second which settings; the rest is a part of it.
+/// The first byte chooses where the user data is, the second the settings. The rest is part of the user data.
 pub fn user_data(data: &[u8]) {
     let Some((text, [place, variant])) = split(data) else { return };
     let document = format!("#cloud-config\npassword: {SECRET}\n{text}");
@@ -211,7 +211,7 @@ pub fn user_data(data: &[u8]) {
     check_features(&vm, &settings);
 }
 
-/// A VirtualMachine is created, written again as it is, and written without what asks the policy.
+/// A VirtualMachine is created, then updated without a change to its directives, and then without its directives.
 fn check_features(vm: &Value, settings: &Value) {
     let create = Answer::to(payload("CREATE", vm, None, settings).as_bytes());
     assert!(!create.words.contains(SECRET), "{}", create.words);
@@ -224,7 +224,7 @@ fn check_features(vm: &Value, settings: &Value) {
     touched["spec"]["template"]["spec"]["domain"]["cpu"]["maxSockets"] = json!(8);
     check_done(&Answer::to(payload("UPDATE", &touched, Some(mutated), settings).as_bytes()));
 
-    // Without the directive, the user's own VirtualMachine is left.
+    // Without the directives, the VirtualMachine is again as the user wrote it.
     let mut without = mutated.clone();
     let asks = |key: &str| key.starts_with(PREFIX) && !is_record(key);
     let ours = |object: &mut Value, key: &str, is: &dyn Fn(&str) -> bool| {
@@ -247,7 +247,7 @@ fn is_record(key: &str) -> bool {
     key.starts_with(PREFIX) && ["-applied", "-error", "-added"].iter().any(|s| key.ends_with(s))
 }
 
-/// Spaces change nothing.
+/// Whitespace in the payload makes no difference.
 fn check_format(payload: &Value) {
     let compact = Answer::to(payload.to_string().as_bytes());
     let text = serde_json::to_string_pretty(payload).expect("JSON");
@@ -255,7 +255,7 @@ fn check_format(payload: &Value) {
     assert_eq!(without_places(compact.response), without_places(pretty.response));
 }
 
-/// An answer without the lines and columns in its message.
+/// The answer without the lines and columns in its message.
 fn without_places(mut answer: Value) -> Value {
     if let Some(Value::String(message)) = answer.get_mut("message") {
         message.retain(|c| !c.is_ascii_digit());
@@ -263,13 +263,13 @@ fn without_places(mut answer: Value) -> Value {
     answer
 }
 
-/// The policy has nothing to do any more.
+/// The policy has nothing left to do.
 fn check_done(answer: &Answer) {
     assert!(answer.is_accepted(), "the second time: {}", answer.response);
     assert_eq!(answer.mutated(), None, "the second time: {}", answer.response);
 }
 
-/// All that the user wrote is still there: members by their keys, items in their order.
+/// Checks that everything that the user wrote is still there: members by key, and items in the same order.
 fn check_kept(path: &str, before: &Value, after: &Value) {
     match (before, after) {
         (Value::Null, _) => {}
@@ -286,7 +286,8 @@ fn check_kept(path: &str, before: &Value, after: &Value) {
             }
         }
         (Value::String(_), Value::String(_)) if path.ends_with("/hooks.kubevirt.io/hookSidecars") => {}
-        // What is read whole holds no numbers but integers where the VirtualMachine is valid; others are floating-point.
+        // If the VirtualMachine is valid, the parts that the policy rewrites contain only integers. Other numbers are
+        // floating-point.
         (Value::Number(before), Value::Number(after)) if before.is_f64() && after.is_f64() => {
             let [before, after] = [before, after].map(|number| number.as_f64().unwrap_or_default());
             assert!((before - after).abs() <= before.abs() * 4.0 * f64::EPSILON, "{path}");
@@ -300,7 +301,7 @@ fn split(data: &[u8]) -> Option<(&str, [u8; 2])> {
     Some((std::str::from_utf8(text).ok()?, *head))
 }
 
-/// The VirtualMachine of Harvester's form.
+/// A VirtualMachine from Harvester's form.
 static VM: LazyLock<Value> =
     LazyLock::new(|| serde_saphyr::from_str(include_str!("../../tests/data/vm-ui-create.yaml")).expect("YAML"));
 
@@ -314,7 +315,7 @@ fn asking(vm: &Value, directives: &[(&str, &str)]) -> Value {
     vm
 }
 
-/// A payload of `validate`, as the host writes it.
+/// A payload of `validate`, in the host's format.
 fn payload(operation: &str, object: &Value, old: Option<&Value>, settings: &Value) -> String {
     let kind = json!({"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachine"});
     let request = json!({

@@ -1,4 +1,4 @@
-//! What the targets start from, made of the fixtures of the tests and of the examples.
+//! The inputs that the targets start from, made of the tests' fixtures and the examples.
 
 use std::fs;
 use std::io;
@@ -60,7 +60,7 @@ const USER_DATA: [&str; 9] = [
     "I2Nsb3VkLWNvbmZpZwp4X2t1YmV2aXJ0X2ZlYXR1cmVzOgogIG5lc3RlZF92aXJ0OiB0cnVlCg==",
 ];
 
-/// The inputs that a target starts from; none for a name that is no target.
+/// The inputs that a target starts from; none if there is no such target.
 pub fn of(target: &str) -> Vec<Vec<u8>> {
     match target {
         "validate" => payloads(),
@@ -79,10 +79,10 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
     }
 }
 
-/// Writes the inputs of every target into a folder of its name.
+/// Writes the inputs of each target into a folder with the target's name.
 ///
 /// # Errors
-/// What the operating system says.
+/// An error of the operating system.
 pub fn write(folder: &Path) -> io::Result<()> {
     for (target, _) in crate::TARGETS {
         let folder = folder.join(target);

@@ -9,27 +9,27 @@ pub struct Access {
     pub kinds: &'static [&'static Kind],
     /// What policy-server must be allowed to do with them.
     pub verbs: Verbs,
-    /// What is looked up and when, as a part of a sentence.
+    /// What is looked up and when, as part of a sentence.
     pub what: &'static str,
-    /// What happens where it cannot be looked up, as a part of a sentence.
+    /// What happens if it cannot be looked up, as part of a sentence.
     pub without: &'static str,
-    /// The settings with which it is looked up at all.
+    /// It is looked up only if all of these conditions hold.
     pub needed: &'static [Condition],
 }
 
-/// What policy-server must be allowed to do with a kind.
+/// What policy-server must be allowed to do with objects of a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbs {
-    /// To read one object by its name.
+    /// Read one object by its name.
     Get,
-    /// To list them as well: Kubewarden watches what it lists.
+    /// List and watch all objects, too: Kubewarden watches what it lists.
     List,
-    /// To create one, which is how a review is asked for.
+    /// Create an object: this is how to ask for a review.
     Create,
 }
 
 impl Verbs {
-    /// The verbs as RBAC has them.
+    /// The verbs, as RBAC writes them.
     pub fn verbs(self) -> &'static [&'static str] {
         match self {
             Self::Get => &["get"],
@@ -51,14 +51,14 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// The whole name of the setting.
+    /// The full name of the setting.
     pub fn setting(self) -> &'static str {
         let (Self::On(setting) | Self::Is(setting, _) | Self::IsNot(setting, _)) = self;
         setting
     }
 }
 
-/// What is looked up for no feature in particular: before a list, the policy asks whether it may.
+/// The lookup that belongs to no feature: before the policy lists objects, it asks whether policy-server has the permission.
 pub(crate) const REVIEW: Access = Access {
     kinds: &[&SUBJECT_ACCESS_REVIEW],
     verbs: Verbs::Create,

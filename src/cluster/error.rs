@@ -1,35 +1,35 @@
-//! Why a lookup fails: what the host says, and the words for the user, with who can mend it and how.
+//! Why a lookup fails: what the host's error means, and the message for the user, who learns what to do about it.
 
 use std::fmt;
 
 use super::kind::Kind;
 
-/// Why the host gives no answer.
+/// Why the host does not answer a lookup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClusterError {
-    /// There is no object of that name.
+    /// There is no object of this name.
     NotFound,
-    /// The API server serves no such kind.
+    /// The API server does not serve this kind.
     KindNotServed,
-    /// The API server refuses, and mostly names who asked.
+    /// The API server refuses the request. Usually it names the account that sent it.
     Forbidden(Option<Account>),
-    /// The API server lets the account do it, but serves no such operation for the kind.
+    /// The account has the permission, but the API server does not offer this operation for the kind.
     Unsupported,
     /// The ClusterAdmissionPolicy does not declare the kind.
     NotDeclared,
-    /// The host does not know the operation, or does not offer it to the policy.
+    /// The host does not know the operation, or does not let the policy call it.
     NotOffered,
-    /// Anything else, for now.
+    /// Any other error; the lookup may succeed later.
     Unavailable,
 }
 
-/// The user name by which the API server knows a client.
+/// The user name that the API server has for a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account(String);
 
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
-/// The ClusterRole that the manifests and the chart install with the policy.
+/// The ClusterRole that the manifests and the chart install together with the policy.
 const CLUSTER_ROLE: &str = "vm-feature-manager";
 
 impl Account {
@@ -38,7 +38,7 @@ impl Account {
         Self(format!("{SERVICE_ACCOUNT}{namespace}:{name}"))
     }
 
-    /// Any user. `None` for a name that cannot stand between quotes in a message and in a command.
+    /// Any other user. `None` if the name contains characters that are not safe in quotes in a message or a command.
     pub fn of_user(name: &str) -> Option<Self> {
         let is_usable = |c: char| (c.is_ascii_graphic() || c == ' ') && !matches!(c, '"' | '\'' | '\\');
         let is_usable = (1..=256).contains(&name.len()) && name.chars().all(is_usable);
@@ -50,12 +50,12 @@ impl Account {
         &self.0
     }
 
-    /// The namespace and the name of a service account.
+    /// The namespace and name, if it is a service account.
     fn service_account(&self) -> Option<(&str, &str)> {
         self.0.strip_prefix(SERVICE_ACCOUNT)?.split_once(':')
     }
 
-    /// The groups that the API server gives the account. Without them, rights that are bound to a group would not count.
+    /// The groups that the API server adds to the account. Without them, permissions that are bound to a group would not count.
     pub(super) fn groups(&self) -> Vec<String> {
         let mut groups = Vec::new();
         if let Some((namespace, _)) = self.service_account() {
@@ -89,19 +89,19 @@ impl fmt::Display for Account {
 pub(crate) struct LookupError {
     pub(crate) cause: ClusterError,
     pub(super) kind: &'static Kind,
-    /// The verbs that the policy needed, as a sentence has them.
+    /// The verbs that the policy needed, as they read in a sentence.
     pub(super) verbs: &'static str,
-    /// `None` where all namespaces are meant, or the kind has none.
+    /// `None` if the lookup is about all namespaces, or if the kind has none.
     pub(super) namespace: Option<String>,
 }
 
 impl LookupError {
-    /// Whether the same lookup may succeed later.
+    /// Whether the same lookup may succeed if it is repeated later.
     pub(crate) fn is_temporary(&self) -> bool {
         self.cause == ClusterError::Unavailable
     }
 
-    /// The problem, as a clause.
+    /// The problem, as a clause of a sentence.
     pub(crate) fn why(&self) -> String {
         let Kind { api_version, name, .. } = self.kind;
         let resource = self.kind.resource();
@@ -150,8 +150,8 @@ impl LookupError {
         }
     }
 
-    /// The command that grants the missing right: for what VMs' namespaces hold, in the one namespace; else all that the
-    /// policy needs, with the ClusterRole that is installed with it.
+    /// The command that grants the missing permission. For objects in users' namespaces, it grants that one permission
+    /// in that one namespace. Otherwise it binds the policy's ClusterRole, which has all permissions that the policy needs.
     fn command(&self, account: Option<&Account>) -> String {
         let subject = match account {
             Some(account) => account.as_subject(),

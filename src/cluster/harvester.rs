@@ -46,7 +46,7 @@ pub static USB_DEVICE_CLAIM: Kind = Kind {
     is_of_users: false,
 };
 
-/// A device of a node that can be passed through: a PCIDevice or a USBDevice.
+/// A device on a node that can be passed through: a PCIDevice or a USBDevice.
 #[derive(Debug, Deserialize)]
 pub(crate) struct HostDevice {
     metadata: Metadata,
@@ -62,33 +62,33 @@ struct Metadata {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct HostDeviceStatus {
-    /// Of a PCI device alone.
+    /// PCI devices only.
     address: Option<String>,
     #[serde(alias = "vendorID")]
     vendor_id: String,
-    /// A USB device has a product.
+    /// The API calls the device id of a USB device its product id.
     #[serde(alias = "productID")]
     device_id: String,
     node_name: String,
     resource_name: String,
     iommu_group: String,
-    /// Of a USB device alone, as the next one.
+    /// USB devices only; so is the next field.
     enabled: bool,
     status: String,
 }
 
 impl HostDevice {
-    /// Its name, made of the node's name and what the device is. Its claim has the same.
+    /// The object's name, made of the node's name and the device. The device's claim has the same name.
     pub(crate) fn name(&self) -> &str {
         &self.metadata.name
     }
 
-    /// The PCI address, unless it is a USB device.
+    /// The PCI address. `None` for a USB device.
     pub(crate) fn address(&self) -> Option<&str> {
         self.status.address.as_deref().filter(|address| !address.is_empty())
     }
 
-    /// Vendor and device (or product), as `8086:3e91`.
+    /// The vendor and device (or product) ids, such as `8086:3e91`.
     pub(crate) fn ids(&self) -> String {
         format!("{}:{}", self.status.vendor_id, self.status.device_id)
     }
@@ -98,24 +98,24 @@ impl HostDevice {
         &self.status.node_name
     }
 
-    /// The extended resource that means PCI devices of its kind, or this USB device alone.
+    /// The extended resource. PCI devices of the same type share one; each USB device has its own.
     pub(crate) fn resource(&self) -> &str {
         &self.status.resource_name
     }
 
-    /// The node and the IOMMU group of a device that has one: its devices can only be passed through together.
+    /// The node and the IOMMU group, if the device has one: the devices of a group can only be passed through together.
     pub(crate) fn iommu_group(&self) -> Option<(&str, &str)> {
         let group = self.status.iommu_group.as_str();
         (!group.is_empty()).then(|| (self.node(), group))
     }
 
-    /// Whether a USB device is plugged in and enabled for passthrough. Of a PCI device, its claim says so.
+    /// Whether this is a USB device that is plugged in and enabled for passthrough. For a PCI device, its claim says so.
     pub(crate) fn is_enabled_usb_device(&self) -> bool {
         self.status.enabled && self.status.status != "orphaned"
     }
 }
 
-/// A claim of a device for passthrough. It has the device's name.
+/// A claim, which enables passthrough for the device of the same name.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Claim {
     metadata: Metadata,
@@ -138,12 +138,12 @@ struct ClaimStatus {
 }
 
 impl Claim {
-    /// Its name, which is the device's.
+    /// The claim's name, which is also the device's.
     pub(crate) fn name(&self) -> &str {
         &self.metadata.name
     }
 
-    /// Whether the PCI device is passed through. Of a USB device, the device says so.
+    /// Whether the PCI device is passed through. For a USB device, the device itself says so.
     pub(crate) fn is_on(&self) -> bool {
         self.status.passthrough_enabled
     }

@@ -1,4 +1,4 @@
-//! The Kubewarden host's capability `kubernetes`: how it is called, and what its errors mean.
+//! The Kubewarden host's capability `kubernetes`: how the policy calls it, and what its errors mean.
 
 use kubewarden_policy_sdk::host_capabilities::kubernetes::{CanIRequest, GetResourceRequest, ListAllResourcesRequest};
 use serde::Serialize;
@@ -8,8 +8,8 @@ use super::error::{Account, ClusterError};
 
 /// The cluster behind the Kubewarden host's capability `kubernetes`.
 ///
-/// The requests are the SDK's types. The SDK's own functions are not used, because each reads its answer at once: here an
-/// answer is kept, and read by whoever asked.
+/// The requests are the SDK's types. The SDK's own functions are not used, because each parses its answer immediately.
+/// Here, the answer is kept as bytes until a caller parses it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct HostCluster;
 
@@ -34,9 +34,9 @@ fn call(operation: &str, request: &impl Serialize) -> Result<Vec<u8>, ClusterErr
     answer.map_err(|error| of_host(&error.to_string()))
 }
 
-/// The meaning of a text of the host. Only its first line counts: a stack trace may follow.
+/// Turns the host's error text into a [`ClusterError`]. Only the first line counts, because a stack trace may follow.
 ///
-/// The texts are those of kubewarden's `policy-evaluator`, in `callback_handler` and `runtimes/callback.rs`.
+/// The texts come from Kubewarden's `policy-evaluator`: `callback_handler` and `runtimes/callback.rs`.
 fn of_host(text: &str) -> ClusterError {
     let line = text.lines().next().unwrap_or_default();
     let has = |part: &str| line.contains(part);
@@ -57,7 +57,7 @@ fn of_host(text: &str) -> ClusterError {
     }
 }
 
-/// Who asked, as the API server's refusal has it: `User "system:serviceaccount:kubewarden:policy-server" cannot get ...`.
+/// The account that the API server's refusal names: `User "system:serviceaccount:kubewarden:policy-server" cannot get ...`.
 fn named_account(line: &str) -> Option<Account> {
     let (_, rest) = line.split_once("User \"")?;
     let (name, _) = rest.split_once("\" cannot ")?;

@@ -2,24 +2,24 @@
 
 use std::collections::BTreeSet;
 
-/// A kind of Kubernetes object that the policy may look up. Each is a static in the file of who serves it.
+/// A kind of Kubernetes object that the policy may look up. Each is a static in the file of the API that serves it.
 #[derive(Debug)]
 pub struct Kind {
-    /// The API version, as a manifest has it.
+    /// The API version, as in a manifest.
     pub api_version: &'static str,
-    /// The kind, as a manifest has it.
+    /// The kind, as in a manifest.
     pub name: &'static str,
-    /// The plural, as RBAC has it.
+    /// The plural, as in RBAC rules.
     pub plural: &'static str,
-    /// The fields that the policy reads. The host cuts away all others but the metadata.
+    /// The fields that the policy reads. The host removes all others, except the metadata.
     pub fields: &'static [&'static str],
-    /// Who serves the kind.
+    /// Whose API the kind is part of.
     pub provider: Provider,
-    /// Whether users' namespaces hold the objects, so that a permission for one namespace is enough.
+    /// Whether the objects are in users' namespaces, so that permission for one namespace is enough.
     pub is_of_users: bool,
 }
 
-/// Who serves a kind.
+/// Whose API a kind is part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provider {
     /// Kubernetes itself, in every cluster.
@@ -36,7 +36,7 @@ impl Kind {
         self.api_version.split_once('/').map(|(group, _)| group).unwrap_or_default()
     }
 
-    /// The fields that the policy reads, as the SDK takes them.
+    /// The fields that the policy reads, in the form that the SDK takes.
     pub(super) fn field_masks(&self) -> BTreeSet<String> {
         let mut masks = BTreeSet::new();
         masks.extend(self.fields.iter().map(|field| (*field).to_owned()));
@@ -61,7 +61,7 @@ impl PartialEq for Kind {
 impl Eq for Kind {}
 
 impl Provider {
-    /// The name in a message.
+    /// The provider's name in a message.
     pub(super) fn name(self) -> &'static str {
         match self {
             Provider::Kubernetes => "Kubernetes",

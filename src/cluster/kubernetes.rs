@@ -26,7 +26,7 @@ pub static CONFIG_MAP: Kind = Kind {
     is_of_users: true,
 };
 
-/// `v1`, `Secret`. All of it but user data stays with the host.
+/// `v1`, `Secret`. The host removes everything except the user data.
 pub static SECRET: Kind = Kind {
     api_version: "v1",
     name: "Secret",
@@ -36,7 +36,8 @@ pub static SECRET: Kind = Kind {
     is_of_users: true,
 };
 
-/// `authorization.k8s.io/v1`, `SubjectAccessReview`. The policy asks for one only to be refused, as the refusal names who asks.
+/// `authorization.k8s.io/v1`, `SubjectAccessReview`. The policy tries to get one only to be refused, because the
+/// refusal names the account that policy-server runs as.
 pub static SUBJECT_ACCESS_REVIEW: Kind = Kind {
     api_version: "authorization.k8s.io/v1",
     name: "SubjectAccessReview",
@@ -72,18 +73,18 @@ impl Node {
         self.metadata.labels.get(key).map(String::as_str)
     }
 
-    /// How much of a resource pods may have of the node, as it is written.
+    /// How much of a resource the node has for pods, as the API has it.
     pub(crate) fn allocatable(&self, resource: &str) -> Option<&str> {
         self.status.allocatable.get(resource).map(String::as_str)
     }
 }
 
-/// A ConfigMap that should have a ROM.
+/// A ConfigMap that should contain a ROM.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ConfigMap {
     pub(crate) data: BTreeMap<String, String>,
-    /// Bytes in base64.
+    /// Bytes, encoded in base64.
     pub(crate) binary_data: BTreeMap<String, String>,
 }
 
@@ -95,7 +96,7 @@ pub(crate) struct UserDataSecret {
 }
 
 impl UserDataSecret {
-    /// The user data in base64, under the first of the keys that KubeVirt and cloud-init know.
+    /// The user data in base64, from the first of the keys that KubeVirt and cloud-init know.
     pub(crate) fn user_data(&self) -> Option<&str> {
         let texts = ["userdata", "userData", "user-data"].into_iter().filter_map(|key| self.data.get(key));
         texts.map(String::as_str).find(|text| !text.is_empty())

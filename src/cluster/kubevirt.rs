@@ -19,7 +19,7 @@ pub static KUBEVIRT: Kind = Kind {
     is_of_users: false,
 };
 
-/// The cluster's KubeVirt object: what it lets a VM have.
+/// The cluster's KubeVirt object, which says what VMs can have.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct KubeVirt {
@@ -81,8 +81,7 @@ struct Status {
 }
 
 impl KubeVirt {
-    /// The tag that upstream gives the images of the running version: `v` and the version, without what a distribution
-    /// appended.
+    /// The tag of upstream's images for the running version: `v` and the version, without what a distribution appended to it.
     pub(crate) fn version(&self) -> Option<String> {
         let version = self.status.observed_kube_virt_version.trim_start_matches('v');
         let (core, suffix) = match version.split_once(['-', '+']) {
@@ -103,7 +102,7 @@ impl KubeVirt {
         })
     }
 
-    /// Whether the running version is known to be older than KubeVirt 1 with this minor version.
+    /// Whether the running version is known, and older than KubeVirt 1 with this minor version.
     pub(crate) fn is_before(&self, minor: u32) -> bool {
         let version = self.version().unwrap_or_default();
         let mut parts = version.trim_start_matches('v').split('.').map(str::parse);
@@ -113,22 +112,22 @@ impl KubeVirt {
         }
     }
 
-    /// Whether a feature gate that is off by default is on.
+    /// Whether the configuration enables a feature gate that is off by default.
     pub(crate) fn has_gate(&self, name: &str) -> bool {
         self.configuration().developer_configuration.feature_gates.iter().any(|gate| gate == name)
     }
 
-    /// Whether KubeVirt gives a guest a PCI or mediated device for the resource.
+    /// Whether KubeVirt gives a guest a PCI or mediated device if it asks for the resource.
     pub(crate) fn serves_device(&self, resource: &str) -> bool {
         self.serves_pci_device(resource) || has_resource(&self.permitted().mediated_devices, resource)
     }
 
-    /// Whether KubeVirt gives a guest a PCI device for the resource.
+    /// Whether KubeVirt gives a guest a PCI device if it asks for the resource.
     pub(crate) fn serves_pci_device(&self, resource: &str) -> bool {
         has_resource(&self.permitted().pci_host_devices, resource)
     }
 
-    /// The resource for which KubeVirt gives a guest the USB device, and none beside it.
+    /// The resource for which KubeVirt gives a guest this USB device, and no other device with it.
     pub(crate) fn usb_resource(&self, ids: UsbIds) -> Option<&str> {
         let is_permitted = |device: &&PermittedUsbDevice| match device.selectors.as_slice() {
             [one] => UsbIds::of_parts(&one.vendor, &one.product) == Some(ids),

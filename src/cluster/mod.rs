@@ -1,4 +1,4 @@
-//! The cluster as the policy may look it up, and the lookups of one request. No feature is known here.
+//! Looks things up in the cluster, for one request. This module knows no feature.
 
 pub mod access;
 mod error;
@@ -45,34 +45,34 @@ pub const KINDS: [&Kind; 9] = [
     &SUBJECT_ACCESS_REVIEW,
 ];
 
-/// The cluster as the Kubewarden host offers it. Answers are JSON.
+/// The cluster, as the Kubewarden host offers it. Answers are JSON.
 pub trait Cluster {
-    /// An object by its name, and by its namespace if the kind has any.
+    /// One object by its name, and by its namespace if the kind has namespaces.
     ///
     /// # Errors
     /// Any [`ClusterError`].
     fn get(&self, request: &GetResourceRequest) -> Result<Vec<u8>, ClusterError>;
 
-    /// A list of all objects of a kind. Without the permission to list and watch it never returns.
+    /// A list of all objects of a kind. The call never returns if policy-server lacks the permission to list or watch.
     ///
     /// # Errors
-    /// Any [`ClusterError`] but `NotFound` and `Forbidden`.
+    /// Any [`ClusterError`] except `NotFound` and `Forbidden`.
     fn list(&self, request: &ListAllResourcesRequest) -> Result<Vec<u8>, ClusterError>;
 
-    /// Whether somebody may do something, as a `SubjectAccessReviewStatus`.
+    /// Whether a user or group may do something, as a `SubjectAccessReviewStatus`.
     ///
     /// # Errors
     /// Any [`ClusterError`]; `Forbidden` if the policy may not ask.
     fn can_i(&self, request: &CanIRequest) -> Result<Vec<u8>, ClusterError>;
 }
 
-/// The name under which the policy asks for what it will be refused. policy-server logs the refusal as an error, with the name.
+/// The name of the object that the policy asks for to be refused. policy-server logs the refusal as an error, with this name.
 const REFUSED: &str = "this-refusal-is-expected.vm-feature-manager.io";
 
-/// The name under which it asks for what will not be there, which is logged, too.
+/// The name of the object that the policy asks for although it does not exist. policy-server logs that, too.
 const ABSENT: &str = "this-absence-is-expected.vm-feature-manager.io";
 
-/// The lookups of one request: typed, guarded, and each made and read only once.
+/// The lookups of one request. Each is made and parsed only once, and a list only after a check of permissions.
 pub(crate) struct Lookups<'c> {
     cluster: &'c dyn Cluster,
     settings: &'c GeneralSettings,
@@ -88,7 +88,7 @@ struct Answer {
     content: Result<Content, LookupError>,
 }
 
-/// An object, or the [`List`] of all objects, as the type that was asked for.
+/// An object, or the [`List`] of all objects, in the type that the caller asked for.
 type Content = Rc<dyn Any>;
 
 /// A query for an object, or for all objects of the kind if it has no name.
@@ -111,7 +111,7 @@ impl Query<'_> {
     }
 }
 
-/// A list as the host writes it.
+/// A list, as the host writes it.
 #[derive(Deserialize)]
 struct List<T> {
     items: Vec<Rc<T>>,
@@ -122,13 +122,13 @@ impl<'c> Lookups<'c> {
         Self { cluster, settings, account: OnceCell::new(), answers: RefCell::default() }
     }
 
-    /// The cluster's one KubeVirt object.
+    /// The cluster's only KubeVirt object.
     pub(crate) fn kubevirt(&self) -> Result<Rc<KubeVirt>, LookupError> {
         let place = &self.settings.kubevirt;
         self.get(&KUBEVIRT, place.name.as_str(), Some(place.namespace.as_str()))
     }
 
-    /// The claim of the device of this name, if there is one. `kind` is that of the claim.
+    /// The claim for the device of this name, if there is one. `kind` is the kind of the claim.
     pub(crate) fn claim(&self, kind: &'static Kind, name: &str) -> Result<Option<Rc<Claim>>, LookupError> {
         match self.get(kind, name, None) {
             Ok(claim) => Ok(Some(claim)),
@@ -153,7 +153,7 @@ impl<'c> Lookups<'c> {
         self.once::<List<T>>(Query::all(kind)).map(|list| list.items.clone())
     }
 
-    /// A device by its name, from the list of all if that was looked up. `kind` is PCIDevice or USBDevice.
+    /// A device by its name, taken from the list of all devices if that was looked up. `kind` is PCIDevice or USBDevice.
     pub(crate) fn device(&self, kind: &'static Kind, name: &str) -> Result<Rc<HostDevice>, LookupError> {
         let is_listed = matches!(self.known(Query::all(kind)), Some(Ok(_)));
         let listed = if is_listed { self.list::<HostDevice>(kind)? } else { Vec::new() };
@@ -161,7 +161,7 @@ impl<'c> Lookups<'c> {
         listed.map_or_else(|| self.get(kind, name, None), Ok)
     }
 
-    /// Answers a query with the answer of before, or else by looking it up.
+    /// Answers a query from the answers so far, or looks it up.
     fn once<T>(&self, query: Query<'_>) -> Result<Rc<T>, LookupError>
     where
         T: DeserializeOwned + 'static,
@@ -190,13 +190,13 @@ impl<'c> Lookups<'c> {
         content
     }
 
-    /// Asks the cluster.
+    /// Asks the host.
     fn look_up(&self, query: Query<'_>) -> Result<Vec<u8>, LookupError> {
         let Query { kind, name, namespace } = query;
         let (api_version, field_masks) = (kind.api_version.to_owned(), Some(kind.field_masks()));
         let kind_name = kind.name.to_owned();
         let answer = match name {
-            // The host makes a URL of the name, so one that no object can have is not asked for.
+            // The host builds a URL from the name, so a name that no object can have is not looked up.
             Some(name) if !SUBDOMAIN.allows(name) => Err(ClusterError::NotFound),
             Some(name) => self.cluster.get(&GetResourceRequest {
                 api_version,
@@ -220,8 +220,8 @@ impl<'c> Lookups<'c> {
         answer.map_err(|cause| query.failed(cause))
     }
 
-    /// Checks that the account that policy-server runs as may list and watch the kind. A list without that permission never
-    /// returns, and takes one of policy-server's workers with it (kubewarden/adm-controller, issue 1320).
+    /// Checks that policy-server's account may list and watch the kind. A list without that permission never returns,
+    /// and blocks one of policy-server's workers (kubewarden/adm-controller, issue 1320).
     fn guard(&self, kind: &'static Kind) -> Result<(), LookupError> {
         let not_listed = |cause| Query::all(kind).failed(cause);
         let failed = |cause| match cause {
@@ -233,7 +233,7 @@ impl<'c> Lookups<'c> {
             let attributes = ResourceAttributes { verb: verb.to_owned(), ..attributes_of(kind) };
             let is_allowed = self.is_allowed(account.as_str(), account.groups(), attributes);
             if !is_allowed.map_err(failed)? {
-                // What the cluster does not serve is mostly granted to nobody.
+                // If the cluster does not serve a kind, usually nobody has permissions for it.
                 return Err(not_listed(match self.check_served(kind) {
                     Err(cause @ (ClusterError::KindNotServed | ClusterError::NotDeclared)) => cause,
                     _ => ClusterError::Forbidden(Some(account.clone())),
@@ -274,10 +274,9 @@ impl<'c> Lookups<'c> {
     }
 
     /// The account that policy-server runs as.
-    ///
-    /// The API server names it if it refuses something, so the policy asks for what is refused to all but administrators: to
-    /// read a SubjectAccessReview, which can only be created. An account that may do even that is not named, and is taken for
-    /// that of the setting `policyServer`.
+    /// The API server names the account when it refuses a request, so the policy asks for something that is refused to
+    /// all but administrators: to get a SubjectAccessReview, which can only be created. An account that is not refused
+    /// is not named, so the policy uses that of the setting `policyServer`.
     fn account(&self) -> Result<&Account, ClusterError> {
         let ask = || match self.get::<IgnoredAny>(&SUBJECT_ACCESS_REVIEW, REFUSED, None).map_err(|error| error.cause) {
             Err(ClusterError::Forbidden(Some(account))) => Ok(account),
@@ -293,7 +292,8 @@ impl<'c> Lookups<'c> {
         Account::of_service_account(account.namespace.as_str(), account.service_account.as_str())
     }
 
-    /// Checks that the cluster serves the kind, by an object that is not there: to list thousands would take longer.
+    /// Checks that the cluster serves the kind. It asks for an object that does not exist, because to list thousands
+    /// would take longer.
     pub(crate) fn check_served(&self, kind: &'static Kind) -> Result<(), ClusterError> {
         let is_known = self.answers.borrow().iter().any(|answer| answer.kind == kind && answer.content.is_ok());
         if kind.provider == Provider::Kubernetes || is_known {
@@ -307,12 +307,12 @@ impl<'c> Lookups<'c> {
     }
 }
 
-/// Reads an answer of the host.
+/// Parses an answer of the host.
 fn read<T: DeserializeOwned>(answer: &[u8]) -> Option<T> {
     serde_json::from_str(std::str::from_utf8(answer).ok()?).ok()
 }
 
-/// The attributes of all objects of a kind.
+/// The attributes that stand for all objects of a kind.
 fn attributes_of(kind: &Kind) -> ResourceAttributes {
     let (group, resource) = (Some(kind.group().to_owned()), kind.plural.to_owned());
     ResourceAttributes { group, resource, ..ResourceAttributes::default() }

@@ -1,4 +1,4 @@
-//! Everything in a VirtualMachine that looks like a directive or an option, for `vmfm --explain`.
+//! Lists everything in a VirtualMachine that looks like a directive or an option, for `vmfm --explain`.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -18,13 +18,13 @@ pub struct ListedDirective {
     pub value: String,
     /// Where it was found.
     pub place: String,
-    /// Why it is not read there.
+    /// Why the policy does not read it there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// Lists the directives and options of a VirtualMachine, and says which of them the settings have the policy read. Secrets are
-/// not looked up. Settings that are invalid count as the defaults.
+/// Lists the directives and options of a VirtualMachine, and says which of them the policy reads with these settings.
+/// Secrets are not looked up. If a setting is invalid, its default counts.
 pub fn list_directives(object: &Value, settings: &Value) -> Vec<ListedDirective> {
     let settings = Settings::read(settings).unwrap_or_default();
     let vm = VirtualMachine::new(object.clone());
@@ -43,7 +43,7 @@ pub fn list_directives(object: &Value, settings: &Value) -> Vec<ListedDirective>
 }
 
 impl Directives {
-    /// The names, sources and values of everything that was found, in the order in which it counts.
+    /// The names, sources and values of everything that was found, in order of precedence.
     fn found(&self) -> impl Iterator<Item = (&str, Source<'_>, &Value)> {
         let annotations = self.annotations.iter().map(|(key, value)| (key, Source::Annotation, value));
         let labels = self.labels.iter().map(|(key, value)| (key, Source::Label, value));
@@ -55,14 +55,14 @@ impl Directives {
         keys.chain(self.user_data.all())
     }
 
-    /// Why a directive or option of this source is not read.
+    /// Why the policy does not read a directive or option from this source.
     fn why_not_read(&self, name: &str, source: Source<'_>, settings: &Settings) -> Option<String> {
         let config_source = match self.config_source {
             ConfigSource::Annotations => "annotations",
             ConfigSource::Labels => "labels",
         };
         let is_read = match source {
-            // Options are annotations in any case.
+            // Options are always annotations.
             Source::Annotation => config_source == "annotations" || is_option(name),
             Source::Label => config_source == "labels" && !is_option(name),
             Source::UserData(_) if settings.general.user_data.enabled => true,

@@ -1,5 +1,5 @@
-//! The user's requests: directives and their options, from the source that the settings name, and from user data.
-//! What a feature does with its directive is not known here.
+//! Finds the user's directives and options: in annotations or labels, as the settings say, and in user data. This
+//! module does not know what a feature does with its directive.
 
 mod listing;
 mod user_data;
@@ -17,17 +17,17 @@ use crate::vm::VirtualMachine;
 pub use listing::{ListedDirective, list_directives};
 pub(crate) use user_data::{ReadSecret, SECRETS, UserData};
 
-/// Whether a feature is asked for.
+/// Whether the VirtualMachine asks for a feature.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Asked<'o> {
     Yes(Directive<'o>),
-    /// It is not, or it is switched off.
+    /// It does not, or the directive switches the feature off.
     No,
-    /// User data that may ask for it cannot be read.
+    /// It may, but its user data cannot be read.
     Unreadable,
 }
 
-/// One request for a feature.
+/// A directive or an option that was found.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Directive<'o> {
     /// Where it was found.
@@ -37,7 +37,7 @@ pub(crate) struct Directive<'o> {
 }
 
 impl<'o> Directive<'o> {
-    /// Its value, trimmed.
+    /// Its value, without spaces around it.
     ///
     /// # Errors
     /// [`NotText`] if the value is not a string.
@@ -67,7 +67,7 @@ pub(crate) enum Source<'o> {
 }
 
 impl Source<'_> {
-    /// The place and the key of a directive or option, in words.
+    /// The place and key of a directive or option, in words.
     fn key(&self, name: &str) -> String {
         match self {
             Source::Annotation => format!("annotation {PREFIX}{name}"),
@@ -84,14 +84,15 @@ impl Source<'_> {
 #[derive(Debug)]
 pub(crate) struct Directives {
     config_source: ConfigSource,
-    /// The annotations and the labels whose keys are the policy's.
+    /// The annotations and labels with the policy's keys.
     annotations: Map<String, Value>,
     labels: Map<String, Value>,
     user_data: UserData,
 }
 
 impl Directives {
-    /// Finds the directives and options in the VirtualMachine's annotations and labels. `user_data` has those of its user data.
+    /// Finds the directives and options in the VirtualMachine's annotations and labels. `user_data` contains those from
+    /// its user data.
     pub(crate) fn read(vm: &VirtualMachine, config_source: ConfigSource, user_data: UserData) -> Self {
         let owned = |(key, value): (&String, &Value)| (key.clone(), value.clone());
         let (mut annotations, mut labels) = (Map::new(), Map::new());
@@ -100,7 +101,7 @@ impl Directives {
         Self { config_source, annotations, labels, user_data }
     }
 
-    /// Where directives are read, and where they are not.
+    /// The place where directives are read, and the place where they are not.
     fn places(&self) -> (&Map<String, Value>, &Map<String, Value>) {
         match self.config_source {
             ConfigSource::Annotations => (&self.annotations, &self.labels),
@@ -108,7 +109,7 @@ impl Directives {
         }
     }
 
-    /// The directive for a feature. Annotations (or labels) win over user data.
+    /// The directive for a feature. Annotations (or labels) take precedence over user data.
     pub(crate) fn get(&self, feature: &'static str) -> Asked<'_> {
         let source = match self.config_source {
             ConfigSource::Annotations => Source::Annotation,
@@ -120,7 +121,7 @@ impl Directives {
         }
     }
 
-    /// The annotation that says what a feature was made from.
+    /// The annotation that says which directive a feature was applied from.
     pub(crate) fn applied(&self, feature: &str) -> Option<&str> {
         self.annotations.get(&keys::applied(feature))?.as_str()
     }
@@ -130,7 +131,8 @@ impl Directives {
         self.annotations.get(&keys::record(feature))?.as_str()
     }
 
-    /// The value of an option, trimmed; empty is not set. Annotations win over user data.
+    /// The value of an option, without spaces around it. An empty value counts as none. Annotations take precedence
+    /// over user data.
     ///
     /// # Errors
     /// [`NotText`] if the annotation's value is not a string.
@@ -145,14 +147,14 @@ impl Directives {
         as_text(value, source, name).map(|text| Some(text).filter(|t| !t.is_empty()))
     }
 
-    /// Whether user data that cannot be read may have the option.
+    /// Whether the option may be in user data that cannot be read.
     pub(crate) fn is_unreadable(&self, option: &'static str) -> bool {
         !self.annotations.contains_key(&keys::directive(option))
             && matches!(self.user_data.get(option), Asked::Unreadable)
     }
 
-    /// Warnings about the policy's keys that have no effect. The known names are those of features and of options, which
-    /// are annotations also where directives are labels, or stand in user data.
+    /// Warnings about keys of the policy that have no effect. The known names are those of features and options.
+    /// Options are annotations even if directives are read from labels or user data.
     pub(crate) fn warnings(&self, features: &[&'static str], known: &[&'static str]) -> Vec<String> {
         let (read, elsewhere) = match self.config_source {
             ConfigSource::Annotations => ("annotations", "labels"),
@@ -173,7 +175,7 @@ impl Directives {
         warnings
     }
 
-    /// The first keys that mean nothing, as many as a warning can hold, with the known name that is nearest.
+    /// Up to as many unknown keys as fit into a warning, each with the most similar known name.
     fn unknown(&self, features: &[&'static str], known: &[&'static str]) -> Vec<String> {
         let labels = (self.config_source == ConfigSource::Labels).then_some(&self.labels);
         let keys = labels.into_iter().chain([&self.annotations]).flat_map(Map::keys);

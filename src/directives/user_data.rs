@@ -1,5 +1,5 @@
-//! Directives in cloud-init user data: which volumes have it, and how its text is read. It is the guest's, so what cannot be
-//! read is passed over, and logged.
+//! Directives in cloud-init user data: which volumes have user data, and how it is read. User data belongs to the
+//! guest, so the policy skips and logs what it cannot read.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,42 +13,42 @@ use crate::cluster::{ClusterError, LookupError, SECRET, UserDataSecret};
 use crate::text::Quoted;
 use crate::vm::{CloudInit, VirtualMachine};
 
-/// The key of a cloud-config document under which directives stand.
+/// The key in a cloud-config document that contains the directives.
 pub(super) const SECTION: &str = "x_kubevirt_features";
 
-/// How many volumes with user data are read. KubeVirt allows for one.
+/// How many volumes with user data are read. KubeVirt allows only one.
 const MAX_SOURCES: usize = 8;
 
-/// The most bytes of user data.
+/// The size limit for user data, in bytes.
 const MAX_TEXT: usize = 64 << 10;
 
-/// How a document starts that cloud-init reads as its configuration.
+/// The start of a document that cloud-init reads as configuration.
 const HEADER: &str = "#cloud-config";
 
 /// The directives in a VirtualMachine's user data.
 #[derive(Debug, Default)]
 pub(crate) struct UserData {
     found: Vec<Found>,
-    /// The names of directives whose value cannot be read.
+    /// The names of directives whose values cannot be read.
     unreadable: Vec<String>,
-    /// Whether there is user data that cannot be read at all.
+    /// Whether any user data cannot be read at all.
     is_incomplete: bool,
     warnings: Vec<String>,
     notes: Vec<String>,
 }
 
-/// A directive and the volume whose user data has it.
+/// A directive, and the volume whose user data contains it.
 #[derive(Debug)]
 struct Found {
     name: String,
-    /// `None` if it is switched off.
+    /// `None` if the directive is switched off.
     value: Option<Value>,
     volume: String,
-    /// Whether another volume has it, too.
+    /// Whether another volume has the same directive.
     is_repeated: bool,
 }
 
-/// When and why Secrets are read.
+/// Which Secrets are read, and why.
 pub(crate) const SECRETS: Access = Access {
     kinds: &[&SECRET],
     verbs: Verbs::Get,
@@ -60,7 +60,7 @@ pub(crate) const SECRETS: Access = Access {
 /// Reads a Secret with user data, by its name.
 pub(crate) type ReadSecret<'r> = &'r dyn Fn(&str) -> Result<Rc<UserDataSecret>, LookupError>;
 
-/// The volumes with user data, by their names.
+/// The volumes with user data, by name.
 fn sources(vm: &VirtualMachine) -> impl Iterator<Item = (&str, CloudInit<'_>)> {
     vm.readable_volumes().flat_map(|volume| {
         let sources = [volume.cloud_init_no_cloud, volume.cloud_init_config_drive].into_iter().flatten();
@@ -69,12 +69,12 @@ fn sources(vm: &VirtualMachine) -> impl Iterator<Item = (&str, CloudInit<'_>)> {
 }
 
 impl UserData {
-    /// Whether a VirtualMachine may have any.
+    /// Whether a VirtualMachine may contain directives in user data.
     pub(crate) fn is_possible(vm: &VirtualMachine) -> bool {
         sources(vm).next().is_some()
     }
 
-    /// Finds the directives in a VirtualMachine's user data. Secrets are read if there is a way to.
+    /// Finds the directives in a VirtualMachine's user data. Secrets are read only if there is a function to do it.
     pub(crate) fn read(vm: &VirtualMachine, secret: Option<ReadSecret<'_>>) -> Self {
         let mut user_data = Self::default();
         for (index, (volume, source)) in sources(vm).enumerate() {
@@ -87,7 +87,7 @@ impl UserData {
         user_data
     }
 
-    /// The directive or option that user data has under the name.
+    /// The directive or option of this name in the user data.
     pub(super) fn get(&self, feature: &'static str) -> Asked<'_> {
         match self.found.iter().find(|found| found.name == feature) {
             Some(Found { value: Some(value), volume, .. }) => {
@@ -99,7 +99,7 @@ impl UserData {
         }
     }
 
-    /// The names, sources and values of all directives; of one that is switched off, `false`.
+    /// The names, sources and values of all directives. The value is `false` if a directive is switched off.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, Source<'_>, &Value)> {
         self.found.iter().map(|found| {
             let value = found.value.as_ref().unwrap_or(&Value::Bool(false));
@@ -112,7 +112,7 @@ impl UserData {
         self.found.iter().map(|found| found.name.as_str())
     }
 
-    /// Whether it names any directive, or may.
+    /// Whether the user data contains a directive, or may contain one.
     pub(crate) fn is_empty(&self) -> bool {
         self.found.is_empty() && self.unreadable.is_empty() && !self.is_incomplete
     }
@@ -122,12 +122,12 @@ impl UserData {
         &self.warnings
     }
 
-    /// The documents and values that are passed over, for the log.
+    /// The documents and values that were skipped, for the log.
     pub(crate) fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Reads a source in the order in which KubeVirt looks: the Secret, the text, the text in base64.
+    /// Reads a volume's user data, in the order in which KubeVirt looks for it: the Secret, the text, the text in base64.
     fn read_source(&mut self, volume: &str, source: &CloudInit<'_>, secret: Option<ReadSecret<'_>>) {
         if let (Some(name), Some(read)) = (source.secret(), secret) {
             match read(name) {
@@ -145,13 +145,13 @@ impl UserData {
     }
 
     fn read_base64(&mut self, volume: &str, base64: &str) {
-        // Four characters for three bytes.
+        // In base64, four characters encode three bytes.
         if base64.len() > MAX_TEXT.div_ceil(3) * 4 {
             return self.pass_over(volume, "is longer than 64 KiB");
         }
         match STANDARD.decode(base64).map(String::from_utf8) {
             Ok(Ok(text)) => self.read_text(volume, &text),
-            // Compressed, perhaps.
+            // It may be compressed.
             Ok(Err(_)) => self.pass_over(volume, "is not UTF-8"),
             Err(_) => self.pass_over(volume, "is not valid base64"),
         }

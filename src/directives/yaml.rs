@@ -1,14 +1,14 @@
-//! The one section of a YAML document that the policy reads, as texts: maps and lists in it become JSON. The rest is
-//! passed over, event by event: nothing is built of it, and no alias is followed.
+//! Reads one section of a YAML document as text values; maps and lists in the section become JSON. The parser skips
+//! everything else event by event, so it builds nothing in memory and follows no alias.
 
 use std::borrow::Cow;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, StrInput};
 
-/// The most bytes of a value.
+/// The size limit for a value, in bytes.
 const MAX_VALUE: usize = 1024;
 
-/// The most keys of the section; there are fewer features and options.
+/// The most keys that the section may have. There are fewer features and options.
 const MAX_KEYS: usize = 64;
 
 /// The value of a key in the section.
@@ -19,7 +19,7 @@ pub(super) enum Value {
     Unreadable(Unreadable),
 }
 
-/// Why YAML, or a value in it, is not read. Says nothing of what stands there.
+/// Why YAML, or a value in it, cannot be read. The message never shows the content.
 ///
 /// Cause: the document, or the value, is not as the policy reads it
 /// Cure: correct it; `cloud-init schema` checks a document
@@ -39,8 +39,8 @@ pub(super) enum Unreadable {
     TooMany,
 }
 
-/// The keys and values of the map under a key of the document's own map; none where it has no such key.
-/// Keys whose value is null are left out; of a key that is repeated, the last counts.
+/// The keys and values of the map under this top-level key of the document; empty if there is no such key. Keys with a
+/// null value are left out. If a key is repeated, the last one counts.
 pub(super) fn section(text: &str, key: &str) -> Result<Vec<(String, Value)>, Unreadable> {
     let mut reader = Reader { parser: Parser::new_from_str(text) };
     let mut section = Vec::new();
@@ -56,7 +56,7 @@ pub(super) fn section(text: &str, key: &str) -> Result<Vec<(String, Value)>, Unr
             reader.skip(&value)?;
         }
     }
-    // What follows must be YAML too, or cloud-init would not read any of it.
+    // The rest must be YAML, too: otherwise cloud-init would not read any of the document.
     while !matches!(reader.next()?, Event::StreamEnd) {}
     Ok(section)
 }
@@ -73,7 +73,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// The next key of the map, `Some(None)` where it is not a text; `None` at the map's end.
+    /// The next key of the map, `Some(None)` if the key is not text, or `None` at the end of the map.
     fn key(&mut self) -> Result<Option<Option<Cow<'t, str>>>, Unreadable> {
         match self.next()? {
             Event::MappingEnd => Ok(None),
@@ -82,7 +82,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Passes over the rest of the value that starts with the event.
+    /// Skips the rest of the value that starts with the event.
     fn skip(&mut self, start: &Event<'_>) -> Result<(), Unreadable> {
         let mut depth = change_of_depth(start);
         while depth > 0 {
@@ -111,7 +111,7 @@ impl<'t> Reader<'t> {
         Ok(section)
     }
 
-    /// The next value; `None` where it is null.
+    /// The next value; `None` if it is null.
     fn value(&mut self) -> Result<Option<Value>, Unreadable> {
         Ok(match self.next()? {
             Event::Scalar(text, style, _, tag) => {
@@ -131,7 +131,7 @@ impl<'t> Reader<'t> {
         })
     }
 
-    /// The list or map that starts with the event, as JSON. After a problem in it, it is read to its end.
+    /// The list or map that starts with the event, as JSON. It is read to its end even if it contains an error.
     fn json(&mut self, start: &Event<'_>) -> Result<Result<String, Unreadable>, Unreadable> {
         let mut writer = Writer { json: String::new(), open: Vec::new() };
         let mut result = writer.write(start);
@@ -156,11 +156,11 @@ fn change_of_depth(event: &Event<'_>) -> isize {
 /// Writes events as JSON.
 struct Writer {
     json: String,
-    /// The maps and lists that are not closed yet.
+    /// The maps and lists that are still open.
     open: Vec<Open>,
 }
 
-/// The next part of a map or a list.
+/// Which part of a map or list comes next.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Open {
     Item { is_first: bool },
@@ -232,7 +232,7 @@ fn is_number(text: &str) -> bool {
     serde_json::from_str::<serde_json::Number>(text).is_ok()
 }
 
-/// The boolean that cloud-init reads: it reads YAML 1.1.
+/// A boolean in YAML 1.1, which is what cloud-init reads.
 fn boolean(text: &str) -> Option<bool> {
     match text {
         "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Some(true),
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(read("x: {a: b, a: ~}\n"), Ok(vec![]));
     }
 
-    /// The text of a few kilobytes that would be gigabytes with its aliases resolved.
+    /// A text of a few kilobytes that would take gigabytes if its aliases were resolved.
     #[test]
     fn aliases_outside_of_the_section_are_passed_over() {
         let mut text = "l0: &l0 [lol]\n".to_owned();

@@ -1,4 +1,4 @@
-//! One request on its way through the features: each in its turn, and what a plan or a failure changes.
+//! Applies the features to one request, each in its turn, and handles those that fail.
 
 mod planning;
 
@@ -18,13 +18,13 @@ use crate::vm::entry::Entry;
 use crate::vm::{ShapeError, VirtualMachine};
 use planning::{Change, Traces};
 
-/// The VirtualMachine before an update, and what it asked for.
+/// The VirtualMachine before an update, and its directives.
 pub(crate) struct Old {
     pub(crate) vm: VirtualMachine,
     pub(crate) directives: Directives,
 }
 
-/// One request on its way through the features.
+/// One request while the features are applied to it.
 pub(crate) struct Evaluation<'r> {
     request: &'r AdmissionRequest,
     settings: &'r Settings,
@@ -33,13 +33,13 @@ pub(crate) struct Evaluation<'r> {
     old: Option<&'r Old>,
     directives: &'r Directives,
     vm: VirtualMachine,
-    /// The manifest that `kubectl apply` was given.
+    /// The manifest that `kubectl apply` was last given.
     declared: Option<VirtualMachine>,
     verdict: Verdict,
     refusals: Vec<String>,
-    /// What the features that are done have added, in this request or before, and those that are switched off.
+    /// The entries of features that are switched off, and of features that are already applied, whether added now or earlier.
     kept: Vec<Entry>,
-    /// What they have removed in this request.
+    /// The entries that those features removed in this request.
     removed: Vec<Entry>,
 }
 
@@ -62,7 +62,7 @@ impl<'r> Evaluation<'r> {
     pub(crate) fn all_features(mut self) -> Result<Verdict, Denial> {
         let is_on = |feature: &&&Feature| (feature.settings)(self.settings).enabled;
         let (on, off): (Vec<_>, Vec<_>) = FEATURES.iter().partition(is_on);
-        // A feature that is switched off keeps what it has added.
+        // If a feature is switched off in the settings, its entries stay.
         for feature in off {
             let kept = self.find(feature, Demand::Asked).ours.into_iter().map(|added| added.entry);
             self.kept.extend(kept);
@@ -80,7 +80,7 @@ impl<'r> Evaluation<'r> {
             self.verdict.decision = Decision::Denied(Denial::Failures(self.refusals));
         } else if self.vm.is_changed() {
             if !self.verdict.applied.is_empty() {
-                // One line for all: each is a call of the host.
+                // All features share one log line, because each line is a call of the host.
                 let features = self.verdict.applied.join(",");
                 info!(self.log, "features applied"; self.request, "features" => features);
             }
@@ -89,7 +89,7 @@ impl<'r> Evaluation<'r> {
         Ok(self.verdict)
     }
 
-    /// Warns of options whose directive is not there.
+    /// Warns about options without their directive.
     fn warn_of_options(&mut self) {
         for feature in FEATURES.iter().filter(|feature| matches!(self.directives.get(feature.name), Asked::No)) {
             let is_there = |option: &&&'static str| matches!(self.directives.option(option), Ok(Some(_)));
@@ -104,7 +104,7 @@ impl<'r> Evaluation<'r> {
         let asked = self.directives.get(feature.name);
         let demand = if matches!(asked, Asked::Yes(_)) { Demand::Asked } else { Demand::NotAsked };
         let traces = self.find(feature, demand);
-        // Without its options, what is in place might be planned otherwise.
+        // If its options cannot be read, the feature might be planned differently from what is in place.
         let is_unreadable = |option: &&'static str| self.directives.is_unreadable(option);
         let directive = match asked {
             Asked::No => return self.clear(feature, traces),
@@ -126,7 +126,7 @@ impl<'r> Evaluation<'r> {
         }
     }
 
-    /// Leaves the feature as it is, with a word about it.
+    /// Leaves what the feature added unchanged, with a warning.
     fn leave(&mut self, feature: &Feature) {
         let why = "what the policy added stays as it is, because user data that may say otherwise cannot be read";
         self.warn(feature, vec![why.to_owned()]);
@@ -154,7 +154,7 @@ impl<'r> Evaluation<'r> {
         Ok(())
     }
 
-    /// Removes what the feature added, and all of its annotations.
+    /// Removes what the feature added, and all its annotations.
     fn clear(&mut self, feature: &Feature, traces: Traces) -> Result<(), ShapeError> {
         self.remove_all_of(feature, traces)?;
         self.vm.remove_annotation(&keys::error(feature.name))
@@ -178,7 +178,7 @@ impl<'r> Evaluation<'r> {
         Ok(())
     }
 
-    /// Removes entries, except those that a feature before needs as well.
+    /// Removes entries, except those that an earlier feature needs, too.
     fn remove(&mut self, entries: &[Entry]) -> Result<(), ShapeError> {
         for entry in entries.iter().filter(|entry| !self.kept.contains(entry)) {
             self.vm.remove(entry)?;
@@ -225,7 +225,7 @@ impl<'r> Evaluation<'r> {
                 let removed = match directive.source {
                     Source::Annotation => self.vm.remove_annotation(key).map(|()| true)?,
                     Source::Label => self.vm.remove_label(key).map(|()| true)?,
-                    // The guest's own text is not the policy's to change.
+                    // User data belongs to the guest, so the policy does not change it.
                     Source::UserData(_) => false,
                 };
                 let removed =

@@ -1,4 +1,4 @@
-//! What a feature added before, what it needs now, and what of that changes. Nothing is changed here.
+//! Compares what a feature added before with what it needs now. Nothing is changed here.
 
 use std::borrow::Cow;
 
@@ -13,14 +13,14 @@ use crate::text;
 use crate::vm::entry::Entry;
 use crate::vm::{ShapeError, VirtualMachine};
 
-/// The traces that a feature left in the VirtualMachine earlier.
+/// What a feature has left in the VirtualMachine earlier.
 #[derive(Default)]
 pub(super) struct Traces {
-    /// Whether the feature was applied, even if there was nothing to add.
+    /// Whether the feature was applied before, even if it did not need to add anything.
     pub(super) was_applied: bool,
-    /// The entries that the feature added, as they are there.
+    /// The entries that the feature added, as they are now.
     pub(super) ours: Vec<Recorded>,
-    /// Warnings about the others.
+    /// Warnings about entries that were changed or removed.
     pub(super) warnings: Vec<String>,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Change {
 }
 
 impl Evaluation<'_> {
-    /// Finds what the feature added before: what its record lists, as far as it is there and is not the user's.
+    /// Finds what the feature added before: the entries of its record that are still there and do not belong to the user.
     pub(super) fn find(&self, feature: &Feature, demand: Demand) -> Traces {
         let name = feature.name;
         let read = |text| Record::read(text, feature.adds);
@@ -72,7 +72,7 @@ impl Evaluation<'_> {
         Ownership { declared, old, added_to_old, demand }
     }
 
-    /// The entries that the features after this one added before.
+    /// The entries that later features added before.
     fn added_later(&self, feature: &Feature) -> Vec<Entry> {
         let mut entries = Vec::new();
         let later = FEATURES.iter().skip_while(|other| other.name != feature.name).skip(1);
@@ -82,8 +82,8 @@ impl Evaluation<'_> {
         entries
     }
 
-    /// Plans the feature on the VirtualMachine without what it and the features after it added before, and compares what is there
-    /// with what should be.
+    /// Plans the feature on the VirtualMachine without the entries that this feature and later ones added before, and
+    /// compares the plan with what is there.
     pub(super) fn plan(
         &self,
         feature: &Feature,
@@ -98,7 +98,7 @@ impl Evaluation<'_> {
         let mut siblings = Siblings::default();
         let stays = |plan: &Plan| ours().all(|entry| plan.entries.contains(entry));
         if !matches!(&plan, Ok(Some(plan)) if stays(plan)) {
-            // With a device go those that Harvester added because of it.
+            // If a device is removed, the devices that Harvester added because of it are removed, too.
             let warning;
             (siblings, warning) = self.siblings(feature, traces);
             if siblings.entries().next().is_some() {
@@ -115,8 +115,9 @@ impl Evaluation<'_> {
         }
     }
 
-    /// Compares a plan with the VirtualMachine: which entries are new, and which of the feature's own go. `bare` is the VirtualMachine
-    /// that was planned on, without what was added `later`.
+    /// Compares a plan with the VirtualMachine: which entries are new, and which of the feature's entries are to be
+    /// removed. `bare` is the VirtualMachine that the plan was made for. `later` are the entries of later features,
+    /// which it does not contain.
     fn change(
         &self,
         feature: &Feature,
@@ -151,7 +152,7 @@ impl Evaluation<'_> {
         Ok(Change { plan, record, gone, new })
     }
 
-    /// The PCIDevices that stood beside an entry when it was added, and those that somebody added with this update.
+    /// The PCIDevices that were beside an entry when it was added, and those that someone adds in this update.
     fn beside_since(&self, added: &Recorded, vm: &VirtualMachine) -> Vec<String> {
         let mut names = added.beside.clone();
         if let Some(old) = self.old {
@@ -171,7 +172,7 @@ impl Evaluation<'_> {
         Ok(vm)
     }
 
-    /// The devices that Harvester added because of those of the feature, and a warning where that cannot be found out.
+    /// The devices that Harvester added because of the feature's devices, and a warning if that cannot be determined.
     pub(super) fn siblings(&self, feature: &Feature, traces: &Traces) -> (Siblings, Option<String>) {
         let is_declared = |entry: &Entry| self.declared.as_ref().is_some_and(|vm| vm.has(entry));
         let is_of_another = |entry: &Entry| {

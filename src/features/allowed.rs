@@ -1,8 +1,9 @@
-//! What a namespace may take.
+//! Which devices and resources a namespace may use.
 
 use crate::values::pattern::Pattern;
 
-/// Whether the lists of namespaces let this one take a device by one of its names. Without any list, everybody may take all.
+/// Whether the lists of namespaces allow this namespace a device by one of its names. Without any list, every namespace
+/// may use every device.
 pub(super) fn allows(lists: &[(Pattern, Vec<Pattern>)], namespace: &str, names: &[&str]) -> bool {
     let of_namespace = lists.iter().filter(|(pattern, _)| pattern.matches(namespace));
     let matches = |pattern: &Pattern| names.iter().any(|name| pattern.matches(name));

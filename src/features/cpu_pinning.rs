@@ -1,4 +1,4 @@
-//! CPU pinning: each CPU of the guest has a CPU of the node to itself.
+//! CPU pinning: each CPU of the guest gets a CPU of the node for itself.
 
 use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
@@ -18,13 +18,14 @@ section! {
     }
 }
 
-/// The labels of nodes whose kubelet pins CPUs: since KubeVirt 1.8, and before. Source: `kubevirt.io/api/core/v1`.
+/// The labels of nodes whose kubelet pins CPUs: the first since KubeVirt 1.8, the second before. Source:
+/// `kubevirt.io/api/core/v1`.
 const LABELS: [&str; 2] = ["kubevirt.io/cpumanager", "cpumanager"];
 
-/// The most threads of a core that KubeVirt pins.
+/// The most threads per core with which KubeVirt pins CPUs.
 const MAX_THREADS: u64 = 2;
 
-/// Why CPUs cannot be pinned. The rules are those of KubeVirt's `vmi-create-admitter.go`, `validateCpuPinning`.
+/// Why CPUs cannot be pinned. The rules are those of `validateCpuPinning` in KubeVirt's `vmi-create-admitter.go`.
 #[derive(Debug, thiserror::Error)]
 enum CpuPinningError {
     /// Cause: another value
@@ -134,7 +135,7 @@ fn is_isolated(context: &Context<'_>) -> anyhow::Result<bool> {
     }
 }
 
-/// Checks that KubeVirt would pin the CPUs. What an instance type has is not known here, and is left to KubeVirt.
+/// Checks that KubeVirt would pin the CPUs. The policy does not read instance types, so it leaves those to KubeVirt.
 fn check_amounts(context: &Context<'_>) -> anyhow::Result<()> {
     if context.vm.has_instance_type() {
         return Ok(());
@@ -142,7 +143,7 @@ fn check_amounts(context: &Context<'_>) -> anyhow::Result<()> {
     let cpu = context.vm.cpu()?;
     let mut cpus = context.vm.resources("cpu")?;
     let mut memory = context.vm.resources("memory")?;
-    // Harvester's webhook, which comes later, makes the requests of a VirtualMachine with pinned CPUs those of its limits.
+    // Harvester's webhook runs later. If CPUs are pinned, it sets the requests of the VirtualMachine to its limits.
     if context.settings.general.is_harvester() {
         for resources in [&mut cpus, &mut memory] {
             resources.request = resources.limit.clone().or(resources.request.take());
@@ -156,7 +157,7 @@ fn check_amounts(context: &Context<'_>) -> anyhow::Result<()> {
             }
         }
     }
-    // The two are equal if both are there.
+    // If both are present, they are equal.
     let amount = match (&cpus.limit, &cpus.request) {
         (Some(limit), _) => Some(("limits", limit)),
         (None, Some(request)) => Some(("requests", request)),
@@ -178,7 +179,7 @@ fn check_amounts(context: &Context<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is amiss with the nodes, where they may be read.
+/// A warning about the nodes, if policy-server may read them.
 fn warning(context: &Context<'_>) -> anyhow::Result<Option<String>> {
     let placement = context.vm.placement()?;
     let Ok(nodes) = context.nodes(&placement) else {

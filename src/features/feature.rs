@@ -1,4 +1,4 @@
-//! What a feature is: the contract between the features and the evaluation. No feature is known here.
+//! What a feature is: the contract between the features and the evaluation. This module knows no feature.
 
 use std::rc::Rc;
 
@@ -14,35 +14,35 @@ use crate::vm::{Placement, VirtualMachine};
 
 /// One feature.
 pub(crate) struct Feature {
-    /// Its name, as in the directive's key.
+    /// Its name, as in the key of the directive.
     pub(crate) name: &'static str,
-    /// The options that go with its directive.
+    /// The options of its directive.
     pub(crate) options: &'static [&'static str],
     /// The places where it adds entries.
     pub(crate) adds: &'static [&'static Place],
-    /// Its part of the settings that every feature has.
+    /// Its part of the settings that all features have.
     pub(crate) settings: fn(&Settings) -> &FeatureSettings,
     /// Plans what the directive's value needs; `None` if it switches the feature off.
     ///
     /// # Errors
-    /// Why the feature cannot be applied, in words for the user: what the obstacle is, and what to do. Each feature has an enum of
-    /// its own for its reasons; beyond the feature only the words matter.
+    /// Why the feature cannot be applied, in words for the user: what the obstacle is, and what to do. Each feature has
+    /// its own enum of reasons; outside of the feature, only the words matter.
     pub(crate) plan: fn(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>>,
 }
 
-/// The facts that a feature plans with.
+/// What a feature needs to know in order to plan.
 pub(crate) struct Context<'c> {
-    /// The VirtualMachine with what the features before have changed, and without what this one added.
+    /// The VirtualMachine, with the changes of earlier features and without the entries that this feature added.
     pub(crate) vm: &'c VirtualMachine,
-    /// The entries that the feature added earlier. Those that a plan asks for again stay as they are; the rest are removed.
+    /// The entries that the feature added earlier. If a plan contains them again, they stay as they are; the rest is removed.
     pub(crate) ours: &'c [Recorded],
-    /// The value that the feature was applied from before this update, if it was.
+    /// The value of the directive from which the feature was applied before this update, if it was.
     pub(crate) applied_before: Option<&'c str>,
     /// The VirtualMachine's namespace.
     pub(crate) namespace: &'c str,
     /// Who sends the request.
     pub(crate) requester: &'c Requester,
-    /// The options beside the directive.
+    /// The options that go with the directive.
     pub(crate) directives: &'c Directives,
     pub(crate) settings: &'c Settings,
     pub(crate) lookups: &'c Lookups<'c>,
@@ -51,7 +51,7 @@ pub(crate) struct Context<'c> {
 }
 
 impl Context<'_> {
-    /// Looks up the nodes that the VirtualMachine may run on, as far as its placement tells.
+    /// Looks up the nodes that the VirtualMachine may run on, as far as its placement says so.
     pub(super) fn nodes(&self, placement: &Placement) -> Result<Vec<Rc<Node>>, LookupError> {
         let mut nodes = match placement.hostname() {
             Some(name) => vec![self.lookups.get(&NODE, name, None)?],
@@ -65,10 +65,10 @@ impl Context<'_> {
 /// The entries that a feature needs, checked.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// All entries that the directive asks for. What is in place is left as it is, and is not recorded.
+    /// All entries that the directive asks for. Those that the user has in place already are left unchanged and are not recorded.
     pub(crate) entries: Vec<Entry>,
     /// The value of the `-applied` annotation.
     pub(crate) applied: String,
-    /// Warnings, true also if the changes are dropped.
+    /// Warnings. They must be true even if the changes are discarded.
     pub(crate) warnings: Vec<String>,
 }

@@ -1,4 +1,5 @@
-//! GPU device plugin: the VM's pod gets an extended resource, and the guest a device where KubeVirt serves it as one.
+//! GPU device plugin: the VM's pod gets an extended resource, and the guest gets a device if KubeVirt serves the
+//! resource as one.
 
 use super::allowed::allows;
 use super::feature::{Context, Feature, Plan};
@@ -31,7 +32,7 @@ section! {
     }
 }
 
-/// The vendors' own device plugins.
+/// The resources of the vendors' own device plugins.
 const PLUGINS: [&str; 3] = ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"];
 
 choice! {
@@ -70,7 +71,7 @@ enum GpuDevicePluginError {
     NotAllowedHere { name: ResourceName, namespace: String },
 }
 
-/// The resource and the number of devices that a directive asks for.
+/// The resource that a directive asks for, and the number of devices.
 #[derive(PartialEq, Eq)]
 struct Request {
     name: ResourceName,
@@ -133,7 +134,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     let in_place = count_devices(name, context.vm)?;
     let before = context.applied_before.and_then(|value| parse(value, usize::MAX).ok());
     let reused = match before {
-        // What the user had before the directive counts; what they add beside it takes nothing away.
+        // Devices that the user had before the directive count. Devices that the user adds later do not replace the policy's.
         Some(before) if before == request => *count,
         _ => count.saturating_sub(in_place),
     };
@@ -143,7 +144,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
         return Ok(Some(plan));
     }
     match serving(name, context) {
-        // KubeVirt computes the limit of a device; one written beside it would override the count.
+        // KubeVirt computes the limit for a device. An explicit limit would override the count.
         Ok(kubevirt) => {
             let names = free_names(PREFIX, count - attached, context)?;
             let is_host_device = is_host_device(name, &kubevirt, context);
@@ -190,7 +191,7 @@ fn parse(value: &str, max: usize) -> Result<Request, GpuDevicePluginError> {
     let name: ResourceName = name.parse()?;
     let count = match count {
         None => 1,
-        // Digits alone: a sign would be read as well.
+        // Only digits: `parse` would also accept a sign.
         Some(text) => match text.parse() {
             Ok(n) if (1..=max).contains(&n) && text.chars().all(|c| c.is_ascii_digit()) => n,
             _ => return Err(GpuDevicePluginError::Count { name, max }),
@@ -199,28 +200,28 @@ fn parse(value: &str, max: usize) -> Result<Request, GpuDevicePluginError> {
     Ok(Request { name, count })
 }
 
-/// How many devices of the resource the VirtualMachine has. Harvester makes host devices of GPUs.
+/// How many devices of the resource the VirtualMachine has. Host devices count, because Harvester turns GPUs into host devices.
 fn count_devices(name: &ResourceName, vm: &VirtualMachine) -> Result<usize, ShapeError> {
     let devices = [vm.gpus()?, vm.host_devices()?].concat();
     Ok(devices.iter().filter(|device| device.resource == name.as_str()).count())
 }
 
-/// Whether Harvester handles devices of the resource as host devices. It makes host devices of GPUs itself, but with a patch
-/// that the API server cannot apply to two or more of them. Mediated devices, as vGPUs were before Harvester 1.8, stay GPUs.
-/// Source: `harvester/pcidevices`, `pkg/webhook/vm.go` and `pkg/controller/gpudevice`.
+/// Whether Harvester handles devices of the resource as host devices. Harvester can turn GPUs into host devices itself,
+/// but the API server cannot apply its patch if there are two or more. Mediated devices, such as vGPUs before Harvester
+/// 1.8, stay GPUs. Source: `harvester/pcidevices`, `pkg/webhook/vm.go` and `pkg/controller/gpudevice`.
 fn is_host_device(name: &ResourceName, kubevirt: &KubeVirt, context: &Context<'_>) -> bool {
     if context.settings.pci_passthrough.names_by_address() || !kubevirt.serves_pci_device(name.as_str()) {
         return false;
     }
-    // Harvester takes no PCI devices but its own. Where none has the resource, such as that of a vGPU which was switched off,
-    // it says so of host devices. So it does not matter what the devices are.
+    // Harvester accepts only host devices whose resource one of its PCIDevices has, and its message says so. So the
+    // policy does not check which devices there are.
     context.lookups.check_served(&PCI_DEVICE).is_ok()
 }
 
-/// KubeVirt, if it gives a guest devices of the resource.
+/// Returns KubeVirt's object if KubeVirt gives a guest devices of the resource.
 ///
 /// # Errors
-/// Why the guest cannot have one.
+/// Why the guest cannot get such a device.
 fn serving(name: &ResourceName, context: &Context<'_>) -> Result<Rc<KubeVirt>, String> {
     match context.settings.gpu_device_plugin.attach_device {
         AttachDevice::Never => Err("the policy's setting gpuDevicePlugin.attachDevice is never".to_owned()),

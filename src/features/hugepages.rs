@@ -1,4 +1,4 @@
-//! Hugepages: the guest's memory is of large pages of the node.
+//! Hugepages: the guest's memory consists of large pages of the node.
 
 use super::feature::{Context, Feature, Plan};
 use super::reference::Reference;
@@ -38,8 +38,8 @@ impl PageSize {
     }
 }
 
-/// Why the memory cannot be of hugepages. The rules are those of KubeVirt's `vmi-create-admitter.go`,
-/// `validateHugepagesMemoryRequests`.
+/// Why the memory cannot consist of hugepages. The rules are those of `validateHugepagesMemoryRequests` in KubeVirt's
+/// `vmi-create-admitter.go`.
 #[derive(Debug, thiserror::Error)]
 enum HugepagesError {
     /// Cause: another size, or the setting `hugepages.pageSizes`
@@ -67,11 +67,11 @@ enum HugepagesError {
     NotAMultiple { field: &'static str, text: String, size: &'static str, hint: &'static str },
 }
 
-/// What reduces the guest's memory on Harvester.
+/// Explains why the guest has less memory than the limit on Harvester.
 const RESERVED: &str = " (Harvester takes what the annotation harvesterhci.io/reservedMemory says from the memory of the \
                         guest, or 100Mi where its setting additional-guest-memory-overhead-ratio is empty)";
 
-/// What reduces the request on Harvester.
+/// Explains why the request is lower than the limit on Harvester.
 const LOWERED: &str = " (Harvester lowers it by its overcommit ratio; add the directive cpu-pinning, with which the request is the limit)";
 
 pub(super) static FEATURE: Feature = Feature {
@@ -130,12 +130,12 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
 /// An amount of memory that must be a multiple of the page size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct PagedAmount {
-    /// Where it is written.
+    /// The field that contains it.
     place: &'static str,
-    /// As it is written.
+    /// The amount, as the field has it.
     text: String,
     bytes: u64,
-    /// Who sets it, if not the user.
+    /// Explains who sets the field, if it is not the user.
     hint: &'static str,
 }
 
@@ -149,14 +149,14 @@ impl PagedAmount {
 #[derive(Default)]
 struct Memory {
     checked: Vec<PagedAmount>,
-    /// How many bytes a node must have.
+    /// How many bytes of hugepages a node must have.
     of_pod: Option<u64>,
-    /// Whether Harvester's webhook, which comes later, sets a request that is not known here.
+    /// Whether Harvester's webhook, which runs later, will set a request that the policy does not know.
     request_is_lowered: bool,
 }
 
-/// Finds the memory that KubeVirt divides into pages: the request, else the guest's, else the limit; and the guest's, which QEMU
-/// divides. What an instance type has is not known here.
+/// Finds the amounts that must be multiples of the page size. KubeVirt divides the request, or else the guest's memory,
+/// or else the limit. QEMU divides the guest's memory. The policy does not read instance types.
 fn memory(context: &Context<'_>) -> Result<Memory, ShapeError> {
     let vm = context.vm;
     if vm.has_instance_type() {
@@ -176,7 +176,7 @@ fn memory(context: &Context<'_>) -> Result<Memory, ShapeError> {
             let old = context.old.and_then(|old| Basis::of(old).ok());
             let basis = Basis::of(vm)?;
             let guest = match vm.reserved_memory()? {
-                // As Harvester has set it already.
+                // Harvester set it earlier, and will not change it.
                 _ if old.as_ref().is_some_and(|old| old.memory == basis.memory) => guest.unwrap_or(limit.clone()),
                 Some(reserved) => PagedAmount {
                     place: "the guest's memory",
@@ -186,7 +186,8 @@ fn memory(context: &Context<'_>) -> Result<Memory, ShapeError> {
                 },
                 None => limit.clone(),
             };
-            // With pinned CPUs, the request is the limit; with devices, the guest's memory; else a part of the limit.
+            // Harvester sets the request to the limit if CPUs are pinned, to the guest's memory if there are devices,
+            // and otherwise to a part of the limit.
             let is_lowered = !basis.is_dedicated && !basis.has_devices;
             let is_lowered_anew = is_lowered && old.as_ref() != Some(&basis);
             let divided = match request(LOWERED) {
@@ -204,11 +205,12 @@ fn memory(context: &Context<'_>) -> Result<Memory, ShapeError> {
     Ok(Memory { checked, of_pod, request_is_lowered })
 }
 
-/// What decides about the request that Harvester's webhook, which comes later, sets: for a new VirtualMachine, and where some of it
-/// changes. Source: `harvester/harvester`, `pkg/webhook/resources/virtualmachine/mutator.go`, `needUpdateResourceOvercommit`.
+/// What Harvester's webhook, which runs later, computes the request from. It does so for a new VirtualMachine, and if
+/// any of this changes. Source: `harvester/harvester`, `pkg/webhook/resources/virtualmachine/mutator.go`,
+/// `needUpdateResourceOvercommit`.
 #[derive(PartialEq)]
 struct Basis {
-    /// Limit and reserved memory.
+    /// The limit, and the memory that Harvester reserves.
     memory: [Option<Quantity>; 2],
     cpus: Option<Quantity>,
     is_dedicated: bool,
@@ -239,7 +241,7 @@ fn check(amount: &PagedAmount, size: PageSize) -> Result<(), HugepagesError> {
     Ok(())
 }
 
-/// What is amiss with the nodes, where they may be read.
+/// A warning about the nodes, if policy-server may read them.
 fn warning(size: PageSize, bytes: u64, context: &Context<'_>) -> anyhow::Result<Option<String>> {
     let placement = context.vm.placement()?;
     let Ok(nodes) = context.nodes(&placement) else {

@@ -1,4 +1,4 @@
-//! The features, in the order in which they are planned. None knows another, or the response.
+//! The features, in the order in which they are planned. No feature knows another one, or the response.
 
 mod allowed;
 mod cpu_pinning;
@@ -21,7 +21,7 @@ use crate::settings::{Description, GeneralSettings, SettingsError, default_setti
 use feature::Feature;
 use reference::Reference;
 
-/// Lists the features: the module, the type of its settings and their key.
+/// Lists the features: for each, its module, the type of its settings, and their key.
 macro_rules! features {
     ($($(#[doc = $doc:literal])+ $module:ident: $settings:ident, $key:literal;)+) => {
         /// The features, in the order in which they are planned and applied.
@@ -40,8 +40,8 @@ macro_rules! features {
     };
 }
 
-// Devices come first: nothing about them depends on CPUs or memory, but the node of a device decides about both. A ROM is for a
-// device that a feature before may have added, and NUMA needs pinned CPUs and hugepages.
+// Devices come first: they do not depend on CPUs or memory, but the node of a device decides about both. A ROM belongs
+// to a device that an earlier feature may have added, and NUMA needs pinned CPUs and hugepages.
 features! {
     /// The feature `pci-passthrough`.
     pci_passthrough: PciPassthroughSettings, "pciPassthrough";
@@ -68,23 +68,23 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// All settings as the form and the chart need them.
+    /// All settings, as the form and the chart need them.
     pub fn description() -> Description {
         Self::describe()
     }
 
-    /// Reads settings; whatever is `null`, `""`, `[]` or `{}` is not set and has its default.
+    /// Reads settings. A setting that is `null`, `""`, `[]` or `{}` counts as not set, and has its default.
     ///
     /// # Errors
-    /// Every problem of the settings: an unknown setting, a value that a setting does not take.
+    /// Every problem in the settings: each unknown setting, and each value that a setting does not take.
     pub fn read(settings: &Value) -> Result<Self, SettingsError> {
         read_settings(settings, Self::read_section)
     }
 
-    /// As [`Settings::read`], from JSON as text.
+    /// Like [`Settings::read`], but from JSON text.
     ///
     /// # Errors
-    /// As [`Settings::read`], and text that is not JSON.
+    /// The errors of [`Settings::read`], and text that is not JSON.
     pub fn parse(text: &[u8]) -> Result<Self, SettingsError> {
         Self::read(&serde_json::from_str(std::str::from_utf8(text)?)?)
     }

@@ -1,4 +1,4 @@
-//! Nested virtualization: the guest's CPU gets the vendor's virtualization extension.
+//! Nested virtualization: the guest's CPU gets the virtualization extension of the CPU vendor.
 
 use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
@@ -33,17 +33,17 @@ choice! {
     }
 }
 
-/// The label of a node's architecture, as the kubelet sets it.
+/// The label with a node's architecture, which the kubelet sets.
 const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
 const AMD64: &str = "amd64";
 
-/// CPU models by the start of their names, lower case. Source: libvirt, `src/cpu_map/x86_*.xml`.
+/// The vendors of CPU models, by the start of the model's name in lower case. Source: libvirt, `src/cpu_map/x86_*.xml`.
 const AMD_MODELS: &str = "athlon,epyc,opteron,phenom,dhyana";
 const INTEL_MODELS: &str = "broadwell,cascadelake,clearwaterforest,conroe,cooperlake,core2duo,\
     coreduo,denverton,diamondrapids,graniterapids,haswell,icelake,ivybridge,knightsmill,n270,nehalem,penryn,\
     sandybridge,sapphirerapids,sierraforest,skylake,westmere";
 
-/// Whose CPU, and so which extension.
+/// The CPU vendor, which determines the virtualization extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Vendor {
     Amd,
@@ -53,7 +53,7 @@ enum Vendor {
 impl Vendor {
     const ALL: [Vendor; 2] = [Vendor::Amd, Vendor::Intel];
 
-    /// The CPU feature that is the vendor's virtualization extension.
+    /// The CPU feature for the vendor's virtualization extension.
     fn extension(self) -> &'static str {
         match self {
             Vendor::Amd => "svm",
@@ -61,8 +61,8 @@ impl Vendor {
         }
     }
 
-    /// The labels that KubeVirt's node labeller gives nodes of the vendor: of the CPU, and of the extension if it is on.
-    /// Source: `kubevirt.io/kubevirt`, `pkg/virt-handler/node-labeller`.
+    /// The labels that KubeVirt's node labeller adds to nodes: one for the vendor of the CPU, one for the extension if
+    /// it is enabled. Source: `kubevirt.io/kubevirt`, `pkg/virt-handler/node-labeller`.
     fn labels(self) -> [&'static str; 2] {
         match self {
             Vendor::Amd => ["cpu-vendor.node.kubevirt.io/AMD", "cpu-feature.node.kubevirt.io/svm"],
@@ -176,7 +176,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     }))
 }
 
-/// The vendor, from the first that answers: the option, the setting, the VM, the nodes; and what is amiss with the nodes.
+/// The vendor, from the first source that names one: the option, the setting, the VM, the nodes; and a warning about the nodes.
 fn vendor(context: &Context<'_>) -> anyhow::Result<(Vendor, Option<String>)> {
     if let Some(vendor) = vendor_of_option(context)? {
         return Ok((vendor, None));

@@ -1,4 +1,4 @@
-//! NUMA passthrough: the guest sees the NUMA nodes that its CPUs and pages are of.
+//! NUMA passthrough: the guest sees the NUMA nodes of its CPUs and memory pages.
 
 use super::feature::{Context, Feature, Plan};
 use super::reference::Reference;
@@ -15,14 +15,15 @@ section! {
     }
 }
 
-/// The value that switches it on.
+/// The value that enables the feature.
 const PASSTHROUGH: &str = "passthrough";
 
-/// The gate, and the first minor version of KubeVirt 1 that has no need of it. Source: KubeVirt's pull request 12232.
+/// The feature gate, and the first minor version of KubeVirt 1 that does not need it. Source: KubeVirt's pull request 12232.
 const GATE: &str = "NUMA";
 const PERMANENT_SINCE: u32 = 4;
 
-/// Why the guest cannot have the node's NUMA nodes. The rules are those of KubeVirt's `vmi-create-admitter.go`, `validateNUMA`.
+/// Why the guest cannot have the node's NUMA topology. The rules are those of `validateNUMA` in KubeVirt's
+/// `vmi-create-admitter.go`.
 #[derive(Debug, thiserror::Error)]
 enum NumaError {
     /// Cause: another value

@@ -1,4 +1,4 @@
-//! PCI passthrough: the guest gets host devices by their PCI addresses.
+//! PCI passthrough: the guest gets host devices by PCI address.
 
 use super::feature::{Context, Feature, Plan};
 use super::host_devices::{self, Bus, HostDeviceSettings, NamedBy, Rules};
@@ -22,7 +22,7 @@ section! {
 }
 
 impl PciPassthroughSettings {
-    /// Whether host devices are named without Harvester.
+    /// Whether host devices never get Harvester's names.
     pub(crate) fn names_by_address(&self) -> bool {
         self.device_names == PciDeviceNames::Address
     }

@@ -1,6 +1,7 @@
-//! The record of what a feature added to a VirtualMachine: the annotation that lists it, and which of it is still there.
+//! The record of what a feature added to a VirtualMachine: an annotation that lists the entries, and how to find those
+//! that are still there.
 //!
-//! An entry that was in place before is not in the record, and so stays for ever. No feature is known here.
+//! An entry that was there before the feature is not in the record, so the policy never removes it. This module knows no feature.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
@@ -10,19 +11,19 @@ use crate::vm::VirtualMachine;
 use crate::vm::entry::Entry;
 use crate::vm::place::{GPU, HOOK_SIDECAR, HOST_DEVICE, Place};
 
-/// The longest record that is read. One that the policy writes lists at most 256 devices.
+/// The size limit for a record, in bytes. The policy itself writes records of at most 256 devices.
 const MAX_LENGTH: usize = 64 << 10;
 
 /// An entry that a feature added.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Recorded {
     pub(crate) entry: Entry,
-    /// The PCIDevices on the entry's node that the VirtualMachine had when the entry was added, or was given by somebody
-    /// since: these are not the devices that Harvester adds to those of a new VirtualMachine.
+    /// The PCIDevices that the VirtualMachine had on the entry's node when the entry was added, or that someone added
+    /// later. Harvester did not add these because of the entry.
     pub(crate) beside: Vec<String>,
 }
 
-/// An item of the annotation: what the entry is, then what stood beside it.
+/// An item of the annotation: what the entry is, then the devices beside it.
 impl Serialize for Recorded {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut item = serializer.serialize_map(None)?;
@@ -41,7 +42,7 @@ impl Serialize for Recorded {
 pub(crate) struct Record(pub(crate) Vec<Recorded>);
 
 impl Record {
-    /// Reads a record; `None` where it is not one, or lists an entry of another kind.
+    /// Reads a record; `None` if the text is not a record, or lists an entry at a place where the feature adds none.
     pub(crate) fn read(text: &str, places: &[&'static Place]) -> Option<Self> {
         if text.len() > MAX_LENGTH {
             return None;
@@ -61,9 +62,9 @@ impl Record {
         serde_json::to_string(&self.0).unwrap_or_default()
     }
 
-    /// Finds the entries that are still there, exactly as they were added, but for what others rename: Harvester makes host
-    /// devices of GPUs, and names a host device after the PCIDevice that a VirtualMachine was really given. As many entries
-    /// as are recorded of a resource stand for as many of it that are there.
+    /// Finds the entries that are still there, exactly as the feature added them. Only Harvester may rename an entry:
+    /// it turns GPUs into host devices, and names a host device after the PCIDevice that a VirtualMachine actually got.
+    /// If the record has several entries of a resource, at most that many renamed devices count.
     pub(crate) fn still_in(&self, vm: &VirtualMachine, may_be_ours: impl Fn(&Entry) -> bool) -> Found<'_> {
         let mut found = Found::default();
         let mut missing = Vec::new();
@@ -89,12 +90,12 @@ impl Record {
     }
 }
 
-/// The parts of a record that are there, and those that are not.
+/// The entries of a record, divided into those that are still there and those that are not.
 #[derive(Debug, Default)]
 pub(crate) struct Found<'r> {
-    /// The entries, as they are there.
+    /// The entries that are there, as they are now.
     pub(crate) ours: Vec<Recorded>,
-    /// Those that are not.
+    /// The entries that are not there.
     missing: Vec<&'r Entry>,
 }
 
@@ -103,7 +104,7 @@ impl Found<'_> {
         self.ours.push(Recorded { entry, beside: recorded.beside.clone() });
     }
 
-    /// Warnings about entries that somebody changed.
+    /// Warnings about entries that someone changed.
     pub(crate) fn changes(&self, vm: &VirtualMachine, ownership: &Ownership<'_>) -> Vec<String> {
         let messages = self.missing.iter().filter_map(|entry| {
             match vm.has_in_place_of(entry) {
@@ -130,7 +131,7 @@ impl Found<'_> {
     }
 }
 
-/// The entry as the VirtualMachine has it, unless it was renamed.
+/// The entry as the VirtualMachine has it; `None` if it is not there, or is renamed.
 fn entry_in(vm: &VirtualMachine, entry: &Entry) -> Option<Entry> {
     if entry.place == &HOOK_SIDECAR {
         return Some(HOOK_SIDECAR.entry("", vm.hook_sidecars().ok()?.of_policy()?));
@@ -146,7 +147,7 @@ pub(super) fn host_devices(vm: &VirtualMachine) -> impl Iterator<Item = Entry> {
     devices.map(|device| HOST_DEVICE.entry(device.name, device.resource))
 }
 
-/// Whether an entry has a name that Harvester gives.
+/// Whether an entry has a name that Harvester gives PCI devices.
 pub(super) fn is_pci_device(entry: &Entry) -> bool {
     entry.as_device().is_some_and(|(name, _)| PciAddress::of_pci_device(name).is_some())
 }
@@ -154,25 +155,25 @@ pub(super) fn is_pci_device(entry: &Entry) -> bool {
 /// Whether a VirtualMachine asks for a feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Demand {
-    /// It does, so the feature may have been added in an earlier call for this request.
+    /// It does, so an earlier call for the same request may have added an entry.
     Asked,
     NotAsked,
 }
 
-/// Tells the entries that a feature added from those of the user.
+/// Distinguishes the entries that a feature added from those of the user.
 pub(crate) struct Ownership<'o> {
-    /// The manifest that `kubectl apply` was given.
+    /// The manifest that `kubectl apply` was last given.
     pub(crate) declared: Option<&'o VirtualMachine>,
     /// The VirtualMachine before this update.
     pub(crate) old: Option<&'o VirtualMachine>,
-    /// The entries of it that the feature added.
+    /// The entries of the old VirtualMachine that the feature added.
     pub(crate) added_to_old: Vec<Recorded>,
     pub(crate) demand: Demand,
 }
 
 impl Ownership<'_> {
-    /// Whether an entry can be one that the feature added. What the manifest declares is the user's, and what was there
-    /// before without having been added; so is what comes with the very update that takes the directive away.
+    /// Whether the feature can have added an entry. An entry belongs to the user if the manifest declares it, if it was
+    /// there before and the feature had not added it, or if it comes with the same update that removes the directive.
     pub(crate) fn may_be_ours(&self, entry: &Entry) -> bool {
         !self.declares(entry)
             && match self.old {
@@ -182,7 +183,7 @@ impl Ownership<'_> {
             }
     }
 
-    /// Whether the manifest that `kubectl apply` was given has the entry.
+    /// Whether the manifest that `kubectl apply` was last given contains the entry.
     pub(crate) fn declares(&self, entry: &Entry) -> bool {
         self.declared.is_some_and(|declared| {
             let is_sidecar = entry.place == &HOOK_SIDECAR;

@@ -1,4 +1,4 @@
-//! A feature as the reference and the manifests need it, for `cargo xtask generate`.
+//! A feature as the reference and the manifests describe it, for `cargo xtask generate`.
 
 use super::{FEATURES, REFERENCES};
 use crate::cluster::access::{Access, REVIEW};
@@ -9,15 +9,15 @@ use crate::directives;
 pub struct Reference {
     /// The key of its section in the settings.
     pub settings: &'static str,
-    /// A value of its directive, as YAML has it.
+    /// An example of its directive's value, as YAML.
     pub example: &'static str,
-    /// What the guest has of it, in a few words.
+    /// What the guest gets from it, in a few words.
     pub gives: &'static str,
-    /// The page under `docs` that is about it.
+    /// The page under `docs` that describes it.
     pub page: &'static str,
-    /// The values that its directive takes, in Markdown.
+    /// The values that its directive accepts, in Markdown.
     pub takes: &'static str,
-    /// What it does to the template of the VirtualMachine, in Markdown.
+    /// What it changes in the template of the VirtualMachine, in Markdown.
     pub effect: &'static str,
     /// Its options.
     pub options: &'static [OptionReference],
@@ -28,9 +28,9 @@ pub struct Reference {
 /// What users need to know of an option.
 #[derive(Debug, Clone, Copy)]
 pub struct OptionReference {
-    /// Its name, as it stands in the key.
+    /// Its name, as in the key of the annotation.
     pub name: &'static str,
-    /// The values that it takes, in Markdown.
+    /// The values that it accepts, in Markdown.
     pub takes: &'static str,
     /// What it means.
     pub meaning: &'static str,
@@ -41,7 +41,7 @@ pub fn features() -> Vec<(&'static str, Reference)> {
     FEATURES.iter().zip(REFERENCES).map(|(feature, reference)| (feature.name, **reference)).collect()
 }
 
-/// What is looked up for no feature in particular.
+/// The lookups that belong to no feature.
 pub fn general() -> [Access; 2] {
     [directives::SECRETS, REVIEW]
 }

@@ -1,4 +1,4 @@
-//! The value of a directive that is on or off.
+//! The value of a directive that switches a feature on or off.
 
 use std::str::FromStr;
 
@@ -9,7 +9,7 @@ pub(super) enum Switch {
     Off,
 }
 
-/// A value that is neither.
+/// The error for a value that means neither.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SwitchError {
     /// Cause: another value
@@ -19,7 +19,7 @@ pub(super) enum SwitchError {
 }
 
 impl Switch {
-    /// The words for the reference.
+    /// The accepted words, for the reference.
     pub(super) const TAKES: &str = "`enabled`, `true`, `yes`, `1`; off: `disabled`, `false`, `no`, `0` or nothing";
 }
 

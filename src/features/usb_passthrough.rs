@@ -32,7 +32,7 @@ choice! {
     }
 }
 
-/// Why USB devices cannot be given where there is no Harvester.
+/// Why a VirtualMachine cannot get USB devices in a cluster without Harvester.
 #[derive(Debug, thiserror::Error)]
 enum UsbPassthroughError {
     /// Cause: one of [Lookups](#lookups)
@@ -119,7 +119,8 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     host_devices::plan(&BUS, &rules, value, context)
 }
 
-/// The resources of the devices that KubeVirt permits. One that is named as in Harvester is any of its kind.
+/// The resources of the devices that KubeVirt permits. A device with a name in Harvester can be any device of its
+/// vendor and product.
 fn permitted(devices: &[String], context: &Context<'_>) -> anyhow::Result<Vec<String>> {
     let kubevirt = context.lookups.kubevirt().map_err(UsbPassthroughError::Lookup)?;
     let resource = |device: &String| {

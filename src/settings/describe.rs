@@ -1,30 +1,31 @@
-//! The settings as `cargo xtask generate` needs them, for the form, the chart and the reference. Not in the module.
+//! The settings as data for the form, the chart and the reference, which `cargo xtask generate` writes. The module does
+//! not use them.
 
 use serde_json::Value;
 
 /// A setting, or a section of settings.
 #[derive(Debug, Clone)]
 pub struct Description {
-    /// Its key in the section that it stands in.
+    /// Its key in its section.
     pub key: &'static str,
-    /// Its label in the form; of a section, the start of the labels in it.
+    /// Its label in the form. The label of a section is the start of the labels in it.
     pub label: &'static str,
-    /// What the user should know of it.
+    /// The help text.
     pub help: String,
-    /// What it takes.
+    /// The values that it accepts.
     pub content: Content,
 }
 
-/// What a setting takes.
+/// What a setting accepts.
 #[derive(Debug, Clone)]
 pub enum Content {
     /// Further settings.
     Section(Vec<Description>),
     /// A value.
     Value {
-        /// The values that it takes, as a JSON schema.
+        /// The accepted values, as a JSON schema.
         schema: Value,
-        /// The value where it is not set.
+        /// The default.
         default: Value,
     },
 }
@@ -46,7 +47,7 @@ impl Description {
         Self { label, ..self }
     }
 
-    /// The section with another's settings before its own.
+    /// The section, with the settings of another section before its own.
     pub(crate) fn with(mut self, other: Self) -> Self {
         if let (Content::Section(own), Content::Section(mut settings)) = (&mut self.content, other.content) {
             settings.append(own);

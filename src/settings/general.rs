@@ -1,4 +1,4 @@
-//! The settings that no feature has for itself.
+//! The settings that do not belong to a single feature.
 
 use serde_json::Value;
 
@@ -88,16 +88,16 @@ section! {
     }
 }
 
-/// Whether settings switch user data on, without a look at the others.
+/// Whether the settings enable user data. The other settings are not read.
 pub(crate) fn reads_user_data(settings: &Value) -> bool {
     settings.get("userData").and_then(|section| section.get("enabled")) == Some(&Value::Bool(true))
 }
 
-/// The namespace of Harvester's own parts.
+/// The namespace of Harvester's own components.
 const HARVESTER: &str = "harvester-system";
 
 impl GeneralSettings {
-    /// Whether the cluster is Harvester: its KubeVirt object is where no other installation has it.
+    /// Whether the cluster is Harvester: only Harvester has its KubeVirt object in this namespace.
     pub(crate) fn is_harvester(&self) -> bool {
         self.kubevirt.namespace.as_str() == HARVESTER
     }

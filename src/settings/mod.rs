@@ -1,5 +1,5 @@
-//! How settings are declared and read, and those that belong to no feature. Knows neither feature nor VM nor cluster; the tree
-//! stands with the features.
+//! How settings are declared and read, and the settings that do not belong to a single feature. This module does not
+//! know features, VMs or the cluster; `features/mod.rs` combines all settings.
 
 mod describe;
 mod general;

@@ -1,4 +1,5 @@
-//! How settings are read: each value by what it may be, and all that is wrong at once. Knows no setting.
+//! Reads settings and checks each value. It collects all problems, so that one message can name them. This module knows
+//! no setting.
 
 use std::fmt;
 
@@ -26,8 +27,8 @@ macro_rules! choice {
     };
 }
 
-/// A section of the settings, each setting declared once: the help of the form (its documentation), its type and default, its
-/// key, its label in the form. A setting without a default is a section itself; `..` takes another section's settings in.
+/// A section of the settings. Each setting is declared once, with its help text (the documentation), type, default,
+/// key, and label in the form. A setting without a default is itself a section. `..` includes the settings of another section.
 ///
 /// ```text
 /// section! {
@@ -86,29 +87,29 @@ macro_rules! section {
 
 pub(crate) use {choice, section};
 
-/// A part of the settings that is read as a whole.
+/// A setting or a section of settings.
 pub(crate) trait Setting: Sized {
-    /// The setting under the key; its default where it is not set, or is wrong.
+    /// The setting under this key; its default if it is not set or not valid.
     fn get(section: &mut Section<'_>, key: &'static str, default: Self) -> Self;
 
-    /// What the form and the chart need to know of it.
+    /// What the form and the chart need to know about it.
     fn describe(default: Self) -> super::Description;
 }
 
-/// A value of a setting.
+/// The value of a setting.
 pub(crate) trait SettingValue: Sized {
-    /// The values that the setting takes, as an error words them.
+    /// The accepted values, as an error message describes them.
     fn takes() -> String;
 
-    /// The value, if it is one that the setting takes.
+    /// The value; `None` if the setting does not accept it.
     fn read(json: &Value) -> Option<Self>;
 
-    /// The values that the setting takes, as a JSON schema; texts unless said otherwise.
+    /// The accepted values, as a JSON schema. Strings, unless the type says otherwise.
     fn schema() -> Value {
         serde_json::json!({"type": "string"})
     }
 
-    /// The value as a manifest has it.
+    /// The value, as a manifest has it.
     fn to_json(&self) -> Value;
 }
 
@@ -117,10 +118,10 @@ pub(crate) trait Choice: Copy + PartialEq + 'static {
     /// The variants.
     const ALL: &'static [Self];
 
-    /// Their words, in the same order.
+    /// Their words in the settings, in the same order.
     const WORDS: &'static [&'static str];
 
-    /// The word in the settings.
+    /// The variant's word in the settings.
     fn word(self) -> &'static str {
         let index = Self::ALL.iter().position(|choice| *choice == self);
         index.and_then(|index| Self::WORDS.get(index)).copied().unwrap_or_default()
@@ -143,8 +144,9 @@ impl<T: SettingValue> Setting for T {
     }
 }
 
-/// A map from patterns to lists of patterns, or texts with commas between them: the form of the Rancher UI has no lists in
-/// maps. A namespace with an empty list may take nothing: leaving it out instead would open what the administrator closed.
+/// A map from patterns to lists of patterns. Text with commas is accepted instead of a list, because the form of the
+/// Rancher UI cannot have lists in maps. A namespace with an empty list may use nothing. If it were left out instead,
+/// that would allow what the administrator forbids.
 impl Setting for Vec<(Pattern, Vec<Pattern>)> {
     fn get(section: &mut Section<'_>, key: &'static str, default: Self) -> Self {
         let Some(json) = section.value(key) else {
@@ -182,7 +184,7 @@ impl Setting for Vec<(Pattern, Vec<Pattern>)> {
     }
 }
 
-/// One object of the settings tree while it is read: collects what is wrong with it.
+/// One object in the tree of settings while it is read. Collects its problems.
 pub(crate) struct Section<'s> {
     path: &'s str,
     json: &'s Value,
@@ -214,7 +216,7 @@ impl<'s> Section<'s> {
         value
     }
 
-    /// Takes a key for known if it has no value.
+    /// Marks a key as known if it has no value.
     fn ignore_if_unset(&mut self, key: &'static str) {
         if self.json.get(key).is_some_and(is_unset) {
             self.known.push(key);
@@ -230,7 +232,7 @@ impl<'s> Section<'s> {
         self.problems.push(Problem::wrong(path, json, takes));
     }
 
-    /// Reports the keys that nothing asked for.
+    /// Reports the keys that no setting has.
     fn finish(self) {
         let Self { path, json, known, problems } = self;
         for key in json.as_object().into_iter().flat_map(|members| members.keys()) {
@@ -249,35 +251,35 @@ impl<'s> Section<'s> {
     }
 }
 
-/// Reads all settings with the reader of their tree. Null is the defaults.
+/// Reads all settings with `read`, which reads the root section. Null means the defaults.
 ///
 /// # Errors
-/// Everything that is wrong with them.
+/// All problems in the settings.
 pub(crate) fn read_settings<T>(json: &Value, read: impl FnOnce(&mut Section<'_>) -> T) -> Result<T, SettingsError> {
     let (settings, problems) = read_tolerantly(json, read);
     if problems.is_empty() { Ok(settings) } else { Err(SettingsError(problems)) }
 }
 
-/// The settings that a tree has if nothing is set.
+/// The settings if nothing is set.
 pub(crate) fn default_settings<T>(read: impl FnOnce(&mut Section<'_>) -> T) -> T {
     read_tolerantly(&Value::Null, read).0
 }
 
-/// Reads all settings, and what is wrong with them: those have their defaults.
+/// Reads all settings, and their problems. A setting with a problem has its default.
 fn read_tolerantly<T>(json: &Value, read: impl FnOnce(&mut Section<'_>) -> T) -> (T, Vec<Problem>) {
     let mut problems = Vec::new();
     let mut root = Section::new("", json, &mut problems);
-    // The form of the Rancher UI writes it.
+    // The form of the Rancher UI writes this key.
     root.ignore_if_unset("description");
     let settings = read(&mut root);
     root.finish();
     (settings, problems)
 }
 
-/// How many problems a message lists: Kubernetes takes no more than 32 KiB into a status.
+/// How many problems a message lists. Kubernetes limits a status to 32 KiB.
 const LISTED: usize = 16;
 
-/// Everything that is wrong with the settings; a message lists the first sixteen problems.
+/// All problems in the settings. The message lists the first sixteen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct SettingsError(pub(super) Vec<Problem>);
 
@@ -306,7 +308,7 @@ impl From<serde_json::Error> for SettingsError {
     }
 }
 
-/// One thing that is wrong with the settings.
+/// One problem in the settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Problem {
     /// Cause: not JSON or YAML

@@ -1,4 +1,4 @@
-//! The values that settings take.
+//! The types of settings' values.
 
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ impl<T: Choice> SettingValue for Vec<T> {
     }
 
     fn read(json: &Value) -> Option<Self> {
-        // A form leaves empty rows.
+        // A form leaves empty rows in a list.
         json.as_array()?.iter().filter(|item| !is_unset(item)).map(T::read).collect()
     }
 
@@ -65,7 +65,7 @@ impl<T: Choice> SettingValue for Vec<T> {
     }
 }
 
-/// How many devices a VM may have: 1 to 256, the most that a guest's PCI bus numbers allow for.
+/// How many devices a VM may have: 1 to 256, the most for which a guest has PCI bus numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count(pub usize);
 
@@ -122,7 +122,7 @@ impl SettingValue for Vec<Pattern> {
     }
 
     fn read(json: &Value) -> Option<Self> {
-        // A form leaves empty rows.
+        // A form leaves empty rows in a list.
         let texts = json.as_array()?.iter().filter(|item| !is_unset(item));
         texts.map(|item| Pattern::read(item.as_str()?)).collect()
     }

@@ -3,31 +3,31 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A reference to a container image, as `registry.example.com:5000/path/name:tag@sha256:...`.
+/// A reference to a container image, such as `registry.example.com:5000/path/name:tag@sha256:...`.
 ///
-/// Follows the grammar of `github.com/distribution/reference`, which container runtimes use.
+/// Follows the grammar in `github.com/distribution/reference`, which container runtimes use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageReference(String);
 
-/// A text that is not an image reference.
+/// Why a text is not an image reference.
 ///
 /// Cause: a typing mistake
 /// Cure: the reference as `docker pull` takes it
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ImageReferenceError {
-    /// More than 255 characters, or none, in the name.
+    /// The name is empty, or has more than 255 characters.
     #[error("its name must have 1 to 255 characters")]
     Length,
     /// The registry is not a host name with an optional port.
     #[error("its registry is not a host name with an optional port")]
     Registry,
-    /// A part of the path has a character that it must not have.
+    /// A part of the path has a character that is not allowed.
     #[error("its path must consist of lower-case letters and digits, with . _ or - between them")]
     Path,
-    /// The tag has a character that it must not have, or too many.
+    /// The tag has a character that is not allowed, or too many characters.
     #[error("its tag must be 1 to 128 letters, digits, _, . and -")]
     Tag,
-    /// The digest is not an algorithm with hexadecimal digits.
+    /// The digest is not an algorithm followed by hexadecimal digits.
     #[error("its digest must be sha256: and 64 hexadecimal digits, or the like")]
     Digest,
 }
@@ -38,7 +38,7 @@ impl ImageReference {
         Self("quay.io/kubevirt/sidecar-shim:v1.4.0".to_owned())
     }
 
-    /// The same repository with another tag; `None` where a digest pins the image, or the tag is invalid.
+    /// The same repository with another tag; `None` if the image is pinned by a digest, or the tag is invalid.
     pub(crate) fn with_tag(&self, tag: &str) -> Option<Self> {
         if self.0.contains('@') {
             return None;
@@ -68,7 +68,7 @@ impl FromStr for ImageReference {
         if digest.is_some_and(|digest| !is_digest(digest)) {
             return Err(ImageReferenceError::Digest);
         }
-        // A colon after the last slash starts the tag; one before it, the registry's port.
+        // A colon after the last slash starts the tag. A colon before it starts the registry's port.
         let (name, tag) = match rest.rsplit_once(':') {
             Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
             _ => (rest, None),

@@ -1,4 +1,4 @@
-//! Types that cannot hold a bad value: each is parsed from a text, and says what is wrong with one that it does not take.
+//! Types that cannot hold an invalid value. Each is parsed from text, and its error says what is wrong.
 
 use std::ops::RangeInclusive;
 
@@ -10,9 +10,9 @@ pub(crate) mod quantity;
 pub(crate) mod resource;
 pub(crate) mod usb;
 
-/// The number, if the text is of so many hexadecimal digits and not above the maximum.
+/// The number, if the text has exactly this many hexadecimal digits, and the number is not above the maximum.
 fn hex(text: &str, digits: RangeInclusive<usize>, max: u16) -> Option<u16> {
-    // `from_str_radix` would take a sign.
+    // `from_str_radix` would also accept a sign.
     if !digits.contains(&text.len()) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }

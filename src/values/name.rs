@@ -1,6 +1,6 @@
 //! Kubernetes' rules for names.
 
-/// A rule for names: what is allowed, and the words for it.
+/// A rule for names: which names are allowed, and how a message describes them.
 #[derive(Debug)]
 pub(crate) struct NameRule {
     max: usize,
@@ -8,14 +8,14 @@ pub(crate) struct NameRule {
     pub(crate) takes: &'static str,
 }
 
-/// A DNS label as RFC 1123 has it: namespaces, pod volumes.
+/// A DNS label (RFC 1123), which namespaces and pod volumes must have as their name.
 pub(crate) const LABEL: NameRule = NameRule {
     max: 63,
     dots: false,
     takes: "a name of at most 63 characters: lower-case letters, digits and -, a letter or digit at both ends",
 };
 
-/// A DNS subdomain as RFC 1123 has it: most objects' names.
+/// A DNS subdomain (RFC 1123), which most objects must have as their name.
 pub(crate) const SUBDOMAIN: NameRule = NameRule {
     max: 253,
     dots: true,
@@ -30,25 +30,25 @@ impl NameRule {
     }
 }
 
-/// A name that its rule allows: a DNS subdomain where it may have dots, else a DNS label.
+/// A name that follows its rule: a DNS subdomain if dots are allowed, otherwise a DNS label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectName<const DOTS: bool>(String);
 
-/// A namespace.
+/// The name of a namespace.
 pub type Label = ObjectName<false>;
 
-/// The name of most objects.
+/// The name of most kinds of objects.
 pub type Subdomain = ObjectName<true>;
 
 impl<const DOTS: bool> ObjectName<DOTS> {
     pub(crate) const RULE: &NameRule = if DOTS { &SUBDOMAIN } else { &LABEL };
 
-    /// The name, if the rule allows it.
+    /// The name, if the rule allows it; otherwise `None`.
     pub(crate) fn parse(name: &str) -> Option<Self> {
         Self::RULE.allows(name).then(|| Self(name.to_owned()))
     }
 
-    /// A name that is known to be one.
+    /// A name that is known to follow the rule.
     pub(crate) fn known(name: &'static str) -> Self {
         Self(name.to_owned())
     }

@@ -5,12 +5,12 @@ use std::str::FromStr;
 
 use super::hex;
 
-/// The most devices that a guest's PCI bus numbers allow for.
+/// How many devices a guest's PCI bus numbers allow.
 pub(crate) const MAX_DEVICES: usize = 256;
 
 /// The address of a PCI function, `DDDD:BB:DD.F`: domain, bus, device and function, in lower-case hexadecimal digits.
 ///
-/// The text that it is parsed from may be in any case and may leave out the domain, which then is `0000`.
+/// The text to parse may be in any case, and may omit the domain, which is then `0000`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PciAddress {
     domain: u16,
@@ -25,31 +25,31 @@ pub struct PciAddress {
 /// Cure: `lspci -D` on the node, or the PCI devices in Harvester
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PciAddressError {
-    /// The parts are not divided as they should be.
+    /// The separators are wrong.
     #[error("it does not have the form DDDD:BB:DD.F or BB:DD.F")]
     Form,
-    /// The domain is not of four hexadecimal digits.
+    /// The domain is not four hexadecimal digits.
     #[error("its domain must be four hexadecimal digits")]
     Domain,
-    /// The bus is not of two hexadecimal digits.
+    /// The bus is not two hexadecimal digits.
     #[error("its bus must be two hexadecimal digits")]
     Bus,
-    /// The device is not of two hexadecimal digits, or above 1f: PCI has 32 devices a bus.
+    /// The device is not two hexadecimal digits, or is above 1f: a PCI bus has 32 devices.
     #[error("its device must be two hexadecimal digits from 00 to 1f")]
     Device,
-    /// The function is not one digit from 0 to 7.
+    /// The function is not a digit from 0 to 7.
     #[error("its function must be a digit from 0 to 7")]
     Function,
 }
 
 impl PciAddress {
-    /// The digits alone, as Harvester has them in the name of a PCIDevice: `000000020`.
+    /// Only the digits, as in the name of Harvester's PCIDevice: `000000020`.
     pub(crate) fn compact(self) -> String {
         let Self { domain, bus, device, function } = self;
         format!("{domain:04x}{bus:02x}{device:02x}{function}")
     }
 
-    /// The address that is written as digits alone.
+    /// Reads an address that consists only of digits.
     fn from_compact(digits: &str) -> Option<Self> {
         if digits.len() != 9 {
             return None;
@@ -60,18 +60,18 @@ impl PciAddress {
         format!("{domain}:{bus}:{device}.{function}").parse().ok()
     }
 
-    /// Node and address of the name of a Harvester PCIDevice: `node1-000000020` is `0000:00:02.0` on `node1`.
+    /// The node and the address in the name of Harvester's PCIDevice: `node1-000000020` is `0000:00:02.0` on `node1`.
     pub(crate) fn of_pci_device(name: &str) -> Option<(&str, Self)> {
         let (node, compact) = name.rsplit_once('-')?;
         Some((node, Self::from_compact(compact)?))
     }
 
-    /// The address that a name made by [`PciAddress::device_name`] stands for.
+    /// Reads the address from a name that [`PciAddress::device_name`] makes.
     pub(crate) fn of_device_name(name: &str) -> Option<Self> {
         Self::from_compact(&name.strip_prefix("pci_")?.replace('_', "")).filter(|address| address.device_name() == name)
     }
 
-    /// The name that stands for the device by its address alone, `pci_DDDD_BB_DD_F`, as libvirt's node devices have it.
+    /// A name made of the address only, `pci_DDDD_BB_DD_F`, which is also what libvirt calls the node device.
     pub(crate) fn device_name(self) -> String {
         let Self { domain, bus, device, function } = self;
         format!("pci_{domain:04x}_{bus:02x}_{device:02x}_{function}")

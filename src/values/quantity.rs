@@ -1,25 +1,25 @@
-//! Amounts of resources, as Kubernetes writes them.
+//! Amounts of resources, in Kubernetes' notation.
 
 use std::str::FromStr;
 
 /// An amount of CPUs or bytes, such as `2`, `500m`, `8Gi` or `1e3`, in billionths. Never negative.
 ///
-/// As in Kubernetes, what is less than a billionth is rounded up.
-/// Source: `k8s.io/apimachinery/pkg/api/resource`, `quantity.go` and `suffix.go`. The crates for it bring a parser framework
-/// or a library for big numbers with them, for a grammar of one page.
+/// As in Kubernetes, amounts are rounded up to a billionth. Source: `k8s.io/apimachinery/pkg/api/resource`,
+/// `quantity.go` and `suffix.go`. Crates for this notation depend on a parser framework or a library for big numbers,
+/// although the grammar takes only a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Quantity(u128);
 
 const BILLION: u128 = 1_000_000_000;
 
-/// A text that is not a quantity, or one that is negative or larger than 64 bits can count.
+/// Why a text is not a quantity. Negative quantities, and those that need more than 64 bits, are not accepted either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotAQuantity;
 
 impl Quantity {
-    /// The smallest whole number that is not less.
+    /// The amount, rounded up to a whole number.
     pub(crate) fn ceil(self) -> u64 {
-        // It fits: a larger quantity is not read.
+        // It fits, because larger quantities are not parsed.
         u64::try_from(self.0.div_ceil(BILLION)).unwrap_or(u64::MAX)
     }
 
@@ -28,12 +28,12 @@ impl Quantity {
         self.0 % BILLION == 0
     }
 
-    /// Whether it is nothing.
+    /// Whether it is zero.
     pub(crate) fn is_zero(self) -> bool {
         self.0 == 0
     }
 
-    /// The number times powers of ten and of two.
+    /// The number, multiplied by powers of ten and two.
     fn of(number: u128, tens: i32, twos: u32) -> Option<Self> {
         if number == 0 {
             return Some(Self(0));
@@ -64,7 +64,7 @@ impl FromStr for Quantity {
     }
 }
 
-/// A unit in powers of ten and of two.
+/// A unit, as powers of ten and two.
 fn unit(suffix: &str) -> Option<(i32, u32)> {
     Some(match suffix {
         "n" => (-9, 0),

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::values::name::SUBDOMAIN;
 
-/// The name of an extended resource, `domain/name`: what a device plugin serves.
+/// The name of an extended resource, `domain/name`, which a device plugin serves.
 ///
 /// Follows `IsExtendedResourceName` in `k8s.io/kubernetes`, `pkg/apis/core/v1/helper`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum ResourceNameError {
     /// The domain is not a DNS subdomain.
     #[error("its domain must consist of lower-case letters, digits, - and ., and have at most 244 characters")]
     Domain,
-    /// The domain is one that Kubernetes keeps for itself.
+    /// The domain is reserved for Kubernetes.
     #[error("its domain is reserved by Kubernetes")]
     Reserved,
     /// The part after the slash is not a qualified name.
@@ -33,7 +33,7 @@ pub enum ResourceNameError {
     Name,
 }
 
-/// The longest domain: Kubernetes puts `requests.` in front of it, and the whole is a DNS subdomain.
+/// The length limit for the domain. Kubernetes puts `requests.` in front of it, and the result must be a DNS subdomain.
 const DOMAIN_MAX: usize = 244;
 
 impl ResourceName {

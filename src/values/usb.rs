@@ -1,34 +1,34 @@
-//! Vendor and product of USB devices.
+//! Vendor and product ids of USB devices.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::hex;
 
-/// What a USB device is, `VVVV:PPPP`: vendor and product, in lower-case hexadecimal digits.
+/// The vendor and product ids of a USB device, `VVVV:PPPP`, in lower-case hexadecimal digits.
 ///
-/// The text that it is parsed from may be in any case.
+/// The text to parse may be in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UsbIds {
     vendor: u16,
     product: u16,
 }
 
-/// Why a text does not name a USB device.
+/// Why a text does not identify a USB device.
 ///
 /// Cause: a typing mistake
 /// Cure: `lsusb` on the node, or the USB devices in Harvester
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UsbIdsError {
-    /// It is neither vendor and product nor the name of a USBDevice.
+    /// It is neither vendor and product ids nor the name of a USBDevice.
     #[error("it has neither the form VVVV:PPPP nor that of a Harvester USBDevice's name")]
     Form,
 }
 
 impl UsbIds {
-    /// Node, vendor and product of the name of a Harvester USBDevice: `node1-046d-c52b-001002` is `046d:c52b` on `node1`, at
-    /// the moment as device 2 of bus 1. Source: `harvester/pcidevices`, `pkg/controller/usbdevice/usbdevice_controller.go`,
-    /// `usbDeviceName`.
+    /// The node, vendor and product in the name of Harvester's USBDevice: `node1-046d-c52b-001002` is `046d:c52b` on
+    /// `node1`, currently device 2 on bus 1. Source: `harvester/pcidevices`,
+    /// `pkg/controller/usbdevice/usbdevice_controller.go`, `usbDeviceName`.
     pub(crate) fn of_usb_device(name: &str) -> Option<(&str, Self)> {
         let (rest, place) = name.rsplit_once('-')?;
         let (rest, product) = rest.rsplit_once('-')?;
@@ -37,7 +37,7 @@ impl UsbIds {
         Some((node, Self::of_parts(vendor, product)?)).filter(|_| is_place)
     }
 
-    /// The device of this vendor and product, as KubeVirt reads them: up to four hexadecimal digits each.
+    /// The device with this vendor and product, as KubeVirt reads them: up to four hexadecimal digits each.
     pub(crate) fn of_parts(vendor: &str, product: &str) -> Option<Self> {
         let read = |text: &str| hex(text, 1..=4, 0xffff);
         Some(Self { vendor: read(vendor)?, product: read(product)? })

@@ -1,4 +1,4 @@
-//! An entry that a feature adds to a VirtualMachine: whether it is there, how it is added and removed, how it is recorded.
+//! An entry that a feature adds to a VirtualMachine: how it is found, added, removed and recorded.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::place::{Field, Form, GPU, HOOK_SIDECAR, HOST_DEVICE, Place};
 use super::{ShapeError, TEMPLATE_SPEC, VirtualMachine, as_text};
 
-/// An entry at one of the places. Adding one appends, or sets what is absent; nothing is reordered.
+/// An entry at one of the places. Adding an entry appends it, or sets what is absent. Nothing is reordered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) place: &'static Place,
@@ -16,7 +16,7 @@ pub(crate) struct Entry {
 }
 
 impl Place {
-    /// The entry of this name and value. Where either is the same for all entries of the place, what is given does not matter.
+    /// The entry with this name and value. If all entries of the place have the same name or value, the argument is ignored.
     pub(crate) fn entry(&'static self, name: &str, value: &str) -> Entry {
         let fill = |field: &Field, given: &str| match field {
             Field::Fixed(text) => (*text).to_owned(),
@@ -25,7 +25,7 @@ impl Place {
         Entry { place: self, name: fill(&self.name, name), value: fill(&self.value, value) }
     }
 
-    /// The entry of this place that an item of a record names, if it names one.
+    /// The entry that an item of a record names; `None` if the item is not an entry of this place.
     pub(crate) fn recorded(&'static self, item: &Value) -> Option<Entry> {
         let read = |field: &Field| match field {
             Field::Recorded(key) => item.get(key)?.as_str(),
@@ -37,7 +37,7 @@ impl Place {
 }
 
 impl Entry {
-    /// The keys and values that a record has of the entry.
+    /// The keys and values that a record contains for the entry.
     pub(crate) fn to_record(&self) -> Vec<(&'static str, Value)> {
         let fields = [(&self.place.name, &self.name), (&self.place.value, &self.value)];
         let members = fields.into_iter().filter_map(|(field, text)| match field {
@@ -53,7 +53,7 @@ impl Entry {
         [&HOST_DEVICE, &GPU].contains(&self.place).then_some((&self.name, &self.value))
     }
 
-    /// Whether both are devices of one resource.
+    /// Whether both entries are devices of the same resource.
     pub(crate) fn is_of_same_resource_as(&self, other: &Self) -> bool {
         let both = self.as_device().zip(other.as_device());
         both.is_some_and(|((_, resource), (_, other))| resource == other)
@@ -64,7 +64,7 @@ impl Entry {
         self == other || (self.place == other.place && self.place == &HOOK_SIDECAR)
     }
 
-    /// The entry as an item of a list that has its value under the keys.
+    /// The entry as an item of a list, with its value under these keys.
     fn to_item(&self, keys: &[&str]) -> Map<String, Value> {
         let value = keys.iter().rev().fold(json!(self.value), |value, key| json!({*key: value}));
         let mut item = match value {
@@ -85,7 +85,7 @@ impl Entry {
     }
 }
 
-/// The entry as a message names it: with its name, unless all entries of its place have the same.
+/// The entry as a message names it. The name is left out if all entries of the place have the same name.
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.place.words)?;
@@ -97,7 +97,7 @@ impl fmt::Display for Entry {
 }
 
 impl VirtualMachine {
-    /// Whether the VirtualMachine has exactly the entry, with nothing beside it.
+    /// Whether the VirtualMachine has exactly this entry, with no additional fields.
     pub(crate) fn has(&self, entry: &Entry) -> bool {
         let path = entry.place.path;
         match entry.place.form {
@@ -119,11 +119,11 @@ impl VirtualMachine {
         }
     }
 
-    /// Whether there is something in the entry's place: an item of its name, a member of its key, a sidecar with the policy's
-    /// mark.
+    /// Whether something has the entry's place: an item with its name, a member with its key, or a sidecar with the
+    /// policy's mark.
     ///
     /// # Errors
-    /// [`ShapeError`] if a part on the way to the entry has a wrong type.
+    /// [`ShapeError`] if a parent of the entry has a wrong type.
     pub(crate) fn has_in_place_of(&self, entry: &Entry) -> Result<bool, ShapeError> {
         let path = entry.place.path;
         Ok(match entry.place.form {
@@ -141,13 +141,13 @@ impl VirtualMachine {
     /// Whether [`VirtualMachine::add`] would change anything.
     ///
     /// # Errors
-    /// As [`VirtualMachine::has_in_place_of`].
+    /// The errors of [`VirtualMachine::has_in_place_of`], and a template that is missing.
     pub(crate) fn lacks(&self, entry: &Entry) -> Result<bool, ShapeError> {
         if TEMPLATE_SPEC.find(&self.object)?.is_none() {
             return Err(ShapeError::Missing { path: TEMPLATE_SPEC });
         }
         Ok(match (&entry.place.form, &entry.place.value) {
-            // A device or volume of this name may be another one.
+            // A device or volume with the same name may be a different one.
             (Form::Item(keys), Field::Recorded(_)) => {
                 let item = Value::Object(entry.to_item(keys));
                 !entry.place.path.items(&self.object)?.iter().any(|found| has_members_of(found, &item))
@@ -157,10 +157,10 @@ impl VirtualMachine {
         })
     }
 
-    /// Adds the entry, unless something is in its place. A hook sidecar takes the place of the policy's own.
+    /// Adds the entry if [`VirtualMachine::lacks`] it. The policy's own hook sidecar is replaced.
     ///
     /// # Errors
-    /// As [`VirtualMachine::lacks`]; then nothing has changed.
+    /// The errors of [`VirtualMachine::lacks`]. Then nothing has changed.
     pub(crate) fn add(&mut self, entry: &Entry) -> Result<(), ShapeError> {
         if !self.lacks(entry)? {
             return Ok(());
@@ -186,10 +186,10 @@ impl VirtualMachine {
         Ok(())
     }
 
-    /// Removes the entry if [`VirtualMachine::has`] it, and the list or object that it leaves empty.
+    /// Removes the entry if [`VirtualMachine::has`] it. If its list or object is empty then, that is removed, too.
     ///
     /// # Errors
-    /// None if the VirtualMachine has the entry, or a part on the way to it is not there.
+    /// There is no error if the VirtualMachine has the entry, or if a parent of the entry is absent.
     pub(crate) fn remove(&mut self, entry: &Entry) -> Result<(), ShapeError> {
         if !self.has(entry) {
             return Ok(());
@@ -221,7 +221,7 @@ impl VirtualMachine {
     }
 }
 
-/// Whether an item has the members of another, and perhaps more. A text that is empty may be absent.
+/// Whether an item has all members of another; it may have more. A string that is empty may be absent.
 fn has_members_of(item: &Value, other: &Value) -> bool {
     match (item, other) {
         (item, Value::Object(members)) => {

@@ -1,5 +1,5 @@
-//! A VirtualMachine's JSON: typed reads here, what a feature may add to it in [`place`] and [`entry`]. Knows no feature and no
-//! setting.
+//! A VirtualMachine as JSON, and typed access to its parts. What a feature can add to it is in [`place`] and [`entry`].
+//! This module knows no feature and no setting.
 
 pub(crate) mod entry;
 mod path;
@@ -39,14 +39,14 @@ const CPU_MODEL: Path = Path(&["spec", "template", "spec", "domain", "cpu", "mod
 const MEMORY: Path = Path(&["spec", "template", "spec", "domain", "memory"]);
 const REQUESTS: Path = Path(&["spec", "template", "spec", "domain", "resources", "requests"]);
 
-/// The manifest that `kubectl apply` was last given.
+/// The annotation with the manifest that `kubectl apply` was last given.
 const LAST_APPLIED: Path = Path(&["metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration"]);
 
-/// What Harvester takes from the guest's memory.
+/// The annotation with the memory that Harvester subtracts from the guest's.
 const RESERVED_MEMORY: &str = "harvesterhci.io/reservedMemory";
 
-/// A VirtualMachine (`kubevirt.io`). Parts of it are read as types when they are needed, so whatever the policy does not
-/// know stays in it.
+/// A VirtualMachine (`kubevirt.io`). Its parts are read as types when they are needed, so it keeps everything that the
+/// policy does not know.
 #[derive(Debug, Clone)]
 pub(crate) struct VirtualMachine {
     object: Value,
@@ -59,12 +59,12 @@ pub(crate) struct VirtualMachine {
 pub(crate) struct CpuFeature<'v> {
     #[serde(default, borrow, deserialize_with = "or_default")]
     pub(crate) name: &'v str,
-    /// KubeVirt's policy for it. Empty means `require`.
+    /// The CPU feature's policy in KubeVirt. Empty means `require`.
     #[serde(default, borrow, deserialize_with = "or_default")]
     pub(crate) policy: &'v str,
 }
 
-/// `domain.cpu`, as far as the number of CPUs and their placement go.
+/// The parts of `domain.cpu` that decide about the number of CPUs and their placement.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, expecting = "an object", rename_all = "camelCase")]
 pub(crate) struct Cpu {
@@ -79,8 +79,8 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// The number of the guest's CPUs, sockets times cores times threads. As in KubeVirt, what is absent counts as 1, and there is
-    /// no number if all are absent.
+    /// The number of the guest's CPUs: sockets times cores times threads. As in KubeVirt, absent values count as 1; if
+    /// all are absent, there is no number.
     pub(crate) fn count(&self) -> Option<u64> {
         let parts = [self.cores, self.sockets, self.threads];
         let product = parts.iter().filter(|n| **n > 0).fold(1, |product: u64, n| product.saturating_mul(*n));
@@ -88,15 +88,15 @@ impl Cpu {
     }
 }
 
-/// An amount of CPUs or memory that the VirtualMachine names.
+/// An amount of CPUs or memory in the VirtualMachine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Amount {
-    /// As it is written.
+    /// The amount, as the VirtualMachine has it.
     pub(crate) text: String,
     pub(crate) quantity: Quantity,
 }
 
-/// The CPUs or the memory that the VirtualMachine's pod asks for. What is zero is absent.
+/// The CPUs or the memory of the VirtualMachine's pod. Amounts of zero count as absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Resources {
     pub(crate) request: Option<Amount>,
@@ -109,7 +109,7 @@ pub(crate) struct Resources {
 pub(crate) struct Device<'v> {
     #[serde(default, borrow, deserialize_with = "or_default")]
     pub(crate) name: &'v str,
-    /// The extended resource that the device is one of.
+    /// The extended resource of the device.
     #[serde(default, borrow, deserialize_with = "or_default", rename = "deviceName")]
     pub(crate) resource: &'v str,
 }
@@ -128,7 +128,7 @@ pub(crate) struct Volume<'v> {
     pub(crate) cloud_init_config_drive: Option<CloudInit<'v>>,
 }
 
-/// The user data of a volume. What it lacks is empty.
+/// The user data of a volume. Fields are empty if they are absent.
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "an object", rename_all = "camelCase")]
 pub(crate) struct CloudInit<'v> {
@@ -149,26 +149,26 @@ struct Reference<'v> {
 }
 
 impl<'v> Volume<'v> {
-    /// The name of the ConfigMap that the volume holds.
+    /// The name of the ConfigMap, if the volume is one.
     pub(crate) fn config_map(&self) -> Option<&'v str> {
         self.config_map.as_ref().map(|source| source.name)
     }
 }
 
 impl<'v> CloudInit<'v> {
-    /// The name of the Secret with the user data.
+    /// The name of the Secret with the user data, if there is one.
     pub(crate) fn secret(&self) -> Option<&'v str> {
         self.secret_ref.as_ref().map(|secret| secret.name).filter(|name| !name.is_empty())
     }
 }
 
 impl VirtualMachine {
-    /// A VirtualMachine as the API server has it. A part of a wrong type is an error when it is read, not before.
+    /// A VirtualMachine as the API server sends it. If a part has a wrong type, that is an error only when the part is read.
     pub(crate) fn new(object: Value) -> Self {
         Self { object, is_changed: false }
     }
 
-    /// A VirtualMachine as a manifest in JSON has it; `None` if it cannot be read.
+    /// A VirtualMachine from a manifest in JSON; `None` if it cannot be parsed.
     pub(crate) fn of_manifest(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok().map(Self::new)
     }
@@ -183,29 +183,29 @@ impl VirtualMachine {
         self.is_changed
     }
 
-    /// Whether the object is being deleted. Then only its finalizers matter.
+    /// Whether the object is being deleted. If it is, only its finalizers matter.
     pub(crate) fn is_deleting(&self) -> bool {
         DELETION_TIMESTAMP.peek(&self.object).is_some_and(|time| !is_unset(time))
     }
 
-    /// Whether there is any annotation or label of the policy.
+    /// Whether it has any annotation or label with a key of the policy.
     pub(crate) fn mentions_policy(&self) -> bool {
         self.policy_annotations().chain(self.policy_labels()).next().is_some()
     }
 
-    /// Whether the other VirtualMachine asks for the same, and has the same template.
+    /// Whether the other VirtualMachine has the same annotations and labels of the policy, and the same template.
     pub(crate) fn asks_for_the_same_as(&self, other: &Self) -> bool {
         self.policy_annotations().eq(other.policy_annotations())
             && self.policy_labels().eq(other.policy_labels())
             && TEMPLATE.peek(&self.object) == TEMPLATE.peek(&other.object)
     }
 
-    /// The annotations whose keys are the policy's.
+    /// The annotations with keys of the policy.
     pub(crate) fn policy_annotations(&self) -> impl Iterator<Item = (&String, &Value)> {
         of_policy(ANNOTATIONS.peek(&self.object))
     }
 
-    /// The labels whose keys are the policy's.
+    /// The labels with keys of the policy.
     pub(crate) fn policy_labels(&self) -> impl Iterator<Item = (&String, &Value)> {
         of_policy(LABELS.peek(&self.object))
     }
@@ -230,7 +230,7 @@ impl VirtualMachine {
         self.amount(MEMORY, "guest")
     }
 
-    /// What Harvester takes from the guest's memory.
+    /// The memory that Harvester subtracts from the guest's.
     pub(crate) fn reserved_memory(&self) -> Result<Option<Amount>, ShapeError> {
         self.amount(ANNOTATIONS, RESERVED_MEMORY)
     }
@@ -241,17 +241,17 @@ impl VirtualMachine {
         Ok(size.filter(|size| !size.is_null()).map(as_text))
     }
 
-    /// `domain.resources`, of `cpu` or `memory`.
+    /// `domain.resources`, for `cpu` or `memory`.
     pub(crate) fn resources(&self, resource: &'static str) -> Result<Resources, ShapeError> {
         Ok(Resources { request: self.amount(REQUESTS, resource)?, limit: self.amount(LIMIT.path, resource)? })
     }
 
-    /// `domain.resources.limits[resource]`, as it is written.
+    /// `domain.resources.limits[resource]`, as the VirtualMachine has it.
     pub(crate) fn limit(&self, resource: &str) -> Result<Option<Cow<'_, str>>, ShapeError> {
         Ok(LIMIT.path.member(&self.object, resource)?.map(as_text))
     }
 
-    /// Whether CPUs and memory may come from an instance type, which is looked up when the VirtualMachine starts.
+    /// Whether an instance type may set CPUs and memory. KubeVirt looks it up when the VirtualMachine starts.
     pub(crate) fn has_instance_type(&self) -> bool {
         matches!(INSTANCE_TYPE.find(&self.object), Ok(Some(_)))
     }
@@ -261,7 +261,7 @@ impl VirtualMachine {
         ARCHITECTURE.text(&self.object)
     }
 
-    /// `nodeSelector` and required node affinity.
+    /// `nodeSelector` and the required node affinity.
     pub(crate) fn placement(&self) -> Result<Placement, ShapeError> {
         let labels = NODE_SELECTOR.path.members(&self.object)?.into_iter().flatten();
         let selector = labels.map(|(key, value)| (key.clone(), as_text(value).into_owned())).collect();
@@ -278,7 +278,7 @@ impl VirtualMachine {
         self.items(CONFIG_MAP_VOLUME.path)
     }
 
-    /// The volumes that are as KubeVirt's API has them.
+    /// The volumes that follow KubeVirt's API. Others are left out.
     pub(crate) fn readable_volumes(&self) -> impl Iterator<Item = Volume<'_>> {
         let volumes = CONFIG_MAP_VOLUME.path.items(&self.object).unwrap_or_default().iter();
         volumes.filter_map(|volume| Volume::deserialize(volume).ok())
@@ -294,7 +294,7 @@ impl VirtualMachine {
         self.devices(GPU.path)
     }
 
-    /// The manifest that `kubectl apply` was last given, if the VirtualMachine has it.
+    /// The manifest that `kubectl apply` was last given, if the VirtualMachine contains it.
     pub(crate) fn last_applied(&self) -> Option<Self> {
         Self::of_manifest(LAST_APPLIED.peek(&self.object)?.as_str()?)
     }
@@ -331,7 +331,7 @@ impl VirtualMachine {
         Ok(())
     }
 
-    /// The value at the path as a type; its default if there is none.
+    /// The value at the path, read as a type. If there is no value, the type's default.
     fn read<'v, T: Default + Deserialize<'v>>(&'v self, path: Path) -> Result<T, ShapeError> {
         match path.find(&self.object)? {
             None => Ok(T::default()),
@@ -339,7 +339,7 @@ impl VirtualMachine {
         }
     }
 
-    /// The items of the list at the path as a type.
+    /// The items of the list at the path, read as a type.
     fn items<'v, T: Deserialize<'v>>(&'v self, path: Path) -> Result<Vec<T>, ShapeError> {
         let items = path.items(&self.object)?.iter();
         items.map(|item| T::deserialize(item).map_err(|error| ShapeError::unreadable(path, &error))).collect()
@@ -352,7 +352,7 @@ impl VirtualMachine {
         }
     }
 
-    /// The amount under the key of the object at the path; `None` if there is none, or zero.
+    /// The amount under this key of the object at the path; `None` if it is absent or zero.
     fn amount(&self, path: Path, key: &'static str) -> Result<Option<Amount>, ShapeError> {
         let text = match path.member(&self.object, key)? {
             None | Some(Value::Null) => return Ok(None),
@@ -368,12 +368,12 @@ impl VirtualMachine {
     }
 }
 
-/// The members of an object whose keys are the policy's.
+/// The members of an object whose keys are keys of the policy.
 fn of_policy(object: Option<&Value>) -> impl Iterator<Item = (&String, &Value)> {
     object.and_then(Value::as_object).into_iter().flatten().filter(|(key, _)| key.starts_with(PREFIX))
 }
 
-/// A text, or JSON for what should be one: quantities may be numbers.
+/// The text of a string, or the JSON of any other value: quantities may be numbers.
 fn as_text(value: &Value) -> Cow<'_, str> {
     match value {
         Value::String(text) => Cow::Borrowed(text),

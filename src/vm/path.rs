@@ -1,4 +1,4 @@
-//! Places in a VirtualMachine's JSON by their keys, and what is wrong with a part that is not as KubeVirt's API has it.
+//! Paths to values in a VirtualMachine's JSON, and errors for parts that do not follow KubeVirt's API.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use crate::json::type_name;
 use crate::text::{Quoted, line};
 use crate::values::pci::MAX_DEVICES;
 
-/// The keys that lead to a value in a VirtualMachine.
+/// The keys that lead from the VirtualMachine to a value in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Path(pub(super) &'static [&'static str]);
 
@@ -18,7 +18,7 @@ impl fmt::Display for Path {
     }
 }
 
-/// A part of the VirtualMachine that is not as KubeVirt's API has it.
+/// A part of the VirtualMachine that does not follow KubeVirt's API.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ShapeError {
     /// Cause: a part of the VM has the wrong type
@@ -51,9 +51,8 @@ pub(crate) enum ShapeError {
 }
 
 impl ShapeError {
-    /// The error for a part that serde cannot read.
+    /// The error for a part that serde cannot read. serde's own error is not shown, because it quotes the value.
     pub(super) fn unreadable(path: Path, error: &serde_json::Error) -> Self {
-        // serde quotes the value that it does not like.
         Self::Unreadable { path, problem: line(&error.to_string()) }
     }
 }
@@ -70,13 +69,13 @@ impl Path {
         Some((Self(first), *last))
     }
 
-    /// The CPU, memory or resources of the domain that the place is in. KubeVirt demands that the devices are there.
+    /// The CPU, memory or resources of the domain, if the path leads there. They are optional; KubeVirt requires `devices`.
     fn optional_part_of_domain(self) -> Option<Self> {
         let is_optional = matches!(self.0, ["spec", "template", "spec", "domain", "cpu" | "memory" | "resources", _]);
         is_optional.then(|| self.first(5))
     }
 
-    /// The value at the path; `None` if it, or an object on the way, is absent or null.
+    /// The value at the path; `None` if it or one of its parents is absent or null.
     pub(super) fn find(self, root: &Value) -> Result<Option<&Value>, ShapeError> {
         let mut value = root;
         for (depth, key) in self.0.iter().enumerate() {
@@ -92,12 +91,12 @@ impl Path {
         Ok(Some(value).filter(|value| !value.is_null()))
     }
 
-    /// The value at the path; `None` if there is none, for whatever reason.
+    /// The value at the path; `None` if it is absent or cannot be reached.
     pub(super) fn peek(self, root: &Value) -> Option<&Value> {
         self.find(root).ok().flatten()
     }
 
-    /// The string at the path.
+    /// The string at the path; `None` if it is absent.
     pub(super) fn text(self, root: &Value) -> Result<Option<&str>, ShapeError> {
         match self.find(root)? {
             None => Ok(None),
@@ -106,7 +105,7 @@ impl Path {
         }
     }
 
-    /// The items of the list at the path; none if there is no list.
+    /// The items of the list at the path; empty if it is absent.
     pub(super) fn items(self, root: &Value) -> Result<&[Value], ShapeError> {
         match self.find(root)? {
             None => Ok(&[]),
@@ -115,7 +114,7 @@ impl Path {
         }
     }
 
-    /// The members of the object at the path; `None` if there is no object.
+    /// The members of the object at the path; `None` if it is absent.
     pub(super) fn members(self, root: &Value) -> Result<Option<&Map<String, Value>>, ShapeError> {
         match self.find(root)? {
             None => Ok(None),
@@ -124,12 +123,12 @@ impl Path {
         }
     }
 
-    /// The member of the object at the path. It may be null.
+    /// A member of the object at the path. The member may be null.
     pub(super) fn member<'v>(self, root: &'v Value, key: &str) -> Result<Option<&'v Value>, ShapeError> {
         Ok(self.members(root)?.and_then(|members| members.get(key)))
     }
 
-    /// The value at the path. Objects on the way are made; the value itself is null if it was not there.
+    /// The value at the path. Missing objects on the way are created. If the value is missing, it is created as null.
     pub(super) fn reach(self, root: &mut Value) -> Result<&mut Value, ShapeError> {
         let mut value = root;
         for (depth, key) in self.0.iter().enumerate() {
@@ -138,7 +137,7 @@ impl Path {
         Ok(value)
     }
 
-    /// The members of the object at the path, which is made if it is not there.
+    /// The members of the object at the path. If the object is missing, it is created.
     pub(super) fn members_mut(self, root: &mut Value) -> Result<&mut Map<String, Value>, ShapeError> {
         self.as_object(self.reach(root)?)
     }
@@ -152,8 +151,9 @@ impl Path {
         Ok(is_there)
     }
 
-    /// Removes the list or object at the path if it is empty, and an optional part of the domain that is then empty: it was
-    /// made for this list or object alone, and Harvester's webhook fails for memory without the guest's.
+    /// Removes the list or object at the path if it is empty, then an optional part of the domain if that is empty.
+    /// Such a part was created only for the list or object, and Harvester's webhook fails if `memory` is there without
+    /// the guest's memory.
     pub(super) fn remove_if_empty(self, root: &mut Value) -> Result<(), ShapeError> {
         for path in [Some(self), self.optional_part_of_domain()].into_iter().flatten() {
             let is_empty = match path.find(root)? {

@@ -1,14 +1,14 @@
-//! The places in a VirtualMachine where a feature may add entries: the path, the form of an entry there, and how a record
-//! names one.
+//! The places in a VirtualMachine where features can add entries: the path, the form of the entries, and how a record
+//! names an entry.
 
 use super::path::Path;
 
-/// A place under `spec.template` where features may add entries.
+/// A place under `spec.template` where features can add entries.
 #[derive(Debug)]
 pub(crate) struct Place {
     /// What a message calls an entry here.
     pub(super) words: &'static str,
-    /// The list or object that holds the entries.
+    /// The list or object that contains the entries.
     pub(super) path: Path,
     pub(super) form: Form,
     pub(super) name: Field,
@@ -30,14 +30,14 @@ pub(super) enum Form {
     Sidecar,
 }
 
-/// The name or the value of an entry, and what a record has of it.
+/// How a record contains the name or the value of an entry.
 #[derive(Debug)]
 pub(super) enum Field {
-    /// A text that a record has under this key.
+    /// The record contains it as text under this key.
     Recorded(&'static str),
-    /// The same text for all entries of the place, so a record does not have it.
+    /// It is this text for all entries of the place, so the record does not contain it.
     Fixed(&'static str),
-    /// Nothing that a record could use: it has `true` under this key.
+    /// It is too long for a record, or of no use there. The record contains `true` under this key instead.
     Marked(&'static str),
 }
 
@@ -51,10 +51,10 @@ impl PartialEq for Place {
 
 impl Eq for Place {}
 
-/// The label of a node that KubeVirt and Kubernetes place by.
+/// The label with a node's name, which KubeVirt and Kubernetes use for placement.
 pub(super) const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 
-/// The annotation of the template in which KubeVirt reads hook sidecars.
+/// The annotation of the template in which KubeVirt looks for hook sidecars.
 pub(super) const HOOK_SIDECARS: &str = "hooks.kubevirt.io/hookSidecars";
 
 /// `{name, policy: require}` in `domain.cpu.features`.

@@ -4,13 +4,13 @@ use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSele
 
 use super::place::HOSTNAME_LABEL;
 
-/// Which nodes the VirtualMachine may run on, as far as it says so by label values.
+/// Which nodes the VirtualMachine may run on, as far as it chooses them by label values.
 #[derive(Debug)]
 pub(crate) struct Placement {
-    /// `nodeSelector`: the keys and values of labels, all of which a node must have.
+    /// `nodeSelector`: the labels and values that a node must have.
     pub(crate) selector: Vec<(String, String)>,
-    /// Required node affinity: a node must match one of these terms. Operators other than `In` are passed over, so a node may
-    /// count that does not match.
+    /// The required node affinity: a node must match one of these terms. Operators other than `In` are ignored, so a
+    /// node may be allowed here although it does not match.
     terms: Vec<NodeSelectorTerm>,
 }
 
@@ -19,7 +19,7 @@ impl Placement {
         Self { selector, terms: required.node_selector_terms }
     }
 
-    /// The one node that the VirtualMachine may run on, if it says so.
+    /// The only node that the VirtualMachine may run on, if it names one.
     pub(crate) fn hostname(&self) -> Option<&str> {
         if let Some((_, hostname)) = self.selector.iter().find(|(key, _)| key == HOSTNAME_LABEL) {
             return Some(hostname);
@@ -43,7 +43,7 @@ impl Placement {
     }
 }
 
-/// The expressions of a term that have the operator `In`.
+/// The expressions of a term with the operator `In`.
 fn expressions(term: &NodeSelectorTerm) -> impl Iterator<Item = &NodeSelectorRequirement> {
     term.match_expressions.iter().flatten().filter(|expression| expression.operator == "In")
 }

@@ -7,16 +7,16 @@ use serde_json::value::RawValue;
 use super::path::ShapeError;
 use crate::keys::PREFIX;
 
-/// Where in its command a hook sidecar of the policy has its mark: after `python3 -c PROGRAM`.
+/// The position of the mark in the command of the policy's sidecar: after `python3 -c PROGRAM`.
 const MARK: usize = 3;
 
-/// The hook sidecars. Each remains the text that it is, as an annotation is text of the user's.
+/// The hook sidecars. Each is kept as JSON text, so that the user's sidecars stay exactly as they were written.
 #[derive(Debug, Default)]
 pub(crate) struct Sidecars<'t> {
     entries: Vec<&'t RawValue>,
 }
 
-/// A hook sidecar, as far as the policy reads it.
+/// The parts of a hook sidecar that the policy reads.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Sidecar {
@@ -31,7 +31,7 @@ struct Named {
 }
 
 impl<'t> Sidecars<'t> {
-    /// Reads the annotation's value. None, or an empty one, means no sidecars.
+    /// Reads the annotation's value. If it is absent or empty, there are no sidecars.
     pub(super) fn parse(value: &'t str) -> Result<Self, ShapeError> {
         if value.trim().is_empty() {
             return Ok(Self::default());
@@ -45,7 +45,7 @@ impl<'t> Sidecars<'t> {
         self.entries.iter().find(|entry| is_of_policy(entry)).map(|entry| entry.get())
     }
 
-    /// The names of the ConfigMaps and volume claims of the other sidecars: KubeVirt makes pod volumes of these names.
+    /// The names of the other sidecars' ConfigMaps and volume claims, which KubeVirt uses as names of pod volumes.
     pub(crate) fn volumes_of_others(&self) -> Vec<String> {
         let others = self.entries.iter().filter(|entry| !is_of_policy(entry));
         let volumes = others.flat_map(|entry| {
@@ -55,14 +55,14 @@ impl<'t> Sidecars<'t> {
         volumes.map(|volume| volume.name).collect()
     }
 
-    /// The annotation's value without the policy's sidecar; `None` if there is no other.
+    /// The annotation's value without the policy's sidecar; `None` if there are no other sidecars.
     pub(super) fn without_policy(&self) -> Option<String> {
         let others: Vec<&str> =
             self.entries.iter().filter(|entry| !is_of_policy(entry)).map(|entry| entry.get()).collect();
         (!others.is_empty()).then(|| format!("[{}]", others.join(",")))
     }
 
-    /// The annotation's value with the sidecar in the place of the policy's own, or after the others.
+    /// The annotation's value with this sidecar, which replaces the policy's own or is appended.
     pub(super) fn with(&self, sidecar: &str) -> String {
         let mut is_placed = false;
         let mut list: Vec<&str> = Vec::new();
@@ -85,12 +85,12 @@ fn is_of_policy(entry: &RawValue) -> bool {
     argument_of(entry.get(), MARK).is_some_and(|mark| mark.starts_with(PREFIX))
 }
 
-/// A part of the command of a sidecar, which is given as JSON.
+/// One argument in the command of a sidecar. `sidecar` is JSON.
 pub(crate) fn argument_of(sidecar: &str, index: usize) -> Option<String> {
     read(sidecar).command?.into_iter().nth(index)
 }
 
-/// The sidecar; one that is not as KubeVirt reads it has nothing.
+/// Reads a sidecar. If it does not follow KubeVirt's API, its fields are empty.
 fn read(json: &str) -> Sidecar {
     serde_json::from_str(json).unwrap_or_default()
 }

@@ -6,13 +6,13 @@ use kubewarden_policy_sdk::host_capabilities::kubernetes::{CanIRequest, GetResou
 use serde_json::{Map, Value, json};
 use vm_feature_manager_policy::cluster::{Account, Cluster, ClusterError, KINDS, Kind, SUBJECT_ACCESS_REVIEW};
 
-/// The account as which policy-server runs where Kubewarden's own charts install it.
+/// The account of policy-server if it is installed with Kubewarden's own charts.
 pub const KUBEWARDEN: &str = "system:serviceaccount:kubewarden:policy-server";
-/// And where Rancher does.
+/// The account of policy-server if Rancher installs it.
 pub const RANCHER: &str = "system:serviceaccount:cattle-kubewarden-system:policy-server";
 
-/// A cluster in memory, whose policy-server runs as one account and which grants rights to another or the same; one that
-/// was not given anything grants nothing.
+/// A cluster in memory. Its policy-server runs as one account, and the same or another account has the permissions. A
+/// default cluster is empty and grants no permissions.
 pub struct MemoryCluster {
     objects: Option<Vec<Value>>,
     errors: Vec<(&'static Kind, ClusterError)>,
@@ -20,9 +20,9 @@ pub struct MemoryCluster {
     account: &'static str,
     granted: &'static str,
     readers: Vec<&'static str>,
-    /// What was asked, as `get Node a` or `list Node`.
+    /// The lookups, such as `get Node a` or `list Node`.
     pub lookups: RefCell<Vec<String>>,
-    /// What was asked of `can_i`, as `account verb resource`.
+    /// The questions to `can_i`, as `account verb resource`.
     pub reviews: RefCell<Vec<String>>,
 }
 
@@ -42,12 +42,12 @@ impl Default for MemoryCluster {
 }
 
 impl MemoryCluster {
-    /// A cluster with these objects, all of which may be looked up.
+    /// A cluster with these objects. policy-server may look up everything.
     pub fn of(objects: Vec<Value>) -> Self {
         Self { objects: Some(objects), ..Self::default() }
     }
 
-    /// A cluster of nodes that have a name and labels.
+    /// A cluster with nodes that have these names and labels.
     pub fn with_nodes(nodes: &[(&str, &[&str])]) -> Self {
         let node = |(name, labels): &(&str, &[&str])| {
             let mut labels: Map<_, _> = labels.iter().map(|label| ((*label).to_owned(), json!("true"))).collect();
@@ -59,25 +59,25 @@ impl MemoryCluster {
         Self::of(nodes.iter().map(node).collect())
     }
 
-    /// Every lookup of the kind fails.
+    /// Makes every lookup of the kind fail.
     pub fn failing(mut self, kind: &'static Kind, error: ClusterError) -> Self {
         self.errors.push((kind, error));
         self
     }
 
-    /// policy-server runs as one account, and another or the same has the rights.
+    /// Makes policy-server run as one account, and gives the permissions to the same or another account.
     pub fn run_as(mut self, account: &'static str, granted: &'static str) -> Self {
         (self.account, self.granted) = (account, granted);
         self
     }
 
-    /// Another user may read everything.
+    /// Gives another user the permission to read everything.
     pub fn readable_by(mut self, user: &'static str) -> Self {
         self.readers.push(user);
         self
     }
 
-    /// The verb is not granted for the kind.
+    /// Removes the permission for this verb and kind.
     pub fn without(mut self, verb: &'static str, kind: &'static Kind) -> Self {
         self.cannot.push((kind, verb));
         self
@@ -103,7 +103,7 @@ impl MemoryCluster {
     }
 }
 
-/// The kind of this API version and name.
+/// The kind with this API version and name.
 fn kind(api_version: &str, name: &str) -> &'static Kind {
     let is_it = |kind: &&Kind| kind.api_version == api_version && kind.name == name;
     KINDS.into_iter().find(is_it).unwrap_or_else(|| panic!("no kind {api_version} {name}"))

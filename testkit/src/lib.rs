@@ -1,5 +1,5 @@
-//! One world for the tests: virtual machines, requests and answers, a cluster in memory, log lines. Used by the native tests,
-//! those of the module, and fuzzing. Panics where a test has to fail.
+//! What all tests share: virtual machines, requests and answers, a cluster in memory, log lines. The native tests, the
+//! tests of the module, and the fuzz targets use it. It panics if a test has to fail.
 
 pub mod cluster;
 pub mod features;
@@ -13,17 +13,17 @@ use serde_json::{Value, json};
 pub use cluster::{KUBEWARDEN, MemoryCluster, RANCHER};
 pub use request::{Answer, Request, evaluate};
 
-/// The start of the policy's keys.
+/// The prefix of the policy's keys.
 pub const PREFIX: &str = "vm-feature-manager.io/";
 
-/// A virtual machine as the Harvester form creates it, with annotations of the policy's (without their prefix).
+/// A virtual machine as Harvester's form creates it, with annotations of the policy. Their keys are given without the prefix.
 pub fn vm(annotations: &[(&str, &str)]) -> Value {
     let mut vm = fixture("vm-ui-create.yaml");
     annotate(&mut vm, annotations);
     vm
 }
 
-/// The smallest virtual machine, with annotations of the policy's (without their prefix).
+/// The smallest virtual machine, with annotations of the policy. Their keys are given without the prefix.
 pub fn bare_vm(annotations: &[(&str, &str)]) -> Value {
     let mut vm = json!({
         "apiVersion": "kubevirt.io/v1",
@@ -35,14 +35,14 @@ pub fn bare_vm(annotations: &[(&str, &str)]) -> Value {
     vm
 }
 
-/// Adds annotations of the policy's (without their prefix).
+/// Adds annotations of the policy. Their keys are given without the prefix.
 pub fn annotate(vm: &mut Value, annotations: &[(&str, &str)]) {
     for (key, value) in annotations {
         vm["metadata"]["annotations"][format!("{PREFIX}{key}")] = json!(value);
     }
 }
 
-/// The only document of a file under `tests/data`.
+/// The document of a file under `tests/data` that contains only one.
 pub fn fixture(name: &str) -> Value {
     fixtures(name).remove(0)
 }
@@ -53,7 +53,7 @@ pub fn fixtures(name: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// The objects of the example with a ROM.
+/// The objects of the example that has a ROM.
 pub fn vbios_objects() -> Vec<Value> {
     let files = ["cluster.yaml", "rom.yaml"];
     files.iter().flat_map(|name| fixtures(&format!("../../examples/vbios/cluster/{name}"))).collect()

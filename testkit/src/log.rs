@@ -1,4 +1,4 @@
-//! The log lines of a request, to look at.
+//! Collects the log lines of a request.
 
 use std::fmt::Arguments;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Map, Value, json};
 use slog::{Drain, KV, Key, Never, OwnedKVList, Record, Serializer};
 
-/// Collects log lines: the level, the message, then the fields in the order of their keys.
+/// Collects log lines. Each is the level, the message, then the fields in the order of their keys.
 #[derive(Debug, Clone, Default)]
 pub struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl Lines {
-    /// The lines so far.
+    /// The lines that were logged so far.
     pub fn lines(&self) -> Vec<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

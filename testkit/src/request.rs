@@ -1,4 +1,4 @@
-//! Builds requests in one line, and reads answers.
+//! Builds requests in one line, and reads the answers.
 
 use serde_json::{Value, json};
 use slog::{Logger, o};
@@ -8,7 +8,7 @@ use crate::PREFIX;
 use crate::cluster::MemoryCluster;
 use crate::log::Lines;
 
-/// An admission request on its way to the policy.
+/// An admission request for the policy.
 pub struct Request {
     pub request: Value,
     settings: Value,
@@ -59,19 +59,19 @@ impl Request {
     }
 }
 
-/// Gives any bytes to the policy.
+/// Evaluates any bytes as a payload.
 pub fn evaluate(payload: &[u8], cluster: &MemoryCluster) -> Answer {
     let drain = Lines::default();
     let log = Logger::root(drain.clone(), o!());
     let bytes = validate(payload, cluster, &log);
     let mut response: Value = serde_json::from_slice(&bytes).expect("the response is JSON");
-    // The host takes null for absent.
+    // The host treats null as absent.
     response.as_object_mut().expect("the response is an object").retain(|_, value| !value.is_null());
     let logs = drain.lines();
     Answer { response, before: Value::Null, logs, lookups: Vec::new(), reviews: Vec::new() }
 }
 
-/// What the policy answered.
+/// The policy's answer.
 pub struct Answer {
     pub response: Value,
     before: Value,
@@ -110,12 +110,12 @@ impl Answer {
         !self.response["mutated_object"].is_null()
     }
 
-    /// The patch that the host makes of the mutation.
+    /// The patch that the host makes from the mutation.
     pub fn patch(&self) -> Value {
         serde_json::to_value(json_patch::diff(&self.before, &self.after())).unwrap()
     }
 
-    /// An annotation of the policy's after the mutation.
+    /// An annotation of the policy after the mutation.
     pub fn annotation(&self, key: &str) -> Option<String> {
         let after = self.after();
         after["metadata"]["annotations"][format!("{PREFIX}{key}")].as_str().map(str::to_owned)

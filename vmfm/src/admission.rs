@@ -1,4 +1,4 @@
-//! Admission requests from what a user has at hand, and Kubewarden's answers as the API server gets them.
+//! Makes admission requests from the files that a user has, and the answers that policy-server would send to the API server.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// Why no admission request can be made.
+/// Why a document does not make an admission request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// There is no object.
@@ -19,30 +19,30 @@ pub enum RequestError {
     /// An AdmissionReview without a request.
     #[error("the AdmissionReview has no request")]
     NoRequest,
-    /// An old object beside a request that has its own.
+    /// An old object for a request that already has one.
     #[error("it is an admission request, which has its own old object; leave out --old")]
     TwoOld,
-    /// The object is no manifest.
+    /// The object is not a manifest.
     #[error("it is no Kubernetes manifest: apiVersion and kind are missing")]
     NoManifest,
 }
 
-/// Whether a document is what the policy is asked about: a VirtualMachine, or a whole admission request.
+/// Whether the policy is to evaluate this document: a VirtualMachine, or a whole admission request.
 pub fn is_subject(document: &Value) -> bool {
     document["kind"] == "VirtualMachine" || is_request(document)
 }
 
-/// Whether a document is an AdmissionReview, or the request of one.
+/// Whether a document is an AdmissionReview, or the request in one.
 pub fn is_request(document: &Value) -> bool {
     document["kind"] == "AdmissionReview" || (document["kind"].is_object() && document["operation"].is_string())
 }
 
-/// The admission request about a document.
+/// Makes the admission request for a document.
 ///
-/// An `AdmissionReview` or an admission request is taken as it is. A manifest is created or, with an old object, updated.
+/// An `AdmissionReview` or an admission request is used as it is. A manifest is created or, if there is an old object, updated.
 ///
 /// # Errors
-/// [`RequestError`] where the document is neither.
+/// [`RequestError`] if the document is neither.
 pub fn request(document: Value, old: Option<Value>) -> Result<Value, RequestError> {
     let request = match document {
         mut review if review["kind"] == "AdmissionReview" => match review["request"].take() {
@@ -83,7 +83,7 @@ fn from_manifest(object: Value, old: Option<Value>) -> Result<Value, RequestErro
     }))
 }
 
-/// What the policy answers, as its module writes it.
+/// The policy's answer, in the format of its module.
 #[derive(Debug, Deserialize)]
 struct ValidationResponse {
     accepted: bool,
@@ -94,7 +94,7 @@ struct ValidationResponse {
     warnings: Option<Vec<String>>,
 }
 
-/// An `AdmissionResponse` (`admission.k8s.io/v1`) as policy-server makes it.
+/// An `AdmissionResponse` (`admission.k8s.io/v1`), as policy-server makes it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AdmissionResponse {
@@ -119,7 +119,7 @@ pub struct AdmissionResponse {
     pub warnings: Vec<String>,
 }
 
-/// The reason of a denial.
+/// The reason for a denial.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// In words.
@@ -136,12 +136,12 @@ impl AdmissionResponse {
         Self { uid: uid(request), status: Some(Status { message: Some(message), code: Some(code) }), ..Self::default() }
     }
 
-    /// A denial for a guest that failed, whatever the webhook's failure policy is.
+    /// A denial because the guest failed. The webhook's failure policy does not matter.
     pub fn reject_internal_server_error(request: &Value, message: impl std::fmt::Display) -> Self {
         Self::reject(request, format!("internal server error: {message}"), 500)
     }
 
-    /// From the guest's answer to `validate`.
+    /// Makes it from the guest's answer to `validate`.
     pub fn from_guest(request: &Value, answer: &[u8]) -> Self {
         let response: ValidationResponse = match serde_json::from_slice(answer) {
             Ok(response) => response,
@@ -180,7 +180,7 @@ impl AdmissionResponse {
         decoded.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
     }
 
-    /// The object as the API server has it after the patch.
+    /// The object after the patch, as the API server has it.
     ///
     /// # Errors
     /// The patch does not fit the object.

@@ -63,7 +63,7 @@ pub struct Arguments {
     #[arg(long, short)]
     pub explain: bool,
 
-    /// When to use colours; `auto` does on a terminal, unless NO_COLOR is set.
+    /// When to use colors; `auto` does on a terminal, unless NO_COLOR is set.
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
 

@@ -1,4 +1,4 @@
-//! A Kubernetes cluster made of files, which answers Kubewarden's `kubernetes` host capability.
+//! A Kubernetes cluster made of files. It answers calls of Kubewarden's host capability `kubernetes`.
 
 use std::error::Error;
 use std::fs;
@@ -13,43 +13,43 @@ use serde_json::{Value, json};
 
 use crate::yaml::{self, FileError};
 
-/// What a callback gives to the guest: an answer, or a text.
+/// What a callback returns to the guest: an answer, or an error text.
 pub type CallbackResult = Result<Vec<u8>, Box<dyn Error + Send + Sync>>;
 
-/// The account as which policy-server runs where Kubewarden's own charts install it.
+/// The account of policy-server if it is installed with Kubewarden's own charts.
 pub const POLICY_SERVER: &str = "system:serviceaccount:kubewarden:policy-server";
 
-/// The objects of a cluster, and how it fails to give them.
+/// The objects of a cluster, and the faults that it simulates.
 #[derive(Debug, Clone, Default)]
 pub struct Cluster {
     objects: Vec<Value>,
     faults: Faults,
-    /// How many operations were answered.
+    /// How many operations were answered so far.
     answered: Arc<AtomicUsize>,
 }
 
-/// What stands between the policy and the objects.
+/// What keeps the policy from the objects.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
-    /// The kinds that the policy may look up, as in its metadata's `contextAwareResources`; none is all.
+    /// The kinds that the policy may look up, as in `contextAwareResources` of its metadata. `None` means all.
     pub granted: Option<Vec<(String, String)>>,
-    /// The operations that the policy may call, as in its metadata's `hostCapabilities`; none is all.
+    /// The operations that the policy may call, as in `hostCapabilities` of its metadata. `None` means all.
     pub capabilities: Option<Vec<String>>,
-    /// The kinds that policy-server's account has no right to.
+    /// The kinds that policy-server's account has no permissions for.
     pub denied: Vec<String>,
-    /// Another account as which policy-server runs. It has no right to anything.
+    /// Another account as which policy-server runs, which has no permissions at all.
     pub account: Option<String>,
-    /// The API server does not answer.
+    /// Whether the API server does not answer.
     pub offline: bool,
-    /// Operations that the host does not know, as an old one.
+    /// Operations that the host does not know, like an old version.
     pub unknown_operations: Vec<String>,
     /// How long each answer takes.
     pub delay: Duration,
-    /// What one operation is answered, by its number from 0: bytes, or a text of the host's.
+    /// The answer to a single operation, counted from 0: bytes, or an error text of the host.
     pub answer: Option<(usize, Result<Vec<u8>, String>)>,
 }
 
-/// A cluster folder that cannot be used.
+/// Why a cluster folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// The folder cannot be listed.
@@ -57,13 +57,13 @@ pub enum ClusterError {
     Folder {
         /// The folder.
         folder: String,
-        /// What the operating system says.
+        /// The operating system's error.
         error: std::io::Error,
     },
     /// A file in it cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A document is no Kubernetes object.
+    /// A document is not a Kubernetes object.
     #[error("{file}: document {number} has no apiVersion, kind and metadata.name")]
     NoObject {
         /// The file.
@@ -124,10 +124,10 @@ impl Faults {
 }
 
 impl Cluster {
-    /// The objects of a folder, as [`Cluster::read`] has them.
+    /// Reads the objects of a folder, as [`Cluster::read`] does.
     ///
     /// # Errors
-    /// [`ClusterError`] where the folder or a file in it cannot be used.
+    /// [`ClusterError`] if the folder or a file in it cannot be used.
     pub fn from_folder(folder: &Path) -> Result<Self, ClusterError> {
         let mut cluster = Self::default();
         cluster.read(folder)?;
@@ -137,7 +137,7 @@ impl Cluster {
     /// Adds the objects in a file, or in all `.yaml`, `.yml` and `.json` files of a folder.
     ///
     /// # Errors
-    /// [`ClusterError`] where the folder or a file cannot be used.
+    /// [`ClusterError`] if the folder or a file cannot be used.
     pub fn read(&mut self, path: &Path) -> Result<(), ClusterError> {
         let mut files = Vec::new();
         if path.is_file() {
@@ -166,7 +166,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Adds an object in the place of the one with its type, namespace and name, if there is one.
+    /// Adds an object. It replaces an object with the same type, namespace and name.
     pub fn apply(&mut self, object: Value) {
         let identity = |object: &Value| {
             let metadata = &object["metadata"];
@@ -182,16 +182,16 @@ impl Cluster {
         self.objects.push(object);
     }
 
-    /// The same objects behind other faults.
+    /// A cluster with the same objects and other faults.
     pub fn with_faults(mut self, faults: Faults) -> Self {
         self.faults = faults;
         self.answered = Arc::default();
         self
     }
 
-    /// Answers an operation of the host capability `kubernetes`, with the texts that Kubewarden uses.
+    /// Answers an operation of the host capability `kubernetes`, with Kubewarden's error texts.
     ///
-    /// A list of a kind that policy-server has no right to never returns, as Kubewarden's.
+    /// If policy-server has no permission to list a kind, the list never returns, as in Kubewarden.
     pub fn answer(&self, operation: &str, payload: &[u8]) -> CallbackResult {
         thread::sleep(self.faults.delay);
         let number = self.answered.fetch_add(1, Ordering::Relaxed);
@@ -220,13 +220,13 @@ impl Cluster {
         self.online()?;
         let SubjectAccessReview { user, resource_attributes } = &request.subject_access_review;
         let is_it = |kind: &String| plural(kind) == resource_attributes.resource;
-        // Who may read a single object is asked about the requester, who may read here what policy-server may.
+        // A question about a single object is about the requester. Here, the requester may read what policy-server may read.
         let is_known = user == POLICY_SERVER || resource_attributes.name.is_some();
         let allowed = is_known && !self.faults.denied.iter().any(is_it);
         Ok(json!({"allowed": allowed}).to_string().into_bytes())
     }
 
-    /// That the policy's metadata lets it look the kind up.
+    /// Checks that the policy's metadata allows it to look up the kind.
     fn granted(&self, api_version: &str, kind: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         let is_it = |granted: &(String, String)| granted.0 == api_version && granted.1 == kind;
         match &self.faults.granted {
@@ -249,7 +249,7 @@ impl Cluster {
     }
 
     fn is_denied(&self, kind: &str) -> bool {
-        // Reviews can only be created; to read one is a right that only administrators have.
+        // Reviews can only be created. Only administrators have the permission to read one.
         kind == "SubjectAccessReview"
             || self.faults.account.is_some()
             || self.faults.denied.iter().any(|denied| denied == kind)
@@ -299,7 +299,7 @@ impl Cluster {
             .of_kind(&list.api_version, &list.kind)
             .filter(|o| list.namespace.is_none() || namespace(o) == list.namespace.as_deref())
             .map(|object| {
-                // A reflector's items have no type of their own.
+                // The items in a reflector's list have no type.
                 let mut item = pruned(object, list.field_masks.as_deref());
                 if let Some(members) = item.as_object_mut() {
                     members.remove("apiVersion");
@@ -317,7 +317,7 @@ impl Cluster {
         Ok(answer.to_string().into_bytes())
     }
 
-    /// Kinds of Kubernetes itself are always there, others where the folder has an object of their API version.
+    /// Kubernetes' own kinds are always served. Others are served if the folder has an object of their API version.
     fn served(&self, api_version: &str, kind: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         let served = ["v1", "authorization.k8s.io/v1"].contains(&api_version)
             || self.objects.iter().any(|object| object["apiVersion"] == api_version);
@@ -336,7 +336,7 @@ impl Cluster {
     }
 }
 
-/// What a policy's metadata lets it look up and call: `contextAwareResources` and `hostCapabilities`.
+/// What a policy's metadata allows it to look up and call: `contextAwareResources` and `hostCapabilities`.
 pub fn granted_by(metadata: &Value) -> Faults {
     let list = |key: &str| metadata[key].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -348,8 +348,8 @@ pub fn granted_by(metadata: &Value) -> Faults {
     }
 }
 
-/// The object with only the fields of the masks, beside its type and metadata, which the host never cuts. Lists on the
-/// way are gone through item by item.
+/// The object with only the fields in the masks. Its type and metadata are always there, because the host never removes
+/// them. If there is a list on the way, the mask applies to each item.
 fn pruned(object: &Value, masks: Option<&[String]>) -> Value {
     let Some(masks) = masks.filter(|masks| !masks.is_empty()) else {
         return object.clone();
@@ -374,7 +374,7 @@ fn prune(value: &Value, paths: &[&[&str]]) -> Value {
     }
 }
 
-/// The name of a kind's resource.
+/// The plural of a kind.
 fn plural(kind: &str) -> String {
     format!("{}s", kind.to_ascii_lowercase())
 }

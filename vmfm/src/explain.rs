@@ -1,5 +1,6 @@
-//! How an answer came about: the directives that were found, what was looked up, what was decided. All of it is what the host sees:
-//! the request, the module's calls in their order, and its answer. Only the features' names come from the policy's code.
+//! Explains an answer: the directives that were found, what was looked up, and what was decided. Everything comes from
+//! what the host sees: the request, the module's calls in order, and its answer. Only the features' names come from the
+//! policy's code.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,43 +13,43 @@ use vm_feature_manager_policy::{ListedDirective, list_directives};
 use crate::host::{Evaluation, Event};
 use crate::paint::{Paint, Part};
 
-/// The start of every key of the policy.
+/// The prefix of the policy's keys.
 const PREFIX: &str = "vm-feature-manager.io/";
 
-/// How an answer came about.
+/// The explanation of an answer.
 #[derive(Debug, Serialize)]
 pub struct Explanation {
     /// The directives and options.
     pub directives: Vec<ListedDirective>,
-    /// What was looked up, and the log lines between.
+    /// What was looked up, with the log lines in between.
     pub steps: Vec<Step>,
-    /// What became of each feature that is asked for, or was.
+    /// What happened to each feature that the VirtualMachine asks for, or had.
     pub decisions: Vec<Decision>,
 }
 
-/// A call of the host.
+/// A call to the host.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Step {
-    /// An object or a right was looked up.
+    /// An object or a permission was looked up.
     Lookup {
         /// What was asked.
         question: String,
-        /// The answer in short.
+        /// A summary of the answer.
         answer: String,
     },
     /// The policy logged a line.
     Log(String),
 }
 
-/// What became of a feature.
+/// What happened to a feature.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Decision {
     /// The feature.
     pub feature: &'static str,
     /// What was decided.
     pub outcome: Outcome,
-    /// The details: what was added or taken back, why not, warnings.
+    /// The details: what was added or removed, why it failed, warnings.
     pub because: Vec<String>,
 }
 
@@ -60,9 +61,9 @@ pub enum Outcome {
     Applied,
     /// It cannot be applied, and the request is denied.
     Refused,
-    /// It cannot be applied, and the request is allowed.
+    /// It cannot be applied, but the request is allowed.
     NotApplied,
-    /// What it had added is taken back.
+    /// What it had added is removed.
     TakenBack,
     /// Nothing was done about it.
     Nothing,
@@ -79,7 +80,7 @@ impl Explanation {
         Self { directives, steps, decisions }
     }
 
-    /// For people.
+    /// The explanation as text for people.
     pub fn text(&self, paint: Paint) -> String {
         let mut text = format!("{}\n", paint.paint(Part::Heading, "directives:"));
         for ListedDirective { name, value, place, note } in &self.directives {
@@ -123,7 +124,7 @@ impl Explanation {
     }
 }
 
-/// What a decision can be told from.
+/// What the decisions can be determined from.
 struct Facts<'f> {
     request: &'f Value,
     settings: &'f Value,
@@ -210,7 +211,7 @@ impl Facts<'_> {
     }
 }
 
-/// The entries that the object's record of a feature lists.
+/// The entries in the object's record of a feature.
 fn record(object: &Value, feature: &str) -> Vec<String> {
     let text = object["metadata"]["annotations"][format!("{PREFIX}{feature}-added")].as_str().unwrap_or_default();
     let entries: Vec<BTreeMap<String, Value>> = serde_json::from_str(text).unwrap_or_default();

@@ -11,13 +11,13 @@ use crate::admission::AdmissionResponse;
 use crate::cluster::{CallbackResult, Cluster};
 use crate::wapc::{Cost, Guest, Instance};
 
-/// A compiled module, and the cluster that it may ask.
+/// A compiled module, and the cluster that it can look things up in.
 pub struct Host {
     guest: Guest,
     cluster: Arc<Cluster>,
 }
 
-/// A module that cannot be used.
+/// Why a module cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// The file cannot be read.
@@ -25,15 +25,15 @@ pub enum HostError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system says.
+        /// The operating system's error.
         error: std::io::Error,
     },
-    /// It is no module, or one that needs what Kubewarden does not offer.
+    /// It is not a module, or it needs something that Kubewarden does not offer.
     #[error("{}: no Kubewarden module: {message}", .path.display())]
     Compile {
         /// The file.
         path: PathBuf,
-        /// The first line of what the engine says.
+        /// The first line of the engine's error.
         message: String,
     },
     /// The guest failed.
@@ -41,14 +41,14 @@ pub enum HostError {
     Call(String),
 }
 
-/// What the guest did during a call, beside answering, in its order.
+/// What the guest did during a call, in order, except for its answer.
 #[derive(Debug, Clone, Default)]
 pub struct Activity {
     /// Log lines and lookups.
     pub events: Vec<Event>,
 }
 
-/// A call of the host.
+/// A call to the host.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A log line, as the guest sent it.
@@ -84,14 +84,14 @@ impl Activity {
     }
 }
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
     /// The answer to the API server.
     pub response: AdmissionResponse,
     /// What the guest did meanwhile.
     pub activity: Activity,
-    /// How long the instance took, from its making to its answer.
+    /// How long the instance took, from its creation to its answer.
     pub duration: Duration,
 }
 
@@ -100,15 +100,16 @@ pub struct Evaluation {
 pub struct SettingsValidation {
     /// Whether the settings can be used.
     pub valid: bool,
-    /// Why not.
+    /// Why they cannot be used.
     pub message: Option<String>,
 }
 
 impl Host {
-    /// Compiles a module. A folder of compiled modules, if there is one, is asked first, and keeps what it does not have.
+    /// Compiles a module, or loads it from a folder of compiled modules, if there is one. A module that is not in the
+    /// folder is added.
     ///
     /// # Errors
-    /// [`HostError`] where the file is no Kubewarden module.
+    /// [`HostError`] if the file is not a Kubewarden module.
     pub fn load(path: &Path, cache: Option<&Path>, cluster: Cluster) -> Result<Self, HostError> {
         let bytes = std::fs::read(path).map_err(|error| HostError::Read { path: path.to_owned(), error })?;
         Self::from_bytes(&bytes, cache, cluster).map_err(|error| match error {
@@ -117,10 +118,10 @@ impl Host {
         })
     }
 
-    /// As [`Host::load`], but for a module that is read already.
+    /// Like [`Host::load`], for a module that is already in memory.
     ///
     /// # Errors
-    /// [`HostError::Compile`] where the bytes are no Kubewarden module.
+    /// [`HostError::Compile`] if the bytes are not a Kubewarden module.
     pub fn from_bytes(bytes: &[u8], cache: Option<&Path>, cluster: Cluster) -> Result<Self, HostError> {
         let guest = Guest::load(bytes, cache).map_err(|e| {
             let message = e.to_string().lines().next().unwrap_or_default().to_owned();
@@ -129,7 +130,7 @@ impl Host {
         Ok(Self { guest, cluster: Arc::new(cluster) })
     }
 
-    /// The same module in another cluster.
+    /// The same module, with another cluster.
     pub fn with_cluster(&self, cluster: Cluster) -> Self {
         Self { guest: self.guest.clone(), cluster: Arc::new(cluster) }
     }
@@ -137,7 +138,7 @@ impl Host {
     /// Calls a function of the guest in a fresh instance.
     ///
     /// # Errors
-    /// [`HostError::Call`] where the guest traps or answers with an error.
+    /// [`HostError::Call`] if the guest traps or answers with an error.
     pub fn call(&self, function: &str, payload: &[u8]) -> Result<(Vec<u8>, Activity), HostError> {
         let (mut instance, activity) = self.instance()?;
         let answer = instance.call(function, payload)?;
@@ -145,20 +146,20 @@ impl Host {
         Ok((answer, activity))
     }
 
-    /// Counts what a call takes in a fresh instance.
+    /// Measures the cost of a call in a fresh instance.
     ///
     /// # Errors
-    /// [`HostError::Call`] where the guest traps or answers with an error.
+    /// [`HostError::Call`] if the guest traps or answers with an error.
     pub fn measure(&self, function: &str, payload: &[u8]) -> Result<Cost, HostError> {
         let (mut instance, _) = self.instance()?;
         instance.call(function, payload)?;
         Ok(instance.cost())
     }
 
-    /// A fresh instance of the module, and what it does.
+    /// A fresh instance of the module, and the log of what it does.
     ///
     /// # Errors
-    /// [`HostError::Call`] where it cannot be made.
+    /// [`HostError::Call`] if it cannot be created.
     pub fn instance(&self) -> Result<(Instance, Arc<Mutex<Activity>>), HostError> {
         let activity = Arc::new(Mutex::new(Activity::default()));
         let callback = {
@@ -174,7 +175,7 @@ impl Host {
     /// Asks the guest whether it can use the settings.
     ///
     /// # Errors
-    /// [`HostError::Call`] where the guest fails.
+    /// [`HostError::Call`] if the guest fails.
     pub fn validate_settings(&self, settings: &Value) -> Result<SettingsValidation, HostError> {
         let (answer, _) = self.call("validate_settings", settings.to_string().as_bytes())?;
         serde_json::from_slice(&answer).map_err(|e| HostError::Call(e.to_string()))
@@ -198,7 +199,7 @@ impl Host {
 }
 
 impl From<wasmtime::Error> for HostError {
-    /// With what is at the bottom of the error: the trap, not where it happened.
+    /// Uses the innermost error: the trap, not the place where it happened.
     fn from(error: wasmtime::Error) -> Self {
         Self::Call(error.root_cause().to_string())
     }

@@ -1,4 +1,5 @@
-//! What is evaluated: the manifests in files and folders, what they were before, and the objects around them.
+//! Reads what is to be evaluated: the manifests in files and folders, their versions before a change, and the objects
+//! around them.
 
 use std::fmt::Display;
 use std::fs;
@@ -9,27 +10,27 @@ use serde_json::Value;
 use crate::admission::{self, RequestError};
 use crate::yaml;
 
-/// An admission request, and the file that it comes from.
+/// An admission request, and the file that it was made from.
 #[derive(Debug)]
 pub struct Input {
     /// The file.
     pub file: String,
-    /// The request, or why there is none.
+    /// The request, or the reason why there is none.
     pub request: Result<Value, String>,
 }
 
-/// What files have.
+/// The contents of the files.
 #[derive(Debug, Default)]
 pub struct Inputs {
-    /// What is evaluated, in the order of the files.
+    /// The requests to evaluate, in the order of the files.
     pub inputs: Vec<Input>,
-    /// The other objects, which count as being in the cluster.
+    /// The other objects, which are part of the cluster.
     pub others: Vec<Value>,
 }
 
 impl Inputs {
-    /// Reads files and, with all that is below them, folders. In a folder, documents that are no Kubernetes objects are
-    /// passed over. The old objects make updates of the requests about the same objects.
+    /// Reads files, and folders with everything in them. In a folder, documents that are not Kubernetes objects are
+    /// skipped. If there is an old version of an object, its request is an update.
     pub fn read(paths: &[PathBuf], old: &[Value]) -> Self {
         let mut found = Found::default();
         paths.iter().for_each(|path| found.read(path));
@@ -49,7 +50,7 @@ impl Inputs {
     }
 }
 
-/// The documents of files, sorted.
+/// The documents of the files, sorted.
 #[derive(Default)]
 struct Found {
     subjects: Vec<(String, Result<Value, String>)>,
@@ -57,7 +58,7 @@ struct Found {
 }
 
 impl Found {
-    /// Reads a folder, or a file, which must have a manifest if it was named.
+    /// Reads a path that the user named: a folder, or a file, which must contain a manifest.
     fn read(&mut self, path: &Path) {
         if path.is_dir() {
             return self.read_folder(path);
@@ -76,7 +77,7 @@ impl Found {
             if path.is_dir() {
                 self.read_folder(&path);
             } else {
-                // Files without a manifest may lie in a folder.
+                // A folder may contain files without a manifest.
                 let _ = self.read_file(&path);
             }
         }
@@ -87,7 +88,7 @@ impl Found {
         self.subjects.push((file.clone(), Err(format!("{file}: {error}"))));
     }
 
-    /// Reads a file, and returns what is wrong with it if it must have a manifest.
+    /// Reads a file. The errors that it returns matter only if the file must contain a manifest.
     fn read_file(&mut self, path: &Path) -> Vec<RequestError> {
         let file = path.display().to_string();
         let documents = match yaml::read(path) {
@@ -113,7 +114,7 @@ impl Found {
         errors
     }
 
-    /// Where there is no VirtualMachine, the only object there is will do.
+    /// If there is no VirtualMachine, and only one object, that is the one to evaluate.
     fn make_do(&mut self, place: String) {
         let subject = match &self.others[..] {
             [_] => Ok(self.others.remove(0)),
@@ -128,7 +129,7 @@ impl Found {
     }
 }
 
-/// What is in a folder, in order: folders, and files with manifests. Hidden ones are left out.
+/// The contents of a folder, sorted: folders, and files with manifests. Hidden ones are skipped.
 fn below(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -142,7 +143,7 @@ fn below(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The object of the same kind, namespace and name.
+/// The object with the same kind, namespace and name.
 fn of_the_same<'o>(objects: &'o [Value], object: &Value) -> Option<&'o Value> {
     let identity = |object: &Value| {
         let metadata = &object["metadata"];

@@ -1,18 +1,18 @@
-//! JSONPath as kubectl's users write it, `{.spec.template.spec.nodeSelector}`, evaluated as RFC 9535 has it.
+//! JSONPath in kubectl's notation, `{.spec.template.spec.nodeSelector}`, with the semantics of RFC 9535.
 
 use serde_json::Value;
 use serde_json_path::JsonPath;
 
-/// An expression that can be evaluated.
+/// An expression that is valid.
 #[derive(Debug, Clone)]
 pub struct Expression(JsonPath);
 
 impl Expression {
-    /// Reads an expression. Braces around it and the `$` before it may be missing, and `\.` is a dot in a key, as in
+    /// Reads an expression. The braces around it and the `$` before it are optional, and `\.` is a dot in a key, as in
     /// `.metadata.annotations.vm-feature-manager\.io/feature`.
     ///
     /// # Errors
-    /// What is wrong with an expression that is not valid, and the expression that RFC 9535 would have.
+    /// Why the expression is not valid, and the expression in the notation of RFC 9535.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let bare = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or(text).trim();
@@ -24,7 +24,7 @@ impl Expression {
         Ok(Self(path))
     }
 
-    /// What is at the path: texts as they are, anything else as JSON, with spaces between; empty where there is nothing.
+    /// The values at the path, separated by spaces: strings as they are, anything else as JSON. Empty if there are none.
     pub fn evaluate(&self, object: &Value) -> String {
         let values = self.0.query(object).all().into_iter();
         let texts = values.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
@@ -32,7 +32,7 @@ impl Expression {
     }
 }
 
-/// The expression with `$` before it, and each key after a dot in brackets: RFC 9535 takes fewer characters there.
+/// The expression with `$` before it and all keys in brackets, because RFC 9535 allows fewer characters in a key after a dot.
 fn to_standard(text: &str) -> String {
     let mut standard = "$".to_owned();
     let mut rest = text.strip_prefix('$').unwrap_or(text);
@@ -72,7 +72,7 @@ fn to_standard(text: &str) -> String {
     standard
 }
 
-/// A key up to the next dot or bracket, without the backslashes before dots in it; and what follows it.
+/// The key up to the next dot or bracket, with `\.` as a dot, and the rest of the text.
 fn split_key(text: &str) -> (String, &str) {
     let mut key = String::new();
     let mut chars = text.char_indices().peekable();
@@ -89,7 +89,7 @@ fn split_key(text: &str) -> (String, &str) {
     (key, "")
 }
 
-/// Where a text that starts with a bracket closes it; brackets in quotes and in one another do not count.
+/// The position at which the bracket at the start of the text is closed. Brackets in quotes and nested brackets do not count.
 fn end_of_bracket(text: &str) -> usize {
     let (mut depth, mut quote) = (0, None);
     for (at, c) in text.char_indices() {

@@ -19,10 +19,10 @@ use vmfm::paint::{Paint, Part};
 use vmfm::report::Evaluated;
 use vmfm::yaml;
 
-/// The policy's metadata as of this version.
+/// The policy's metadata of this version.
 const METADATA: &str = include_str!("../../metadata.yml");
 
-/// What there is to say at the end.
+/// The summary at the end.
 #[derive(Default)]
 struct Totals {
     unchanged: usize,
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         None => run(&arguments).map(|totals| totals.exit_code()),
     };
     result.unwrap_or_else(|error| {
-        // Whoever reads the output may have enough of it.
+        // The program that reads the output may stop early, which is not an error.
         if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             return ExitCode::SUCCESS;
         }
@@ -140,7 +140,7 @@ fn evaluate(arguments: &Arguments, host: &Host, settings: &Value, file: String, 
     Evaluated { file, request, evaluation, explanation }
 }
 
-/// The settings in a file: those of a policy, or all of it; nothing at all is an empty object.
+/// The settings in a file: those of a policy, or the whole document. An empty file means an empty object.
 fn read_settings(file: &Path) -> Result<Value> {
     let mut documents = yaml::read(file)?;
     match (documents.pop(), documents.len()) {
@@ -153,7 +153,7 @@ fn read_settings(file: &Path) -> Result<Value> {
     }
 }
 
-/// The cluster of the files, with the objects that stand beside the VirtualMachines.
+/// The cluster from the files, and the objects that are in the same files as the VirtualMachines.
 fn cluster(arguments: &Arguments, others: Vec<Value>) -> Result<Cluster> {
     let mut cluster = Cluster::default();
     arguments.cluster.iter().try_for_each(|path| cluster.read(path))?;

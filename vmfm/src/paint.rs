@@ -1,28 +1,28 @@
-//! Colours, where they are wanted.
+//! Colors the output if that is wanted.
 
 use anstyle::{AnsiColor, Style};
 
-/// Whether texts are coloured.
+/// Whether texts are colored.
 #[derive(Debug, Clone, Copy)]
 pub struct Paint(pub bool);
 
-/// The parts of a report that have colours.
+/// The parts of a report that have their own color.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// What was added, what is allowed.
+    /// Something that was added, or is allowed.
     Good,
-    /// What was removed, what is denied.
+    /// Something that was removed, or is denied.
     Bad,
-    /// What deserves a look.
+    /// Something that deserves attention.
     Warning,
-    /// Where in a text something is.
+    /// The place of something in a text.
     Place,
     /// A heading.
     Heading,
 }
 
 impl Paint {
-    /// The text in the part's colour.
+    /// The text in the color of the part.
     pub fn paint(self, part: Part, text: &str) -> String {
         if !self.0 || text.is_empty() {
             return text.to_owned();

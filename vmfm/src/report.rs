@@ -1,4 +1,4 @@
-//! What a user sees of an evaluation.
+//! Shows the user the result of an evaluation.
 
 use std::fmt::Write;
 
@@ -13,13 +13,13 @@ use crate::yaml;
 /// A request that was evaluated.
 #[derive(Debug)]
 pub struct Evaluated {
-    /// The file that it comes from.
+    /// The file that the request was made from.
     pub file: String,
     /// The request.
     pub request: Value,
-    /// What became of it.
+    /// The result.
     pub evaluation: Evaluation,
-    /// How it came about, where that is wanted.
+    /// The explanation, if the user asked for one.
     pub explanation: Option<Explanation>,
 }
 
@@ -92,13 +92,13 @@ impl Evaluated {
         value
     }
 
-    /// The object as the patch leaves it.
+    /// The object after the patch.
     pub fn after(&self) -> Value {
         let object = &self.request["object"];
         self.evaluation.response.patched(object).unwrap_or_else(|_| object.clone())
     }
 
-    /// Kind, namespace and name, with escapes for what a terminal would not show.
+    /// The kind, namespace and name. Characters that a terminal would not show are escaped.
     fn name(&self) -> String {
         let text = |value: &Value| value.as_str().unwrap_or_default().escape_debug().to_string();
         let kind = self.request["kind"]["kind"].as_str().unwrap_or("?");

@@ -1,5 +1,5 @@
-//! waPC, the protocol between a WebAssembly host and its guest, on wasmtime, with the little of WASI that a guest in Rust needs.
-//! Compiled modules may be kept in a folder, by wasmtime's own cache.
+//! waPC, the protocol between a WebAssembly host and its guest, on wasmtime. It offers only as much of WASI as a guest
+//! in Rust needs. Wasmtime's own cache can keep compiled modules in a folder.
 
 use std::path::Path;
 
@@ -24,18 +24,18 @@ pub struct Instance {
     memory: Memory,
 }
 
-/// What an instance has taken up to now, its start included.
+/// What an instance has used so far, including its start.
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
-    /// Wasmtime's fuel: about one unit an instruction, the same on every machine.
+    /// Wasmtime's fuel: about one unit per instruction. It is the same on every machine.
     pub fuel: u64,
     /// The linear memory, in bytes.
     pub memory: usize,
-    /// How much of the stack is zero still, in bytes: it grows down to the start of the memory.
+    /// How many bytes of the stack are still zero. The stack grows down to the start of the memory.
     pub free_stack: usize,
 }
 
-/// What a call has said so far.
+/// The data of a call so far.
 struct State {
     callback: Callback,
     operation: Vec<u8>,
@@ -46,16 +46,16 @@ struct State {
     error: Option<Vec<u8>>,
 }
 
-/// More than any call takes: fuel is counted, not limited.
+/// More than any call needs, because fuel is only counted, not limited.
 const FUEL: u64 = u64::MAX / 2;
 
 impl Guest {
-    /// Compiles a module, or takes it from a folder of compiled modules, into which it is put otherwise.
+    /// Compiles a module, or loads it from a folder of compiled modules. A module that is not in the folder is added.
     ///
     /// # Errors
-    /// The bytes are no module, or it needs what waPC does not offer.
+    /// The bytes are not a module, or it needs something that waPC does not offer.
     pub fn load(bytes: &[u8], cache: Option<&Path>) -> Result<Self> {
-        // A damaged file costs time only, as a folder does that cannot be used.
+        // If the folder cannot be used, or a file in it is damaged, that only costs time.
         let kept = cache.and_then(cache_in).and_then(|cache| compiled(bytes, Some(cache)).ok());
         let module = kept.map_or_else(|| compiled(bytes, None), Ok)?;
         Ok(Self(linker(module.engine())?.instantiate_pre(&module)?))
@@ -64,7 +64,7 @@ impl Guest {
     /// A fresh instance.
     ///
     /// # Errors
-    /// The guest's start fails, or it is no waPC guest.
+    /// The start of the guest fails, or it is not a waPC guest.
     pub fn instance(&self, callback: Callback) -> Result<Instance> {
         let [operation, payload, host_answer] = [const { Vec::new() }; 3];
         let state = State { callback, operation, payload, host_answer, response: None, error: None };
@@ -117,20 +117,22 @@ fn compiled(bytes: &[u8], cache: Option<Cache>) -> Result<Module> {
     let mut config = Config::new();
     config.cache(cache).consume_fuel(true);
     if cfg!(debug_assertions) {
-        // An engine that is not optimised itself takes seconds to optimise a module that then runs for a millisecond.
+        // An engine that is compiled without optimization would take seconds to optimize a module that then runs for a
+        // millisecond.
         config.cranelift_opt_level(OptLevel::None);
     }
     Module::new(&Engine::new(&config)?, bytes)
 }
 
-/// Wasmtime's cache in a folder, if the folder is the user's alone: who can write to it chooses what the evaluator runs.
+/// Wasmtime's cache in a folder, if only the user can write to the folder: anyone who can do so chooses what the
+/// evaluator runs.
 #[cfg(unix)]
 fn cache_in(folder: &Path) -> Option<Cache> {
     use std::os::unix::fs::DirBuilderExt;
-    // In a folder of its own within: the cache deletes what it does not know.
+    // The cache has its own folder inside, because it deletes files that it does not know.
     let own = folder.join("wasmtime");
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&own).ok()?;
-    // The cache takes no relative path.
+    // The cache does not accept relative paths.
     let (folder, own) = (folder.canonicalize().ok()?, own.canonicalize().ok()?);
     let user = rustix::process::geteuid().as_raw();
     if !is_alone_of(user, &folder) || !is_alone_of(user, &own) {
@@ -141,7 +143,7 @@ fn cache_in(folder: &Path) -> Option<Cache> {
     Cache::new(config).ok()
 }
 
-/// Elsewhere nobody can tell whose a folder is.
+/// On other systems, the evaluator cannot tell who owns a folder, so it keeps nothing.
 #[cfg(not(unix))]
 fn cache_in(_: &Path) -> Option<Cache> {
     None
@@ -216,7 +218,7 @@ fn host_call(
     Ok(i32::from(is_answer))
 }
 
-/// As much of WASI as the standard library needs where nothing is read or printed.
+/// The part of WASI that the standard library needs if nothing is read or printed.
 fn add_wasi(linker: &mut Linker<State>) -> Result<()> {
     const SUCCESS: i32 = 0;
     const BAD_FILE: i32 = 8;
@@ -227,7 +229,7 @@ fn add_wasi(linker: &mut Linker<State>) -> Result<()> {
         write(&mut caller, size, &[0; 4])?;
         Ok(SUCCESS)
     })?;
-    // Seeds of hash maps. The same each time, so that an evaluation can be repeated.
+    // Seeds for hash maps. They are the same every time, so that an evaluation can be repeated.
     linker.func_wrap(wasi, "random_get", |mut caller: Calling<'_>, at: i32, length: i32| -> Result<i32> {
         let bytes = vec![0; usize::try_from(length)?];
         write(&mut caller, at, &bytes)?;
@@ -266,7 +268,7 @@ fn read(caller: &mut Calling<'_>, at: i32, length: i32) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// A module with nothing in it.
+    /// An empty module.
     const EMPTY: &[u8] = b"\0asm\x01\0\0\0";
 
     #[cfg(unix)]
@@ -276,7 +278,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         use std::path::PathBuf;
 
-        /// A folder for a test, its user's alone.
+        /// A folder for a test, to which only the user can write.
         struct Folder(PathBuf);
 
         impl Folder {
@@ -291,7 +293,7 @@ mod tests {
                 fs::set_permissions(self.0.join(path), Permissions::from_mode(mode)).unwrap();
             }
 
-            /// Loads a module, and gives what is kept then. Statistics and unfinished files have an extension.
+            /// Loads a module, and returns the files in the cache. Files with an extension are statistics or unfinished.
             fn after(&self, module: &[u8]) -> Vec<(PathBuf, Vec<u8>)> {
                 Guest::load(module, Some(&self.0)).unwrap();
                 let list = |folder| fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
@@ -303,7 +305,7 @@ mod tests {
 
         impl Drop for Folder {
             fn drop(&mut self) {
-                // The cache may be busy in it still.
+                // The cache may still be using it.
                 let _ = fs::remove_dir_all(&self.0);
             }
         }
@@ -319,14 +321,14 @@ mod tests {
                 fs::write(path, broken).unwrap();
                 assert!(folder.after(EMPTY) == kept);
             }
-            // Another module has a file of its own.
+            // Another module has its own file.
             assert_eq!(folder.after(&[EMPTY, b"\0\x02\x01x"].concat()).len(), 2);
         }
 
         #[test]
         fn a_folder_that_cannot_be_written_costs_time_only() {
             assert!(Guest::load(EMPTY, Some(Path::new("/dev/null/no-folder"))).is_ok());
-            // What stands where the cache would.
+            // A file with the name of the cache's folder.
             let folder = Folder::new("unwritable");
             fs::write(folder.0.join("wasmtime"), "").unwrap();
             assert_eq!(folder.after(EMPTY), []);

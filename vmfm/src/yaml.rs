@@ -1,4 +1,4 @@
-//! Reading YAML and JSON files, with errors of one line.
+//! Reads YAML and JSON files. Errors take one line.
 
 use std::fs;
 use std::io::{self, Read};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// A file that cannot be used.
+/// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// It cannot be read.
@@ -14,7 +14,7 @@ pub enum FileError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system says.
+        /// The operating system's error.
         error: io::Error,
     },
     /// It is neither YAML nor JSON.
@@ -27,16 +27,16 @@ pub enum FileError {
     },
 }
 
-/// Whether a file may hold manifests, by its name.
+/// Whether a file may contain manifests, judged by its name.
 pub fn is_name(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
 }
 
-/// The documents of a YAML or JSON file, empty ones left out, and lists of objects, as `kubectl get` prints them, taken apart; `-`
-/// is standard input.
+/// The documents of a YAML or JSON file. Empty documents are skipped, and lists of objects, which `kubectl get` prints,
+/// are split up. `-` means standard input.
 ///
 /// # Errors
-/// [`FileError`] where the file cannot be read, or is neither.
+/// [`FileError`] if the file cannot be read, or is neither YAML nor JSON.
 pub fn read(path: &Path) -> Result<Vec<Value>, FileError> {
     let text = if path == Path::new("-") {
         let mut text = String::new();
@@ -62,12 +62,12 @@ fn items(mut document: Value) -> Vec<Value> {
     }
 }
 
-/// The documents of a YAML or JSON text, empty ones left out.
+/// The documents of a YAML or JSON text. Empty documents are skipped.
 ///
 /// # Errors
 /// One line that says what is wrong, and where.
 pub fn parse(text: &str) -> Result<Vec<Value>, String> {
-    // JSON is YAML, but its own reader knows no limits of size.
+    // YAML includes JSON, but the JSON parser has no size limits.
     if let Ok(value) = serde_json::from_str(text) {
         return Ok(vec![value]);
     }

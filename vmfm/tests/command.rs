@@ -13,7 +13,7 @@ fn named(name: &str, directive: &str) -> String {
     VM.replace("name: vm", &format!("name: {name}")).replace("nvidia.com/gpu", directive)
 }
 
-/// Exit code, standard output, standard error.
+/// The exit code, standard output and standard error.
 fn run(arguments: &[&str], input: &str) -> (i32, String, String) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut child = Command::new(env!("CARGO_BIN_EXE_vmfm"))
@@ -25,14 +25,15 @@ fn run(arguments: &[&str], input: &str) -> (i32, String, String) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A program that does not read its input may be gone already.
+    // A program that does not read its input may have exited already.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// A file in a folder of the test's own (its thread has the name of the test, with its case): tests run at once.
+/// A file in the test's own folder, because tests run in parallel. The folder has the name of the thread, which is that
+/// of the test and its case.
 fn file(name: &str, text: &str) -> String {
     let test = std::thread::current().name().unwrap().replace("::", ".");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
@@ -78,7 +79,7 @@ fn example(more: &[&str]) -> (i32, String, String) {
     run(&[more, &arguments].concat(), "")
 }
 
-/// The picture's lines are those that are printed; one that is too long ends in `…`.
+/// The picture contains the lines that are printed. A line that is too long ends in `…`.
 #[test]
 fn the_picture_of_make_run_is_up_to_date() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/pictures/run.svg");
@@ -167,7 +168,7 @@ fn a_denial_is_printed_and_has_exit_code_1() {
     assert!(stdout.contains("(code 400)"), "{stdout}");
 }
 
-/// A name of two lines could pass for a second virtual machine.
+/// If a name has two lines, the second could look like another virtual machine.
 #[test]
 fn a_name_is_one_line_that_can_be_seen() {
     let vm =
@@ -370,7 +371,7 @@ fn the_diff_has_colours_where_they_are_wanted(#[case] arguments: &[&str], #[case
     assert_eq!(stdout.contains('\x1b'), is_coloured);
 }
 
-/// On a terminal, which script(1) makes.
+/// Runs the program on a terminal, which script(1) creates.
 #[rstest]
 #[case::by_default(&[], true)]
 #[case::no_color(&[("NO_COLOR", "1")], false)]
@@ -553,7 +554,7 @@ fn there_is_a_manual_page() {
     }
 }
 
-/// The second start finds the compiled module.
+/// The second start uses the compiled module.
 #[test]
 fn the_compiled_module_is_kept() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
@@ -561,7 +562,7 @@ fn the_compiled_module_is_kept() {
     let cache = folder.display().to_string();
     let written = || {
         let entries = |path: PathBuf| fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
-        // Statistics have an extension.
+        // Files with an extension are statistics.
         let modules =
             entries(folder.join("wasmtime/modules")).flat_map(entries).filter(|path| path.extension().is_none());
         let files: Vec<_> = modules.map(|path| path.metadata().unwrap()).collect();
@@ -574,7 +575,7 @@ fn the_compiled_module_is_kept() {
     assert_eq!(written(), first);
 }
 
-/// Each command in the guide that has its output below it.
+/// Runs each command in the guide that is followed by its output.
 #[test]
 fn the_guide_shows_what_the_command_prints() {
     let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/evaluator.md")).unwrap();

@@ -1,4 +1,4 @@
-//! The project's files, and the parts of them that are generated.
+//! Reads the project's files, and replaces the parts of them that are generated.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The text with another part between two marks. The marks stay.
+/// Replaces the part of a text between two marks. The marks stay.
 pub(crate) fn replace_between(text: &str, start: &str, end: &str, part: &str) -> Result<String> {
     let (head, rest) = text.split_once(start).with_context(|| format!("there is no {start:?} in it"))?;
     let (_, tail) = rest.split_once(end).with_context(|| format!("there is no {end:?} after {start:?}"))?;
     Ok(format!("{head}{start}{part}{end}{tail}"))
 }
 
-/// The text with another part between the comments that name it.
+/// Replaces the part of a text between the comments with its name.
 pub(crate) fn between(old: &str, name: &str, part: &str) -> Result<String> {
     let start = format!("<!-- {name}, written by cargo xtask generate -->\n");
     replace_between(old, &start, &format!("<!-- end of {name} -->\n"), &format!("\n{part}\n"))

@@ -1,4 +1,4 @@
-//! What follows from the kinds that the policy looks up: what a ClusterAdmissionPolicy has to declare.
+//! Generates what follows from the kinds that the policy looks up: the kinds that a ClusterAdmissionPolicy must declare.
 
 use anyhow::{Context, Result};
 use vm_feature_manager_policy::cluster::{KINDS, Kind, Provider, SECRET};
@@ -8,7 +8,7 @@ pub(crate) fn all(old: &str) -> Result<String> {
     declare(old, "contextAwareResources:", |_| true)
 }
 
-/// The chart's annotation, with all kinds; its template leaves out what the settings do not need.
+/// The chart's annotation, with all kinds. The chart's template removes those that the settings do not need.
 pub(crate) fn chart(old: &str) -> Result<String> {
     declare(old, "kubewarden/contextAwareResources: |", |_| true)
 }
@@ -23,12 +23,12 @@ pub(crate) fn without_harvester(old: &str) -> Result<String> {
     declare(old, "contextAwareResources:", |kind| *kind != SECRET && !is_harvester(kind))
 }
 
-/// Whether Harvester alone serves the kind.
+/// Whether only Harvester serves the kind.
 pub(crate) fn is_harvester(kind: &Kind) -> bool {
     kind.provider == Provider::PciDevices
 }
 
-/// The text with another list under the key.
+/// Replaces the list under the key.
 fn declare(old: &str, key: &str, is_declared: impl Fn(&Kind) -> bool) -> Result<String> {
     let mut lines = old.lines();
     let mut new = Vec::new();

@@ -1,4 +1,4 @@
-//! The project's own tasks. `cargo xtask generate` writes the files that follow from the declarations in the policy's source.
+//! The project's own tasks. `cargo xtask generate` writes the files that follow from declarations in the policy's source.
 
 mod files;
 mod kinds;
@@ -27,15 +27,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Writes the files, and the parts of files, that follow from the declarations in the policy's source
+    /// Writes the files, and the parts of files, that follow from declarations in the policy's source
     Generate {
-        /// Writes nothing, but fails where a file is not as it would be written
+        /// Writes nothing, but fails if a file is out of date
         #[arg(long)]
         check: bool,
     },
-    /// Draws what a command printed, which is read from standard input, as a picture of a terminal
+    /// Reads the output of a command from standard input, and draws it as a picture of a terminal
     Terminal {
-        /// The command, as it stands after the prompt
+        /// The command, as shown after the prompt
         #[arg(long)]
         command: String,
         /// The SVG file to write
@@ -43,7 +43,7 @@ enum Task {
     },
 }
 
-/// A file that is generated, or has a part that is: its path, and how its text is made from what it has.
+/// A file that is generated as a whole or in part: its path, and a function from its old text to its new text.
 struct Generated {
     path: &'static str,
     make: fn(&str) -> Result<String>,
@@ -84,7 +84,7 @@ fn main() -> Result<()> {
     }
 }
 
-/// The files that are not as they would be written, with what would be.
+/// The generated files that are out of date, with the text that they should have.
 fn outdated() -> Result<Vec<(&'static str, String)>> {
     let mut outdated = Vec::new();
     for Generated { path, make } in FILES {

@@ -10,7 +10,7 @@ use syn::{Attribute, Expr, Item, Lit, LitStr};
 
 use crate::files::{replace_between, root};
 
-/// The guide with its tables of messages. Which files a table is made from stands in the comment before it.
+/// The guide, with new tables of messages. The comment before each table names the files that it is made from.
 pub(crate) fn guide(old: &str) -> Result<String> {
     const START: &str = "<!-- messages of ";
     const WRITTEN: &str = ", written by cargo xtask generate -->\n";
@@ -40,7 +40,7 @@ pub(crate) fn guide(old: &str) -> Result<String> {
     Ok(text)
 }
 
-/// All Rust files under a folder, in the order of their names.
+/// All Rust files under a folder, sorted by name.
 pub(crate) fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -60,7 +60,7 @@ fn parse(file: &Path) -> Result<Vec<Item>> {
     Ok(syn::parse_file(&code).with_context(|| format!("{} is not Rust", file.display()))?.items)
 }
 
-/// The constants that stand for a text or a number, by their names.
+/// The constants that are a string or a number, by name.
 fn constants() -> Result<HashMap<String, String>> {
     let mut constants = HashMap::new();
     for file in sources(&root().join("src"))? {
@@ -78,14 +78,14 @@ fn constants() -> Result<HashMap<String, String>> {
     Ok(constants)
 }
 
-/// Appends the rows of a file's errors.
+/// Appends the rows for the errors in a file.
 fn rows(file: &Path, constants: &HashMap<String, String>, table: &mut String) -> Result<()> {
     for item in parse(file)? {
         let Item::Enum(errors) = item else { continue };
         for variant in &errors.variants {
             let Some(message) = message(&variant.attrs)? else { continue };
             let message = words(&message, constants);
-            // An error without words of its own passes on those of another.
+            // An error without its own text has the text of the error in it.
             if message == "..." {
                 continue;
             }
@@ -101,7 +101,7 @@ fn rows(file: &Path, constants: &HashMap<String, String>, table: &mut String) ->
     Ok(())
 }
 
-/// The format string of an error's words.
+/// The format string of an error.
 fn message(attributes: &[Attribute]) -> Result<Option<String>> {
     let is_error = |attribute: &&Attribute| attribute.path().is_ident("error");
     let Some(attribute) = attributes.iter().find(is_error) else { return Ok(None) };
@@ -113,7 +113,7 @@ fn message(attributes: &[Attribute]) -> Result<Option<String>> {
     Ok(Some(attribute.parse_args_with(parse)?))
 }
 
-/// What follows the key in the documentation.
+/// The text after the key in the documentation.
 fn documented(attributes: &[Attribute], key: &str) -> Option<String> {
     let lines = attributes.iter().filter_map(|attribute| match &attribute.meta {
         syn::Meta::NameValue(meta) if meta.path.is_ident("doc") => match &meta.value {
@@ -128,7 +128,7 @@ fn documented(attributes: &[Attribute], key: &str) -> Option<String> {
     Some(lines.take_while(is_more).fold(first, |text, line| format!("{text} {}", line.trim())))
 }
 
-/// A format string as the user sees it: constants as they are, `...` for what differs.
+/// A format string as users see it, with the values of constants, and `...` for everything variable.
 fn words(format: &str, constants: &HashMap<String, String>) -> String {
     let mut text = String::new();
     let mut rest = format;

@@ -1,4 +1,4 @@
-//! The reference: directives, options, settings, lookups. The front page and kwctl's page have parts of it.
+//! Generates the reference: directives, options, settings, lookups. The README and the page that kwctl shows contain parts of it.
 
 use anyhow::Result;
 use vm_feature_manager_policy::reference::{self, OptionReference, Reference};
@@ -8,7 +8,7 @@ use crate::{rights, settings};
 
 const PREFIX: &str = "vm-feature-manager.io/";
 
-/// The front page, with a short table of the directives.
+/// The README, with a short table of the directives.
 pub(crate) fn readme(old: &str) -> Result<String> {
     let mut table = "| directive | for example | what you get |\n| --- | --- | --- |\n".to_owned();
     for (name, Reference { example, gives, page, .. }) in reference::features() {
@@ -42,7 +42,7 @@ fn directives() -> String {
     sections.collect::<Vec<_>>().join("\n")
 }
 
-/// The columns of `kubectl get virtualmachines`: each directive, what was applied, what failed.
+/// The columns for `kubectl get virtualmachines`: for each feature, its directive, what was applied, and what failed.
 pub(crate) fn columns(_: &str) -> Result<String> {
     let mut columns = vec![("NAMESPACE".to_owned(), ".metadata.namespace".to_owned())];
     columns.push(("NAME".to_owned(), ".metadata.name".to_owned()));
@@ -60,7 +60,7 @@ pub(crate) fn columns(_: &str) -> Result<String> {
     Ok(format!("{}\n{}\n", heads.trim_end(), paths.join("  ")))
 }
 
-/// The page that kwctl shows, with the directives and the options.
+/// The page that kwctl shows, with tables of the directives and the options.
 pub(crate) fn usage(old: &str) -> Result<String> {
     let mut table = "| directive | for example |\n| --- | --- |\n".to_owned();
     for (name, reference) in reference::features() {

@@ -1,4 +1,4 @@
-//! What follows from what the features look up: the rights of policy-server, in the manifests and in the chart.
+//! Generates what follows from the features' lookups: the permissions of policy-server, in the manifests and in the chart.
 
 use anyhow::{Context, Result};
 use vm_feature_manager_policy::cluster::access::{Access, Condition, Verbs};
@@ -11,21 +11,21 @@ use crate::kinds::is_harvester;
 const START: &str = "  # Written by cargo xtask generate, from what the features look up.\n";
 const END: &str = "  # End of what is generated.\n";
 
-/// What is looked up for a feature: the key of its settings, which is empty for what belongs to none, and its name.
+/// A lookup for a feature. The key of the feature's settings and its name are empty if the lookup belongs to no feature.
 struct Reason {
     settings: &'static str,
     feature: &'static str,
     access: Access,
 }
 
-/// The rights to one kind.
+/// The permissions for one kind.
 struct Rule {
     kind: &'static Kind,
     verbs: Verbs,
     reasons: Vec<Reason>,
 }
 
-/// A rule for each kind, in the order in which they are declared.
+/// A rule for each kind, in the order of the declarations.
 fn rules() -> Vec<Rule> {
     let features = reference::features().into_iter().flat_map(|(feature, reference)| {
         let settings = reference.settings;
@@ -50,7 +50,7 @@ fn rules() -> Vec<Rule> {
 }
 
 impl Rule {
-    /// The lines of the rule, with a comment that says what it is for.
+    /// The lines of the rule, with a comment that says why it is needed.
     fn lines(&self) -> Vec<String> {
         let group = if self.kind.group().is_empty() { "\"\"" } else { self.kind.group() };
         let mut lines: Vec<String> = self.reasons.iter().map(Reason::comment).collect();
@@ -60,12 +60,13 @@ impl Rule {
         lines
     }
 
-    /// Whether a ClusterRole grants it whatever the settings: a Secret is granted by its namespace, and by hand.
+    /// Whether the ClusterRole contains the rule with all settings. Permission for Secrets is granted by hand, for each
+    /// namespace.
     fn is_granted_everywhere(&self) -> bool {
         *self.kind != SECRET
     }
 
-    /// The condition in the language of Helm's templates; `None` where it is always needed.
+    /// The condition in Helm's template language; `None` if the rule is always needed.
     fn condition(&self) -> Option<String> {
         let conditions: Option<Vec<String>> = self.reasons.iter().map(Reason::condition).collect();
         let mut conditions = conditions?;
@@ -103,7 +104,7 @@ impl Reason {
     }
 }
 
-/// A call of a function of Helm's templates; what it would be called with where that is one thing.
+/// A call of a function in Helm's template language. If there is only one argument, it is just the argument.
 fn call(function: &str, arguments: &[String]) -> String {
     match arguments {
         [argument] => argument.strip_prefix('(').and_then(|a| a.strip_suffix(')')).unwrap_or(argument).to_owned(),
@@ -111,14 +112,14 @@ fn call(function: &str, arguments: &[String]) -> String {
     }
 }
 
-/// The manifest, with all rights but those to Secrets.
+/// The manifest, with all permissions except those for Secrets.
 pub(crate) fn manifest(old: &str) -> Result<String> {
     let lines = rules().into_iter().filter(Rule::is_granted_everywhere).flat_map(|rule| rule.lines());
     replace_between(old, START, END, &text(lines))
 }
 
-/// The chart's template: each right where the settings need it. Rights to the objects of users stand in a Role where the
-/// values name namespaces.
+/// The chart's template. Each rule has the condition under which the settings need it. Permissions for users' objects
+/// are in a Role if the values name namespaces.
 pub(crate) fn chart(old: &str) -> Result<String> {
     let mut variables = Vec::new();
     let mut lines = Vec::new();
@@ -148,14 +149,14 @@ pub(crate) fn chart(old: &str) -> Result<String> {
     replace_between(&new, START, END, &text(lines))
 }
 
-/// The start of the name of the value that lists the namespaces of a kind.
+/// The prefix of the chart's value that lists namespaces for a kind.
 fn value_of(kind: &Kind) -> String {
     let mut letters = kind.name.chars();
     let first = letters.next().map(|letter| letter.to_ascii_lowercase());
     first.into_iter().chain(letters).collect()
 }
 
-/// The patch of the manifest for clusters without Harvester: its rules go.
+/// The patch of the manifest for clusters without Harvester, which removes the rules for its kinds.
 pub(crate) fn without_harvester(old: &str) -> Result<String> {
     const START: &str =
         "      # Written by cargo xtask generate: the rules for Harvester's devices go, the last one first.\n";
@@ -179,7 +180,7 @@ fn text(lines: impl IntoIterator<Item = String>) -> String {
     lines.into_iter().map(|line| line + "\n").collect()
 }
 
-/// The list of lookups and rights.
+/// The table of lookups and permissions.
 pub(crate) fn reference() -> String {
     let mut list = String::new();
     for rule in rules() {

@@ -1,4 +1,4 @@
-//! Every sentence that a user can read has its row in `docs/troubleshooting.md`.
+//! Checks that every sentence that a user can read has a row in `docs/troubleshooting.md`.
 
 use std::fs;
 
@@ -9,11 +9,11 @@ use syn::{Attribute, ExprStruct, ImplItemConst, Lit, Macro, Meta};
 use crate::files::root;
 use crate::messages::sources;
 
-/// The string literals that the policy may print, as the compiler reads them.
+/// The string literals that the policy may print. They are parsed as the compiler parses them.
 #[derive(Default)]
 struct Literals(Vec<String>);
 
-/// Visits nodes of these types, except those that their attributes leave out of the module.
+/// Visits nodes of these types, except those whose attributes exclude them from the module.
 macro_rules! visit_what_is_kept {
     ($($visit:ident($node:ident),)+) => {
         $(fn $visit(&mut self, node: &'ast syn::$node) {
@@ -46,7 +46,7 @@ impl<'ast> Visit<'ast> for Literals {
         visit_variant(Variant),
     }
 
-    /// Leaves out what is for the reference alone.
+    /// Skips declarations that only the reference uses.
     fn visit_expr_struct(&mut self, node: &'ast ExprStruct) {
         const TYPES: [&str; 3] = ["Reference", "OptionReference", "Access"];
         let name = node.path.segments.last().map(|segment| segment.ident.to_string());
@@ -55,21 +55,21 @@ impl<'ast> Visit<'ast> for Literals {
         }
     }
 
-    /// Leaves out the constant that several references have in common.
+    /// Skips the constant that several references share.
     fn visit_impl_item_const(&mut self, node: &'ast ImplItemConst) {
         if node.ident != "TAKES" && !node.attrs.iter().any(leaves_out) {
             visit::visit_impl_item_const(self, node);
         }
     }
 
-    /// Reads the words of an error, and leaves out documentation, whose attribute is no list.
+    /// Reads the text of an error. Documentation is skipped: its attribute is not a list.
     fn visit_attribute(&mut self, node: &'ast Attribute) {
         if let Meta::List(list) = &node.meta {
             self.read(list.tokens.clone());
         }
     }
 
-    /// Leaves out the declarations of settings: their labels are the form's.
+    /// Skips the declarations of settings, whose labels appear only in the form.
     fn visit_macro(&mut self, node: &'ast Macro) {
         if !node.path.is_ident("section") {
             self.read(node.tokens.clone());
@@ -92,7 +92,7 @@ impl Literals {
         literals.0
     }
 
-    /// Reads the tokens of a macro or an attribute, without the documentation among them.
+    /// Reads the tokens of a macro or an attribute, except documentation.
     fn read(&mut self, tokens: TokenStream) {
         for token in tokens {
             match token {
@@ -111,7 +111,7 @@ impl Literals {
     }
 }
 
-/// Whether the attribute leaves something out of the module.
+/// Whether the attribute excludes something from the module.
 fn leaves_out(attribute: &Attribute) -> bool {
     match &attribute.meta {
         Meta::List(list) if list.path.is_ident("cfg") => list.tokens.to_string() == "test",
@@ -119,8 +119,8 @@ fn leaves_out(attribute: &Attribute) -> bool {
     }
 }
 
-/// The longest part of a format string between its placeholders, if it is part of a sentence. What is shorter is a name, or a
-/// part of another sentence.
+/// The longest part of a format string between its placeholders, if it belongs to a sentence. A shorter part is a name,
+/// or belongs to another sentence.
 fn sentence(literal: &str) -> Option<&str> {
     let parts = literal.split('{').flat_map(|part| part.rsplit('}').take(1));
     let part = parts.max_by_key(|part| part.len())?.trim_matches([' ', ';', ':', ',']);
@@ -128,7 +128,7 @@ fn sentence(literal: &str) -> Option<&str> {
     (words.count() >= 4 && part.contains(' ') && part.len() >= 12).then_some(part)
 }
 
-/// The sentences of all files, each with its file.
+/// The sentences in all files, each with the file that contains it.
 fn sentences() -> Vec<(String, String)> {
     let mut sentences = Vec::new();
     for file in sources(&root().join("src")).unwrap() {

@@ -1,4 +1,4 @@
-//! What follows from the declarations of the settings: the form, the chart's values and their schema, the reference.
+//! Generates what follows from the declarations of the settings: the form, the chart's values and their schema, the reference.
 
 use std::collections::BTreeSet;
 
@@ -9,19 +9,19 @@ use vm_feature_manager_policy::settings::{Content, Description};
 
 use crate::files::{between, replace_between};
 
-/// A setting with its whole name.
+/// A setting with its full name.
 struct Leaf {
     path: String,
-    /// With its section's title.
+    /// The label, with the title of the section.
     label: String,
     help: String,
     schema: Value,
     default: Value,
-    /// The setting that switches its section off, if there is one.
+    /// The setting that enables its section, if there is one.
     switch: Option<String>,
 }
 
-/// All settings, in the order of their declarations.
+/// All settings, in the order of the declarations.
 fn leaves() -> Vec<Leaf> {
     let mut leaves = Vec::new();
     let root = Settings::description();
@@ -52,8 +52,8 @@ fn collect(section: &Description, path: &str, leaves: &mut Vec<Leaf>) {
     }
 }
 
-/// The questions of the form in the Rancher UI. Types and conditions are those that work in the UI extension of today: names
-/// with dots on the top level instead of `map[` containers, one group, no `required`, `show_if` with a single `=`.
+/// The questions of the form in the Rancher UI. Types and conditions are those that the current UI extension supports:
+/// names with dots at the top level instead of `map[` containers, one group, no `required`, and `show_if` with a single `=`.
 pub(crate) fn questions(_: &str) -> Result<String> {
     let mut text = "# Written by cargo xtask generate, from the declarations of the settings.\nquestions:\n".to_owned();
     for leaf in leaves() {
@@ -93,7 +93,7 @@ pub(crate) fn questions(_: &str) -> Result<String> {
     Ok(text)
 }
 
-/// The package for Artifact Hub, which has the questions in it.
+/// The package for Artifact Hub, which contains the questions.
 pub(crate) fn package(old: &str) -> Result<String> {
     let start = "  kubewarden/questions-ui: |\n";
     let (head, rest) = old.split_once(start).context("there is no annotation kubewarden/questions-ui in it")?;
@@ -108,7 +108,7 @@ pub(crate) fn package(old: &str) -> Result<String> {
 const START: &str = "# Written by cargo xtask generate, from the declarations of the settings.\n";
 const END: &str = "# End of what is generated.\n";
 
-/// The chart's values: the settings with their defaults.
+/// The chart's values: the settings and their defaults.
 pub(crate) fn values(old: &str) -> Result<String> {
     let mut text = "settings:\n".to_owned();
     write_values(&Settings::description(), "  ", &mut text);
@@ -128,7 +128,7 @@ fn write_values(section: &Description, indent: &str, text: &mut String) {
     }
 }
 
-/// The schema of the chart's values, with the settings.
+/// The schema of the chart's values, which contains the settings.
 pub(crate) fn schema(old: &str) -> Result<String> {
     let mut schema: Value = serde_json::from_str(old)?;
     let settings = schema.pointer_mut("/properties/settings").context("there is no property settings in it")?;
@@ -156,10 +156,10 @@ fn to_schema(description: &Description) -> Value {
     schema
 }
 
-/// What every feature has.
+/// The settings that every feature has.
 const SHARED: [&str; 2] = ["enabled", "errorHandling"];
 
-/// The settings by section, with a table and what the user should know of each.
+/// The settings by section: for each section, a table, and what the user should know about the settings.
 pub(crate) fn reference() -> String {
     let Content::Section(settings) = Settings::description().content else { return String::new() };
     let (sections, general): (Vec<_>, Vec<_>) =
@@ -167,7 +167,7 @@ pub(crate) fn reference() -> String {
     let mut text = "### General settings\n\n".to_owned();
     write_section(&general, "", &general, &mut text);
 
-    // What every feature has is explained once.
+    // The settings that every feature has are explained only once.
     let features =
         sections.iter().filter(|section| SHARED.iter().all(|key| members(section).iter().any(|s| s.key == *key)));
     let first = features.clone().next().map(members).unwrap_or_default();
@@ -201,7 +201,7 @@ fn members(section: &Description) -> Vec<Description> {
     }
 }
 
-/// A table of settings, and what the user should know of some of them.
+/// A table of settings, and the help texts of those that have one.
 fn write_section(settings: &[Description], prefix: &str, explained: &[Description], text: &mut String) {
     text.push_str("| setting | default | takes | what it is |\n| --- | --- | --- | --- |\n");
     for setting in settings {
@@ -216,7 +216,7 @@ fn write_section(settings: &[Description], prefix: &str, explained: &[Descriptio
     text.push_str(if explained.is_empty() { "" } else { "\n" });
 }
 
-/// The chart's page, with a table of its values: its own, from their schema, and the policy's settings.
+/// The chart's page, with a table of its values: the chart's own, from their schema, and the policy's settings.
 pub(crate) fn chart_readme(old: &str) -> Result<String> {
     const PAGE: &str = "https://github.com/vm-feature-manager/vm-feature-manager-policy/blob/main/docs/reference.md";
     let file = crate::root().join("charts/vm-feature-manager-policy/values.schema.json");
@@ -246,7 +246,7 @@ fn write_chart_values(schema: &Value, path: &str, table: &mut String) -> Result<
     Ok(())
 }
 
-/// The whole names of all settings.
+/// The full names of all settings.
 #[cfg(test)]
 pub(crate) fn paths() -> Vec<String> {
     leaves().into_iter().map(|leaf| leaf.path).collect()
@@ -270,7 +270,7 @@ fn takes(schema: &Value) -> String {
     }
 }
 
-/// The fuzzer's dictionary: the names of directives and options, the settings and their words.
+/// The fuzzer's dictionary: the names of directives and options, and the settings with their accepted words.
 pub(crate) fn dictionary(old: &str) -> Result<String> {
     let mut words: Vec<String> = crate::reference::names().into_iter().map(str::to_owned).collect();
     for leaf in leaves() {
@@ -293,7 +293,7 @@ fn flow(value: &Value) -> String {
     }
 }
 
-/// A text in YAML: in quotes where it would be read as something else.
+/// A string in YAML, in quotes if it would otherwise not be read as this string.
 fn scalar(text: &str) -> String {
     let is_plain =
         text.starts_with(|c: char| c.is_ascii_alphanumeric()) && !text.contains(": ") && !text.contains(" #");

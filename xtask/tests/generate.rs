@@ -1,4 +1,5 @@
-//! The generated files are what the declarations say. A test, and not a command of its own, so that nothing is built twice for it.
+//! Checks that the generated files are up to date. This is a test and not a separate command, so that nothing is
+//! compiled twice.
 
 use std::process::Command;
 

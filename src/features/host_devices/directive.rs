@@ -1,4 +1,4 @@
-//! The value of a directive that lists devices, in a type that cannot hold a bad one.
+//! The value of a directive that lists devices. An invalid value cannot be represented.
 
 use serde_json::{Value, json};
 
@@ -10,13 +10,13 @@ use crate::values::name::SUBDOMAIN;
 /// The devices that a directive asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::features) struct Devices {
-    /// Each once, as [`Bus::read`] writes it.
+    /// Each device once, in the form that [`Bus::read`] returns.
     pub(in crate::features) list: Vec<String>,
-    /// The node that they are on, if the directive names it.
+    /// The node that the devices are on, if the directive names it.
     pub(in crate::features) node: Option<String>,
 }
 
-/// A value that names no devices, or not as it should.
+/// Why a value is not a valid list of devices.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::features) enum DirectiveError {
     /// Cause: quotes or commas
@@ -74,13 +74,13 @@ fn example(bus: &Bus) -> String {
     format!("write {{\"devices\": [\"{}\"]}}", bus.example)
 }
 
-/// Checks that a VirtualMachine does not get too many devices.
+/// Checks that a VirtualMachine does not get more devices than it may have.
 pub(super) fn check_count(count: usize, max: usize, bus: &'static Bus) -> Result<(), DirectiveError> {
     if count > max { Err(DirectiveError::TooMany { count, max, bus }) } else { Ok(()) }
 }
 
 impl Devices {
-    /// Reads a directive's value; at most `max` devices.
+    /// Reads a directive's value, with at most `max` devices.
     pub(super) fn parse(value: &str, max: usize, bus: &'static Bus) -> Result<Self, DirectiveError> {
         let json: Value =
             serde_json::from_str(value).map_err(|error| DirectiveError::Json { column: error.column(), bus })?;

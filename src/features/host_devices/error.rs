@@ -1,9 +1,9 @@
-//! Why host devices cannot be given.
+//! Why a VirtualMachine cannot get its host devices.
 
 use super::Bus;
 use crate::cluster::{ClusterError, LookupError};
 
-/// Why devices that are asked for as they should be cannot be given.
+/// Why a VirtualMachine cannot get devices, although the directive is valid.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::features) enum HostDevicesError {
     /// Cause: the gate is off; on Harvester it is on
@@ -91,8 +91,8 @@ fn remedy(error: &LookupError, bus: &Bus) -> String {
     }
 }
 
-/// Whether there may be a Harvester whose devices cannot be read for now, or not with these rights. The API server forbids
-/// only what it serves, and Harvester refuses devices that are named otherwise.
+/// Whether the cluster may have Harvester although its devices cannot be read, for now or for lack of permissions. The
+/// API server refuses access only to kinds that it serves, and Harvester rejects devices with other names.
 pub(super) fn has_harvester(error: &LookupError) -> bool {
     !matches!(error.cause, ClusterError::KindNotServed | ClusterError::NotDeclared | ClusterError::NotOffered)
 }

@@ -1,4 +1,4 @@
-//! Harvester's names for devices: the host device has the name of a PCIDevice or USBDevice and the resource that it is one of.
+//! Harvester's devices: a host device must have the name of a PCIDevice or USBDevice, and that device's resource.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -11,35 +11,36 @@ use crate::text;
 use crate::values::pci::PciAddress;
 use crate::vm::Device;
 
-/// The most devices that a message lists.
+/// The most devices that a message lists by name.
 const LISTED: usize = 8;
 
-/// The cluster's devices of a bus, as far as they matter to a VirtualMachine.
+/// The cluster's devices of a bus that matter to a VirtualMachine.
 pub(super) struct Inventory<'n> {
     bus: &'static Bus,
     devices: Vec<Rc<HostDevice>>,
-    /// The claims by their names, if these say which devices are passed through.
+    /// The claims by name, if the bus is one whose claims say which devices are passed through.
     claims: BTreeMap<String, Rc<Claim>>,
-    /// The one node that counts.
+    /// The node that the devices must be on, if it is known.
     node: Option<&'n str>,
 }
 
-/// A device that is asked for, and those that it may be. All of these are enabled for passthrough.
+/// A device that the directive asks for, and the cluster's devices that match it. All of these are enabled for passthrough.
 struct Candidates<'i> {
     wanted: &'i str,
     devices: Vec<&'i HostDevice>,
 }
 
-/// The device for one that is asked for.
+/// The cluster's device for one that the directive asks for.
 pub(super) struct Chosen<'i> {
     pub(super) device: &'i HostDevice,
-    /// The entry of the VirtualMachine that is this device already.
+    /// The entry of the VirtualMachine that already is this device.
     pub(super) entry: Option<Device<'i>>,
 }
 
 impl<'n> Inventory<'n> {
-    /// Looks up the devices. If the node is known, they are looked up one by one, which needs the fewest permissions. An update
-    /// needs the list: Harvester adds the devices that must go along only to a new VirtualMachine.
+    /// Looks up the devices. If the node is known, each device is looked up by name, which needs the fewest
+    /// permissions. An update needs the list, because Harvester adds the other devices of an IOMMU group only to a new
+    /// VirtualMachine.
     pub(super) fn look_up(
         bus: &'static Bus,
         devices: &Devices,
@@ -51,7 +52,7 @@ impl<'n> Inventory<'n> {
             return Self::of_names(bus, names, node, context);
         }
         match (Self::of_all(bus, node, context), names()) {
-            // What cannot be listed may still be read by its name.
+            // If policy-server may not list devices, it may still be able to get them by name.
             (Err(error), Some(names)) if !error.is_temporary() => Self::of_names(bus, names, node, context),
             (result, _) => result,
         }
@@ -88,11 +89,11 @@ impl<'n> Inventory<'n> {
         Ok(inventory)
     }
 
-    /// Chooses a device for each that is asked for, in their order.
+    /// Chooses a device for each one that the directive asks for, in the same order.
     ///
     /// # Errors
-    /// A device that no node has, or that is not enabled for passthrough; one that stands for different devices; devices of
-    /// which no node has all.
+    /// A device is on no node, or is not enabled for passthrough; a text matches devices of different resources; or no
+    /// node has all the devices.
     pub(super) fn choose<'i>(
         &'i self,
         devices: &'i Devices,
@@ -105,7 +106,7 @@ impl<'n> Inventory<'n> {
             None => Some(chosen.device.node()),
         });
         let first = nodes.find_map(|node| node);
-        // Devices that were added earlier do not help where the rest are on another node.
+        // Devices that were added earlier do not help if the others are on another node.
         if nodes.flatten().any(|node| Some(node) != first) && !ours.is_empty() {
             return self.choose_with(&[], devices, context);
         }
@@ -158,7 +159,7 @@ impl<'n> Inventory<'n> {
         Ok(claim.and_then(|claim| claim.user().map(str::to_owned)))
     }
 
-    /// The devices that the one may be, by the names of their nodes.
+    /// The devices that match, in the order of their nodes' names.
     fn candidates(&self, wanted: &str) -> Result<Vec<&HostDevice>, HostDevicesError> {
         let of_node = |device: &&HostDevice| self.node.is_none_or(|node| device.node() == node);
         let devices = self.devices.iter().map(Rc::as_ref);
@@ -185,9 +186,10 @@ impl<'n> Inventory<'n> {
         }
     }
 
-    /// The entries that are the devices already. An entry counts for one device only: by what the device is that it is named
-    /// after, or by its resource. An entry that is named after another device is another one, unless the directive added it:
-    /// Harvester's controller names entries anew after the devices that a VirtualMachine was really given.
+    /// For each device, the entry that already is this device. An entry counts for only one device. It matches by the
+    /// device that it is named after, or by its resource. An entry that is named after another device does not match,
+    /// unless the directive added it: Harvester's controller renames entries after the devices that a VirtualMachine
+    /// actually got.
     fn already_there<'v>(
         &self,
         candidates: &[Candidates<'_>],
@@ -216,9 +218,9 @@ impl<'n> Inventory<'n> {
         there
     }
 
-    /// The first node that has all the missing devices. Harvester refuses a VirtualMachine with devices of two nodes,
-    /// so where it has one already, only that node counts. Several nodes will do if they have the same devices: then
-    /// the scheduler chooses, as a host device stands for any device of its resource.
+    /// The first node that has all the missing devices. Harvester rejects a VirtualMachine with devices of two nodes,
+    /// so if it already has a device, only that device's node counts. If several nodes have the same devices, the
+    /// scheduler chooses, because a host device can be any device of its resource.
     fn node_for<'i>(
         &self,
         missing: &[&Candidates<'i>],
@@ -243,7 +245,7 @@ impl<'n> Inventory<'n> {
                 return Err(HostDevicesError::OtherNode { bound: bound.to_owned(), devices: places() });
             }
         }
-        // A device that is there may have been given elsewhere, so it only helps to choose.
+        // A device that is already there may actually have been assigned on another node, so it only breaks ties.
         if nodes.iter().any(|node| have_all(present, node)) {
             nodes.retain(|node| have_all(present, node));
         }
@@ -264,8 +266,8 @@ impl<'n> Inventory<'n> {
         self.devices.iter().map(Rc::as_ref).find(|device| device.name() == entry.name)
     }
 
-    /// Whether an entry is named after a device that is asked for. The name of a PCI device says so even where it was not looked
-    /// up; one of a USB device may be of one that is gone.
+    /// Whether an entry is named after a device that the directive asks for. The name of a PCI device tells this even
+    /// if the device was not looked up. The name of a USB device does not, because the device may have been unplugged.
     fn is_named_after(&self, entry: &Device<'_>, wanted: &str) -> bool {
         match self.known(entry) {
             Some(device) => is(device, wanted),
@@ -273,7 +275,7 @@ impl<'n> Inventory<'n> {
         }
     }
 
-    /// The node of the device that an entry is named after, looked up or not.
+    /// The node of the device that an entry is named after, whether the device was looked up or not.
     fn node_of<'p>(&'p self, entry: &Device<'p>) -> Option<&'p str> {
         match self.known(entry) {
             Some(device) => Some(device.node()),
@@ -282,12 +284,12 @@ impl<'n> Inventory<'n> {
     }
 }
 
-/// Whether a device is the one that is asked for, or one of those.
+/// Whether a device is the one that the directive asks for, or one of several that match.
 fn is(device: &HostDevice, wanted: &str) -> bool {
     device.name() == wanted || key(device) == wanted
 }
 
-/// What the device is: its address, or vendor and product.
+/// What identifies the device: its PCI address, or its vendor and product.
 pub(super) fn key(device: &HostDevice) -> String {
     device.address().map_or_else(|| device.ids(), str::to_owned)
 }
@@ -296,7 +298,7 @@ fn have_all(candidates: &[&Candidates<'_>], node: &str) -> bool {
     candidates.iter().all(|one| one.devices.iter().any(|device| device.node() == node))
 }
 
-/// The names of the devices' nodes, which are in order.
+/// The names of the devices' nodes. The devices must be sorted by node.
 fn names_of_nodes(devices: &[&HostDevice]) -> String {
     let mut last = "";
     let nodes = devices.iter().map(|device| device.node());

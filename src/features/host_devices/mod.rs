@@ -1,5 +1,5 @@
-//! Host devices, PCI and USB, whichever feature adds them: the plan for a directive that lists them, names that are free, and the
-//! devices that Harvester adds beside them.
+//! Host devices, PCI and USB, for every feature that adds them: the plan for a directive that lists devices, free
+//! names, and the devices that Harvester adds because of others.
 
 mod bus;
 mod directive;
@@ -41,18 +41,18 @@ section! {
     }
 }
 
-/// Who knows the names of devices.
+/// Whose names and resources host devices get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NamedBy {
-    /// Harvester, if there is one.
+    /// Harvester's if the cluster has it, otherwise KubeVirt's.
     Auto,
-    /// Harvester.
+    /// Always Harvester's.
     Harvester,
-    /// KubeVirt, or nobody.
+    /// Never Harvester's: KubeVirt's, or names made of the address.
     Other,
 }
 
-/// What the settings say about the devices of a bus.
+/// What the settings say about devices of a bus.
 pub(super) struct Rules<'a> {
     pub(super) settings: &'a HostDeviceSettings,
     pub(super) named_by: NamedBy,
@@ -77,7 +77,7 @@ pub(super) fn plan(
     if named_by == NamedBy::Other {
         wanted.otherwise(None, &mut plan)?;
     } else {
-        // Without Harvester's answer, nobody knows who owns a device.
+        // Without an answer from Harvester, nobody knows who claimed a device.
         let is_auto = named_by == NamedBy::Auto && !settings.require_claim_owner;
         match Inventory::look_up(bus, &wanted.devices, node, context) {
             Ok(inventory) => wanted.by_harvester(&inventory, &mut plan)?,
@@ -97,7 +97,7 @@ pub(super) fn plan(
     Ok(Some(plan))
 }
 
-/// The devices that a directive asks for, and what decides about them.
+/// The devices that a directive asks for, and what their plan depends on.
 struct Wanted<'a, 'c> {
     bus: &'static Bus,
     settings: &'a HostDeviceSettings,
@@ -106,7 +106,7 @@ struct Wanted<'a, 'c> {
 }
 
 impl Wanted<'_, '_> {
-    /// Plans Harvester's devices.
+    /// Plans the devices under Harvester's names.
     fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> anyhow::Result<()> {
         let choices = inventory.choose(&self.devices, self.context)?;
         for (index, chosen) in choices.iter().enumerate() {
@@ -129,7 +129,7 @@ impl Wanted<'_, '_> {
         Ok(())
     }
 
-    /// Plans the devices without Harvester. `error` is why it could not be asked, if the policy has tried.
+    /// Plans the devices without Harvester. `error` says why Harvester's devices cannot be read, if the policy tried to.
     fn otherwise(&self, error: Option<&LookupError>, plan: &mut Plan) -> anyhow::Result<()> {
         let Self { bus, devices, context, .. } = self;
         if self.settings.require_claim_owner {
@@ -146,7 +146,7 @@ impl Wanted<'_, '_> {
                 object(entry.name).is_some_and(|(_, named)| bus.name_is_address && named == *device)
             };
             plan.entries.push(match there.iter().position(|entry| entry.resource == resource || is_named(entry)) {
-                // Another device of the resource needs another entry.
+                // An entry counts for only one device: a second device of the same resource needs another entry.
                 Some(index) => host_device(&there.remove(index)),
                 None => HOST_DEVICE.entry(&names.next().unwrap_or_default(), &resource),
             });
@@ -154,7 +154,8 @@ impl Wanted<'_, '_> {
         Ok(())
     }
 
-    /// The devices that the VirtualMachine has under Harvester's names, if these are all. Then nothing depends on a lookup.
+    /// The entries of the devices, if the VirtualMachine already has all of them under Harvester's names. Then no
+    /// lookup is needed.
     fn in_place(&self) -> anyhow::Result<Option<Vec<Entry>>> {
         let Self { devices, context, .. } = self;
         let there = [our_devices(context), context.vm.host_devices()?].concat();
@@ -178,8 +179,9 @@ impl Wanted<'_, '_> {
         our_devices(self.context).iter().any(|entry| object(entry.name).is_some())
     }
 
-    /// Checks that the settings let a VirtualMachine of this namespace take a device: by what it is, also in capitals and with its node
-    /// in front, by its name in Harvester, or by its resource. The device itself may be such a name.
+    /// Checks that the settings allow this namespace the device. A pattern may match its address or ids, also in upper
+    /// case or with the node in front, its name in Harvester, or its resource. `device` may be an address, ids, or a
+    /// name in Harvester.
     fn check_allowed(
         &self,
         device: &str,
@@ -199,8 +201,9 @@ impl Wanted<'_, '_> {
         Err(HostDevicesError::NotAllowed { device, namespace, bus: self.bus })
     }
 
-    /// Checks that the requester is who claimed a device; a claim may name nobody. What the VirtualMachine
-    /// had before is not asked for: KubeVirt's and Harvester's controllers change VirtualMachines, too.
+    /// Checks that the requester claimed the device. If the claim names nobody, nobody passes. Devices that the
+    /// VirtualMachine had before are not checked, because KubeVirt's and Harvester's controllers change
+    /// VirtualMachines, too.
     fn check_owner(&self, inventory: &Inventory<'_>, chosen: &Chosen<'_>) -> anyhow::Result<()> {
         let Self { bus, context, .. } = self;
         let before = context.old.and_then(|old| old.host_devices().ok()).unwrap_or_default();
@@ -218,7 +221,7 @@ impl Wanted<'_, '_> {
     }
 }
 
-/// Checks that KubeVirt takes host devices, where its object may be read.
+/// Checks that KubeVirt accepts host devices, if policy-server may read its object.
 pub(super) fn check_gate(lookups: &Lookups<'_>) -> Result<(), HostDevicesError> {
     match lookups.kubevirt() {
         Ok(kubevirt) if !kubevirt.has_gate("HostDevices") => Err(HostDevicesError::GateOff),
@@ -226,7 +229,7 @@ pub(super) fn check_gate(lookups: &Lookups<'_>) -> Result<(), HostDevicesError> 
     }
 }
 
-/// The node that the directive names, or that the VirtualMachine must run on.
+/// The node that the directive names, or on which the VirtualMachine must run.
 fn the_node<'d>(devices: &'d Devices, placed: Option<&'d str>) -> Result<Option<&'d str>, HostDevicesError> {
     match (devices.node.as_deref(), placed) {
         (Some(named), Some(placed)) if named != placed => {
@@ -236,13 +239,14 @@ fn the_node<'d>(devices: &'d Devices, placed: Option<&'d str>) -> Result<Option<
     }
 }
 
-/// The node of one of Harvester's objects, and its device: the address of a PCIDevice, vendor and product of a USBDevice.
+/// The node and the device in the name of one of Harvester's objects: the address of a PCIDevice, or the vendor and
+/// product of a USBDevice.
 fn object(name: &str) -> Option<(&str, String)> {
     let usb = || UsbIds::of_usb_device(name).map(|(node, ids)| (node, ids.to_string()));
     PciAddress::of_pci_device(name).map(|(node, address)| (node, address.to_string())).or_else(usb)
 }
 
-/// The name of the object that stands for a device on a node, if there can be only one.
+/// The name of Harvester's object for a device on a node, if only one is possible.
 fn object_name(node: &str, device: &str) -> Option<String> {
     match device.parse::<PciAddress>() {
         Ok(address) => Some(format!("{node}-{}", address.compact())),
@@ -261,18 +265,18 @@ fn host_device(device: &Device<'_>) -> Entry {
     HOST_DEVICE.entry(device.name, device.resource)
 }
 
-/// The prefix of the names that the policy makes for USB devices.
+/// The prefix of the names that the policy gives USB devices.
 pub(super) const USB_PREFIX: &str = "usb";
 
-/// Whether a host device is a USB device: one of a resource of Harvester's or KubeVirt's own, which have no others, or one with a
-/// name that the policy makes for it.
+/// Whether a host device is a USB device. It is if its resource starts with `kubevirt.io/`, which Harvester and
+/// KubeVirt use only for USB devices, or if it has a name that the policy gives USB devices.
 pub(super) fn is_usb(device: &Device<'_>) -> bool {
     device.resource.starts_with("kubevirt.io/") || made_number(USB_PREFIX, device.name).is_some()
 }
 
-/// `count` names for new devices of the VirtualMachine, `<prefix>-<n>`, which none of its devices has, nor any that the
-/// feature added before. KubeVirt makes the alias of a device of the name, and Harvester turns GPUs into host devices, so
-/// the name is free among both.
+/// `count` names, `<prefix>-<n>`, for new devices of the VirtualMachine. Neither its devices nor those that the feature
+/// added before have such a name. A name must be unused by both host devices and GPUs, because KubeVirt makes the
+/// device's alias of it, and Harvester turns GPUs into host devices.
 pub(super) fn free_names(
     prefix: &'static str,
     count: usize,
@@ -282,7 +286,7 @@ pub(super) fn free_names(
     let ours = context.ours.iter().filter_map(|added| added.entry.as_device());
     let names = host_devices.iter().chain(&gpus).map(|device| device.name);
     let names = names.chain(ours.map(|(name, _)| name));
-    // Among so many numbers, at least as many are free as are wanted.
+    // With this many numbers, at least `count` are free.
     let mut taken = vec![false; host_devices.len() + gpus.len() + context.ours.len() + count];
     for number in names.filter_map(|name| made_number(prefix, name)) {
         if let Some(is_taken) = taken.get_mut(number) {
@@ -296,7 +300,7 @@ pub(super) fn free_names(
 /// The number in a name that [`free_names`] makes.
 fn made_number(prefix: &str, name: &str) -> Option<usize> {
     let digits = name.strip_prefix(prefix)?.strip_prefix('-')?;
-    // A sign or a zero in front would be read as well.
+    // `parse` would also accept a sign or leading zeros.
     let is_written_so = digits == "0" || digits.starts_with(|c: char| ('1'..='9').contains(&c));
     digits.parse().ok().filter(|_| is_written_so)
 }

@@ -1,4 +1,4 @@
-//! The devices that Harvester adds beside others.
+//! The devices that Harvester adds because of others.
 
 use std::rc::Rc;
 
@@ -10,19 +10,19 @@ use crate::values::pci::PciAddress;
 use crate::vm::entry::Entry;
 use crate::vm::{ShapeError, VirtualMachine};
 
-/// The devices that Harvester added because they share an IOMMU group with those of a feature. Harvester does so when a
-/// VirtualMachine is created. Source: `harvester/pcidevices`, `pkg/webhook/vm.go`.
+/// The devices that Harvester added because they share an IOMMU group with those of a feature. Harvester does this when
+/// a VirtualMachine is created. Source: `harvester/pcidevices`, `pkg/webhook/vm.go`.
 ///
-/// Each stands here with the names of the feature's devices in its group.
+/// Each comes with the names of the feature's devices in its group.
 #[derive(Debug, Default)]
 pub(crate) struct Siblings(Vec<(Entry, Vec<String>)>);
 
 impl Siblings {
-    /// Finds them among the VirtualMachine's devices that nobody is known to have asked for. Nothing is looked up where
-    /// there are no such devices.
+    /// Finds the siblings among the VirtualMachine's devices that nobody is known to have asked for. If there are no
+    /// such devices, nothing is looked up.
     ///
     /// # Errors
-    /// The names of devices that may be siblings, where PCI devices cannot be looked up.
+    /// The names of devices that may be siblings, if PCI devices cannot be looked up.
     pub(crate) fn find(
         ours: &[Recorded],
         vm: &VirtualMachine,
@@ -45,7 +45,7 @@ impl Siblings {
         }
         let devices = match lookups.list::<HostDevice>(&PCI_DEVICE) {
             Ok(devices) => devices,
-            // Without Harvester, nobody adds devices.
+            // Only Harvester adds devices.
             Err(error) if error.cause == ClusterError::KindNotServed => return Ok(Self::default()),
             Err(error) => return Err((candidates.into_iter().map(|entry| entry.name).collect(), error)),
         };
@@ -54,37 +54,37 @@ impl Siblings {
             let group = group_of(&entry)?;
             let has_group = |added: &&Recorded| group_of(&added.entry) == Some(group);
             let devices: Vec<&Recorded> = ours.iter().filter(has_group).collect();
-            // What stood beside each of them was there before.
+            // Harvester did not add a device that was already there when each of the feature's devices was added.
             let was_there = devices.iter().all(|added| stood_beside(name_of(&entry), added));
             (!was_there).then(|| (entry, devices.iter().map(|added| name_of(&added.entry).to_owned()).collect()))
         });
         Ok(Self(siblings.collect()))
     }
 
-    /// All of them.
+    /// All siblings.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.0.iter().map(|(entry, _)| entry)
     }
 
-    /// Those that go, as none of the devices that stay shares a group with them.
+    /// The siblings to remove, because none of the remaining devices is in their group.
     pub(crate) fn without_those_of<'s>(&'s self, staying: &'s [Recorded]) -> impl Iterator<Item = &'s Entry> {
         let is_staying = |name: &String| staying.iter().any(|added| name_of(&added.entry) == name);
         self.0.iter().filter(move |(_, devices)| !devices.iter().any(is_staying)).map(|(entry, _)| entry)
     }
 }
 
-/// The name of a device; empty for another entry.
+/// The name of a device; empty if the entry is not a device.
 fn name_of(entry: &Entry) -> &str {
     entry.as_device().map(|(name, _)| name).unwrap_or_default()
 }
 
-/// The node of a PCIDevice by its name.
+/// The node of a PCIDevice, taken from its name.
 fn node_of(name: &str) -> Option<&str> {
     PciAddress::of_pci_device(name).map(|(node, _)| node)
 }
 
-/// Warns of PCI devices that share an IOMMU group with one of the VirtualMachine's and are not among them, although Harvester
-/// will not add them: it adds them only to a new VirtualMachine, and only if all its host devices are PCI devices.
+/// Warns about PCI devices that share an IOMMU group with one of the VirtualMachine's devices, if Harvester will not
+/// add them. It adds them only to a new VirtualMachine, and only if all its host devices are PCI devices.
 pub(super) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<String>, ShapeError> {
     let there = context.vm.host_devices()?;
     let mut names: Vec<&str> = there.iter().map(|device| device.name).collect();
@@ -93,7 +93,7 @@ pub(super) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<Strin
     let Some(node) = names.iter().find_map(|name| node_of(name)).filter(|_| !are_added) else {
         return Ok(None);
     };
-    // If they cannot be listed, none is known.
+    // If they cannot be listed, there is no warning.
     let devices: Vec<Rc<HostDevice>> = context.lookups.list(&PCI_DEVICE).unwrap_or_default();
     let of_node = devices.iter().filter(|device| device.node() == node);
     let (there, others): (Vec<_>, Vec<_>) = of_node.partition(|device| names.contains(&device.name()));
@@ -108,7 +108,7 @@ pub(super) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<Strin
     }))
 }
 
-/// The PCIDevices that the VirtualMachine has on the node of the entry beside it.
+/// The PCIDevices that the VirtualMachine has on the same node as the entry.
 pub(crate) fn beside(entry: &Entry, vm: &VirtualMachine) -> Vec<String> {
     let Some(node) = node_of(name_of(entry)) else {
         return Vec::new();

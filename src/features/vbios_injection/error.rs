@@ -1,4 +1,4 @@
-//! Why a device cannot have its ROM.
+//! Why a device cannot get its ROM.
 
 use super::VOLUME;
 use super::rom::RomError;

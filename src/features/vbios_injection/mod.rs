@@ -1,5 +1,5 @@
-//! vBIOS injection: a passed-through device gets its ROM. KubeVirt has no field for it, so a hook sidecar writes it into
-//! the guest's definition at each start.
+//! vBIOS injection: a passed-through device gets its ROM. KubeVirt has no field for a ROM, so a hook sidecar adds it to
+//! the definition of the guest at each start.
 
 mod error;
 mod rom;
@@ -77,10 +77,10 @@ const NAME: &str = "vbios-injection";
 const DEVICE_OPTION: &str = "vbios-device";
 const IMAGE_OPTION: &str = "sidecar-image";
 
-/// The volume of the delivery `volume`.
+/// The volume with the ROM, if `romDelivery` is `volume`.
 const VOLUME: &str = "vbios-rom";
 
-/// The volumes that KubeVirt gives every pod. Source: `pkg/virt-controller/services/rendervolumes.go`.
+/// The volumes that KubeVirt adds to every pod. Source: `pkg/virt-controller/services/rendervolumes.go`.
 const POD_VOLUMES: [&str; 9] = [
     "container-disks",
     "ephemeral-disks",
@@ -175,7 +175,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     Ok(Some(plan))
 }
 
-/// Checks that who asks for the ROM may read it.
+/// Checks that the requester may read the ConfigMap with the ROM.
 fn check_access(name: &str, context: &Context<'_>) -> Result<(), VbiosError> {
     let (requester, namespace) = (context.requester, context.namespace);
     match context.lookups.may_get(&requester.name, &requester.groups, &CONFIG_MAP, name, namespace) {
@@ -188,7 +188,7 @@ fn check_access(name: &str, context: &Context<'_>) -> Result<(), VbiosError> {
     }
 }
 
-/// Checks that the ConfigMap's name is one, and can be that of a pod volume.
+/// Checks that the ConfigMap's name is valid, and can be used for a volume of the pod.
 fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> anyhow::Result<()> {
     if !SUBDOMAIN.allows(name) {
         return Err(VbiosError::Name.into());
@@ -215,27 +215,27 @@ fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> an
 
 /// The device that the ROM is for.
 struct Target {
-    /// The names and addresses that the hook looks for, as its program takes them.
+    /// The names and addresses that the hook looks for, in the form that its program takes.
     devices: String,
-    /// The name of the PCIDevice, where the device is one of Harvester's.
+    /// The name of the PCIDevice, if the device is one of Harvester's.
     pci_device: Option<String>,
     warning: Option<String>,
 }
 
-/// Matches any device: Harvester may rename the device, and add others beside it.
+/// Matches the only device, whatever its name: Harvester may rename it.
 const ONLY: &str = "*";
 
-/// The device that the option names, or the only one.
+/// The device that the option names, or the VirtualMachine's only device.
 fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> anyhow::Result<Target> {
     let host_devices = context.vm.host_devices()?;
     let gpus = context.vm.gpus()?;
-    // USB devices stand among the host devices, and have no ROM.
+    // USB devices are in the list of host devices, too, but have no ROM.
     let devices: Vec<&Device<'_>> = host_devices.iter().chain(&gpus).filter(|device| !is_usb(device)).collect();
     let names = || match devices.as_slice() {
         [] => "none".to_owned(),
         devices => text::list(devices.iter().map(|device| device.name)),
     };
-    // It may have devices, too.
+    // An instance type may add devices, too.
     let has_instance_type = context.vm.has_instance_type();
     if let Some(option) = context.directives.option(DEVICE_OPTION)? {
         if let Some(device) = devices.iter().find(|device| device.name == option) {
@@ -246,7 +246,7 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> anyhow::Result<Targ
         if let (Some(address), Some(device)) = (address, devices.iter().find(at_address)) {
             return to_target(device, &address.to_string(), device.name);
         }
-        // Where the address of a device is not known here, the hook finds it out.
+        // If the policy does not know the address of a device, the hook finds it when the VM starts.
         let is_unknown = |_: &PciAddress| has_instance_type || devices.iter().any(|d| address_of(d).is_none());
         if let Some(address) = address.filter(is_unknown) {
             return Ok(Target { devices: address.to_string(), pci_device: None, warning: None });
@@ -268,7 +268,7 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> anyhow::Result<Targ
             ),
         }),
         [device] => to_target(device, device.name, ONLY),
-        // Harvester adds the devices that share an IOMMU group with the one that was alone when the ROM was asked for.
+        // There was only one device when the ROM was added. Harvester added the others because they share its IOMMU group.
         _ => match devices.iter().find(|device| was_for(device.name, sidecars, context)) {
             Some(device) => to_target(device, device.name, ONLY),
             None => Err(VbiosError::SeveralDevices { devices: names() }.into()),
@@ -276,7 +276,7 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> anyhow::Result<Targ
     }
 }
 
-/// Whether the sidecar that the VirtualMachine has looks for a device of the name.
+/// Whether the VirtualMachine's sidecar looks for a device of this name.
 fn was_for(device: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> bool {
     let ours = context.ours.iter().find(|added| added.entry.place == &HOOK_SIDECAR);
     let sidecar = ours.map(|added| added.entry.value.as_str()).or_else(|| sidecars.of_policy());
@@ -284,7 +284,7 @@ fn was_for(device: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> bool
     devices.split(' ').any(|name| name == device)
 }
 
-/// The hook takes what it looks for apart at spaces, and reads `*` and `?` as wildcards.
+/// Checks that the hook can look for the names: it splits its argument at spaces, and reads `*` and `?` as wildcards.
 fn to_target(device: &Device<'_>, first: &str, second: &str) -> anyhow::Result<Target> {
     let is_usable = |name: &str| !name.is_empty() && !name.contains([' ', '\t', '\n', '*', '?']);
     if !is_usable(first) {
@@ -298,7 +298,7 @@ fn to_target(device: &Device<'_>, first: &str, second: &str) -> anyhow::Result<T
     })
 }
 
-/// The device's address, where its name or resource tells it.
+/// The device's address, if its name or resource contains it.
 fn address_of(device: &Device<'_>) -> Option<PciAddress> {
     let of_name = PciAddress::of_pci_device(device.name).map(|(_, address)| address);
     of_name.or_else(|| PciAddress::of_device_name(device.resource))
@@ -323,7 +323,7 @@ fn rom(name: &str, context: &Context<'_>) -> anyhow::Result<Rom> {
     }
 }
 
-/// The keys that the ConfigMap has instead.
+/// The key that the ConfigMap has instead of `binaryData.rom`, for a message.
 fn describe_keys(config_map: &ConfigMap) -> String {
     if config_map.data.contains_key("rom") {
         ", only data.rom, which cannot hold bytes".to_owned()
@@ -344,7 +344,7 @@ fn image_option(context: &Context<'_>) -> anyhow::Result<Option<ImageReference>>
     }
 }
 
-/// The option's image, or the default's with the tag of the running KubeVirt.
+/// The image from the option, or the default image with the tag of the running KubeVirt.
 fn image(
     option: Option<ImageReference>,
     kubevirt: Option<&KubeVirt>,
@@ -363,7 +363,7 @@ fn image(
     Err(VbiosError::ImageNotAllowed { image, allowed: Pattern::list(allowed) }.into())
 }
 
-/// Warns of a ROM for another device than the one that it goes to.
+/// Warns if the ROM is made for another device than the one that gets it.
 fn mismatch(rom: Rom, pci_device: &str, context: &Context<'_>) -> Option<String> {
     let (vendor, device) = rom.ids?;
     let pci_device = context.lookups.device(&PCI_DEVICE, pci_device).ok()?;

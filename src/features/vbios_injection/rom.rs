@@ -1,18 +1,18 @@
-//! The option ROM in a ConfigMap: its signature, and what its header says of the device that it is for.
+//! The option ROM in a ConfigMap: its signature, and the device that its header names.
 //!
-//! Format: PCI Firmware Specification 3.3, section 5.1.1: `55 AA`, at 18h the offset of the structure `PCIR`, and in it
-//! the vendor id at 4 and the device id at 6, all little endian.
+//! Format: PCI Firmware Specification 3.3, section 5.1.1. The ROM starts with `55 AA`. At 18h is the offset of the
+//! structure `PCIR`, which contains the vendor id at 4 and the device id at 6. All numbers are little endian.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// How much of a ROM is decoded: more than any offset of 16 bits can reach with the structure after it.
+/// How much of a ROM is decoded. This is enough for any offset of 16 bits and the structure after it.
 const HEAD: usize = 0x1_0000 + 0x20;
 
 /// The header of an option ROM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rom {
-    /// Vendor and device that it is for, if it says so.
+    /// The vendor and device ids that the ROM is for, if the header names them.
     pub(super) ids: Option<(u16, u16)>,
 }
 
@@ -36,9 +36,9 @@ pub(super) enum RomError {
 }
 
 impl Rom {
-    /// Reads the header of a ROM in base64.
+    /// Reads the header of a ROM that is encoded in base64.
     pub(super) fn parse(base64: &str) -> Result<Self, RomError> {
-        // Four characters are three bytes.
+        // In base64, four characters encode three bytes.
         let head = base64.get(..HEAD.div_ceil(3) * 4).unwrap_or(base64);
         let bytes = STANDARD.decode(head).map_err(|_| RomError::Base64)?;
         let byte = |index: usize| bytes.get(index).copied();
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
     use rstest::rstest;
 
-    /// A ROM whose PCIR structure is at the offset.
+    /// Makes a ROM whose PCIR structure is at the offset.
     fn rom(offset: u16, signature: &[u8; 4]) -> Vec<u8> {
         let at = usize::from(offset);
         let mut rom = vec![0; at + 0x18];

@@ -1,4 +1,4 @@
-//! The hook sidecar.
+//! Makes the hook sidecar.
 
 use serde::Serialize;
 
@@ -7,17 +7,18 @@ use crate::values::image::ImageReference;
 use super::{RomDelivery, VbiosInjectionSettings};
 use crate::settings::Choice;
 
-/// The mark of the policy's own entry: the first argument of the program.
+/// Marks the policy's own sidecar: the first argument of the program.
 const MARKER: &str = "vm-feature-manager.io/vbios-injection";
 
-/// The program that installs and is the hook.
+/// The program that is the hook, and that installs itself.
 ///
-/// Started by `python3 -c` with `MARKER DELIVERY ON_FAILURE DEVICES SHIM-ARGUMENT...`, it installs itself as
-/// `onDefineDomain` and becomes the sidecar-shim; called as `onDefineDomain --vmi JSON --domain XML` it prints the domain.
-/// `DEVICES` are tried in turn: a name in the VM, a PCI address on the host, `*` the only one, `?` the only one or none.
+/// `python3 -c` starts it with `MARKER DELIVERY ON_FAILURE DEVICES SHIM-ARGUMENT...`. It then installs itself as
+/// `onDefineDomain` and becomes the sidecar-shim. When the shim calls it as `onDefineDomain --vmi JSON --domain XML`,
+/// it prints the changed domain. It tries the `DEVICES` in turn: a name in the VM, a PCI address on the host, `*` for
+/// the only device, `?` for the only device or none.
 const PROGRAM: &str = include_str!("hook.py");
 
-/// Where in the command the devices stand.
+/// The position of `DEVICES` in the command.
 pub(super) const DEVICES: usize = 6;
 
 /// A hook sidecar. Source: `kubevirt.io/kubevirt`, `pkg/hooks/hooks.go`.
@@ -30,7 +31,7 @@ struct Sidecar<'s> {
     config_map: Option<Mount<'s>>,
 }
 
-/// A ConfigMap whose key the sidecar mounts.
+/// A ConfigMap and its key, which KubeVirt mounts into the sidecar.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Mount<'s> {
