@@ -147,6 +147,16 @@ impl Directives {
         as_text(value, source, name).map(|text| Some(text).filter(|t| !t.is_empty()))
     }
 
+    /// Whether both contain the same directive for a feature, with the same options, wherever it was found.
+    pub(crate) fn ask_the_same(&self, other: &Self, feature: &'static str, options: &[&'static str]) -> bool {
+        let value = |directives: &Self| match directives.get(feature) {
+            Asked::Yes(directive) => Some(directive.value.clone()),
+            Asked::No | Asked::Unreadable => None,
+        };
+        let has_same = |option: &&'static str| self.option(option) == other.option(option);
+        value(self) == value(other) && options.iter().all(has_same)
+    }
+
     /// Whether the option may be in user data that cannot be read.
     pub(crate) fn is_unreadable(&self, option: &'static str) -> bool {
         !self.annotations.contains_key(&keys::directive(option))

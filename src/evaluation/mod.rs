@@ -2,6 +2,8 @@
 
 mod planning;
 
+use std::cell::OnceCell;
+
 use slog::{Logger, info, warn};
 
 use crate::cluster::Lookups;
@@ -15,7 +17,7 @@ use crate::settings::ErrorHandling;
 use crate::text;
 use crate::verdict::{Decision, Denial, Verdict};
 use crate::vm::{ShapeError, VirtualMachine};
-use planning::{Outcome, Step, Task};
+use planning::{Ending, Outcome, Step, Task};
 
 /// The VirtualMachine before an update, and its directives.
 pub(crate) struct Old {
@@ -35,6 +37,8 @@ pub(crate) struct Evaluation<'r> {
     ownership: Ownership<'r>,
     verdict: Verdict,
     refusals: Vec<String>,
+    /// The features that fail on the VirtualMachine before the update, too. It is found out when a feature fails.
+    failures_before: OnceCell<Vec<&'static str>>,
 }
 
 impl<'r> Evaluation<'r> {
@@ -53,8 +57,16 @@ impl<'r> Evaluation<'r> {
         };
         let added_to_old = old.map(added_to).unwrap_or_default();
         let ownership = Ownership { declared: vm.last_applied(), old: old.map(|old| &old.vm), added_to_old };
-        let (verdict, refusals) = Default::default();
-        Self { request, settings, lookups, log, old, directives, vm, ownership, verdict, refusals }
+        let (verdict, refusals, failures_before) = Default::default();
+        Self { request, settings, lookups, log, old, directives, vm, ownership, verdict, refusals, failures_before }
+    }
+
+    /// The evaluation of the VirtualMachine before the update, as an update that changes nothing.
+    fn before<'o>(&'o self, old: &'o Old) -> Evaluation<'o> {
+        let Self { request, settings, lookups, log, .. } = *self;
+        let mut before = Evaluation::new(request, settings, lookups, log, Some(old), &old.directives, old.vm.clone());
+        before.failures_before = OnceCell::from(Vec::new());
+        before
     }
 
     /// Applies the features.
@@ -62,8 +74,8 @@ impl<'r> Evaluation<'r> {
         let tasks: Vec<Task<'r>> = FEATURES.iter().map(|feature| self.task(feature)).collect();
         let changes = self.changes(&tasks)?;
         changes.gone.iter().try_for_each(|entry| self.vm.remove(entry))?;
-        for (task, outcome) in tasks.iter().zip(changes.outcomes) {
-            self.apply(task, outcome)?;
+        for (task, ending) in tasks.iter().zip(changes.endings) {
+            self.apply(task, ending)?;
         }
         self.verdict.warnings.extend(changes.warning);
         self.warn_of_options();
@@ -97,14 +109,26 @@ impl<'r> Evaluation<'r> {
     }
 
     /// Adds what a feature wants, and writes its annotations.
-    fn apply(&mut self, task: &Task<'_>, outcome: Outcome) -> Result<(), ShapeError> {
-        match (outcome.result, &task.step) {
-            (_, Step::Leave) => self.warn(task, &task.warnings),
-            (Ok(Some(plan)), _) => self.succeed(task, plan, outcome.wanted)?,
-            (Err(error), Step::Plan(directive)) => self.fail(task, *directive, &error)?,
-            _ => self.clear(task, None)?,
+    fn apply(&mut self, task: &Task<'_>, ending: Ending) -> Result<(), ShapeError> {
+        match (ending.outcome, &task.step) {
+            (Outcome::Planned(plan), _) => self.succeed(task, plan, ending.wanted)?,
+            (Outcome::Removed, _) => self.clear(task, None)?,
+            (Outcome::Failed(error), Step::Plan(directive)) => self.fail(task, *directive, &error)?,
+            (Outcome::FailedBefore(error), _) => self.keep(task, &error),
+            (Outcome::Left | Outcome::Failed(_), _) => self.warn(task, &task.warnings),
         }
         Ok(())
+    }
+
+    /// Leaves the feature as it is, because it failed in the same way before this request.
+    fn keep(&mut self, task: &Task<'_>, error: &anyhow::Error) {
+        let name = task.feature.name;
+        let error = text::line(&error.to_string());
+        info!(self.log, "feature fails as before"; self.request, "feature" => name, "error" => &error);
+        self.verdict.failed.push(name);
+        self.verdict.warnings.push(format!(
+            "{name} fails as before this request, and stays as it is until the directive changes, or what it needs: {error}"
+        ));
     }
 
     fn succeed(&mut self, task: &Task<'_>, plan: Plan, wanted: Vec<Recorded>) -> Result<(), ShapeError> {

@@ -3,8 +3,9 @@
 
 use std::borrow::Cow;
 
-use super::Evaluation;
+use super::{Evaluation, Old};
 use crate::directives::{Asked, Directive, Directives};
+use crate::features::FEATURES;
 use crate::features::feature::{Context, Feature, Plan};
 use crate::features::host_devices::{Siblings, beside};
 use crate::features::record::{Demand, Record, Recorded};
@@ -32,15 +33,28 @@ pub(super) enum Step<'t> {
     Plan(Directive<'t>),
 }
 
-/// What a feature wants, and how that was found.
-pub(super) struct Outcome {
-    pub(super) result: anyhow::Result<Option<Plan>>,
+/// How the task of a feature ends.
+pub(super) enum Outcome {
+    /// What the feature added stays as it is.
+    Left,
+    /// What the feature added is removed.
+    Removed,
+    Planned(Plan),
+    /// The feature fails, and its error mode decides.
+    Failed(anyhow::Error),
+    /// The feature fails as it did before the request, so what it added stays as it is.
+    FailedBefore(anyhow::Error),
+}
+
+/// How a task ends, and the entries that the feature wants.
+pub(super) struct Ending {
+    pub(super) outcome: Outcome,
     pub(super) wanted: Vec<Recorded>,
 }
 
-/// The changes to the VirtualMachine, and the outcome of each task.
+/// The changes to the VirtualMachine, and how each task ends.
 pub(super) struct Changes {
-    pub(super) outcomes: Vec<Outcome>,
+    pub(super) endings: Vec<Ending>,
     pub(super) gone: Vec<Entry>,
     /// Why devices that Harvester may have added stay.
     pub(super) warning: Option<String>,
@@ -112,52 +126,77 @@ impl<'r> Evaluation<'r> {
     /// Plans the features in their order, and compares what they want with what they added before.
     pub(super) fn changes(&self, tasks: &[Task<'_>]) -> Result<Changes, ShapeError> {
         let recorded: Vec<Recorded> = tasks.iter().flat_map(|task| task.recorded.iter().cloned()).collect();
-        let mut outcomes = self.outcomes(tasks, &Siblings::default())?;
-        let wanted = |outcomes: &[Outcome]| {
-            let successes = outcomes.iter().filter(|outcome| outcome.result.is_ok());
-            successes.flat_map(|outcome| outcome.wanted.clone()).collect::<Vec<_>>()
+        let mut endings = self.endings(tasks, &Siblings::default())?;
+        let wanted = |endings: &[Ending]| {
+            let successes = endings.iter().filter(|ending| !matches!(ending.outcome, Outcome::Failed(_)));
+            successes.flat_map(|ending| ending.wanted.clone()).collect::<Vec<_>>()
         };
         // If a device is removed, the devices that Harvester added because of it are removed, too.
-        let (siblings, warning) = self.siblings(&without(&recorded, &wanted(&outcomes)), &recorded);
-        let is_shrinking = |task: &&Task<'_>| !without(&task.recorded, &wanted(&outcomes)).is_empty();
+        let (siblings, warning) = self.siblings(&without(&recorded, &wanted(&endings)), &recorded);
+        let is_shrinking = |task: &&Task<'_>| !without(&task.recorded, &wanted(&endings)).is_empty();
         let feature = tasks.iter().find(is_shrinking).map(|task| task.feature.name);
         let warning = feature.zip(warning).map(|(name, warning)| format!("{name}: {warning}"));
         if siblings.entries().next().is_some() {
-            outcomes = self.outcomes(tasks, &siblings)?;
+            endings = self.endings(tasks, &siblings)?;
         }
-        let wanted = wanted(&outcomes);
+        let wanted = wanted(&endings);
         let gone = without(&recorded, &wanted).into_iter().map(|added| &added.entry);
         let gone = gone.chain(siblings.without_those_of(&wanted)).cloned().collect();
-        Ok(Changes { outcomes, gone, warning })
+        Ok(Changes { endings, gone, warning })
     }
 
     /// Plans the features in their order, each on the base with what earlier features want.
-    fn outcomes(&self, tasks: &[Task<'_>], siblings: &Siblings) -> Result<Vec<Outcome>, ShapeError> {
+    fn endings(&self, tasks: &[Task<'_>], siblings: &Siblings) -> Result<Vec<Ending>, ShapeError> {
         let (left, changing): (Vec<_>, Vec<_>) = tasks.iter().partition(|task| matches!(task.step, Step::Leave));
         let mut base = Cow::Borrowed(&self.vm);
         let recorded = changing.iter().flat_map(|task| &task.recorded).map(|added| &added.entry);
         recorded.chain(siblings.entries()).try_for_each(|entry| base.to_mut().remove(entry))?;
         left.iter().flat_map(|task| &task.recorded).try_for_each(|added| base.to_mut().add(&added.entry))?;
         let mut vm = base.clone();
-        let mut outcomes = Vec::new();
+        let mut endings = Vec::new();
         for task in tasks {
-            let (result, wanted) = match task.step {
-                Step::Leave => (Ok(None), task.recorded.clone()),
-                Step::Remove => (Ok(None), Vec::new()),
-                Step::Plan(directive) => match self.plan(task, directive, &base, &vm) {
-                    Ok(Some((plan, wanted))) => (Ok(Some(plan)), wanted),
-                    Ok(None) => (Ok(None), Vec::new()),
-                    // The request is denied. Later features are planned as if nothing had changed.
-                    Err(error) if self.error_handling(task.feature) == ErrorHandling::Reject => {
-                        (Err(error), task.recorded.clone())
-                    }
-                    Err(error) => (Err(error), Vec::new()),
-                },
-            };
-            wanted.iter().try_for_each(|added| vm.to_mut().add(&added.entry))?;
-            outcomes.push(Outcome { result, wanted });
+            let ending = self.ending(task, &base, &vm);
+            ending.wanted.iter().try_for_each(|added| vm.to_mut().add(&added.entry))?;
+            endings.push(ending);
         }
-        Ok(outcomes)
+        Ok(endings)
+    }
+
+    /// Finds out how a task ends. `vm` is the base with what earlier features want.
+    fn ending(&self, task: &Task<'_>, base: &VirtualMachine, vm: &VirtualMachine) -> Ending {
+        let ending = |outcome, wanted: &[Recorded]| Ending { outcome, wanted: wanted.to_vec() };
+        let directive = match task.step {
+            Step::Leave => return ending(Outcome::Left, &task.recorded),
+            Step::Remove => return ending(Outcome::Removed, &[]),
+            Step::Plan(directive) => directive,
+        };
+        match self.plan(task, directive, base, vm) {
+            Ok(Some((plan, wanted))) => ending(Outcome::Planned(plan), &wanted),
+            Ok(None) => ending(Outcome::Removed, &[]),
+            Err(error) if self.failed_before(task.feature) => ending(Outcome::FailedBefore(error), &task.recorded),
+            // The request is denied. Later features are planned as if nothing had changed.
+            Err(error) if self.error_handling(task.feature) == ErrorHandling::Reject => {
+                ending(Outcome::Failed(error), &task.recorded)
+            }
+            Err(error) => ending(Outcome::Failed(error), &[]),
+        }
+    }
+
+    /// Whether a feature that fails fails on the VirtualMachine before the update, too, with the same directive and the
+    /// same options, so that the request does not cause it.
+    fn failed_before(&self, feature: &Feature) -> bool {
+        let failed_on = |old: &Old| {
+            let before = self.before(old);
+            let tasks: Vec<Task<'_>> = FEATURES.iter().map(|feature| before.task(feature)).collect();
+            let failed = |ending: &Ending| matches!(ending.outcome, Outcome::Failed(_));
+            let features = tasks.iter().map(|task| task.feature.name);
+            let endings = before.endings(&tasks, &Siblings::default()).unwrap_or_default();
+            features.zip(&endings).filter(|(_, ending)| failed(ending)).map(|(name, _)| name).collect()
+        };
+        let is_asked_anew =
+            self.old.is_none_or(|old| !self.directives.ask_the_same(&old.directives, feature.name, feature.options));
+        let failures = || self.old.map(failed_on).unwrap_or_default();
+        !is_asked_anew && self.failures_before.get_or_init(failures).contains(&feature.name)
     }
 
     /// Plans a feature. `vm` is the base with what earlier features want. What the base has is not recorded, because

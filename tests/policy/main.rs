@@ -1,6 +1,7 @@
 //! Requests in, responses out: the policy as a Kubewarden host sees it, natively, with a cluster in memory.
 
 mod cpu_pinning;
+mod failing_before;
 mod gpu_device_plugin;
 use vm_feature_manager_testkit as harness;
 mod harvester;

@@ -517,6 +517,28 @@ proptest! {
         }
     }
 
+    /// Whatever changed in the cluster and in the settings since the VM was stored.
+    #[test]
+    fn an_update_that_breaks_nothing_is_accepted(
+        vm in vm(), settings in prop::array::uniform2(settings()), harvester in prop::array::uniform2(any::<bool>()),
+    ) {
+        let [before, since] = settings;
+        let [was_harvester, is_harvester] = harvester;
+        let request = |request: Request, harvester| {
+            if harvester { request.cluster(MemoryCluster::of(HARVESTER.clone())) } else { request }
+        };
+        let created = request(Request::create(vm), was_harvester).settings(before).evaluate();
+        if created.is_accepted() {
+            let mut changed = created.after();
+            if let Some(Value::Object(template)) = changed.pointer_mut("/spec/template/spec") {
+                template.insert("hostname".to_owned(), json!("changed"));
+            }
+            let update = request(Request::update(created.after(), changed), is_harvester).settings(since).evaluate();
+            // With settings that are not valid, every VM is denied.
+            prop_assert!(update.is_accepted() || update.response["code"] == 500, "{}", update.message());
+        }
+    }
+
     #[test]
     fn a_directive_that_changes_is_as_if_it_had_always_been_so(
         vm in vm(), directives in own_keys(), settings in settings(), harvester in any::<bool>(),

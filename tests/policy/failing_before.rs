@@ -1,0 +1,110 @@
+//! A request is refused only for what it breaks: a feature that failed on the VM before the update, too, is left alone.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::harness::{Answer, MemoryCluster, Request, annotate, bare_vm, fixtures};
+
+const RECEIVER: (&str, &str) = ("usb-passthrough", r#"{"devices": ["node1/046d:c52b"]}"#);
+const KEY: (&str, &str) = ("usb-passthrough", r#"{"devices": ["node1/1050:0407"]}"#);
+
+fn plugged_in() -> MemoryCluster {
+    MemoryCluster::of(fixtures("../../examples/usb-passthrough/cluster/cluster.yaml"))
+}
+
+/// The same cluster after all its USB devices were unplugged.
+fn unplugged() -> MemoryCluster {
+    let mut objects = fixtures("../../examples/usb-passthrough/cluster/cluster.yaml");
+    objects.retain(|object| object["kind"] != "USBDevice");
+    MemoryCluster::of(objects)
+}
+
+fn settings(error_handling: &str) -> Value {
+    json!({"usbPassthrough": {"errorHandling": error_handling}, "cpuPinning": {"errorHandling": error_handling}})
+}
+
+/// The stored VM with these directives.
+fn stored(directives: &[(&str, &str)]) -> Value {
+    let mut vm = bare_vm(directives);
+    vm["spec"]["template"]["spec"]["domain"]["cpu"]["cores"] = json!(2);
+    let answer = Request::create(vm).cluster(plugged_in()).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    answer.after()
+}
+
+/// An update of the VM while its USB devices are unplugged.
+fn update(old: &Value, error_handling: &str, change: impl Fn(&mut Value)) -> Answer {
+    let mut new = old.clone();
+    change(&mut new);
+    Request::update(old.clone(), new).settings(settings(error_handling)).cluster(unplugged()).evaluate()
+}
+
+fn hotplug_a_volume(vm: &mut Value) {
+    vm["spec"]["template"]["spec"]["volumes"] =
+        json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
+}
+
+#[rstest]
+fn a_volume_can_be_hotplugged_while_a_device_is_unplugged(
+    #[values("reject", "allow-and-log", "strip-label")] error_handling: &str,
+) {
+    let answer = update(&stored(&[RECEIVER]), error_handling, hotplug_a_volume);
+    answer.assert_accepted_unchanged();
+    assert_eq!(answer.audit("failed"), "usb-passthrough");
+    let warning = "usb-passthrough fails as before this request, and stays as it is until the directive changes, or what \
+                   it needs: the node node1 has no USB device 046d:c52b;";
+    assert!(answer.warnings().join(" ").starts_with(warning), "{:?}", answer.warnings());
+}
+
+/// The other features of the VM are planned as if the device were there.
+#[test]
+fn another_directive_can_come_while_a_device_is_unplugged() {
+    let answer = update(&stored(&[RECEIVER]), "reject", |vm| annotate(vm, &[("hugepages", "2Mi")]));
+    assert_eq!(answer.audit("applied"), "hugepages");
+    assert_eq!(answer.domain()["devices"], stored(&[RECEIVER])["spec"]["template"]["spec"]["domain"]["devices"]);
+}
+
+#[test]
+fn a_directive_that_changes_is_refused() {
+    let answer = update(&stored(&[RECEIVER]), "reject", |vm| annotate(vm, &[KEY]));
+    answer.assert_denied(&["the node node1 has no USB device 1050:0407"]);
+}
+
+#[test]
+fn a_directive_that_comes_is_refused() {
+    let answer = update(&stored(&[]), "reject", |vm| annotate(vm, &[RECEIVER]));
+    answer.assert_denied(&["the node node1 has no USB device 046d:c52b"]);
+}
+
+#[test]
+fn a_directive_whose_option_changes_is_refused() {
+    let broken = [("nested-virt", "enabled"), ("cpu-vendor", "amd")];
+    let answer = update(&stored(&broken), "reject", |vm| annotate(vm, &[("cpu-vendor", "via")]));
+    answer.assert_denied(&["the option vm-feature-manager.io/cpu-vendor is \"via\""]);
+}
+
+/// Pinned CPUs are no share of one: the update breaks what was right before.
+#[test]
+fn a_change_that_breaks_a_feature_is_refused() {
+    let answer = update(&stored(&[("cpu-pinning", "enabled")]), "reject", |vm| {
+        vm["spec"]["template"]["spec"]["domain"]["resources"] = json!({"limits": {"cpu": "1500m"}});
+    });
+    answer.assert_denied(&["only whole CPUs can be pinned"]);
+}
+
+/// Without the old VM there is nothing that failed before.
+#[test]
+fn a_new_vm_is_refused() {
+    let answer = Request::create(stored(&[RECEIVER])).cluster(unplugged()).evaluate();
+    answer.assert_denied(&["the node node1 has no USB device 046d:c52b"]);
+}
+
+/// The old VM is planned with the answers that the new one was planned with.
+#[test]
+fn nothing_is_looked_up_twice() {
+    let answer = update(&stored(&[RECEIVER]), "reject", hotplug_a_volume);
+    let mut lookups = answer.lookups.clone();
+    lookups.sort_unstable();
+    lookups.dedup();
+    assert_eq!(lookups.len(), answer.lookups.len(), "{:?}", answer.lookups);
+}
