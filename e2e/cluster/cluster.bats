@@ -551,7 +551,7 @@ applied: pci-passthrough=[\"0000:01:00.0\"]"
     remove dry
 }
 
-@test "a virtual machine whose ROM is gone can be labelled, stopped and deleted, and a change says what is missing" {
+@test "a virtual machine whose ROM is gone can be labeled, stopped and deleted, and a change says what is missing" {
     needs_harvester
     needs_gate HostDevices Sidecar
     k get configmap igpu-rom --output json | jq '.metadata = {name: "lost-rom"}' | k create --filename -
@@ -572,7 +572,7 @@ applied: pci-passthrough=[\"0000:05:00.0\"]"
     remove lost
 }
 
-@test "a virtual machine whose claim is gone can be labelled, stopped and deleted, and a change says what is missing" {
+@test "a virtual machine whose claim is gone can be labeled, stopped and deleted, and a change says what is missing" {
     needs_harvester
     needs_gate HostDevices
     local claim=$INTEL-000003000

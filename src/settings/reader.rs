@@ -48,7 +48,7 @@ macro_rules! section {
         $section.section($key, <$type>::read_section)
     };
     (@describe $type:ty, $key:literal, $help:expr, $default:expr, $label:literal) => {
-        <$type as $crate::settings::Setting>::describe($default).labelled($label).named($key, $help)
+        <$type as $crate::settings::Setting>::describe($default).labeled($label).named($key, $help)
     };
     (@describe $type:ty, $key:literal, $help:expr) => {
         <$type>::describe().named($key, $help)

@@ -61,7 +61,7 @@ fn devices_are_appended_to_what_the_user_selected() {
 #[case::upper_case(r#"{"devices": ["0000:0A:1F.7"]}"#, "pci_0000_0a_1f_7", "0000:0a:1f.7")]
 #[case::without_domain(r#"{"devices": ["65:00.0"]}"#, "pci_0000_65_00_0", "0000:65:00.0")]
 #[case::spaces(r#" {"devices": [" 0000:00:02.0 "]} "#, "pci_0000_00_02_0", "0000:00:02.0")]
-fn addresses_are_normalised(#[case] value: &str, #[case] device_name: &str, #[case] address: &str) {
+fn addresses_are_normalized(#[case] value: &str, #[case] device_name: &str, #[case] address: &str) {
     let answer = by_address(value);
     assert_eq!(answer.domain()["devices"]["hostDevices"][0]["deviceName"], device_name);
     let applied = answer.annotation("pci-passthrough-applied").unwrap();

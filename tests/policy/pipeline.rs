@@ -293,9 +293,9 @@ mod source {
 
     #[test]
     fn directives_in_the_other_place_are_a_warning() {
-        let mut labelled = vm(&[]);
-        labelled["metadata"]["labels"][format!("{PREFIX}nested-virt")] = json!("enabled");
-        let answer = Request::create(labelled).evaluate();
+        let mut labeled = vm(&[]);
+        labeled["metadata"]["labels"][format!("{PREFIX}nested-virt")] = json!("enabled");
+        let answer = Request::create(labeled).evaluate();
         assert_eq!(
             answer.warnings(),
             ["the policy reads directives from annotations, and these labels are ignored: nested-virt"]

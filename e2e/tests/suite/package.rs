@@ -444,7 +444,7 @@ mod match_conditions {
         vm
     }
 
-    fn labelled() -> Value {
+    fn labeled() -> Value {
         let mut vm = vm(&[]);
         vm["metadata"]["labels"]["vm-feature-manager.io/nested-virt"] = json!("enabled");
         vm
@@ -458,7 +458,7 @@ mod match_conditions {
     #[case::has_a_record(vm(&[("nested-virt-applied", "true")]), vm(&[("nested-virt-applied", "true")]), true)]
     #[case::never_asked(vm(&[]), vm(&[]), false)]
     #[case::is_deleted(deleting(vm(&[("nested-virt", "enabled")])), vm(&[("nested-virt", "enabled")]), false)]
-    #[case::has_a_label(labelled(), Value::Null, false)]
+    #[case::has_a_label(labeled(), Value::Null, false)]
     fn by_default(#[case] object: Value, #[case] old: Value, #[case] applies: bool) {
         let documents = render("kustomize", &["build", "deploy"]).unwrap();
         assert_eq!(super::match_conditions::applies(policy(&documents), object, old), applies);
@@ -472,7 +472,7 @@ mod match_conditions {
         let plain = read("examples/kubevirt/nested-virt/vm.yaml");
         let mut nothing = plain.clone();
         nothing["metadata"].as_object_mut().unwrap().remove("annotations");
-        assert!(applies(policy, labelled(), Value::Null));
+        assert!(applies(policy, labeled(), Value::Null));
         assert!(applies(policy, example.clone(), Value::Null));
         assert!(applies(policy, nothing.clone(), example));
         assert!(applies(policy, plain, Value::Null));
