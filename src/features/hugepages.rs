@@ -42,12 +42,12 @@ impl PageSize {
 /// `vmi-create-admitter.go`.
 #[derive(Debug, thiserror::Error)]
 enum HugepagesError {
-    /// Cause: another size, or the setting `hugepages.pageSizes`
+    /// Cause: a size other than `2Mi` and `1Gi`, or one that the setting `hugepages.pageSizes` excludes
     /// Cure: one of the sizes in the message
     #[error("not a page size that the policy allows; write {0}")]
     Size(String),
     /// Cause: the VM has another size than the directive
-    /// Cure: one of the two
+    /// Cure: remove one of the two
     #[error(
         "spec.template.spec.domain.memory.hugepages.pageSize is {}, which contradicts the directive; remove that line or the \
          directive", Quoted(.0)
@@ -57,9 +57,9 @@ enum HugepagesError {
     /// Cure: more memory, or smaller pages
     #[error("{field} is {text}, less than one page of {size}; ask for more memory, or for smaller pages")]
     Less { field: &'static str, text: String, size: &'static str },
-    /// Cause: memory that does not divide into pages. On Harvester, the guest may have 100Mi less than the limit, or what
-    /// the annotation `harvesterhci.io/reservedMemory` says; and the request is lowered, unless CPUs are pinned or the VM has host
-    /// devices
+    /// Cause: memory that does not divide into pages. On Harvester, the guest may have less memory than the limit: 100Mi less, or as
+    /// much as the annotation `harvesterhci.io/reservedMemory` says. Harvester also lowers the request, unless CPUs are pinned or the
+    /// VM has host devices
     /// Cure: a multiple of the page size, or smaller pages; or the directive `cpu-pinning`
     #[error(
         "{field} is {text}, which is not a multiple of the page size {size}; ask for a multiple of it, or for smaller pages{hint}"
@@ -93,8 +93,8 @@ pub(super) static REFERENCE: Reference = Reference {
     looks_up: &[Access {
         kinds: &[&NODE],
         verbs: Verbs::List,
-        what: "whether a node has enough such pages; one node is read by its name",
-        without: "no warning where none has",
+        what: "whether a node has enough such pages; a single node is read by its name",
+        without: "no warning if no node has",
         needed: &[],
     }],
 };
