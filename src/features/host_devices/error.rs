@@ -67,8 +67,8 @@ pub(in crate::features) enum HostDevicesError {
          to the setting {}.allowedDevices", .bus.settings
     )]
     NotAllowed { device: String, namespace: String, bus: &'static Bus },
-    /// Cause: the setting `requireClaimOwner` is on, and the claim names another user, or no user. A service account that writes VMs,
-    /// such as that of Rancher's node driver or of a GitOps controller, is a user, too
+    /// Cause: the setting `requireClaimOwner` is on, and the claim names another user, or no user ("nobody that the claim names"). A
+    /// service account that writes VMs, such as that of Rancher's node driver or of a GitOps controller, is a user, too
     /// Cure: the user of the claim writes the VM, or the requester enables passthrough again
     #[error(
         "{device} was claimed by {owner}, and the setting {}.requireClaimOwner gives a device only to the user who \
