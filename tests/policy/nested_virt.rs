@@ -7,7 +7,7 @@ use vm_feature_manager_policy::cluster::{ClusterError, NODE};
 
 use super::harness::{MemoryCluster, Request, bare_vm, vm};
 
-/// A bare VM that asks for nested virtualization, with a `spec.template.spec` of its own.
+/// A minimal VM that asks for nested virtualization, with its own `spec.template.spec`.
 fn vm_with_spec(spec: Value) -> Value {
     let mut vm = bare_vm(&[("nested-virt", "enabled")]);
     vm["spec"]["template"]["spec"] = spec;
@@ -139,7 +139,7 @@ const AMD: &[&str] = &["cpu-vendor.node.kubevirt.io/AMD", "cpu-feature.node.kube
 const INTEL: &[&str] = &["cpu-vendor.node.kubevirt.io/Intel", "zone-b"];
 const UNLABELED: &[&str] = &[];
 
-/// Required node affinity with one term of these expressions.
+/// A required node affinity with one term of these expressions.
 fn affinity(expressions: Value) -> Value {
     let terms = json!([{"matchExpressions": expressions}]);
     json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}})
@@ -193,7 +193,7 @@ fn a_vm_of_wrong_types_is_an_error_that_says_where(#[case] spec: Value, #[case] 
     let answer = Request::create(vm.clone()).settings(settings).cluster(cluster).evaluate();
     answer.assert_denied(&[part]);
 
-    // What is not read does not matter.
+    // Parts that the policy does not read do not matter.
     vm["spec"]["template"]["spec"] = json!({"domain": {"cpu": {}}, "volumes": 1, "networks": "x"});
     vm["metadata"]["annotations"]["vm-feature-manager.io/cpu-vendor"] = json!("amd");
     assert!(Request::create(vm).evaluate().is_accepted());

@@ -14,7 +14,7 @@ fn by_address(value: &str) -> Answer {
     evaluate(value, json!({"deviceNames": "address"}))
 }
 
-/// A VM with these host devices that asks for one address more.
+/// A VM with these host devices that asks for one more address.
 fn vm_with_devices(devices: Value, gpus: Value) -> Value {
     let mut vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
     vm["spec"]["template"]["spec"]["domain"]["devices"] = json!({"hostDevices": devices, "gpus": gpus});
@@ -201,7 +201,7 @@ fn auto_without_harvester_names_by_address_and_warns(#[case] cluster: MemoryClus
     assert!(warning.contains(why), "{warning}");
 }
 
-/// The API server forbids only what it serves, and Harvester refuses devices that are named by their addresses.
+/// The API server forbids only kinds that it serves, and Harvester rejects devices that are named by their addresses.
 #[rstest]
 #[case::list("list", "0000:00:02.0", "may not list and watch pcidevices.devices.harvesterhci.io")]
 #[case::watch("watch", "0000:00:02.0", "may not list and watch pcidevices.devices.harvesterhci.io")]
