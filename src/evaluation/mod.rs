@@ -1,4 +1,4 @@
-//! Applies the features to one request, each in its turn, and handles those that fail.
+//! Applies the features to one request, and handles those that fail.
 
 mod planning;
 
@@ -6,17 +6,16 @@ use slog::{Logger, info, warn};
 
 use crate::cluster::Lookups;
 use crate::directives::{Asked, Directive, Directives, Source};
-use crate::features::feature::Feature;
-use crate::features::record::Demand;
+use crate::features::feature::{Feature, Plan};
+use crate::features::record::{Demand, Ownership, Record, Recorded};
 use crate::features::{FEATURES, Settings};
 use crate::keys;
 use crate::request::AdmissionRequest;
 use crate::settings::ErrorHandling;
 use crate::text;
 use crate::verdict::{Decision, Denial, Verdict};
-use crate::vm::entry::Entry;
 use crate::vm::{ShapeError, VirtualMachine};
-use planning::{Change, Traces};
+use planning::{Outcome, Step, Task};
 
 /// The VirtualMachine before an update, and its directives.
 pub(crate) struct Old {
@@ -33,14 +32,9 @@ pub(crate) struct Evaluation<'r> {
     old: Option<&'r Old>,
     directives: &'r Directives,
     vm: VirtualMachine,
-    /// The manifest that `kubectl apply` was last given.
-    declared: Option<VirtualMachine>,
+    ownership: Ownership<'r>,
     verdict: Verdict,
     refusals: Vec<String>,
-    /// The entries of features that are switched off, and of features that are already applied, whether added now or earlier.
-    kept: Vec<Entry>,
-    /// The entries that those features removed in this request.
-    removed: Vec<Entry>,
 }
 
 impl<'r> Evaluation<'r> {
@@ -53,23 +47,25 @@ impl<'r> Evaluation<'r> {
         directives: &'r Directives,
         vm: VirtualMachine,
     ) -> Self {
-        let declared = vm.last_applied();
-        let (verdict, refusals, kept, removed) = Default::default();
-        Self { request, settings, lookups, log, old, directives, vm, declared, verdict, refusals, kept, removed }
+        let added_to = |old: &Old| {
+            let records = FEATURES.iter().filter_map(|feature| planning::read_record(&old.directives, feature));
+            records.flat_map(|record| record.still_in(&old.vm, |_| true).ours).collect()
+        };
+        let added_to_old = old.map(added_to).unwrap_or_default();
+        let ownership = Ownership { declared: vm.last_applied(), old: old.map(|old| &old.vm), added_to_old };
+        let (verdict, refusals) = Default::default();
+        Self { request, settings, lookups, log, old, directives, vm, ownership, verdict, refusals }
     }
 
-    /// Applies the features in their order.
+    /// Applies the features.
     pub(crate) fn all_features(mut self) -> Result<Verdict, Denial> {
-        let is_on = |feature: &&&Feature| (feature.settings)(self.settings).enabled;
-        let (on, off): (Vec<_>, Vec<_>) = FEATURES.iter().partition(is_on);
-        // If a feature is switched off in the settings, its entries stay.
-        for feature in off {
-            let kept = self.find(feature, Demand::Asked).ours.into_iter().map(|added| added.entry);
-            self.kept.extend(kept);
+        let tasks: Vec<Task<'r>> = FEATURES.iter().map(|feature| self.task(feature)).collect();
+        let changes = self.changes(&tasks)?;
+        changes.gone.iter().try_for_each(|entry| self.vm.remove(entry))?;
+        for (task, outcome) in tasks.iter().zip(changes.outcomes) {
+            self.apply(task, outcome)?;
         }
-        for feature in on {
-            self.one_feature(feature)?;
-        }
+        self.verdict.warnings.extend(changes.warning);
         self.warn_of_options();
         let features: Vec<_> = FEATURES.iter().map(|feature| feature.name).collect();
         let mut known = features.clone();
@@ -100,110 +96,60 @@ impl<'r> Evaluation<'r> {
         }
     }
 
-    fn one_feature(&mut self, feature: &Feature) -> Result<(), ShapeError> {
-        let asked = self.directives.get(feature.name);
-        let demand = if matches!(asked, Asked::Yes(_)) { Demand::Asked } else { Demand::NotAsked };
-        let traces = self.find(feature, demand);
-        // If its options cannot be read, the feature might be planned differently from what is in place.
-        let is_unreadable = |option: &&'static str| self.directives.is_unreadable(option);
-        let directive = match asked {
-            Asked::No => return self.clear(feature, traces),
-            Asked::Yes(_) if traces.was_applied && feature.options.iter().any(is_unreadable) => {
-                self.leave(feature);
-                return Ok(());
-            }
-            Asked::Unreadable if traces.was_applied => {
-                self.leave(feature);
-                return Ok(());
-            }
-            Asked::Unreadable => return Ok(()),
-            Asked::Yes(directive) => directive,
-        };
-        match self.plan(feature, directive, &traces) {
-            Ok(Some(change)) => self.succeed(feature, change, traces.warnings),
-            Ok(None) => self.clear(feature, traces),
-            Err(error) => self.fail(feature, directive, &error, traces),
+    /// Adds what a feature wants, and writes its annotations.
+    fn apply(&mut self, task: &Task<'_>, outcome: Outcome) -> Result<(), ShapeError> {
+        match (outcome.result, &task.step) {
+            (_, Step::Leave) => self.warn(task, &task.warnings),
+            (Ok(Some(plan)), _) => self.succeed(task, plan, outcome.wanted)?,
+            (Err(error), Step::Plan(directive)) => self.fail(task, *directive, &error)?,
+            _ => self.clear(task, None)?,
         }
+        Ok(())
     }
 
-    /// Leaves what the feature added unchanged, with a warning.
-    fn leave(&mut self, feature: &Feature) {
-        let why = "what the policy added stays as it is, because user data that may say otherwise cannot be read";
-        self.warn(feature, vec![why.to_owned()]);
-    }
-
-    fn succeed(&mut self, feature: &Feature, change: Change, warnings: Vec<String>) -> Result<(), ShapeError> {
-        let name = feature.name;
-        self.remove(&change.gone)?;
-        self.kept.extend(change.record.0.iter().map(|added| added.entry.clone()));
-        change.new.iter().try_for_each(|entry| self.vm.add(entry))?;
-        self.vm.remove_annotation(&keys::error(name))?;
-        if change.record.0.is_empty() {
-            self.vm.remove_annotation(&keys::record(name))?;
-        } else {
-            self.vm.set_annotation(&keys::record(name), change.record.to_text())?;
-        }
-        if self.settings.general.add_tracking_annotations {
-            self.vm.set_annotation(&keys::applied(name), change.plan.applied)?;
-        } else {
-            self.vm.remove_annotation(&keys::applied(name))?;
-        }
-        self.warn(feature, warnings);
-        self.warn(feature, change.plan.warnings);
+    fn succeed(&mut self, task: &Task<'_>, plan: Plan, wanted: Vec<Recorded>) -> Result<(), ShapeError> {
+        let name = task.feature.name;
+        wanted.iter().try_for_each(|added| self.vm.add(&added.entry))?;
+        let is_ours = |added: &Recorded| self.ownership.may_be_ours(&added.entry, Demand::Asked);
+        let record = Record(wanted.into_iter().filter(is_ours).collect());
+        let record = (!record.0.is_empty()).then(|| record.to_text());
+        let applied = Some(plan.applied).filter(|_| self.settings.general.add_tracking_annotations);
+        self.vm.annotate(&keys::record(name), record)?;
+        self.vm.annotate(&keys::applied(name), applied)?;
+        self.vm.annotate(&keys::error(name), None)?;
+        self.warn(task, &task.warnings);
+        self.warn(task, &plan.warnings);
         self.verdict.applied.push(name);
         Ok(())
     }
 
-    /// Removes what the feature added, and all its annotations.
-    fn clear(&mut self, feature: &Feature, traces: Traces) -> Result<(), ShapeError> {
-        self.remove_all_of(feature, traces)?;
-        self.vm.remove_annotation(&keys::error(feature.name))
-    }
-
-    /// Removes what the feature added, and its records.
-    fn remove_all_of(&mut self, feature: &Feature, traces: Traces) -> Result<(), ShapeError> {
-        let name = feature.name;
-        let (siblings, warning) = self.siblings(feature, &traces);
-        let mut warnings = traces.warnings;
-        warnings.extend(warning);
-        let entries = traces.ours.iter().map(|added| &added.entry).chain(siblings.entries());
-        let entries: Vec<Entry> = entries.cloned().collect();
-        self.remove(&entries)?;
-        self.vm.remove_annotation(&keys::applied(name))?;
-        self.vm.remove_annotation(&keys::record(name))?;
-        self.warn(feature, warnings);
-        if !entries.is_empty() {
+    /// Removes the annotations of a feature that adds nothing any more, and says why if it failed.
+    fn clear(&mut self, task: &Task<'_>, error: Option<String>) -> Result<(), ShapeError> {
+        let name = task.feature.name;
+        self.vm.annotate(&keys::applied(name), None)?;
+        self.vm.annotate(&keys::record(name), None)?;
+        self.vm.annotate(&keys::error(name), error)?;
+        self.warn(task, &task.warnings);
+        if !task.recorded.is_empty() {
             info!(self.log, "feature taken back"; self.request, "feature" => name);
         }
         Ok(())
     }
 
-    /// Removes entries, except those that an earlier feature needs, too.
-    fn remove(&mut self, entries: &[Entry]) -> Result<(), ShapeError> {
-        for entry in entries.iter().filter(|entry| !self.kept.contains(entry)) {
-            self.vm.remove(entry)?;
-            self.removed.push(entry.clone());
-        }
-        Ok(())
+    fn warn(&mut self, task: &Task<'_>, messages: &[String]) {
+        let name = task.feature.name;
+        self.verdict.warnings.extend(messages.iter().map(|message| format!("{name}: {message}")));
     }
 
-    fn warn(&mut self, feature: &Feature, messages: Vec<String>) {
-        let name = feature.name;
-        let messages = messages.into_iter().map(|message| format!("{name}: {message}"));
-        self.verdict.warnings.extend(messages);
+    fn error_handling(&self, feature: &Feature) -> ErrorHandling {
+        (feature.settings)(self.settings).error_handling
     }
 
-    fn fail(
-        &mut self,
-        feature: &Feature,
-        directive: Directive<'_>,
-        error: &anyhow::Error,
-        traces: Traces,
-    ) -> Result<(), ShapeError> {
-        let name = feature.name;
+    fn fail(&mut self, task: &Task<'_>, directive: Directive<'_>, error: &anyhow::Error) -> Result<(), ShapeError> {
+        let name = task.feature.name;
         let error = text::line(&error.to_string());
         self.verdict.failed.push(name);
-        match (feature.settings)(self.settings).error_handling {
+        match self.error_handling(task.feature) {
             ErrorHandling::Reject => {
                 warn!(self.log, "feature refused"; self.request, "feature" => name, "error" => &error);
                 self.refusals.push(format!("{name} cannot be applied ({directive}): {error}"));
@@ -211,19 +157,14 @@ impl<'r> Evaluation<'r> {
             ErrorHandling::AllowAndLog => {
                 warn!(self.log, "feature not applied"; self.request, "feature" => name, "error" => &error);
                 self.verdict.warnings.push(format!("{name} is not applied: {error}"));
-                self.remove_all_of(feature, traces)?;
-                if self.settings.general.add_tracking_annotations {
-                    self.vm.set_annotation(&keys::error(name), error)?;
-                } else {
-                    self.vm.remove_annotation(&keys::error(name))?;
-                }
+                self.clear(task, Some(error).filter(|_| self.settings.general.add_tracking_annotations))?;
             }
             ErrorHandling::StripLabel => {
                 info!(self.log, "directive removed"; self.request, "feature" => name, "error" => &error);
-                self.clear(feature, traces)?;
+                self.clear(task, None)?;
                 let key = &keys::directive(name);
                 let removed = match directive.source {
-                    Source::Annotation => self.vm.remove_annotation(key).map(|()| true)?,
+                    Source::Annotation => self.vm.annotate(key, None).map(|()| true)?,
                     Source::Label => self.vm.remove_label(key).map(|()| true)?,
                     // User data belongs to the guest, so the policy does not change it.
                     Source::UserData(_) => false,

@@ -1,155 +1,188 @@
-//! Compares what a feature added before with what it needs now. Nothing is changed here.
+//! Compares three sets of entries, as `kubectl apply` does: `recorded`, what the features added before this request;
+//! `base`, the VirtualMachine without that; and `wanted`, what the features need on top of it. Nothing is changed here.
 
 use std::borrow::Cow;
 
 use super::Evaluation;
 use crate::directives::{Asked, Directive, Directives};
-use crate::features::FEATURES;
 use crate::features::feature::{Context, Feature, Plan};
 use crate::features::host_devices::{Siblings, beside};
-use crate::features::record::{Demand, Ownership, Record, Recorded};
+use crate::features::record::{Demand, Record, Recorded};
 use crate::keys;
+use crate::settings::ErrorHandling;
 use crate::text;
 use crate::vm::entry::Entry;
 use crate::vm::{ShapeError, VirtualMachine};
 
-/// What a feature has left in the VirtualMachine earlier.
-#[derive(Default)]
-pub(super) struct Traces {
-    /// Whether the feature was applied before, even if it did not need to add anything.
-    pub(super) was_applied: bool,
-    /// The entries that the feature added, as they are now.
-    pub(super) ours: Vec<Recorded>,
-    /// Warnings about entries that were changed or removed.
+/// What a request means for one feature.
+pub(super) struct Task<'t> {
+    pub(super) feature: &'static Feature,
+    pub(super) step: Step<'t>,
+    /// What the feature added before this request, as it is now.
+    pub(super) recorded: Vec<Recorded>,
     pub(super) warnings: Vec<String>,
 }
 
-/// The changes that a plan makes to the VirtualMachine.
-pub(super) struct Change {
-    pub(super) plan: Plan,
-    pub(super) record: Record,
-    pub(super) gone: Vec<Entry>,
-    pub(super) new: Vec<Entry>,
+/// What is to be done for a feature.
+pub(super) enum Step<'t> {
+    /// What it added stays as it is: the settings switch the feature off, or the directive cannot be read.
+    Leave,
+    /// What it added is removed, because there is no directive.
+    Remove,
+    Plan(Directive<'t>),
 }
 
-impl Evaluation<'_> {
-    /// Finds what the feature added before: the entries of its record that are still there and do not belong to the user.
-    pub(super) fn find(&self, feature: &Feature, demand: Demand) -> Traces {
-        let name = feature.name;
-        let read = |text| Record::read(text, feature.adds);
-        let old_directives = self.old.map(|old| &old.directives);
-        let texts = [Some(self.directives), old_directives].map(|d| d.and_then(|d| d.record(name)));
-        let [record, old_record] = texts.map(|text| text.and_then(read));
-        let mut traces = Traces::default();
-        let is_applied = |directives: &Directives| directives.applied(name).is_some();
-        traces.was_applied =
-            texts.iter().any(Option::is_some) || is_applied(self.directives) || old_directives.is_some_and(is_applied);
-        if record.is_none() && texts[0].is_some() && old_record.is_none() {
-            traces.warnings.push(format!(
-                "the annotation {} cannot be read, so what the policy added stays; remove that by hand",
-                keys::record(name)
-            ));
-        }
-        let Some(record) = record.as_ref().or(old_record.as_ref()) else {
-            return traces;
+/// What a feature wants, and how that was found.
+pub(super) struct Outcome {
+    pub(super) result: anyhow::Result<Option<Plan>>,
+    pub(super) wanted: Vec<Recorded>,
+}
+
+/// The changes to the VirtualMachine, and the outcome of each task.
+pub(super) struct Changes {
+    pub(super) outcomes: Vec<Outcome>,
+    pub(super) gone: Vec<Entry>,
+    /// Why devices that Harvester may have added stay.
+    pub(super) warning: Option<String>,
+}
+
+/// The record of a feature, if there is one that can be read.
+pub(super) fn read_record(directives: &Directives, feature: &Feature) -> Option<Record> {
+    Record::read(directives.record(feature.name)?, feature.adds)
+}
+
+/// The entries that no entry in `staying` is, or replaces.
+fn without<'e>(entries: &'e [Recorded], staying: &[Recorded]) -> Vec<&'e Recorded> {
+    let stays = |added: &Recorded| staying.iter().any(|other| other.entry.replaces(&added.entry));
+    entries.iter().filter(|added| !stays(added)).collect()
+}
+
+impl<'r> Evaluation<'r> {
+    /// Finds out what the request means for a feature.
+    pub(super) fn task(&self, feature: &'static Feature) -> Task<'r> {
+        let asked = self.directives.get(feature.name);
+        let is_on = (feature.settings)(self.settings).enabled;
+        let is_asked = !is_on || matches!(asked, Asked::Yes(_));
+        let (recorded, warnings) = self.recorded(feature, if is_asked { Demand::Asked } else { Demand::NotAsked });
+        let task = |step, warnings| Task { feature, step, recorded, warnings };
+        // If its options cannot be read, the feature might be planned differently from what is in place.
+        let is_unreadable = match asked {
+            _ if !is_on => return task(Step::Leave, Vec::new()),
+            Asked::Yes(_) => feature.options.iter().any(|option| self.directives.is_unreadable(option)),
+            Asked::No => false,
+            Asked::Unreadable => true,
         };
-        let ownership = self.ownership(feature, demand);
-        let still_there = record.still_in(&self.vm, |entry| ownership.may_be_ours(entry));
-        traces.warnings.extend(still_there.changes(&self.vm, &ownership));
-        traces.ours = still_there.ours;
-        traces
+        match asked {
+            _ if is_unreadable && self.was_applied(feature) => {
+                let why =
+                    "what the policy added stays as it is, because user data that may say otherwise cannot be read";
+                task(Step::Leave, vec![why.to_owned()])
+            }
+            Asked::Yes(directive) => task(Step::Plan(directive), warnings),
+            Asked::No => task(Step::Remove, warnings),
+            Asked::Unreadable => task(Step::Leave, Vec::new()),
+        }
     }
 
-    fn ownership(&self, feature: &Feature, demand: Demand) -> Ownership<'_> {
-        let old_record = self.old.and_then(|old| old.directives.record(feature.name));
-        let old_record = old_record.and_then(|text| Record::read(text, feature.adds));
-        let old = self.old.map(|old| &old.vm);
-        let added_to_old = match (old_record, old) {
-            (Some(record), Some(old)) => record.still_in(old, |_| true).ours,
-            _ => Vec::new(),
+    /// The directives of the VirtualMachine, and those of the VirtualMachine before an update.
+    fn new_and_old(&self) -> impl Iterator<Item = &Directives> {
+        [Some(self.directives), self.old.map(|old| &old.directives)].into_iter().flatten()
+    }
+
+    /// Whether the feature was applied before, even if it did not need to add anything.
+    fn was_applied(&self, feature: &Feature) -> bool {
+        self.new_and_old().any(|d| d.record(feature.name).is_some() || d.applied(feature.name).is_some())
+    }
+
+    /// What the feature added before this request: the entries of its record that are still there and do not belong to
+    /// the user. The warnings are about entries that were changed, or a record that cannot be read.
+    fn recorded(&self, feature: &Feature, demand: Demand) -> (Vec<Recorded>, Vec<String>) {
+        let Some(record) = self.new_and_old().find_map(|directives| read_record(directives, feature)) else {
+            let key = keys::record(feature.name);
+            let warning =
+                format!("the annotation {key} cannot be read, so what the policy added stays; remove that by hand");
+            let is_there = self.directives.record(feature.name).is_some();
+            return (Vec::new(), is_there.then_some(warning).into_iter().collect());
         };
-        let declared = self.declared.as_ref();
-        Ownership { declared, old, added_to_old, demand }
+        let found = record.still_in(&self.vm, |entry| self.ownership.may_be_ours(entry, demand));
+        let warnings = found.changes(&self.vm, &self.ownership);
+        (found.ours, warnings)
     }
 
-    /// The entries that later features added before.
-    fn added_later(&self, feature: &Feature) -> Vec<Entry> {
-        let mut entries = Vec::new();
-        let later = FEATURES.iter().skip_while(|other| other.name != feature.name).skip(1);
-        for other in later.filter(|other| self.directives.record(other.name).is_some()) {
-            entries.extend(self.find(other, Demand::Asked).ours.into_iter().map(|added| added.entry));
+    /// Plans the features in their order, and compares what they want with what they added before.
+    pub(super) fn changes(&self, tasks: &[Task<'_>]) -> Result<Changes, ShapeError> {
+        let recorded: Vec<Recorded> = tasks.iter().flat_map(|task| task.recorded.iter().cloned()).collect();
+        let mut outcomes = self.outcomes(tasks, &Siblings::default())?;
+        let wanted = |outcomes: &[Outcome]| {
+            let successes = outcomes.iter().filter(|outcome| outcome.result.is_ok());
+            successes.flat_map(|outcome| outcome.wanted.clone()).collect::<Vec<_>>()
+        };
+        // If a device is removed, the devices that Harvester added because of it are removed, too.
+        let (siblings, warning) = self.siblings(&without(&recorded, &wanted(&outcomes)), &recorded);
+        let is_shrinking = |task: &&Task<'_>| !without(&task.recorded, &wanted(&outcomes)).is_empty();
+        let feature = tasks.iter().find(is_shrinking).map(|task| task.feature.name);
+        let warning = feature.zip(warning).map(|(name, warning)| format!("{name}: {warning}"));
+        if siblings.entries().next().is_some() {
+            outcomes = self.outcomes(tasks, &siblings)?;
         }
-        entries
+        let wanted = wanted(&outcomes);
+        let gone = without(&recorded, &wanted).into_iter().map(|added| &added.entry);
+        let gone = gone.chain(siblings.without_those_of(&wanted)).cloned().collect();
+        Ok(Changes { outcomes, gone, warning })
     }
 
-    /// Plans the feature on the VirtualMachine without the entries that this feature and later ones added before, and
-    /// compares the plan with what is there.
-    pub(super) fn plan(
-        &self,
-        feature: &Feature,
-        directive: Directive<'_>,
-        traces: &Traces,
-    ) -> anyhow::Result<Option<Change>> {
-        let value = directive.text()?;
-        let ours = || traces.ours.iter().map(|added| &added.entry);
-        let later = self.added_later(feature);
-        let mut bare = self.without(ours().chain(&later))?;
-        let mut plan = (feature.plan)(value, &self.context(feature, &bare, traces));
-        let mut siblings = Siblings::default();
-        let stays = |plan: &Plan| ours().all(|entry| plan.entries.contains(entry));
-        if !matches!(&plan, Ok(Some(plan)) if stays(plan)) {
-            // If a device is removed, the devices that Harvester added because of it are removed, too.
-            let warning;
-            (siblings, warning) = self.siblings(feature, traces);
-            if siblings.entries().next().is_some() {
-                bare = self.without(ours().chain(siblings.entries()).chain(&later))?;
-                plan = (feature.plan)(value, &self.context(feature, &bare, traces));
-            }
-            if let Ok(Some(plan)) = &mut plan {
-                plan.warnings.extend(warning);
-            }
-        }
-        match plan? {
-            Some(plan) => Ok(Some(self.change(feature, plan, traces, &bare, &siblings, &later)?)),
-            None => Ok(None),
-        }
-    }
-
-    /// Compares a plan with the VirtualMachine: which entries are new, and which of the feature's entries are to be
-    /// removed. `bare` is the VirtualMachine that the plan was made for. `later` are the entries of later features,
-    /// which it does not contain.
-    fn change(
-        &self,
-        feature: &Feature,
-        plan: Plan,
-        traces: &Traces,
-        bare: &VirtualMachine,
-        siblings: &Siblings,
-        later: &[Entry],
-    ) -> Result<Change, ShapeError> {
-        let ownership = self.ownership(feature, Demand::Asked);
-        let (mut staying, mut new, mut record) = (Vec::new(), Vec::new(), Record::default());
-        for entry in &plan.entries {
-            if !bare.lacks(entry)? {
-                continue;
-            }
-            let beside = match traces.ours.iter().find(|added| added.entry == *entry) {
-                Some(added) => self.beside_since(added, bare),
-                None => {
-                    new.push(entry.clone());
-                    beside(entry, bare)
-                }
+    /// Plans the features in their order, each on the base with what earlier features want.
+    fn outcomes(&self, tasks: &[Task<'_>], siblings: &Siblings) -> Result<Vec<Outcome>, ShapeError> {
+        let (left, changing): (Vec<_>, Vec<_>) = tasks.iter().partition(|task| matches!(task.step, Step::Leave));
+        let mut base = Cow::Borrowed(&self.vm);
+        let recorded = changing.iter().flat_map(|task| &task.recorded).map(|added| &added.entry);
+        recorded.chain(siblings.entries()).try_for_each(|entry| base.to_mut().remove(entry))?;
+        left.iter().flat_map(|task| &task.recorded).try_for_each(|added| base.to_mut().add(&added.entry))?;
+        let mut vm = base.clone();
+        let mut outcomes = Vec::new();
+        for task in tasks {
+            let (result, wanted) = match task.step {
+                Step::Leave => (Ok(None), task.recorded.clone()),
+                Step::Remove => (Ok(None), Vec::new()),
+                Step::Plan(directive) => match self.plan(task, directive, &base, &vm) {
+                    Ok(Some((plan, wanted))) => (Ok(Some(plan)), wanted),
+                    Ok(None) => (Ok(None), Vec::new()),
+                    // The request is denied. Later features are planned as if nothing had changed.
+                    Err(error) if self.error_handling(task.feature) == ErrorHandling::Reject => {
+                        (Err(error), task.recorded.clone())
+                    }
+                    Err(error) => (Err(error), Vec::new()),
+                },
             };
-            let added = Recorded { entry: entry.clone(), beside };
-            if self.removed.contains(entry) || later.contains(entry) || ownership.may_be_ours(entry) {
-                record.0.push(added.clone());
-            }
-            staying.push(added);
+            wanted.iter().try_for_each(|added| vm.to_mut().add(&added.entry))?;
+            outcomes.push(Outcome { result, wanted });
         }
-        let is_gone = |entry: &&Entry| !staying.iter().any(|added| added.entry.replaces(entry));
-        let gone = traces.ours.iter().map(|added| &added.entry).filter(is_gone);
-        let gone = gone.chain(siblings.without_those_of(&staying)).cloned().collect();
-        Ok(Change { plan, record, gone, new })
+        Ok(outcomes)
+    }
+
+    /// Plans a feature. `vm` is the base with what earlier features want. What the base has is not recorded, because
+    /// the user has it.
+    fn plan(
+        &self,
+        task: &Task<'_>,
+        directive: Directive<'_>,
+        base: &VirtualMachine,
+        vm: &VirtualMachine,
+    ) -> anyhow::Result<Option<(Plan, Vec<Recorded>)>> {
+        let Some(plan) = (task.feature.plan)(directive.text()?, &self.context(task, vm))? else {
+            return Ok(None);
+        };
+        let mut wanted = Vec::new();
+        for entry in &plan.entries {
+            if base.lacks(entry)? {
+                let beside = match task.recorded.iter().find(|added| added.entry == *entry) {
+                    Some(added) => self.beside_since(added, vm),
+                    None => beside(entry, vm),
+                };
+                wanted.push(Recorded { entry: entry.clone(), beside });
+            }
+        }
+        Ok(Some((plan, wanted)))
     }
 
     /// The PCIDevices that were beside an entry when it was added, and those that someone adds in this update.
@@ -163,25 +196,10 @@ impl Evaluation<'_> {
         names
     }
 
-    /// The VirtualMachine without the entries.
-    fn without<'e>(&self, entries: impl Iterator<Item = &'e Entry>) -> Result<Cow<'_, VirtualMachine>, ShapeError> {
-        let mut vm = Cow::Borrowed(&self.vm);
-        for entry in entries {
-            vm.to_mut().remove(entry)?;
-        }
-        Ok(vm)
-    }
-
-    /// The devices that Harvester added because of the feature's devices, and a warning if that cannot be determined.
-    pub(super) fn siblings(&self, feature: &Feature, traces: &Traces) -> (Siblings, Option<String>) {
-        let is_declared = |entry: &Entry| self.declared.as_ref().is_some_and(|vm| vm.has(entry));
-        let is_of_another = |entry: &Entry| {
-            let others = FEATURES.iter().filter(|other| other.name != feature.name);
-            let records = others.filter_map(|other| Record::read(self.directives.record(other.name)?, other.adds));
-            records.into_iter().any(|r| r.0.iter().any(|added| added.entry == *entry))
-        };
-        let is_asked_for = |entry: &Entry| is_declared(entry) || is_of_another(entry);
-        match Siblings::find(&traces.ours, &self.vm, is_asked_for, self.lookups) {
+    /// The devices that Harvester added because of devices that are removed, and a warning if that cannot be determined.
+    fn siblings(&self, gone: &[&Recorded], recorded: &[Recorded]) -> (Siblings, Option<String>) {
+        let is_declared = |entry: &Entry| self.ownership.declared.as_ref().is_some_and(|vm| vm.has(entry));
+        match Siblings::find(gone, recorded, &self.vm, is_declared, self.lookups) {
             Ok(siblings) => (siblings, None),
             Err((names, error)) => {
                 let names = text::list(names.iter().map(String::as_str));
@@ -193,8 +211,8 @@ impl Evaluation<'_> {
         }
     }
 
-    fn context<'c>(&'c self, feature: &Feature, vm: &'c VirtualMachine, traces: &'c Traces) -> Context<'c> {
-        let name = feature.name;
+    fn context<'c>(&'c self, task: &'c Task<'_>, vm: &'c VirtualMachine) -> Context<'c> {
+        let name = task.feature.name;
         let old = self.old.map(|old| &old.directives);
         let directive_before = || match old?.get(name) {
             Asked::Yes(directive) => directive.text().ok(),
@@ -203,7 +221,7 @@ impl Evaluation<'_> {
         let applied_before = old.and_then(|old| old.applied(name));
         Context {
             vm,
-            ours: &traces.ours,
+            ours: &task.recorded,
             applied_before: applied_before.or_else(directive_before),
             namespace: &self.request.namespace,
             requester: &self.request.requester,

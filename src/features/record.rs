@@ -160,32 +160,31 @@ pub(crate) enum Demand {
     NotAsked,
 }
 
-/// Distinguishes the entries that a feature added from those of the user.
+/// Distinguishes the entries that features added from those of the user.
 pub(crate) struct Ownership<'o> {
     /// The manifest that `kubectl apply` was last given.
-    pub(crate) declared: Option<&'o VirtualMachine>,
+    pub(crate) declared: Option<VirtualMachine>,
     /// The VirtualMachine before this update.
     pub(crate) old: Option<&'o VirtualMachine>,
-    /// The entries of the old VirtualMachine that the feature added.
+    /// The entries of the old VirtualMachine that features added.
     pub(crate) added_to_old: Vec<Recorded>,
-    pub(crate) demand: Demand,
 }
 
 impl Ownership<'_> {
-    /// Whether the feature can have added an entry. An entry belongs to the user if the manifest declares it, if it was
-    /// there before and the feature had not added it, or if it comes with the same update that removes the directive.
-    pub(crate) fn may_be_ours(&self, entry: &Entry) -> bool {
+    /// Whether a feature can have added an entry. An entry belongs to the user if the manifest declares it, if it was
+    /// there before and no feature had added it, or if it comes with the same update that removes the directive.
+    pub(crate) fn may_be_ours(&self, entry: &Entry, demand: Demand) -> bool {
         !self.declares(entry)
             && match self.old {
                 None => true,
                 Some(old) if old.has(entry) => self.added_to_old.iter().any(|added| added.entry == *entry),
-                Some(_) => self.demand == Demand::Asked,
+                Some(_) => demand == Demand::Asked,
             }
     }
 
     /// Whether the manifest that `kubectl apply` was last given contains the entry.
     pub(crate) fn declares(&self, entry: &Entry) -> bool {
-        self.declared.is_some_and(|declared| {
+        self.declared.as_ref().is_some_and(|declared| {
             let is_sidecar = entry.place == &HOOK_SIDECAR;
             declared.has(entry) || is_sidecar && declared.has_in_place_of(entry) == Ok(true)
         })

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 use k8s_openapi::api::core::v1::NodeSelector;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::json::{is_unset, or_default};
 use crate::keys::PREFIX;
@@ -299,26 +299,17 @@ impl VirtualMachine {
         Self::of_manifest(LAST_APPLIED.peek(&self.object)?.as_str()?)
     }
 
-    /// Sets an annotation of the VirtualMachine itself.
+    /// Sets an annotation of the VirtualMachine itself; without a value, removes it.
     ///
     /// # Errors
     /// [`ShapeError`] if `metadata.annotations` is not an object.
-    pub(crate) fn set_annotation(&mut self, key: &str, value: String) -> Result<(), ShapeError> {
-        let annotations = ANNOTATIONS.members_mut(&mut self.object)?;
-        let value = json!(value);
-        if annotations.get(key) != Some(&value) {
-            annotations.insert(key.to_owned(), value);
-            self.is_changed = true;
-        }
-        Ok(())
-    }
-
-    /// Removes an annotation of the VirtualMachine itself, if it is there.
-    ///
-    /// # Errors
-    /// [`ShapeError`] if `metadata.annotations` is not an object.
-    pub(crate) fn remove_annotation(&mut self, key: &str) -> Result<(), ShapeError> {
-        self.is_changed |= ANNOTATIONS.remove_member(&mut self.object, key)?;
+    pub(crate) fn annotate(&mut self, key: &str, value: Option<String>) -> Result<(), ShapeError> {
+        let Some(value) = value.map(Value::String) else {
+            self.is_changed |= ANNOTATIONS.remove_member(&mut self.object, key)?;
+            return Ok(());
+        };
+        let before = ANNOTATIONS.members_mut(&mut self.object)?.insert(key.to_owned(), value.clone());
+        self.is_changed |= before != Some(value);
         Ok(())
     }
 

@@ -18,26 +18,28 @@ use crate::vm::{ShapeError, VirtualMachine};
 pub(crate) struct Siblings(Vec<(Entry, Vec<String>)>);
 
 impl Siblings {
-    /// Finds the siblings among the VirtualMachine's devices that nobody is known to have asked for. If there are no
-    /// such devices, nothing is looked up.
+    /// Finds the siblings of the devices in `gone` among the VirtualMachine's devices that nobody is known to have asked
+    /// for. If there are no such devices, nothing is looked up. `ours` are the devices that the policy added, with
+    /// those in `gone`.
     ///
     /// # Errors
     /// The names of devices that may be siblings, if PCI devices cannot be looked up.
     pub(crate) fn find(
+        gone: &[&Recorded],
         ours: &[Recorded],
         vm: &VirtualMachine,
-        is_asked_for: impl Fn(&Entry) -> bool,
+        is_declared: impl Fn(&Entry) -> bool,
         lookups: &Lookups<'_>,
     ) -> Result<Self, (Vec<String>, LookupError)> {
-        let shares_node = |name: &str| ours.iter().any(|added| node_of(name_of(&added.entry)) == node_of(name));
+        let shares_node = |name: &str| gone.iter().any(|added| node_of(name_of(&added.entry)) == node_of(name));
         let stood_beside = |name: &str, added: &Recorded| added.beside.iter().any(|other| other == name);
         let may_be_sibling = |entry: &Entry| {
             let name = name_of(entry);
             shares_node(name)
                 && ours.iter().all(|added| added.entry != *entry)
-                && !ours.iter().all(|added| stood_beside(name, added))
+                && !gone.iter().all(|added| stood_beside(name, added))
                 && vm.has(entry)
-                && !is_asked_for(entry)
+                && !is_declared(entry)
         };
         let candidates: Vec<Entry> = host_devices(vm).filter(is_pci_device).filter(may_be_sibling).collect();
         if candidates.is_empty() {
