@@ -68,8 +68,8 @@ enum HugepagesError {
 }
 
 /// Explains why the guest has less memory than the limit on Harvester.
-const RESERVED: &str = " (Harvester takes what the annotation harvesterhci.io/reservedMemory says from the memory of the \
-                        guest, or 100Mi where its setting additional-guest-memory-overhead-ratio is empty)";
+const RESERVED: &str = " (Harvester subtracts what the annotation harvesterhci.io/reservedMemory says from the memory of the \
+                        guest, or 100Mi if its setting additional-guest-memory-overhead-ratio is empty)";
 
 /// Explains why the request is lower than the limit on Harvester.
 const LOWERED: &str = " (Harvester lowers it by its overcommit ratio; add the directive cpu-pinning, with which the request is the limit)";
@@ -115,7 +115,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     }
     if memory.request_is_lowered {
         plan.warnings.push(format!(
-            "Harvester lowers the memory request by its overcommit ratio, and KubeVirt refuses the VirtualMachine where that \
+            "Harvester lowers the memory request by its overcommit ratio, and KubeVirt refuses the VirtualMachine if that \
              request is not a multiple of {}; add the directive cpu-pinning, with which the request is the limit",
             size.word()
         ));

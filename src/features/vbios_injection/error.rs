@@ -34,13 +34,13 @@ pub(super) enum VbiosError {
     /// Cure: give that user a Role to get the ConfigMap
     #[error(
         "the user {} may not get the ConfigMap {name} in the namespace {namespace}, and the setting \
-         vbiosInjection.requireUserAccess gives a ROM only to who may read it; have an administrator grant that right, or \
-         name another ConfigMap", Quoted(.user)
+         vbiosInjection.requireUserAccess gives a ROM only to users who may read it; have an administrator grant that \
+         permission, or name another ConfigMap", Quoted(.user)
     )]
     NoAccess { user: String, name: String, namespace: String },
     /// Cause: one of [Lookups](#lookups)
     /// Cure: the remedy there
-    #[error("whether the user may read the ConfigMap {name} cannot be found out: {error}")]
+    #[error("whether the user may read the ConfigMap {name} cannot be determined: {error}")]
     AccessUnknown { name: String, error: LookupError },
     /// Cause: the ConfigMap is in another namespace, or a typing mistake
     /// Cure: create it in the VirtualMachine's namespace, or correct the directive
