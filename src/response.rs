@@ -26,7 +26,7 @@ pub(crate) fn to_bytes(verdict: Verdict) -> Vec<u8> {
     };
     match verdict.decision {
         Decision::Unchanged => {}
-        Decision::Mutated(vm) => response.mutated_object = Some(vm.into_object()),
+        Decision::Mutated(object) => response.mutated_object = Some(object),
         Decision::Denied(denial) => {
             response.accepted = false;
             response.message = Some(denial.to_string());

@@ -1,8 +1,10 @@
 //! The policy's answer. This module does not know how the verdict is reached, or which bytes it becomes.
 
+use serde_json::Value;
+
 use crate::request::Unreadable;
 use crate::settings::SettingsError;
-use crate::vm::{ShapeError, VirtualMachine};
+use crate::vm::ShapeError;
 
 /// The policy's answer.
 #[derive(Debug, Default)]
@@ -21,7 +23,8 @@ pub(crate) struct Verdict {
 pub(crate) enum Decision {
     #[default]
     Unchanged,
-    Mutated(VirtualMachine),
+    /// The VirtualMachine as it shall be.
+    Mutated(Value),
     Denied(Denial),
 }
 

@@ -74,13 +74,13 @@ impl<'r> Evaluation<'r> {
         if !self.refusals.is_empty() {
             self.verdict.applied.clear();
             self.verdict.decision = Decision::Denied(Denial::Failures(self.refusals));
-        } else if self.vm.is_changed() {
+        } else if let Some(object) = self.vm.into_changed() {
             if !self.verdict.applied.is_empty() {
                 // All features share one log line, because each line is a call of the host.
                 let features = self.verdict.applied.join(",");
                 info!(self.log, "features applied"; self.request, "features" => features);
             }
-            self.verdict.decision = Decision::Mutated(self.vm);
+            self.verdict.decision = Decision::Mutated(object);
         }
         Ok(self.verdict)
     }

@@ -105,12 +105,10 @@ impl VirtualMachine {
                 let item = Value::Object(entry.to_item(keys));
                 path.items(&self.object).is_ok_and(|items| items.contains(&item))
             }
-            Form::Member => {
-                let member = path.member(&self.object, &entry.name);
-                member.is_ok_and(|member| member.is_some_and(|found| as_text(found) == entry.value))
-            }
-            Form::True | Form::EmptyObject => {
-                path.member(&self.object, &entry.name).is_ok_and(|member| member == Some(&entry.to_member()))
+            Form::Member | Form::True | Form::EmptyObject => {
+                // A quantity may be a number.
+                let is_it = |found: &Value| *found == entry.to_member() || as_text(found) == entry.value;
+                path.member(&self.object, &entry.name).is_ok_and(|member| member.is_some_and(is_it))
             }
             Form::Sidecar => {
                 let sidecars = self.hook_sidecars();

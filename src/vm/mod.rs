@@ -173,14 +173,9 @@ impl VirtualMachine {
         serde_json::from_str(text).ok().map(Self::new)
     }
 
-    /// The VirtualMachine as JSON.
-    pub(crate) fn into_object(self) -> Value {
-        self.object
-    }
-
-    /// Whether anything was changed.
-    pub(crate) fn is_changed(&self) -> bool {
-        self.is_changed
+    /// The VirtualMachine as JSON, if anything was changed.
+    pub(crate) fn into_changed(self) -> Option<Value> {
+        Some(self.object).filter(|_| self.is_changed)
     }
 
     /// Whether the object is being deleted. If it is, only its finalizers matter.

@@ -79,14 +79,11 @@ impl Path {
     pub(super) fn find(self, root: &Value) -> Result<Option<&Value>, ShapeError> {
         let mut value = root;
         for (depth, key) in self.0.iter().enumerate() {
-            match value {
-                Value::Object(members) => match members.get(*key) {
-                    Some(member) => value = member,
-                    None => return Ok(None),
-                },
+            value = match value {
+                Value::Object(members) => members.get(*key).unwrap_or(&Value::Null),
                 Value::Null => return Ok(None),
                 other => return Err(self.first(depth).wrong_type(other, "an object")),
-            }
+            };
         }
         Ok(Some(value).filter(|value| !value.is_null()))
     }
@@ -98,29 +95,28 @@ impl Path {
 
     /// The string at the path; `None` if it is absent.
     pub(super) fn text(self, root: &Value) -> Result<Option<&str>, ShapeError> {
-        match self.find(root)? {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(self.wrong_type(other, "a string")),
-        }
+        self.read(root, Value::as_str, "a string")
     }
 
     /// The items of the list at the path; empty if it is absent.
     pub(super) fn items(self, root: &Value) -> Result<&[Value], ShapeError> {
-        match self.find(root)? {
-            None => Ok(&[]),
-            Some(Value::Array(items)) => Ok(items),
-            Some(other) => Err(self.wrong_type(other, "a list")),
-        }
+        Ok(self.read(root, Value::as_array, "a list")?.map(Vec::as_slice).unwrap_or_default())
     }
 
     /// The members of the object at the path; `None` if it is absent.
     pub(super) fn members(self, root: &Value) -> Result<Option<&Map<String, Value>>, ShapeError> {
-        match self.find(root)? {
-            None => Ok(None),
-            Some(Value::Object(members)) => Ok(Some(members)),
-            Some(other) => Err(self.wrong_type(other, "an object")),
-        }
+        self.read(root, Value::as_object, "an object")
+    }
+
+    /// The value at the path, read with `read`, which returns `None` if the value has a wrong type.
+    fn read<'v, T>(
+        self,
+        root: &'v Value,
+        read: impl Fn(&'v Value) -> Option<T>,
+        expected: &'static str,
+    ) -> Result<Option<T>, ShapeError> {
+        let read = |value| read(value).ok_or_else(|| self.wrong_type(value, expected));
+        self.find(root)?.map(read).transpose()
     }
 
     /// A member of the object at the path. The member may be null.

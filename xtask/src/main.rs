@@ -66,7 +66,7 @@ const FILES: [Generated; 18] = [
     Generated { path: "README.md", make: reference::readme },
     Generated { path: "docs/reference.md", make: reference::page },
     Generated { path: "docs/usage.md", make: reference::usage },
-    Generated { path: "observability/vms.columns", make: reference::columns },
+    Generated { path: "deploy/observability/vms.columns", make: reference::columns },
     Generated { path: "docs/troubleshooting.md", make: messages::guide },
 ];
 

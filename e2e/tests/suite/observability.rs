@@ -25,7 +25,7 @@ fn row(name: &str) -> Option<Vec<String>> {
 }
 
 fn dashboard() -> Value {
-    serde_json::from_str(&text("observability/grafana-dashboard.json")).unwrap()
+    serde_json::from_str(&text("deploy/observability/grafana-dashboard.json")).unwrap()
 }
 
 fn panels() -> Vec<Value> {
@@ -34,7 +34,7 @@ fn panels() -> Vec<Value> {
 }
 
 fn alerts() -> Vec<Value> {
-    let rule = yaml::read(&root().join("observability/prometheus-rules.yaml")).unwrap().remove(0);
+    let rule = yaml::read(&root().join("deploy/observability/prometheus-rules.yaml")).unwrap().remove(0);
     assert_eq!([&rule["apiVersion"], &rule["kind"]], ["monitoring.coreos.com/v1", "PrometheusRule"]);
     rule["spec"]["groups"].as_array().unwrap().iter().flat_map(|g| g["rules"].as_array().unwrap().clone()).collect()
 }
@@ -106,7 +106,7 @@ fn the_dashboard_works_with_any_data_source_and_policy() {
 
 #[test]
 fn every_alert_says_what_to_do_and_is_tested() {
-    let tests = text("observability/prometheus-rules_test.yaml");
+    let tests = text("deploy/observability/prometheus-rules_test.yaml");
     for alert in alerts() {
         let name = alert["alert"].as_str().unwrap();
         for key in ["summary", "description", "action", "runbook_url"] {
@@ -125,7 +125,7 @@ fn every_alert_says_what_to_do_and_is_tested() {
 /// The directives in the list of docs/usage.md.
 #[test]
 fn the_columns_show_every_directive() {
-    let file = text("observability/vms.columns");
+    let file = text("deploy/observability/vms.columns");
     let lines: Vec<Vec<&str>> = file.lines().map(|line| line.split_whitespace().collect()).collect();
     let [heads, columns] = &lines[..] else {
         panic!("a line of heads and one of columns: {file}");
@@ -138,7 +138,7 @@ fn the_columns_show_every_directive() {
         let key = |end: &str| format!(r".metadata.annotations.vm-feature-manager\.io/{directive}{end}");
         expected.extend(["", "-applied", "-error"].map(key));
     }
-    assert_eq!(*columns, expected, "observability/vms.columns and the directives in docs/usage.md");
+    assert_eq!(*columns, expected, "deploy/observability/vms.columns and the directives in docs/usage.md");
     assert!(directives.len() >= 4);
 }
 

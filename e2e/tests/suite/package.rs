@@ -815,7 +815,7 @@ mod workflows {
 
     #[test]
     fn renovate_finds_the_tools_that_the_tests_install() {
-        let renovate: Value = serde_json::from_str(&text("renovate.json")).unwrap();
+        let renovate: Value = serde_json::from_str(&text(".github/renovate.json")).unwrap();
         let pattern = renovate["customManagers"][0]["matchStrings"][0].as_str().unwrap().replace('\\', "");
         let tools = text("scripts/go-tools");
         let tools: Vec<&str> = tools.lines().filter_map(|line| line.trim().split_once("@v").map(|t| t.0)).collect();
