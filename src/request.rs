@@ -82,7 +82,7 @@ impl fmt::Display for Requester {
 /// with the passwords in its cloud-init.
 ///
 /// Cause: the request does not come from an API server
-/// Cure: look at who sends it
+/// Cure: find out who sends it
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
     #[error("the admission request cannot be read: it is not UTF-8")]
