@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
-# The annotated module in kwctl. What the cluster answers comes from sessions that kwctl recorded
-# (--record-host-capabilities-interactions); a session that does not fit makes lookups fail, and the patches tell.
+# The annotated module in kwctl. The cluster's answers come from sessions that kwctl recorded
+# (--record-host-capabilities-interactions). If a session does not fit, lookups fail, and the patches differ.
 
 setup_file() {
     bats_require_minimum_version 1.5.0
@@ -19,7 +19,7 @@ create() {
         jq ".object |= (${2:-.})" >"$BATS_TEST_TMPDIR/request.json"
 }
 
-# The request that updates it: example, jq program for the old object, jq program that makes the new one of the old.
+# The request that updates it: example, jq program for the old object, jq program that turns it into the new one.
 update() {
     create "$1" "$2"
     jq ".operation = \"UPDATE\" | .oldObject = .object | .object |= ($3)" \
@@ -44,7 +44,7 @@ answer() {
     jq --compact-output --raw-output "$1" <<<"$output"
 }
 
-# The operations of the patch, one a line, as `op path value`.
+# The operations of the patch, one per line, as `op path value`.
 patch() {
     answer '.patch // "W10="' | base64 --decode |
         jq --compact-output --raw-output '.[] | "\(.op) \(.path) \(.value | if type == "string" then . else tojson end)"'
@@ -131,7 +131,7 @@ add $domain/resources/limits/nvidia.com~1gpu 1"
     create vbios
     replay vbios
     same "$(answer .auditAnnotations.applied)" 'pci-passthrough,vbios-injection'
-    # The list of sidecars: ours, with the ROM's ConfigMap and the image of the running KubeVirt.
+    # The list of sidecars: the policy's, with the ROM's ConfigMap and the image of the running KubeVirt.
     sidecars=$(answer .patch | base64 --decode | jq -c '[.[] | .value | select(type == "object" and has("hooks.kubevirt.io/hookSidecars"))[] | fromjson][0]
         // [.[] | select(.path | endswith("hookSidecars")) | .value | fromjson][0]')
     same "$(jq -c '[.[0].image, .[0].configMap, .[0].command[3], length]' <<<"$sidecars")" \

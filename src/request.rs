@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use kubewarden_policy_sdk::request::{KubernetesAdmissionRequest, UserInfo, ValidationRequest};
+use kubewarden_policy_sdk::request::UserInfo;
+use serde::Deserialize;
 use serde_json::Value;
 use serde_json::error::Category;
 
@@ -81,7 +82,7 @@ impl fmt::Display for Requester {
 /// with the passwords in its cloud-init.
 ///
 /// Cause: the request does not come from an API server
-/// Cure: look at who sends it
+/// Cure: find out who sends it
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
     #[error("the admission request cannot be read: it is not UTF-8")]
@@ -108,13 +109,11 @@ impl From<serde_json::Error> for Unreadable {
 impl Payload {
     /// Reads the payload of `validate`.
     ///
-    /// The SDK's `ValidationRequest::new` is not used, because its error contains the payload.
-    ///
     /// # Errors
     /// [`Unreadable`] if the payload is not JSON, or does not name the operation and the kind of the object.
     pub(crate) fn parse(payload: &[u8]) -> Result<Self, Unreadable> {
         let payload = std::str::from_utf8(payload).map_err(|_| Unreadable::NotUtf8)?;
-        let ValidationRequest::<Option<Value>> { settings, request } = serde_json::from_str(payload)?;
+        let Validation { settings, request } = serde_json::from_str(payload)?;
         if request.kind.kind.is_empty() {
             return Err(Unreadable::Field("request.kind.kind"));
         }
@@ -124,22 +123,55 @@ impl Payload {
         if !request.namespace.is_empty() && !LABEL.allows(&request.namespace) {
             return Err(Unreadable::Field("request.namespace"));
         }
-        let is_concerned = concerns_virtual_machine(&request);
-        let KubernetesAdmissionRequest { uid, name, namespace, user_info, object, old_object, .. } = request;
+        let is_concerned = request.concerns_virtual_machine();
+        let Admission { uid, name, namespace, user_info, object, old_object, .. } = request;
         let is_there = |object: &Value| is_concerned && !object.is_null();
         let old = Some(old_object).filter(is_there).map(VirtualMachine::new);
         let vms = Some(object).filter(is_there).map(|new| VirtualMachines { new: VirtualMachine::new(new), old });
         let request = AdmissionRequest { uid, name, namespace, requester: user_info.into() };
-        Ok(Self { settings: settings.unwrap_or_default(), request, vms })
+        Ok(Self { settings, request, vms })
     }
 }
 
-/// Whether a request creates or updates a KubeVirt `VirtualMachine`, not only its status. Every API version counts.
-fn concerns_virtual_machine(request: &KubernetesAdmissionRequest) -> bool {
-    request.kind.group == "kubevirt.io"
-        && request.kind.kind == "VirtualMachine"
-        && matches!(request.operation.as_str(), "CREATE" | "UPDATE")
-        && request.sub_resource.is_empty()
+/// What the policy reads of the payload. The SDK's type has all fields of an admission request, and reading them takes
+/// a tenth of the time of a request without directives.
+#[derive(Deserialize)]
+struct Validation {
+    #[serde(default)]
+    settings: Value,
+    request: Admission,
+}
+
+/// What the policy reads of an AdmissionRequest (`admission.k8s.io/v1`).
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Admission {
+    uid: String,
+    kind: GroupKind,
+    name: String,
+    namespace: String,
+    operation: String,
+    sub_resource: String,
+    user_info: UserInfo,
+    object: Value,
+    old_object: Value,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct GroupKind {
+    group: String,
+    kind: String,
+}
+
+impl Admission {
+    /// Whether the request creates or updates a KubeVirt `VirtualMachine`, not only its status. Every API version counts.
+    fn concerns_virtual_machine(&self) -> bool {
+        self.kind.group == "kubevirt.io"
+            && self.kind.kind == "VirtualMachine"
+            && matches!(self.operation.as_str(), "CREATE" | "UPDATE")
+            && self.sub_resource.is_empty()
+    }
 }
 
 /// The fields that identify the request in a log line.

@@ -33,8 +33,8 @@ pub(crate) enum Decision {
 pub(crate) enum Denial {
     #[error("{0}")]
     Unreadable(#[from] Unreadable),
-    /// Cause: the settings changed behind policy-server's back
-    /// Cure: the administrator corrects what follows
+    /// Cause: the settings changed without a check by policy-server
+    /// Cure: an administrator corrects what the message lists
     #[error("the policy's settings are invalid, so no feature can be applied: {0}")]
     Settings(#[from] SettingsError),
     #[error("{0}")]

@@ -1,7 +1,7 @@
-//! How long requests take, against a module that does nothing with the same bytes: in a fresh instance each time, as
-//! policy-server evaluates them, and in a reused one. A request is what policy-server makes of it: read from an
-//! AdmissionReview's bytes, put into a payload with the settings, evaluated, and answered with a patch. At the end stands
-//! a table with the ratios, and what does not depend on the machine: fuel (about one unit an instruction), memory, sizes.
+//! Measures how long requests take, and compares them with a module that does nothing with the same bytes. Each request is
+//! measured in a new instance, as policy-server evaluates it, and in a reused one. The measurement includes what policy-server
+//! does: it reads the AdmissionReview, builds a payload with the settings, evaluates it, and answers with a patch. The output ends
+//! with a table of the ratios and of what does not depend on the machine: fuel (about one unit per instruction), memory, sizes.
 
 use std::fs;
 use std::hint::black_box;
@@ -28,7 +28,7 @@ fn vm(file: &str, annotations: &[(&str, &str)]) -> Value {
     vm
 }
 
-/// A request as it comes, and the policy's settings.
+/// A request as the API server sends it, and the policy's settings.
 struct Case {
     review: Vec<u8>,
     settings: Value,
@@ -40,7 +40,7 @@ impl Case {
         json!({"request": request, "settings": self.settings}).to_string().into_bytes()
     }
 
-    /// What policy-server does with the request around the guest's call.
+    /// What policy-server does with the request before and after the guest's call.
     fn evaluate(&self, call: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
         let request: Value = serde_json::from_slice(&self.review).unwrap();
         let payload = json!({"request": request, "settings": self.settings}).to_string();
@@ -99,7 +99,7 @@ fn cases() -> Vec<(&'static str, Case)> {
     ]
 }
 
-/// That the requests ask for every feature.
+/// Checks that the requests ask for every feature.
 fn check_features() {
     let text: String = cases().iter().map(|(_, case)| String::from_utf8_lossy(&case.review).into_owned()).collect();
     for feature in features::names() {
@@ -123,7 +123,7 @@ fn main() {
     for (case, request) in cases() {
         let answer = request.evaluate(|payload| hosts[0].1.call("validate", payload).unwrap().0);
         let answer = String::from_utf8(answer).unwrap();
-        // A refusal takes less.
+        // A denial takes less time.
         assert!(answer.contains(r#""allowed":true"#), "{case}: {answer}");
         let mut group = criterion.benchmark_group(case);
         group.throughput(Throughput::Bytes(request.review.len() as u64));
@@ -141,7 +141,7 @@ fn main() {
     report(&policy, &noop, &hosts, compile);
 }
 
-/// The median that criterion has kept, in microseconds.
+/// The median that criterion saved, in microseconds.
 fn median(case: &str, mode: &str, module: &str) -> Option<f64> {
     let directory = case.replace(['/', ' ', ','], "_");
     let folders = [case.to_owned(), directory];

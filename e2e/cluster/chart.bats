@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # shellcheck disable=SC2154 # the names that lib.bash exports
-# The chart beside the installed policy, under another name: installed, upgraded with other settings, uninstalled. It sees the tests'
-# namespace alone, and the installed policy does not see it for that time.
+# Installs the chart next to the installed policy, under another name, upgrades it with other settings, and uninstalls it. During
+# this time, the chart's policy applies only to the tests' namespace, and the installed policy ignores that namespace.
 
 setup_file() {
     load lib
@@ -43,7 +43,7 @@ setup() {
         skip "policy-server is not a pod here; name a command that gives it its policies anew in POLICY_SERVER_RELOAD"
 }
 
-# Takes a namespace out of the installed policy's sight.
+# Excludes a namespace from the installed policy.
 sees_not() {
     kubectl patch clusteradmissionpolicies "$POLICY" --type merge --patch "$(jq --arg namespace "$1" '{spec: {namespaceSelector: {matchExpressions: (
         (.spec.namespaceSelector.matchExpressions // []) + [{key: "kubernetes.io/metadata.name", operator: "NotIn", values: [$namespace]}])}}}' <<<"$POLICY_JSON")"
@@ -54,12 +54,12 @@ webhook_has() {
     has "$(kubectl get mutatingwebhookconfigurations "clusterwide-$POLICY" --output json)" "$1"
 }
 
-# What Kubewarden does by itself, where policy-server is a pod.
+# Does what Kubewarden itself does if policy-server is a pod.
 eventually_reloaded() {
     [ -z "${POLICY_SERVER_RELOAD-}" ] || hook "$POLICY_SERVER_RELOAD"
 }
 
-# The virtual machine whose vendor only the settings tell.
+# A virtual machine whose CPU vendor is only in the settings.
 asks() {
     try asks nested-virt "$plain | $(with nested-virt enabled)" | summary
 }
@@ -97,7 +97,7 @@ mutatingwebhookconfiguration.admissionregistration.k8s.io/clusterwide-$RUN"
     has "$(objects)" "role.rbac.authorization.k8s.io/$RUN-configmaps"
     same "$(kubectl get clusterroles "$RUN" --output json | jq --compact-output '[.rules[].resources[]] | sort')" \
         '["kubevirts","pcideviceclaims","pcidevices","subjectaccessreviews","usbdeviceclaims","usbdevices"]'
-    # What is stored stays as it is until its directives or its template change.
+    # Stored virtual machines do not change until their directives or their template change.
     same "$(stored kept | summary)" $'features: svm=require\napplied: nested-virt=true'
     change kept '{"spec": {"template": {"spec": {"domain": {"cpu": {"cores": 2}}}}}}'
     same "$(stored kept | summary)" $'features: vmx=require\napplied: nested-virt=true'

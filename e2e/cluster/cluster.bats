@@ -1,8 +1,8 @@
 #!/usr/bin/env bats
 # shellcheck disable=SC2154 # the names that lib.bash exports
 # shellcheck disable=SC2153
-# The installed policy in a cluster: what is stored, by everything that writes a virtual machine. CONTRIBUTING.md tells what the
-# cluster must have.
+# The installed policy in a cluster: what the cluster stores, with every client and controller that writes virtual machines.
+# CONTRIBUTING.md says what the cluster must have.
 
 setup_file() {
     load lib
@@ -23,17 +23,17 @@ setup() {
     cd "$BATS_TEST_DIRNAME/../.." || return
 }
 
-# A test that failed leaves nothing to those behind it.
+# Cleans up after a test that failed, so that the next tests do not see anything of it.
 teardown() {
     give_rights_back
     [ ! -e "$BATS_FILE_TMPDIR/stopped" ] || start_server
     [ -n "$BATS_TEST_COMPLETED" ] || k delete virtualmachines.kubevirt.io --all --ignore-not-found
 }
 
-# Takes an example through its life: name, what the policy makes of it, jq program that changes it.
+# Takes an example through its life: name, expected changes, jq program that changes it.
 example() {
     local file=$BATS_TEST_TMPDIR/vm.json name=vm-$BATS_TEST_NUMBER before directives
-    # Without directives: what has to be left in the end.
+    # Without directives: what must be left at the end.
     vm "$name" "$1" "${3:-.} | $plain" | k create --filename -
     before=$(everything "$name")
     same "$(stored "$name" | summary | grep -v '^node:')" ""
@@ -44,7 +44,7 @@ example() {
     same "$(stored "$name" | summary)" "$2"
     stays "$name" k apply --filename "$file"
     k diff --filename "$file"
-    # Harvester adds a term to the affinity of a VM with pinned CPUs, and refuses a manifest without it.
+    # Harvester adds a term to the affinity of a VM with pinned CPUs, and rejects a manifest without it.
     grep -q "CPUs: dedicated" <<<"$2" || survives "$name" k replace --filename "$file"
     directives=$(jq --raw-output --arg ours "$ours/" '.metadata.annotations | keys[] | select(startswith($ours)) | "\(.)-"' "$file")
     # shellcheck disable=SC2086 # one argument each
@@ -59,8 +59,8 @@ example() {
     remove "$name"
 }
 
-# Runs a command that must leave the virtual machine as it is: name, command. It writes the manifest again, and with it what Harvester
-# had set in a new virtual machine.
+# Runs a command that must not change the virtual machine: name, command. The command writes the manifest again, with what Harvester
+# set in a new virtual machine.
 stays() {
     local before
     before=$(everything "$1" | without_amounts)
@@ -68,8 +68,8 @@ stays() {
     same "$(everything "$1" | without_amounts)" "$before"
 }
 
-# The same for a command that writes nothing but the manifest. Devices of an IOMMU group that Harvester added are not in it, and it adds
-# them only to a new virtual machine.
+# The same for a command that writes only the manifest. It does not contain the devices of an IOMMU group that Harvester added,
+# because Harvester adds them only to a new virtual machine.
 survives() {
     local before
     before=$(everything "$1" | without_amounts | without_siblings)
@@ -77,7 +77,7 @@ survives() {
     same "$(everything "$1" | without_amounts | without_siblings)" "$before"
 }
 
-# What Harvester makes of the limits where these change: the guest's memory and the requests.
+# Removes what Harvester computes from the limits when these change: the guest's memory and the requests.
 without_amounts() {
     jq '.template.spec.domain |= (del(.memory.guest, .resources.requests, .cpu.maxSockets) | if .memory == {} then del(.memory) else . end)'
 }
@@ -86,8 +86,8 @@ without_siblings() {
     jq --arg sibling "$AMD-000000020" 'del(.template.spec.domain.devices.hostDevices[]? | select(.name == $sibling))'
 }
 
-# Adds, changes and removes a directive on a virtual machine that has none: example, jq program for the virtual machine, directives,
-# what they make, other directives, what these make. Directives are name=value, one a line.
+# Adds, changes and removes a directive on a virtual machine without directives: example, jq program for the virtual machine,
+# directives, what they add, other directives, what these add. Each line has one directive, as name=value.
 directive() {
     local name=vm-$BATS_TEST_NUMBER before added changed
     create "$name" "$1" "$plain | $2"
@@ -103,7 +103,7 @@ directive() {
     remove "$name"
 }
 
-# What the policy makes of a number of GPUs: resource, number.
+# What the policy adds for a number of GPUs: resource, number.
 gpus() {
     local kind=limits devices
     devices=$(seq --format "gpu-%g=$1" --separator ' ' 0 $(($2 - 1)))
@@ -117,7 +117,7 @@ gpus() {
     echo "$kind: $devices"
 }
 
-# The iGPU of the examples with a ROM, what the policy gives after it, and what Harvester adds.
+# The iGPU of the examples with a ROM, then the devices that the policy adds, then those that Harvester adds.
 igpu() {
     echo "$AMD-000005000=amd.com/CEZANNE_RADEON_VEGA_SERIES${1:+ $1}${SIBLINGS:+ $AMD-000000020=amd.com/CEZANNE_RADEON_VEGA_SERIES}"
 }
@@ -158,7 +158,7 @@ on() {
             }
         done <"$BATS_TEST_TMPDIR/rights"
     done <<<"$accounts"
-    # Kubewarden's own charts give this right, too, so that the account has it either way.
+    # Kubewarden's own charts grant this permission, too, so the account always has it.
     has "$(kubectl get clusterroles "$POLICY" --output json | jq --compact-output '[.rules[] | {resources, verbs}]')" \
         '{"resources":["subjectaccessreviews"],"verbs":["create"]}'
 }
@@ -248,7 +248,7 @@ ROMs: igpu-rom
 applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"0000:05:00.0\"] vbios-injection=igpu-rom"
 }
 
-# Beside a USB device, Harvester adds no PCI devices of an IOMMU group.
+# Harvester adds no PCI devices of an IOMMU group if the virtual machine has a USB device.
 @test "example workstation" {
     needs_harvester
     needs_gate HostDevices Sidecar
@@ -265,7 +265,7 @@ applied: cpu-pinning=true hugepages=2Mi numa=passthrough pci-passthrough=[\"0000
     [ "$(setting .userData.enabled false)" = true ] || skip "the policy's setting userData.enabled is off"
     needs_harvester
     needs_gate HostDevices
-    # The directives are not annotations here, so only the storing is the same.
+    # The directives are not annotations here, so only the stored template is the same.
     vm user-data user-data 'del(.spec.template.spec.networks[].multus) | .spec.template.spec.networks[].pod = {}
         | .spec.template.spec.domain.devices.interfaces[] |= (del(.bridge) | .masquerade = {})' | k apply --filename -
     same "$(stored user-data | summary)" "\
@@ -310,7 +310,7 @@ applied: gpu-device-plugin=nvidia.com/gpu"
 @test "example kubevirt/vbios" {
     needs_no_harvester
     needs_gate HostDevices Sidecar
-    # The example has a host device of its own, which stays.
+    # The example has its own host device, which stays.
     vm rom kubevirt/vbios | k apply --filename -
     same "$(stored rom | summary)" "\
 host devices: igpu=amd.com/CEZANNE
@@ -375,7 +375,7 @@ applied: cpu-pinning=true hugepages=1Gi numa=passthrough"
 @test "hugepages go by the memory that Harvester sets" {
     local limits='.spec.template.spec.domain |= (.memory.guest = "8Gi" | .resources = {limits: {cpu: "4", memory: "8Gi"}})'
     create paged nested-virt "$plain | $limits"
-    # By Harvester's setting overcommit-config: two thirds.
+    # Harvester's setting overcommit-config leads to two thirds.
     [ "$(stored paged | jq --raw-output .spec.template.spec.domain.resources.requests.memory)" = 5461Mi ] || {
         remove paged
         skip "no Harvester that sets the requests to two thirds of the limits"
@@ -427,7 +427,7 @@ applied: usb-passthrough=[\"046d:c52b\"]"
     refused "no node has a USB device dead:beef" try usb usb-passthrough "$(with_usb dead:beef)"
     refused "already has a host device of the node $INTEL, but the devices asked for are elsewhere: $AMD-046d-c52b-001004 on $AMD" \
         try usb usb-passthrough "$(with_usb "$AMD-046d-c52b-001004") | $(with_pci 0000:01:00.0)"
-    # The PCI device decides between two alike.
+    # The PCI device decides between two identical devices.
     same "$(try usb usb-passthrough "$(with_usb 046d:c52b) | $(with_pci "$AMD/0000:03:00.0")" | summary | grep -o "$AMD-046d-c52b-[0-9]*" | head -1)" \
         "$AMD-046d-c52b-001004"
 }
@@ -502,7 +502,7 @@ applied: pci-passthrough=[\"0000:01:00.0\"]"
 @test "a ROM is added, changed and removed" {
     needs_gate Sidecar HostDevices
     k get configmap igpu-rom --output json | jq '.metadata = {name: "other-rom"}' | k create --filename -
-    # A device of the user's, which Harvester knows.
+    # A device of the user that Harvester knows.
     local device=$INTEL-000003000
     directive nested-virt ".spec.template.spec.domain.devices.hostDevices = [{name: \"$device\", deviceName: \"$card\"}]" \
         vbios-injection=igpu-rom $'host devices: '"$device=$card"$'\nROMs: igpu-rom\napplied: vbios-injection=igpu-rom' \
@@ -551,19 +551,19 @@ applied: pci-passthrough=[\"0000:01:00.0\"]"
     remove dry
 }
 
-@test "a virtual machine whose ROM is gone can be labelled, stopped and deleted, and a change says what is missing" {
+@test "a virtual machine whose ROM is gone can be labeled, stopped and deleted, and a change says what is missing" {
     needs_harvester
     needs_gate HostDevices Sidecar
     k get configmap igpu-rom --output json | jq '.metadata = {name: "lost-rom"}' | k create --filename -
     create lost vbios "$(with vbios-injection lost-rom)"
     k delete configmap lost-rom
-    # policy-server remembers what it read for some seconds.
+    # policy-server caches what it reads for some seconds.
     eventually 30 refused "there is no ConfigMap lost-rom in the namespace $NAMESPACE" \
         k patch virtualmachines.kubevirt.io lost --type merge --patch '{"spec": {"template": {"spec": {"domain": {"cpu": {"cores": 2}}}}}}' --dry-run=server
     stays lost k label virtualmachines.kubevirt.io lost somebody=here
     stays lost change lost '{"spec": {"runStrategy": "Halted"}}'
     same "$(stored lost | jq --raw-output .spec.runStrategy)" Halted
-    # The other features stay when the directive goes.
+    # The other features stay when the directive is removed.
     annotate lost vbios-injection-
     same "$(stored lost | summary)" "\
 host devices: $(igpu)
@@ -572,13 +572,13 @@ applied: pci-passthrough=[\"0000:05:00.0\"]"
     remove lost
 }
 
-@test "a virtual machine whose claim is gone can be labelled, stopped and deleted, and a change says what is missing" {
+@test "a virtual machine whose claim is gone can be labeled, stopped and deleted, and a change says what is missing" {
     needs_harvester
     needs_gate HostDevices
     local claim=$INTEL-000003000
     create claimed pci-passthrough "$(with_pci "$INTEL/0000:03:00.0")"
     kubectl get "pcideviceclaims.$pci" "$claim" --output json >"$BATS_TEST_TMPDIR/claim.json"
-    # Harvester keeps a claim that a virtual machine uses; then its node has not bound the device.
+    # Harvester does not delete a claim that a virtual machine uses. In that case, the claim's status says that it has no effect.
     kubectl delete "pcideviceclaims.$pci" "$claim" ||
         kubectl patch "pcideviceclaims.$pci" "$claim" --subresource status --type merge --patch '{"status": {"passthroughEnabled": false}}'
     eventually 30 refused "pci-passthrough cannot be applied" \
@@ -629,7 +629,7 @@ applied: nested-virt=true pci-passthrough=[\"0000:03:00.0\"]"
     SECONDS=0
     grant=$(try none nested-virt "$asks" 2>&1 | grep --only-matching 'kubectl create clusterrolebinding .*')
     [ "$SECONDS" -lt 5 ]
-    # What asks for nothing needs no rights.
+    # A virtual machine that asks for nothing needs no permissions.
     same "$(try none nested-virt "$plain" | summary)" ""
     if [ "$POLICY" = vm-feature-manager ]; then
         echo "$grant" | cut -d ' ' -f 4 >"$BATS_FILE_TMPDIR/granted"
@@ -689,6 +689,6 @@ features_come() {
         | .items[] | .spec.template.spec as $spec
         | [($spec.domain.cpu.features // [])[].name, ($spec.domain.devices.hostDevices // [])[].name, ($spec.nodeSelector // {})["kubernetes.io/hostname"] // empty] as $found
         | select($found != $expected[.metadata.labels.burst]) | "\(.metadata.name) \(.metadata.labels.burst): \($found | tojson)"' "$BATS_TEST_TMPDIR/all.json")" ""
-    # One request: kubectl would send one for each.
+    # This takes only one request. kubectl would send one per object.
     kubectl delete --raw "/apis/kubevirt.io/v1/namespaces/$NAMESPACE/virtualmachines?labelSelector=burst" >"$BATS_TEST_TMPDIR/deleted"
 }

@@ -1,11 +1,11 @@
-# What the cluster tests share: the manifests that they write, and what they see of the objects that the cluster stores.
+# Shared by the cluster tests: the manifests that they write, and what they read from stored objects.
 # shellcheck shell=bash
 # bats sets status and output.
 # shellcheck disable=SC2154
 
 export ours=vm-feature-manager.io pci=devices.harvesterhci.io
 
-# kubectl, or what KUBECTL names.
+# kubectl, or the program in KUBECTL.
 kubectl() {
     command "${KUBECTL:-kubectl}" "$@"
 }
@@ -15,12 +15,12 @@ k() {
     kubectl --namespace "$NAMESPACE" "$@"
 }
 
-# Compares two texts: what is there, what is expected.
+# Compares two texts: actual, expected.
 same() {
     diff <(echo "$1") <(echo "$2")
 }
 
-# Whether a text has another in it.
+# Whether a text contains another.
 has() {
     [[ $1 == *"$2"* ]] && return
     echo "not found: $2"
@@ -53,7 +53,7 @@ refused() {
 
 # --- The cluster, and what is installed in it ---
 
-# Ends the tests where a program or a part of the cluster is missing.
+# Ends the tests if a program or a part of the cluster is missing.
 need() {
     "${@:2}" >/dev/null 2>&1 && return
     echo "$1" >&2
@@ -65,7 +65,7 @@ setting() {
     jq --raw-output --arg default "$2" ".spec.settings$1 // \$default" <<<"$POLICY_JSON"
 }
 
-# Finds out what the cluster has. Everything that the tests make bears the name of the run.
+# Detects what the cluster has. The names of all objects that the tests create contain the name of the run.
 discover() {
     bats_require_minimum_version 1.5.0
     cd "$BATS_TEST_DIRNAME/../.." || return
@@ -82,7 +82,7 @@ discover() {
     KUBEVIRT_JSON=$(kubectl get kubevirts.kubevirt.io "$(setting .kubevirt.name kubevirt)" \
         --namespace "$(setting .kubevirt.namespace harvester-system)" --output json)
     export POLICY_JSON KUBEVIRT_JSON
-    # The features' sections of the settings are those of the chart that have an error handling.
+    # The sections of the settings that belong to features are those with an error handling in the chart's values.
     # shellcheck disable=SC2016 # jq's variables
     local usual='($schema[0].properties.settings.properties | map_values(select(.properties.errorHandling)) | keys) as $sections
         | .spec.settings | (.configSource // "annotations") == "annotations"
@@ -90,7 +90,7 @@ discover() {
     need "the tests need the default configSource and errorHandling, and all features" \
         jq --exit-status --slurpfile schema charts/vm-feature-manager-policy/values.schema.json "$usual" <<<"$POLICY_JSON"
 
-    # HARVESTER: the policy asks for PCI devices. SIBLINGS: Harvester adds those that share an IOMMU group.
+    # HARVESTER: the policy looks up PCI devices. SIBLINGS: Harvester adds devices that share an IOMMU group.
     unset HARVESTER SIBLINGS
     if [ "$(setting .pciPassthrough.deviceNames auto)" != address ] && kubectl get crd "pcidevices.$pci" >/dev/null 2>&1; then
         export HARVESTER=yes
@@ -144,8 +144,8 @@ manifest() {
         jq --arg namespace "$NAMESPACE" "if .metadata.namespace then .metadata.namespace = \$namespace else . end | ${2:-.}"
 }
 
-# The virtual machine of an example: name, example, jq program that changes it. The volume's claim would need a storage class of
-# the example's, and Harvester would choose another MAC address each time.
+# The virtual machine of an example: name, example, jq program that changes it. The volume's claim is removed because it would need
+# the example's storage class. The MAC address is fixed because Harvester would choose another one each time.
 vm() {
     local mac
     mac=02$(md5sum <<<"$NAMESPACE/$1" | sed 's/\(..\)/:\1/g' | cut -c 1-15)
@@ -184,7 +184,7 @@ try() {
     vm "$@" | k create --dry-run=server --output json --filename -
 }
 
-# Sets annotations of the policy's: virtual machine, name=value or name- ...
+# Sets annotations of the policy: virtual machine, name=value or name- ...
 annotate() {
     local name=$1
     shift
@@ -205,7 +205,7 @@ stored() {
     k get virtualmachines.kubevirt.io "$1" --output json
 }
 
-# What the policy has to do with in an object, one a line. Reads the object.
+# The parts of an object that the policy may change, one per line. Reads the object.
 summary() {
     jq --raw-output --arg ours "$ours/" '
         (.metadata.annotations // {}) as $notes
@@ -225,8 +225,8 @@ summary() {
         ][] | select(.[1] != []) | "\(.[0]): \(.[1] | join(" "))"'
 }
 
-# The whole template and the policy's annotations, for a comparison, without what KubeVirt adds to a new virtual machine and `kubectl
-# replace` takes away. Of the hook's program the length is enough.
+# The whole template and the policy's annotations, for comparisons. It leaves out what KubeVirt adds to a new virtual machine and
+# `kubectl replace` removes. Of the hook's program, it contains only the length.
 everything() {
     stored "$1" | jq --sort-keys --arg ours "$ours/" '{
         notes: (.metadata.annotations // {} | with_entries(select(.key | startswith($ours)))),
@@ -238,10 +238,10 @@ everything() {
     | walk(if type == "object" then with_entries(select(.value != {} and .value != null)) else . end)'
 }
 
-# Makes what the tests need beside virtual machines.
+# Creates what the tests need in addition to virtual machines.
 make_world() {
     kubectl create namespace "$NAMESPACE"
-    # Nodes that no machine stands behind. Without the label of an operating system no DaemonSet puts a pod there.
+    # Nodes without machines. They have no label for an operating system, so no DaemonSet starts a pod on them.
     local node vendor feature
     while read -r node vendor feature; do
         kubectl create --filename - <<NODE
@@ -286,13 +286,13 @@ put() {
     local object name
     while read -r object; do
         name=$(jq --raw-output .metadata.name <<<"$object")
-        # A webhook of Harvester's looks into its cache for the device of a claim.
+        # One of Harvester's webhooks looks for a claim's device in its cache.
         eventually 20 kubectl create --filename - <<<"$object"
         kubectl patch "${1,,}s.$pci" "$name" --subresource status --type merge --patch "$(jq --compact-output '{status}' <<<"$object")"
     done < <(jq --compact-output "select(.kind == \"$1\")" "$BATS_FILE_TMPDIR/devices.json")
 }
 
-# Takes away everything that the run made, as far as it is there.
+# Removes everything that the run created and that still exists.
 unmake_world() {
     [ -n "${RUN-}" ] || return 0
     local kind
@@ -304,7 +304,7 @@ unmake_world() {
             kubectl get "$kind.$pci" --output json |
                 jq --raw-output '.items[] | select((.spec.nodeName? // .status.nodeName) | IN($ARGS.positional[])) | .metadata.name' --args "$INTEL" "$AMD" \
                     >"$BATS_FILE_TMPDIR/gone"
-            # Harvester keeps a USB device that is enabled.
+            # Harvester does not delete a USB device that is enabled.
             [ "$kind" != usbdevices ] || xargs --no-run-if-empty "${KUBECTL:-kubectl}" patch "$kind.$pci" --subresource status \
                 --type merge --patch '{"status": {"enabled": false}}' <"$BATS_FILE_TMPDIR/gone"
             xargs --no-run-if-empty "${KUBECTL:-kubectl}" delete "$kind.$pci" <"$BATS_FILE_TMPDIR/gone"
@@ -314,9 +314,9 @@ unmake_world() {
     kubectl delete namespace "$NAMESPACE" --ignore-not-found --wait=false
 }
 
-# --- Rights, and policy-server ---
+# --- Permissions, and policy-server ---
 
-# The ClusterRoleBindings that give the policy's rights, one a line.
+# The ClusterRoleBindings that grant the policy's permissions, one per line.
 bindings() {
     kubectl get clusterrolebindings --output json | jq --compact-output --arg role "$POLICY" '.items[] | select(.roleRef.name == $role)
         | {apiVersion, kind, metadata: (.metadata | {name, labels, annotations}), roleRef, subjects}'
@@ -336,7 +336,7 @@ give_rights_back() {
     rm -f "$BATS_FILE_TMPDIR/bindings" "$BATS_FILE_TMPDIR/granted"
 }
 
-# policy-server's pods that a kubelet runs.
+# policy-server's pods that run on a kubelet.
 server_pods() {
     kubectl get pods --namespace "$SERVER_NAMESPACE" --selector "kubewarden/policy-server=policy-server-$SERVER" --output json |
         jq --raw-output '.items[] | select(.status.containerStatuses) | .metadata.name'
@@ -352,7 +352,7 @@ no_server_pods() {
     [ -z "$(server_pods)" ]
 }
 
-# Runs a command of the user's. What it leaves running must not have what bats waits for.
+# Runs a command that the user supplied. Processes that it starts must not keep the file descriptors that bats waits for.
 hook() {
     bash -c "$1" >&2 3>&- 4>&-
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # shellcheck disable=SC2154 # the names that lib.bash exports
-# A virtual machine that really starts, where KubeVirt has a node for it: in emulation, too.
+# Starts a virtual machine, if KubeVirt has a node for it; emulation is enough.
 
 setup_file() {
     load lib
@@ -27,7 +27,7 @@ phase_is() {
     has "$(k get virtualmachineinstances.kubevirt.io "$1" --output jsonpath='{.status.phase}')" "$2"
 }
 
-# Whether the sidecar has something in its log: pod, text.
+# Whether the sidecar's log contains a text: pod, text.
 says() {
     has "$(k logs "$1" --container hook-sidecar-0)" "$2"
 }
@@ -35,7 +35,7 @@ says() {
 @test "a guest starts with nested-virt switched off and the hook's sidecar" {
     needs_gate Sidecar HostDevices
     [ -n "$(nodes)" ] || skip "KubeVirt has no node here that starts guests"
-    # The sidecar as the policy writes it. The guest has no device to pass through, so the hook must be content without one.
+    # The sidecar as the policy writes it. The guest has no device to pass through, so the hook must accept that there is none.
     create model kubevirt/vbios '.spec.runStrategy = "Halted"'
     sidecars=$(stored model | jq --raw-output '.spec.template.metadata.annotations["hooks.kubevirt.io/hookSidecars"]
         | fromjson | .[].command |= map(if . == "fail" then "continue" else . end) | tojson')

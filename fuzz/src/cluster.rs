@@ -15,7 +15,7 @@ static OBJECTS: LazyLock<Vec<Value>> = LazyLock::new(|| {
     ];
     let of_file = |file| serde_saphyr::from_multiple::<Value>(file).expect("YAML");
     let mut objects: Vec<Value> = files.into_iter().flat_map(of_file).collect();
-    // Of the two KubeVirt objects the first counts. It serves the GPU, and only the other has the gate that a ROM needs.
+    // The first of the two KubeVirt objects counts. It serves the GPU, but only the other one has the gate that a ROM needs.
     let kubevirt = objects.iter_mut().find(|object| object["kind"] == "KubeVirt").expect("a KubeVirt");
     let gates = &mut kubevirt["spec"]["configuration"]["developerConfiguration"]["featureGates"];
     gates.as_array_mut().expect("a list").push(json!("Sidecar"));

@@ -134,18 +134,18 @@ pub fn validate_settings(data: &[u8]) {
     }
 }
 
-/// The names of all directives and options; the target `directives` knows them by their places here.
+/// The names of all directives and options. The target `directives` identifies them by their positions here.
 pub fn keys() -> Vec<&'static str> {
     features::names().into_iter().chain(features::options().into_iter().map(|(option, _)| option)).collect()
 }
 
-/// The directives that a directive or option needs beside it, with values that are applied in the cluster of the targets.
+/// The directives that a directive or option needs as well, with values that are applied in the cluster of the targets.
 fn beside<'v>(key: &str) -> Vec<(&'v str, &'v str)> {
     const PCI: (&str, &str) = ("pci-passthrough", r#"{"devices": ["node1/0000:01:00.0"]}"#);
     match key {
         // The nodes have CPUs of two vendors, and the device says which one it is.
         "nested-virt" | "usb-passthrough" => vec![PCI],
-        // The ROM alone is for the device that the VirtualMachine has.
+        // Without other devices, the ROM is for the device that the VirtualMachine has.
         "vbios-device" => vec![PCI, ("vbios-injection", "igpu-rom")],
         "numa" => vec![("cpu-pinning", "enabled"), ("hugepages", "2Mi")],
         _ => match features::options().into_iter().find(|(option, _)| *option == key) {
@@ -184,13 +184,13 @@ pub fn directives(data: &[u8]) {
     check_features(&vm, &settings);
 }
 
-/// The settings in which all features handle errors alike.
+/// The settings in which all features handle errors in the same way.
 fn error_handling(variant: u8) -> Value {
     let mode = ["reject", "allow-and-log", "strip-label"][usize::from(variant) % 3];
     features::in_every_section(json!({}), "errorHandling", mode)
 }
 
-/// Text that nothing may repeat.
+/// Text that must not appear in any answer.
 const SECRET: &str = "correct-horse-battery";
 
 /// The first byte chooses where the user data is, the second the settings. The rest is part of the user data.

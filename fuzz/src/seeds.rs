@@ -1,4 +1,4 @@
-//! The inputs that the targets start from, made of the tests' fixtures and the examples.
+//! The inputs that the targets start from, which are made of the tests' fixtures and the examples.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use vm_feature_manager_testkit::features;
 
 use crate::{PREFIX, VM, asking, keys, payload};
 
-/// Values of directives and options, beside the examples of the reference.
+/// Values of directives and options, in addition to the examples in the reference.
 const VALUES: &[(&str, &str)] = &[
     ("nested-virt", "enabled"),
     ("nested-virt", "disabled"),
@@ -101,7 +101,7 @@ pub fn values() -> Vec<(&'static str, &'static str)> {
     own.chain(examples).collect()
 }
 
-/// The byte by which the target `directives` knows a directive or an option.
+/// The byte by which the target `directives` identifies a directive or an option.
 fn number_of(key: &str) -> u8 {
     let place = keys().iter().position(|known| *known == key).unwrap_or_else(|| panic!("there is no {key} any more"));
     u8::try_from(place).expect("fewer than 256 directives and options")

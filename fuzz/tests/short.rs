@@ -1,4 +1,4 @@
-//! A short run of every fuzz target, the same each time: the seeds, what longer runs have found, and both changed a little.
+//! A short, deterministic run of every fuzz target: the seeds, the inputs that longer runs have found, and small changes to both.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use vm_feature_manager_fuzz::{TARGETS, is_applied, keys, seeds};
 
 const CASES: u32 = 5000;
 
-/// Every target has its program, and a long run takes all of them.
+/// Every target has a program, and a long run includes all of them.
 #[test]
 fn a_long_run_takes_the_same_targets() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -24,7 +24,7 @@ fn a_long_run_takes_the_same_targets() {
     }
 }
 
-/// Else fuzzing would see nothing of it but refusals.
+/// Otherwise, fuzzing would only see denials for it.
 #[test]
 fn every_directive_and_option_has_a_value_that_is_applied() {
     for key in keys() {
@@ -34,7 +34,7 @@ fn every_directive_and_option_has_a_value_that_is_applied() {
     }
 }
 
-/// Inputs that had failed once.
+/// Inputs that failed before.
 fn regressions(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions").join(target);
     let Ok(files) = fs::read_dir(folder) else { return Vec::new() };
@@ -43,7 +43,7 @@ fn regressions(target: &str) -> Vec<Vec<u8>> {
     files.iter().map(|file| fs::read(file).unwrap()).collect()
 }
 
-/// A change of an input: what is done, where, and with what.
+/// A change to an input: the operation, its position, and its data.
 fn change() -> impl Strategy<Value = (u8, Index, Index, Vec<u8>)> {
     let token = prop::sample::select(TOKENS).prop_map(|token| token.as_bytes().to_vec());
     let bytes = prop_oneof![3 => token, 1 => prop::collection::vec(any::<u8>(), 1..4)];

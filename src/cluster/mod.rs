@@ -312,7 +312,7 @@ fn read<T: DeserializeOwned>(answer: &[u8]) -> Option<T> {
     serde_json::from_str(std::str::from_utf8(answer).ok()?).ok()
 }
 
-/// The attributes that stand for all objects of a kind.
+/// The attributes for all objects of a kind.
 fn attributes_of(kind: &Kind) -> ResourceAttributes {
     let (group, resource) = (Some(kind.group().to_owned()), kind.plural.to_owned());
     ResourceAttributes { group, resource, ..ResourceAttributes::default() }

@@ -21,7 +21,7 @@ pub(super) enum Value {
 
 /// Why YAML, or a value in it, cannot be read. The message never shows the content.
 ///
-/// Cause: the document, or the value, is not as the policy reads it
+/// Cause: the document or the value does not have the form that the policy reads
 /// Cure: correct it; `cloud-init schema` checks a document
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unreadable {

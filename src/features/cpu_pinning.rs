@@ -33,7 +33,7 @@ enum CpuPinningError {
     #[error("the option vm-feature-manager.io/isolate-emulator-thread is {}; write enabled or disabled", Quoted(.0))]
     Option(String),
     /// Cause: the VM forbids what the directive asks for
-    /// Cure: one of the two
+    /// Cure: remove one of the two
     #[error(
         "spec.template.spec.domain.cpu.{0} is false, which contradicts the directive; remove that line or the directive"
     )]
@@ -45,20 +45,20 @@ enum CpuPinningError {
          spec.template.spec.domain.resources.limits.cpu"
     )]
     NoCount,
-    /// Cause: a share of a CPU
+    /// Cause: a fraction of a CPU
     /// Cure: a whole number
     #[error(
         "spec.template.spec.domain.resources.{field}.cpu is {text}, but only whole CPUs can be pinned; write a whole number"
     )]
     Fraction { field: &'static str, text: String },
-    /// Cause: a request below the limit. On Harvester, which sets the request itself, this is no error
+    /// Cause: a request below the limit. On Harvester, which sets the request itself, this is not an error
     /// Cure: make the two equal, or leave out the request
     #[error(
         "spec.template.spec.domain.resources.requests.{resource} is {request} and limits.{resource} is {limit}, but pinned \
          CPUs need a pod whose requests are its limits; make the two equal"
     )]
     Unequal { resource: &'static str, request: String, limit: String },
-    /// Cause: CPUs that the guest would see and the pod does not have, or the other way round
+    /// Cause: the guest would see more CPUs than the pod has, or fewer
     /// Cure: make the two equal
     #[error(
         "the guest has {guest} CPUs (sockets x cores x threads), but spec.template.spec.domain.resources.{field}.cpu is \
@@ -92,13 +92,13 @@ pub(super) static REFERENCE: Reference = Reference {
     options: &[OptionReference {
         name: ISOLATION_OPTION,
         takes: "`enabled`, `disabled`",
-        meaning: "QEMU's own thread gets a CPU of its own, beside those of the guest",
+        meaning: "QEMU's emulator thread gets its own CPU, in addition to those of the guest",
     }],
     looks_up: &[Access {
         kinds: &[&NODE],
         verbs: Verbs::List,
-        what: "whether a node pins CPUs; one node is read by its name",
-        without: "no warning where none does",
+        what: "whether a node pins CPUs; a single node is read by its name",
+        without: "no warning if no node does",
         needed: &[],
     }],
 };

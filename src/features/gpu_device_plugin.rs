@@ -20,14 +20,15 @@ section! {
     /// Setting `gpuDevicePlugin`.
     GpuDevicePluginSettings("GPU device plugin") {
         ..feature: FeatureSettings;
-        /// The highest number that a directive may name, as in nvidia.com/gpu=2.
+        /// The highest number that a directive may ask for, as in nvidia.com/gpu=2.
         max_devices: Count = Count(8), "maxDevices", "maximum devices per directive";
-        /// Glob patterns of extended resource names.
+        /// Glob patterns for the names of extended resources.
         allowed_plugins: Vec<Pattern> = PLUGINS.map(Pattern::from).to_vec(), "allowedPlugins", "resources that a VM may name";
-        /// Namespace pattern, and patterns of resource names with commas between them. If the map is empty, every namespace may take
-        /// any of the above; if not, a namespace that no pattern matches may take none.
-        allowed_in: Vec<(Pattern, Vec<Pattern>)> = Vec::new(), "allowedIn", "resources that a namespace may take";
-        /// With auto, where KubeVirt's permittedHostDevices serves the resource; else the pod gets it, and the guest sees no GPU.
+        /// Maps a namespace pattern to patterns of resource names, separated by commas. If the map is empty, every namespace may use
+        /// any of the resources above. Otherwise, a namespace that no pattern matches may use none.
+        allowed_in: Vec<(Pattern, Vec<Pattern>)> = Vec::new(), "allowedIn", "resources that a namespace may use";
+        /// With auto, the guest gets a device if KubeVirt's permittedHostDevices serves the resource. Otherwise, only the pod gets
+        /// the resource, and the guest sees no GPU.
         attach_device: AttachDevice = AttachDevice::Auto, "attachDevice", "give the guest a device";
     }
 }
@@ -38,7 +39,7 @@ const PLUGINS: [&str; 3] = ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"];
 choice! {
     /// Whether a GPU device-plugin resource also becomes a device of the guest.
     AttachDevice {
-        /// Where KubeVirt serves the resource as a device.
+        /// If KubeVirt serves the resource as a device.
         Auto = "auto",
         /// Never.
         Never = "never",
@@ -51,18 +52,18 @@ enum GpuDevicePluginError {
     /// Cure: `kubectl describe node` lists the names under Capacity
     #[error("not the name of an extended resource: {0}; write one such as nvidia.com/gpu, or nvidia.com/gpu=2")]
     Name(#[from] ResourceNameError),
-    /// Cause: another number, or more than the setting `gpuDevicePlugin.maxDevices`
+    /// Cause: 0, not a whole number, or more than the setting `gpuDevicePlugin.maxDevices`
     /// Cure: a number in the range
     #[error("the count after = must be a whole number from 1 to {max}; write {name}=2, for example, or the name alone")]
     Count { name: ResourceName, max: usize },
-    /// Cause: the allow-list
+    /// Cause: the setting `gpuDevicePlugin.allowedPlugins` does not allow it
     /// Cure: one of the resources in the message, or another pattern under `allowedPlugins`
     #[error(
         "{name} is not one of the resources that the policy allows ({allowed}); name one of them, or have the administrator \
          add it to the setting gpuDevicePlugin.allowedPlugins"
     )]
     NotAllowed { name: ResourceName, allowed: String },
-    /// Cause: the allow-list of the namespace
+    /// Cause: the setting `gpuDevicePlugin.allowedIn` does not allow it in this namespace
     /// Cure: another resource, or a pattern for it under `allowedIn`
     #[error(
         "{name} is not allowed in the namespace {namespace}; name another resource, or have the administrator add it to the \

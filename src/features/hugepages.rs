@@ -42,12 +42,12 @@ impl PageSize {
 /// `vmi-create-admitter.go`.
 #[derive(Debug, thiserror::Error)]
 enum HugepagesError {
-    /// Cause: another size, or the setting `hugepages.pageSizes`
+    /// Cause: a size other than `2Mi` and `1Gi`, or one that the setting `hugepages.pageSizes` excludes
     /// Cure: one of the sizes in the message
     #[error("not a page size that the policy allows; write {0}")]
     Size(String),
     /// Cause: the VM has another size than the directive
-    /// Cure: one of the two
+    /// Cure: remove one of the two
     #[error(
         "spec.template.spec.domain.memory.hugepages.pageSize is {}, which contradicts the directive; remove that line or the \
          directive", Quoted(.0)
@@ -57,9 +57,9 @@ enum HugepagesError {
     /// Cure: more memory, or smaller pages
     #[error("{field} is {text}, less than one page of {size}; ask for more memory, or for smaller pages")]
     Less { field: &'static str, text: String, size: &'static str },
-    /// Cause: memory that does not divide into pages. On Harvester, the guest may have 100Mi less than the limit, or what
-    /// the annotation `harvesterhci.io/reservedMemory` says; and the request is lowered, unless CPUs are pinned or the VM has host
-    /// devices
+    /// Cause: memory that does not divide into pages. On Harvester, the guest may have less memory than the limit: 100Mi less, or as
+    /// much as the annotation `harvesterhci.io/reservedMemory` says. Harvester also lowers the request, unless CPUs are pinned or the
+    /// VM has host devices
     /// Cure: a multiple of the page size, or smaller pages; or the directive `cpu-pinning`
     #[error(
         "{field} is {text}, which is not a multiple of the page size {size}; ask for a multiple of it, or for smaller pages{hint}"
@@ -68,8 +68,8 @@ enum HugepagesError {
 }
 
 /// Explains why the guest has less memory than the limit on Harvester.
-const RESERVED: &str = " (Harvester takes what the annotation harvesterhci.io/reservedMemory says from the memory of the \
-                        guest, or 100Mi where its setting additional-guest-memory-overhead-ratio is empty)";
+const RESERVED: &str = " (Harvester subtracts what the annotation harvesterhci.io/reservedMemory says from the memory of the \
+                        guest, or 100Mi if its setting additional-guest-memory-overhead-ratio is empty)";
 
 /// Explains why the request is lower than the limit on Harvester.
 const LOWERED: &str = " (Harvester lowers it by its overcommit ratio; add the directive cpu-pinning, with which the request is the limit)";
@@ -93,8 +93,8 @@ pub(super) static REFERENCE: Reference = Reference {
     looks_up: &[Access {
         kinds: &[&NODE],
         verbs: Verbs::List,
-        what: "whether a node has enough such pages; one node is read by its name",
-        without: "no warning where none has",
+        what: "whether a node has enough such pages; a single node is read by its name",
+        without: "no warning if no node has",
         needed: &[],
     }],
 };
@@ -115,7 +115,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     }
     if memory.request_is_lowered {
         plan.warnings.push(format!(
-            "Harvester lowers the memory request by its overcommit ratio, and KubeVirt refuses the VirtualMachine where that \
+            "Harvester lowers the memory request by its overcommit ratio, and KubeVirt refuses the VirtualMachine if that \
              request is not a multiple of {}; add the directive cpu-pinning, with which the request is the limit",
             size.word()
         ));

@@ -16,7 +16,7 @@ section! {
     /// Setting `nestedVirtualization`.
     NestedVirtSettings("Nested virtualization") {
         ..feature: FeatureSettings;
-        /// With auto it is found out for each virtual machine, from the machine itself and the nodes that it may run on.
+        /// With auto, the policy determines it for each virtual machine, from the machine itself and the nodes that it may run on.
         cpu_vendor: CpuVendor = CpuVendor::Auto, "cpuVendor", "CPU vendor";
     }
 }
@@ -24,7 +24,7 @@ section! {
 choice! {
     /// The vendor of the nodes' CPUs.
     CpuVendor {
-        /// Found out for each VM.
+        /// Determined for each VM.
         Auto = "auto",
         /// AMD: `svm`.
         Amd = "amd",
@@ -91,7 +91,7 @@ enum NestedVirtError {
     )]
     Option(String),
     /// Cause: the VM forbids what the directive asks for
-    /// Cure: one of the two
+    /// Cure: remove one of the two
     #[error(
         "spec.template.spec.domain.cpu.features has {extension} with the policy {policy}, which contradicts nested \
          virtualization; remove that entry or the directive"
@@ -115,7 +115,7 @@ enum NestedVirtError {
     UnknownVendor { why: String, remedy: String },
     /// Cause: ARM or another architecture: "the VirtualMachine is", or "all nodes that the VirtualMachine may run on
     /// are"
-    /// Cure: remove the directive; nested virtualization is another matter there
+    /// Cure: remove the directive; nested virtualization works differently there
     #[error(
         "{who} of the architecture {}, but svm and vmx are features of amd64; remove the directive, or run the \
          VirtualMachine on amd64",
@@ -142,12 +142,12 @@ pub(super) static REFERENCE: Reference = Reference {
     options: &[OptionReference {
         name: OPTION,
         takes: "`amd`, `intel`, `auto`",
-        meaning: "whose CPU the VM runs on; `auto` finds it out",
+        meaning: "the vendor of the CPU that the VM runs on; with `auto`, the policy determines it",
     }],
     looks_up: &[Access {
         kinds: &[&NODE],
         verbs: Verbs::List,
-        what: "the CPU vendor, where neither option, setting nor VM tell it; one node is read by its name",
+        what: "the CPU vendor, if neither option, setting nor VM specify it; a single node is read by its name",
         without: "the directive fails and says what to set or grant",
         needed: &[Condition::Is("nestedVirtualization.cpuVendor", "auto")],
     }],

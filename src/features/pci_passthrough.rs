@@ -13,10 +13,10 @@ section! {
     /// Setting `pciPassthrough`.
     PciPassthroughSettings("PCI passthrough") {
         ..host: HostDeviceSettings;
-        /// Those in the virtual machine's template are counted, too.
+        /// The devices in the virtual machine's template count, too.
         max_devices: Count = Count(8), "maxDevices", "maximum host devices per VM";
-        /// With auto, Harvester's names where it has PCI devices, else names made of the address, as the original webhook wrote
-        /// them; Kubernetes has no resources with such names.
+        /// With auto, the names of Harvester's PCI devices if the cluster has them, otherwise names made of the address, as the
+        /// original webhook wrote them. Kubernetes has no resources with such names.
         device_names: PciDeviceNames = PciDeviceNames::Auto, "deviceNames", "names of host devices";
     }
 }
@@ -31,7 +31,7 @@ impl PciPassthroughSettings {
 choice! {
     /// How a host device is named.
     PciDeviceNames {
-        /// As Harvester does where it has PCI devices, else by address.
+        /// By Harvester's PCIDevice if the cluster has them, otherwise by address.
         Auto = "auto",
         /// By Harvester's PCIDevice.
         Harvester = "harvester",

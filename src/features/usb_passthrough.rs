@@ -13,9 +13,10 @@ section! {
     /// Setting `usbPassthrough`.
     UsbPassthroughSettings("USB passthrough") {
         ..host: HostDeviceSettings;
-        /// Those in the virtual machine's template are counted, too.
+        /// The devices in the virtual machine's template count, too.
         max_devices: Count = Count(4), "maxDevices", "maximum USB devices per VM";
-        /// With auto, Harvester's USB devices where it has them, else those that KubeVirt permits under permittedHostDevices.usb.
+        /// With auto, Harvester's USB devices if the cluster has them, otherwise those that KubeVirt permits under
+        /// permittedHostDevices.usb.
         device_names: UsbDeviceNames = UsbDeviceNames::Auto, "deviceNames", "where USB devices are looked up";
     }
 }
@@ -23,7 +24,7 @@ section! {
 choice! {
     /// Where USB devices are looked up.
     UsbDeviceNames {
-        /// With Harvester where it has USB devices, else with KubeVirt.
+        /// Harvester's USBDevices if the cluster has them, otherwise KubeVirt's.
         Auto = "auto",
         /// Harvester's USBDevices.
         Harvester = "harvester",
@@ -83,8 +84,8 @@ pub(super) static REFERENCE: Reference = Reference {
         Access {
             kinds: &[&KUBEVIRT],
             verbs: Verbs::Get,
-            what: "the feature gate `HostDevices`, and `permittedHostDevices.usb` where there is no Harvester",
-            without: "the gate is not checked; where there is no Harvester, the directive fails",
+            what: "the feature gate `HostDevices`; without Harvester, also `permittedHostDevices.usb`",
+            without: "the gate is not checked; without Harvester, the directive fails",
             needed: &[],
         },
     ],

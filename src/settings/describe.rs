@@ -43,7 +43,7 @@ impl Description {
         Self { key, help: help.trim().to_owned(), ..self }
     }
 
-    pub(crate) fn labelled(self, label: &'static str) -> Self {
+    pub(crate) fn labeled(self, label: &'static str) -> Self {
         Self { label, ..self }
     }
 

@@ -9,10 +9,10 @@ use super::{choice, section};
 section! {
     /// The settings of the policy as a whole.
     GeneralSettings("") {
-        /// Writes the annotations -applied and -error, which say what was done. What the policy added is written down in any
-        /// case.
+        /// Writes the annotations -applied and -error, which say what was applied and what failed. The policy always records what
+        /// it added.
         add_tracking_annotations: bool = true, "addTrackingAnnotations", "Record on the VM what was applied";
-        /// Annotations of the virtual machine, or its labels. Options and records are annotations in any case.
+        /// The policy reads either the annotations or the labels of the virtual machine. Options and records are always annotations.
         config_source: ConfigSource = ConfigSource::Annotations, "configSource", "Where directives are read";
         /// Directives in cloud-init user data.
         user_data: UserDataSettings, "userData";
@@ -36,16 +36,16 @@ choice! {
 section! {
     /// The settings that every feature has.
     FeatureSettings("") {
-        /// If off, the directive is ignored, and what it added before stays.
+        /// If off, the policy ignores the directive, and keeps what the directive added before.
         enabled: bool = true, "enabled", "enabled";
         /// With reject, the request is denied. With allow-and-log, the virtual machine is stored without the feature, and a warning,
-        /// an annotation and the log say why. With strip-label, the directive is removed as well, and no annotation is written.
-        error_handling: ErrorHandling = ErrorHandling::Reject, "errorHandling", "when the feature fails";
+        /// an annotation and the log say why. With strip-label, the policy also removes the directive, and writes no annotation.
+        error_handling: ErrorHandling = ErrorHandling::Reject, "errorHandling", "if the feature fails";
     }
 }
 
 choice! {
-    /// The fate of a request when a feature fails.
+    /// What happens to a request if a feature fails.
     ErrorHandling {
         /// The request is denied.
         Reject = "reject",
@@ -59,10 +59,10 @@ choice! {
 section! {
     /// Setting `userData`.
     UserDataSettings("User data") {
-        /// Under the key x_kubevirt_features of a cloud-config document. For virtual machines of Rancher's node driver, which can set
-        /// no annotations.
+        /// The directives are under the key x_kubevirt_features of a cloud-config document. This is for virtual machines of Rancher's
+        /// node driver, which cannot set annotations.
         enabled: bool = false, "enabled", "read directives in cloud-init user data";
-        /// Needs a Role for policy-server to get Secrets in the namespaces concerned.
+        /// policy-server needs a Role to get Secrets in each namespace that has such virtual machines.
         read_secrets: bool = false, "readSecrets", "read user data in Secrets, too";
     }
 }
@@ -70,20 +70,20 @@ section! {
 section! {
     /// Setting `kubevirt`: where the KubeVirt object is.
     KubeVirtObject("KubeVirt object") {
-        /// harvester-system on Harvester, kubevirt where KubeVirt was installed by itself.
+        /// harvester-system on Harvester, kubevirt if KubeVirt was installed by itself.
         namespace: Label = Label::known(HARVESTER), "namespace", "namespace";
-        /// A cluster has one KubeVirt object, mostly of this name.
+        /// A cluster has one KubeVirt object, which usually has this name.
         name: Subdomain = Subdomain::known("kubevirt"), "name", "name";
     }
 }
 
 section! {
-    /// Setting `policyServer`: who asks the API server, where it does not say so itself.
+    /// Setting `policyServer`: the account that policy-server runs as, if the API server does not name it.
     PolicyServer("policy-server") {
-        /// The account that policy-server runs as. Only needed if it is an administrator; else the policy finds it out.
+        /// The account that policy-server runs as. Needed only if the account is an administrator; otherwise the policy detects it.
         service_account: Subdomain = Subdomain::known("policy-server"), "serviceAccount", "service account";
-        /// Where that service account is. The chart grants its rights to the account in kubewarden or cattle-kubewarden-system,
-        /// or in another namespace that is named here.
+        /// The namespace of that service account. The chart grants the permissions to the account in kubewarden or
+        /// cattle-kubewarden-system, or in any other namespace that you set here.
         namespace: Label = Label::known("kubewarden"), "namespace", "namespace";
     }
 }

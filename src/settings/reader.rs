@@ -48,7 +48,7 @@ macro_rules! section {
         $section.section($key, <$type>::read_section)
     };
     (@describe $type:ty, $key:literal, $help:expr, $default:expr, $label:literal) => {
-        <$type as $crate::settings::Setting>::describe($default).labelled($label).named($key, $help)
+        <$type as $crate::settings::Setting>::describe($default).labeled($label).named($key, $help)
     };
     (@describe $type:ty, $key:literal, $help:expr) => {
         <$type>::describe().named($key, $help)
@@ -324,14 +324,14 @@ pub(crate) enum Problem {
     #[error("{}: got {found}, expected an object", place(.path))]
     NotAnObject { path: String, found: &'static str },
     /// Cause: a typing mistake
-    /// Cure: the name that is suggested, or one of those that are listed
+    /// Cure: use the name that the message suggests, or one that it lists
     #[error("unknown setting {key}{}; {hint}", within(.path))]
     Unknown { path: String, key: String, hint: String },
     /// Cause: not "true or false", "one of" the words, "a whole number from 1 to 256", "an image reference such as
     /// registry.example.com:5000/kubevirt/sidecar-shim:v1.4.0", "a list of glob patterns: ASCII text without
     /// spaces, * for any characters, ? for one" ("; or one text with commas between them"), "a map from namespace patterns to
-    /// lists of patterns", or a name as Kubernetes has it
-    /// Cure: a value of the type that is expected
+    /// lists of patterns", or a name that Kubernetes accepts
+    /// Cure: write a value of the expected type
     #[error("setting {path}: got {got}, expected {takes}")]
     Wrong { path: String, got: String, takes: String },
 }

@@ -12,7 +12,7 @@ pub struct ImageReference(String);
 /// Why a text is not an image reference.
 ///
 /// Cause: a typing mistake
-/// Cure: the reference as `docker pull` takes it
+/// Cure: write the reference as for `docker pull`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ImageReferenceError {
     /// The name is empty, or has more than 255 characters.

@@ -117,14 +117,14 @@ mod tests {
     #[case::whole("0000:00:02.0", "0000:00:02.0", "pci_0000_00_02_0")]
     #[case::without_domain("65:00.1", "0000:65:00.1", "pci_0000_65_00_1")]
     #[case::upper_case("00AB:CD:1F.7", "00ab:cd:1f.7", "pci_00ab_cd_1f_7")]
-    fn valid(#[case] text: &str, #[case] normalised: &str, #[case] device_name: &str) {
+    fn valid(#[case] text: &str, #[case] normalized: &str, #[case] device_name: &str) {
         let address: PciAddress = text.parse().unwrap();
-        assert_eq!(address.to_string(), normalised);
+        assert_eq!(address.to_string(), normalized);
         assert_eq!(address.device_name(), device_name);
         assert_eq!(PciAddress::of_device_name(device_name), Some(address));
         let name = format!("node-1.example-{}", address.compact());
         assert_eq!(PciAddress::of_pci_device(&name), Some(("node-1.example", address)));
-        assert_eq!(normalised.parse(), Ok(address));
+        assert_eq!(normalized.parse(), Ok(address));
         assert_eq!(PciAddress::from_compact(&address.compact()), Some(address));
     }
 

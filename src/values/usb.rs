@@ -69,9 +69,9 @@ mod tests {
     #[rstest]
     #[case::lower_case("046d:c52b", "046d:c52b")]
     #[case::upper_case("046D:C52B", "046d:c52b")]
-    fn valid(#[case] text: &str, #[case] normalised: &str) {
+    fn valid(#[case] text: &str, #[case] normalized: &str) {
         let ids: UsbIds = text.parse().unwrap();
-        assert_eq!(ids.to_string(), normalised);
+        assert_eq!(ids.to_string(), normalized);
     }
 
     #[rstest]

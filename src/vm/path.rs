@@ -22,23 +22,23 @@ impl fmt::Display for Path {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ShapeError {
     /// Cause: a part of the VM has the wrong type
-    /// Cure: KubeVirt would refuse it, too
+    /// Cure: correct it; KubeVirt would reject it, too
     #[error("{path} is {found} where KubeVirt expects {expected}; correct the VirtualMachine")]
     WrongType { path: Path, found: &'static str, expected: &'static str },
     /// Cause: a part of the VM has the wrong type
-    /// Cure: KubeVirt would refuse it, too
+    /// Cure: correct it; KubeVirt would reject it, too
     #[error("{path} is not as KubeVirt expects it: {problem}; correct the VirtualMachine")]
     Unreadable { path: Path, problem: String },
     /// Cause: there is no `spec.template.spec`
     /// Cure: add it
     #[error("{path} is missing, and a VirtualMachine needs it; correct the VirtualMachine")]
     Missing { path: Path },
-    /// Cause: more devices in the template than a guest can have
-    /// Cure: remove those that it does not need
+    /// Cause: the template has more devices than a guest can have
+    /// Cure: remove those that the guest does not need
     #[error("{path} has {count} entries, but a guest can have at most {MAX_DEVICES} devices; remove some")]
     TooMany { path: Path, count: usize },
     /// Cause: a typing mistake
-    /// Cure: a quantity as Kubernetes has it, such as `2`, `500m`, `8Gi`
+    /// Cure: write a quantity in Kubernetes' form, such as `2`, `500m`, `8Gi`
     #[error("{key} under {path} is {}, which is not a quantity; write one such as 2 or 8Gi", Quoted(.text))]
     Quantity { path: Path, key: &'static str, text: String },
     /// Cause: somebody wrote it by hand

@@ -6,9 +6,9 @@ use kubewarden_policy_sdk::host_capabilities::kubernetes::{CanIRequest, GetResou
 use serde_json::{Map, Value, json};
 use vm_feature_manager_policy::cluster::{Account, Cluster, ClusterError, KINDS, Kind, SUBJECT_ACCESS_REVIEW};
 
-/// The account of policy-server if it is installed with Kubewarden's own charts.
+/// The account of policy-server, if it is installed with Kubewarden's own charts.
 pub const KUBEWARDEN: &str = "system:serviceaccount:kubewarden:policy-server";
-/// The account of policy-server if Rancher installs it.
+/// The account of policy-server, if Rancher installs it.
 pub const RANCHER: &str = "system:serviceaccount:cattle-kubewarden-system:policy-server";
 
 /// A cluster in memory. Its policy-server runs as one account, and the same or another account has the permissions. A

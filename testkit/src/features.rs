@@ -1,5 +1,5 @@
-//! The features, from the policy's own reference. A list of all features in a test is made from here, so that a feature that
-//! is added is in it.
+//! The features, from the policy's own reference. A test that needs all features takes them from here, so it also covers
+//! features that are added later.
 
 use serde_json::{Value, json};
 use vm_feature_manager_policy::reference;
@@ -20,16 +20,16 @@ pub fn options() -> Vec<(&'static str, &'static str)> {
     features.flat_map(|(name, reference)| reference.options.iter().map(move |option| (option.name, name))).collect()
 }
 
-/// A directive for each feature, with the value that is the reference's example.
+/// A directive for each feature, with the example in the reference as its value.
 pub fn directives() -> Vec<(&'static str, &'static str)> {
-    // The reference has it as YAML, where JSON stands in quotes.
+    // The examples are YAML, so JSON in them is quoted.
     reference::features().into_iter().map(|(name, reference)| (name, reference.example.trim_matches('\''))).collect()
 }
 
-/// As [`directives`], with other values where a test needs them.
+/// Like [`directives`], but with other values for some features.
 ///
 /// # Panics
-/// If a value is for no feature.
+/// If there is no feature for one of the values.
 pub fn directives_but(others: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
     let mut directives = directives();
     for other in others {

@@ -7,7 +7,7 @@ use vm_feature_manager_policy::cluster::NODE;
 
 use super::harness::{MemoryCluster, Request, annotate, bare_vm, fixtures, vm};
 
-/// Settings of a cluster without Harvester, where nobody changes the requests after the policy.
+/// Settings of a cluster without Harvester, where nothing changes the requests after the policy.
 fn plain() -> Value {
     json!({"kubevirt": {"namespace": "kubevirt"}})
 }
@@ -201,7 +201,7 @@ fn a_flag_that_was_changed_stays_with_a_warning() {
     assert!(answer.warnings().join("\n").contains("dedicated CPU placement"), "{:?}", answer.warnings());
 }
 
-/// The node that a directive for devices names is the one that counts, unless the VM's own selector says something else.
+/// The node that a directive for devices names counts, unless the VM's own node selector says something else.
 #[rstest]
 #[case::pci("pci-passthrough", r#"{"devices": ["node2/0000:05:00.0"]}"#, json!({}), true)]
 #[case::pci_of_a_node_that_pins("pci-passthrough", r#"{"devices": ["node1/0000:01:00.0"]}"#, json!({}), false)]

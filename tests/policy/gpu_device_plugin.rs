@@ -53,7 +53,7 @@ fn a_limit_without_a_device_is_a_warning() {
     }
 }
 
-/// A resource that Harvester serves becomes a host device, which KubeVirt takes only with its gate.
+/// A resource that Harvester serves becomes a host device, which KubeVirt accepts only with its gate.
 #[test]
 fn a_host_device_needs_the_gate() {
     let resource = "nvidia.com/TU104GL_TESLA_T4";
@@ -204,7 +204,7 @@ mod with_kubevirt {
         again.assert_accepted_unchanged();
     }
 
-    /// Numbers that are written otherwise, or far off, are no matter; host devices count too.
+    /// Names whose numbers are written differently, or are very large, do not matter. Host devices count, too.
     #[test]
     fn new_devices_have_the_first_names_that_are_free() {
         let mut vm = bare_vm(&[("gpu-device-plugin", "nvidia.com/T4=3")]);

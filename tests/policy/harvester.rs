@@ -55,7 +55,7 @@ fn a_device_of_one_node_has_the_name_of_its_pci_device_and_its_resource() {
     assert_eq!(applied.as_deref(), Some(r#"["0000:01:00.0"]"#));
 }
 
-/// Harvester makes host devices of GPUs with a patch that the API server cannot apply to two of them.
+/// Harvester's own patch turns GPUs into host devices, but the API server cannot apply it to two of them.
 #[rstest]
 #[case::served(harvester(), "nvidia.com/TU104GL_TESLA_T4", "hostDevices")]
 #[case::forbidden(harvester().without("get", &PCI_DEVICE), "nvidia.com/TU104GL_TESLA_T4", "hostDevices")]
@@ -78,7 +78,7 @@ fn gpus_that_harvester_handles_as_host_devices_are_written_as_such(
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
 
-/// Where a PCI device was found before, Harvester's are there.
+/// If a lookup found a PCI device before, the cluster has Harvester's kinds.
 #[test]
 fn a_gpu_beside_a_pci_device_takes_no_more_lookups() {
     let resource = "nvidia.com/TU104GL_TESLA_T4";
@@ -192,12 +192,12 @@ fn a_device_of_another_node_than_the_named_one_is_an_error(#[case] update: Optio
 
 #[test]
 fn a_device_that_is_there_is_not_added_under_another_kind_of_name() {
-    // Named by Harvester, and the policy may not look any longer.
+    // The device has Harvester's name, and the policy can no longer look it up.
     let vm_with_tesla = with_host_devices(vm(&["0000:01:00.0"]), &json!([tesla()]));
     let answer = Request::create(vm_with_tesla).evaluate();
     assert_eq!(host_devices(&answer), json!([tesla()]));
 
-    // Named by its address, and now there is a Harvester to ask.
+    // The device has a name made of its address, and now Harvester can be asked.
     let by_address = device("pci-device-0", "pci_0000_01_00_0");
     let answer = create(with_host_devices(vm(&["0000:01:00.0"]), &json!([by_address])));
     answer.assert_denied(&["pci-device-0 has the name that stands for 0000:01:00.0", "remove that entry"]);
@@ -287,16 +287,16 @@ fn an_update_names_the_devices_that_must_go_along() {
         assert!(answer.warnings()[0].contains("IOMMU group"), "{:?}", answer.warnings());
         assert!(answer.warnings()[0].ends_with(": node1-000001001"), "{:?}", answer.warnings());
     }
-    // Harvester adds them itself when a VM is created; and a VM that has the device already is not told again.
+    // Harvester adds the devices itself when a VM is created. If a VM already has the device, the warning is not repeated.
     assert_eq!(create(vm(&["0000:01:00.0"])).warnings(), Vec::<&str>::new());
     let has = with_host_devices(with_node.clone(), &json!([tesla()]));
     let answer = Request::update(bare_vm(&[]), has).cluster(harvester()).evaluate();
     assert_eq!(answer.warnings(), Vec::<&str>::new());
-    // Without the right to list, the device is found all the same.
+    // Without the permission to list, the policy still finds the device.
     let cluster = harvester().without("list", &PCI_DEVICE);
     let answer = Request::update(bare_vm(&[]), with_node.clone()).cluster(cluster).evaluate();
     assert_eq!(host_devices(&answer), json!([tesla()]));
-    // But where the list may come in a moment, nothing is done without it.
+    // If the list may succeed in a moment, the policy does not continue without it.
     let cluster = harvester().failing(&SUBJECT_ACCESS_REVIEW, ClusterError::Unavailable);
     let answer = Request::update(bare_vm(&[]), with_node).cluster(cluster).evaluate();
     answer.assert_denied(&["failed for now"]);
@@ -342,7 +342,7 @@ mod claim_owner {
         assert!(evaluate("alice", harvester(), json!({"requireClaimOwner": false})).is_accepted());
     }
 
-    /// Rancher impersonates the user by an ID; the claim that Harvester's UI makes has the login.
+    /// Rancher impersonates the user by an ID, but the claim, which Harvester's UI writes, contains the login.
     #[rstest]
     #[case::login(json!(["admin"]), true)]
     #[case::another_login(json!(["alice"]), false)]
@@ -407,7 +407,7 @@ mod claim_owner {
         evaluate("admin", none, json!({})).assert_denied(&["does not serve pcidevices"]);
     }
 
-    /// Where devices of two nodes are at the address, the claim of the one that the VM has or gets counts.
+    /// If two nodes have a device at the address, the claim of the device that the VM has or gets counts.
     #[rstest]
     #[case::the_first(&[], "0000:03:00.0", "admin", "node1-000003000")]
     #[case::named(&["node2-000003000 intel.com/I350_GIGABIT_NETWORK_CONNECTION"], "0000:03:00.0", "bob", "node2-000003000")]
@@ -462,7 +462,7 @@ mod vgpus {
         MemoryCluster::of(crate::harness::fixtures("../../examples/vgpu/cluster/cluster.yaml"))
     }
 
-    /// As Harvester leaves a vGPU that was switched off: without claim and annotation. KubeVirt's list stays as it was.
+    /// Harvester leaves a vGPU without claim and annotation when it is switched off. KubeVirt's list does not change.
     fn switched_off() -> MemoryCluster {
         let mut objects = crate::harness::fixtures("../../examples/vgpu/cluster/cluster.yaml");
         objects.retain(|object| object["kind"] != "PCIDeviceClaim");
@@ -472,7 +472,7 @@ mod vgpus {
         MemoryCluster::of(objects)
     }
 
-    /// As Harvester had them before 1.8: mediated devices, and no PCIDevice of the profile.
+    /// Before 1.8, Harvester had vGPUs as mediated devices, without a PCIDevice for the profile.
     fn mediated() -> MemoryCluster {
         let mut cluster = switched_off();
         cluster.object("KubeVirt", "kubevirt")["spec"]["configuration"]["permittedHostDevices"] = json!({
@@ -483,7 +483,7 @@ mod vgpus {
         cluster
     }
 
-    /// As after an upgrade from there: in both of KubeVirt's lists.
+    /// After an upgrade from such a version, both of KubeVirt's lists contain the profile.
     fn upgraded() -> MemoryCluster {
         let mut cluster = harvester();
         let permitted = &mut cluster.object("KubeVirt", "kubevirt")["spec"]["configuration"]["permittedHostDevices"];
@@ -540,7 +540,7 @@ mod vgpus {
         assert!(answer.warnings()[0].contains("permittedHostDevices does not list it"), "{:?}", answer.warnings());
     }
 
-    /// When the VM stops, Harvester names its host devices after the functions that it had.
+    /// When the VM stops, Harvester names its host devices after the functions that it used.
     #[test]
     fn vgpus_that_harvester_renamed_stay_and_go_with_the_directive() {
         let mut stored = ask(&format!("{PROFILE}=2"), harvester()).evaluate().after();
@@ -561,13 +561,13 @@ mod vgpus {
         assert_eq!(host_devices(&update(without)), Value::Null);
     }
 
-    /// A certain vGPU, by its address.
+    /// One particular vGPU, by its address.
     #[test]
     fn a_vgpu_is_a_pci_device_as_well() {
         let vm = vm(&["node1/0000:26:00.5"]);
         let answer = Request::create(vm).cluster(harvester()).evaluate();
         assert_eq!(host_devices(&answer), json!([device("node1-000026005", PROFILE)]));
-        // The card is not claimed while it has vGPUs.
+        // The card is not claimed as long as it has vGPUs.
         let answer = Request::create(super::vm(&["node1/0000:26:00.0"])).cluster(harvester()).evaluate();
         answer.assert_denied(&["0000:26:00.0 is not enabled for passthrough on node1"]);
     }
@@ -625,7 +625,7 @@ mod virtual_functions {
         evaluate(&[device], MemoryCluster::of(objects())).assert_denied(&[&part]);
     }
 
-    /// Both stand for the same resource, so each has an entry of its own.
+    /// Both functions have the same resource, so each has its own entry.
     #[test]
     fn two_functions_are_two_devices() {
         let answer = evaluate(&["0000:08:10.0", "0000:08:10.2"], claimed());
@@ -635,7 +635,7 @@ mod virtual_functions {
             .assert_denied(&["no node has a PCI device 0000:08:10.4"]);
     }
 
-    /// A function has an IOMMU group of its own, so nothing goes with it, neither its port nor another function.
+    /// Each function is in its own IOMMU group, so no other device is added with it: neither its port nor another function.
     #[test]
     fn nothing_must_go_with_a_function() {
         let answer = Request::update(bare_vm(&[]), vm(&["node1/0000:08:10.0"])).cluster(claimed()).evaluate();
@@ -643,7 +643,7 @@ mod virtual_functions {
         assert_eq!(answer.warnings(), Vec::<&str>::new());
     }
 
-    /// Equal cards at the same address on several nodes: the scheduler chooses the node.
+    /// Several nodes have equal cards at the same address, so the scheduler chooses the node.
     #[test]
     fn without_a_node_any_node_with_the_function_will_do() {
         let answer = evaluate(&["0000:08:10.0"], two_nodes());
@@ -653,7 +653,7 @@ mod virtual_functions {
         assert_eq!(host_devices(&answer), json!([device("node2-000008100", FUNCTION)]));
     }
 
-    /// With `disableResourcePooling` in the claim, Harvester gives the function a resource of its own.
+    /// With `disableResourcePooling` in the claim, Harvester gives the function its own resource.
     #[test]
     fn a_function_of_its_own_resource_is_on_one_node_only() {
         let alone = |node: &str| format!("intel.com/{node}-000008100");

@@ -7,7 +7,7 @@ use vm_feature_manager_policy::cluster::NODE;
 
 use super::harness::{MemoryCluster, Request, annotate, bare_vm};
 
-/// Settings of a cluster without Harvester, where nobody changes the requests after the policy.
+/// Settings of a cluster without Harvester, where nothing changes the requests after the policy.
 fn plain() -> Value {
     json!({"kubevirt": {"namespace": "kubevirt"}})
 }
@@ -191,7 +191,7 @@ fn memory_that_was_made_for_the_pages_goes_with_them() {
     assert_eq!(after["spec"], before["spec"]);
 }
 
-/// What Harvester's webhook, which comes later, makes of the memory. The domains have a limit of 8Gi where they say nothing else.
+/// The memory that Harvester's webhook, which runs later, sets. The domains have a limit of 8Gi unless they say something else.
 mod on_harvester {
     use super::super::harness::fixtures;
     use super::*;
@@ -209,7 +209,7 @@ mod on_harvester {
         domain(json!({"cpu": {"cores": 1, "dedicatedCpuPlacement": true}}))
     }
 
-    /// As Harvester stores a VM: with the guest's memory and a request.
+    /// A VM as Harvester stores it: with the guest's memory and a request.
     fn stored(limit: &str, request: &str) -> Value {
         let memory = json!({"guest": limit});
         domain(json!({"memory": memory, "resources": {"limits": {"memory": limit}, "requests": {"memory": request}}}))
@@ -259,7 +259,7 @@ mod on_harvester {
         assert!(elsewhere.is_accepted(), "{}", elsewhere.message());
     }
 
-    /// 8292Mi, of which the guest has 8Gi: KubeVirt divides the limit only where CPUs are pinned.
+    /// 8292Mi, of which the guest has 8Gi: KubeVirt divides the limit only if CPUs are pinned.
     #[rstest]
     #[case::pinned(json!({"cpu": {"cores": 1, "dedicatedCpuPlacement": true}}), Some("limits.memory is 8292Mi"))]
     #[case::pinned_with_a_device(
@@ -309,7 +309,7 @@ mod on_harvester {
         vm
     }
 
-    /// The stored request is Harvester's, and counts only where it stays.
+    /// The stored request comes from Harvester, and counts only if Harvester does not change it.
     #[rstest]
     #[case::nothing_else(stored("8Gi", OVERCOMMITTED), stored("8Gi", OVERCOMMITTED), None)]
     #[case::another_cpu_limit(
@@ -347,7 +347,7 @@ mod on_harvester {
         }
     }
 
-    /// Nobody can correct what was before.
+    /// Nobody can correct the old object.
     #[test]
     fn what_is_wrong_in_the_old_vm_does_not_matter() {
         let mut old = bare_vm(&[]);
@@ -386,7 +386,7 @@ mod on_harvester {
         domain(json!({"cpu": {"cores": 1}}))
     }
 
-    /// The guest's memory is what Harvester has made of limit and reserved memory, until one of them changes.
+    /// The guest's memory is what Harvester computed from the limit and the reserved memory, until one of them changes.
     #[test]
     fn the_stored_guest_counts_while_its_memory_stays() {
         let mut old = bare_vm(&[]);

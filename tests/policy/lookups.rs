@@ -1,4 +1,4 @@
-//! How much the policy asks of the cluster, and what it asks before it lists.
+//! Which lookups the policy makes, and what it checks before it lists.
 
 use kubewarden_policy_sdk::host_capabilities::kubernetes::{CanIRequest, GetResourceRequest, ListAllResourcesRequest};
 use rstest::rstest;
@@ -70,7 +70,7 @@ fn there_are_none_that_the_directive_does_not_need(#[case] directive: (&str, &st
 pub const WHO_AM_I: &str = "get SubjectAccessReview this-refusal-is-expected.vm-feature-manager.io";
 pub const IS_IT_SERVED: &str = "get PCIDevice this-absence-is-expected.vm-feature-manager.io";
 
-/// The settings name another account than the one that the API server names.
+/// The settings name a different account than the API server.
 #[test]
 fn before_a_list_the_rights_of_the_account_that_asks_are_reviewed() {
     let settings = json!({"policyServer": {"serviceAccount": "mine", "namespace": "guard"}});
@@ -87,7 +87,7 @@ fn before_a_list_the_rights_of_the_account_that_asks_are_reviewed() {
     assert_eq!(answer.reviews, reviews.map(|review| format!("{RANCHER} {review}")));
 }
 
-/// An administrator may even read what can only be created, and so is not named.
+/// An administrator may even read what can only be created, so the API server does not name the account.
 #[test]
 fn an_account_that_is_not_named_is_that_of_the_settings() {
     let settings = json!({"policyServer": {"serviceAccount": "mine", "namespace": "guard"}});
@@ -103,7 +103,7 @@ fn an_account_that_is_not_named_is_that_of_the_settings() {
     ask(cluster().run_as(KUBEWARDEN, KUBEWARDEN)).assert_denied(&["guard:mine"]);
 }
 
-/// With the rights given to another account, as with an installation of Kubewarden in another namespace.
+/// The permissions belong to another account, as in an installation of Kubewarden in another namespace.
 #[rstest]
 #[case::rancher(RANCHER, KUBEWARDEN, "cattle-kubewarden-system")]
 #[case::kubewarden(KUBEWARDEN, RANCHER, "kubewarden")]
@@ -125,7 +125,7 @@ fn rights_of_another_account_do_not_count(
     ]);
 }
 
-/// Without proof that a list returns, there is none.
+/// If the policy cannot prove that a list returns, it does not list.
 #[rstest]
 #[case::no_can_i(&SUBJECT_ACCESS_REVIEW, ClusterError::NotOffered, "Kubewarden 1.27 or later")]
 #[case::not_declared(&SUBJECT_ACCESS_REVIEW, ClusterError::NotDeclared, "SubjectAccessReview")]
@@ -152,7 +152,7 @@ fn without_that_right_nothing_is_listed(
     answer.assert_denied(&["which may not list and watch "]);
 }
 
-/// The host makes a URL of a name.
+/// The host builds a URL from a name.
 #[rstest]
 #[case::path("../configmaps/x")]
 #[case::upper_case("Node1")]

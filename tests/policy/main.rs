@@ -1,4 +1,4 @@
-//! Requests in, responses out: the policy as a Kubewarden host sees it, natively, with a cluster in memory.
+//! Requests in, responses out: the policy as a Kubewarden host calls it, but native, and with a cluster in memory.
 
 mod cpu_pinning;
 mod failing_before;

@@ -7,7 +7,7 @@ use vm_feature_manager_policy::cluster::{ClusterError, NODE};
 
 use super::harness::{MemoryCluster, Request, bare_vm, vm};
 
-/// A bare VM that asks for nested virtualization, with a `spec.template.spec` of its own.
+/// A minimal VM that asks for nested virtualization, with its own `spec.template.spec`.
 fn vm_with_spec(spec: Value) -> Value {
     let mut vm = bare_vm(&[("nested-virt", "enabled")]);
     vm["spec"]["template"]["spec"] = spec;
@@ -137,16 +137,16 @@ fn an_option_that_is_no_vendor_is_an_error(#[values("arm", "AuthenticAMD")] opti
 
 const AMD: &[&str] = &["cpu-vendor.node.kubevirt.io/AMD", "cpu-feature.node.kubevirt.io/svm"];
 const INTEL: &[&str] = &["cpu-vendor.node.kubevirt.io/Intel", "zone-b"];
-const UNLABELLED: &[&str] = &[];
+const UNLABELED: &[&str] = &[];
 
-/// Required node affinity with one term of these expressions.
+/// A required node affinity with one term of these expressions.
 fn affinity(expressions: Value) -> Value {
     let terms = json!([{"matchExpressions": expressions}]);
     json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}})
 }
 
 #[rstest]
-#[case::all_of_one(&[("a", AMD), ("b", AMD), ("c", UNLABELLED)], json!({}), "svm")]
+#[case::all_of_one(&[("a", AMD), ("b", AMD), ("c", UNLABELED)], json!({}), "svm")]
 #[case::selected_by_label(&[("a", AMD), ("b", INTEL)], json!({"zone-b": "true"}), "vmx")]
 #[case::selected_by_name(&[("a", AMD), ("b", INTEL)], json!({"kubernetes.io/hostname": "a"}), "svm")]
 fn the_nodes_tell_the_vendor(#[case] nodes: &[(&str, &[&str])], #[case] selector: Value, #[case] feature: &str) {
@@ -158,7 +158,7 @@ fn the_nodes_tell_the_vendor(#[case] nodes: &[(&str, &[&str])], #[case] selector
 
 #[rstest]
 #[case::both(&[("a", AMD), ("b", INTEL)], json!({}), "nodes that the VirtualMachine may run on")]
-#[case::none_labelled(&[("a", UNLABELLED)], json!({}), "node labeller")]
+#[case::none_labeled(&[("a", UNLABELED)], json!({}), "node labeller")]
 #[case::none_selected(&[("a", AMD)], json!({"zone-b": "true"}), "no node that fits")]
 #[case::no_such_node(&[("a", AMD)], json!({"kubernetes.io/hostname": "x"}), "no node has the name")]
 fn nodes_that_do_not_tell_are_an_error(#[case] nodes: &[(&str, &[&str])], #[case] selector: Value, #[case] part: &str) {
@@ -193,7 +193,7 @@ fn a_vm_of_wrong_types_is_an_error_that_says_where(#[case] spec: Value, #[case] 
     let answer = Request::create(vm.clone()).settings(settings).cluster(cluster).evaluate();
     answer.assert_denied(&[part]);
 
-    // What is not read does not matter.
+    // Parts that the policy does not read do not matter.
     vm["spec"]["template"]["spec"] = json!({"domain": {"cpu": {}}, "volumes": 1, "networks": "x"});
     vm["metadata"]["annotations"]["vm-feature-manager.io/cpu-vendor"] = json!("amd");
     assert!(Request::create(vm).evaluate().is_accepted());

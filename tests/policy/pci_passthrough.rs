@@ -14,7 +14,7 @@ fn by_address(value: &str) -> Answer {
     evaluate(value, json!({"deviceNames": "address"}))
 }
 
-/// A VM with these host devices that asks for one address more.
+/// A VM with these host devices that asks for one more address.
 fn vm_with_devices(devices: Value, gpus: Value) -> Value {
     let mut vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
     vm["spec"]["template"]["spec"]["domain"]["devices"] = json!({"hostDevices": devices, "gpus": gpus});
@@ -61,7 +61,7 @@ fn devices_are_appended_to_what_the_user_selected() {
 #[case::upper_case(r#"{"devices": ["0000:0A:1F.7"]}"#, "pci_0000_0a_1f_7", "0000:0a:1f.7")]
 #[case::without_domain(r#"{"devices": ["65:00.0"]}"#, "pci_0000_65_00_0", "0000:65:00.0")]
 #[case::spaces(r#" {"devices": [" 0000:00:02.0 "]} "#, "pci_0000_00_02_0", "0000:00:02.0")]
-fn addresses_are_normalised(#[case] value: &str, #[case] device_name: &str, #[case] address: &str) {
+fn addresses_are_normalized(#[case] value: &str, #[case] device_name: &str, #[case] address: &str) {
     let answer = by_address(value);
     assert_eq!(answer.domain()["devices"]["hostDevices"][0]["deviceName"], device_name);
     let applied = answer.annotation("pci-passthrough-applied").unwrap();
@@ -201,7 +201,7 @@ fn auto_without_harvester_names_by_address_and_warns(#[case] cluster: MemoryClus
     assert!(warning.contains(why), "{warning}");
 }
 
-/// The API server forbids only what it serves, and Harvester refuses devices that are named by their addresses.
+/// The API server forbids only kinds that it serves, and Harvester rejects devices that are named by their addresses.
 #[rstest]
 #[case::list("list", "0000:00:02.0", "may not list and watch pcidevices.devices.harvesterhci.io")]
 #[case::watch("watch", "0000:00:02.0", "may not list and watch pcidevices.devices.harvesterhci.io")]

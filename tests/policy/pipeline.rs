@@ -1,4 +1,4 @@
-//! What happens to a request, whatever the feature: the skip rules, the error modes, tracking, messages, logs.
+//! What happens to a request, regardless of the feature: when the policy skips it, error modes, tracking, messages, logs.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 use super::harness::features::{directives, in_every_section, names, options, sections};
 use super::harness::{Answer, MemoryCluster, PREFIX, Request, annotate, bare_vm, evaluate, fixture, vm};
 
-/// Works with nothing but the defaults.
+/// Works with the default settings, and an empty cluster.
 const GOOD: (&str, &str) = ("gpu-device-plugin", "nvidia.com/gpu");
-/// Fails with the defaults.
+/// Fails with the default settings.
 const BAD: (&str, &str) = ("pci-passthrough", "nonsense");
 
-/// The settings in which a failure of `pci-passthrough` is handled so.
+/// The settings that handle a failure of `pci-passthrough` in this mode.
 fn pci_errors(mode: &str) -> Value {
     json!({"pciPassthrough": {"errorHandling": mode}})
 }
@@ -118,7 +118,7 @@ mod features {
         assert_eq!(answer.domain()["devices"]["hostDevices"].as_array().unwrap().len(), 1);
     }
 
-    /// Nothing takes this value: it is no word of any feature, and in an empty cluster there is nothing of the name.
+    /// No feature accepts this value: no feature has such a word, and an empty cluster has no object of this name.
     #[test]
     fn that_are_switched_off_ignore_their_directives() {
         for (feature, section) in names().into_iter().zip(sections()) {
@@ -126,7 +126,7 @@ mod features {
             let off = request().settings(json!({section: {"enabled": false}})).evaluate();
             assert_eq!(off.response, json!({"accepted": true}), "{feature}");
 
-            // Each has an error mode of its own.
+            // Each feature has its own error mode.
             let answer = request().settings(json!({section: {"errorHandling": "allow-and-log"}})).evaluate();
             assert!(answer.is_accepted(), "{feature}");
             assert_eq!(answer.audit("failed"), feature);
@@ -296,9 +296,9 @@ mod source {
 
     #[test]
     fn directives_in_the_other_place_are_a_warning() {
-        let mut labelled = vm(&[]);
-        labelled["metadata"]["labels"][format!("{PREFIX}nested-virt")] = json!("enabled");
-        let answer = Request::create(labelled).evaluate();
+        let mut labeled = vm(&[]);
+        labeled["metadata"]["labels"][format!("{PREFIX}nested-virt")] = json!("enabled");
+        let answer = Request::create(labeled).evaluate();
         assert_eq!(
             answer.warnings(),
             ["the policy reads directives from annotations, and these labels are ignored: nested-virt"]
@@ -366,7 +366,7 @@ mod source {
         records.iter().for_each(|record| annotate(&mut vm, &[(record, "[]")]));
         assert_eq!(Request::create(vm.clone()).evaluate().warnings(), Vec::<&str>::new());
 
-        // Refused, but known.
+        // The values are refused, but the keys are known.
         annotate(&mut vm, &directives());
         options().into_iter().for_each(|(option, _)| annotate(&mut vm, &[(option, "nonsense")]));
         let answer =
@@ -474,7 +474,7 @@ mod log {
                 r#""feature":"{feature}","name":"igpu-vm","namespace":"default","request_uid":"705ab4f5-6393-11e8-b7cc-42010a800002""#
             )
         };
-        // Nothing is applied where the request is denied.
+        // If the request is denied, nothing is applied.
         assert_eq!(answer.logs.len(), 1);
         let line = &answer.logs[0];
         assert!(line.starts_with("WARN feature refused ") && line.contains(&fields(BAD.0)), "{line}");
@@ -528,7 +528,7 @@ mod unusable_payload {
         answer.assert_denied(&["it is not UTF-8"]);
     }
 
-    /// Nor does a text that speaks of the policy ask for anything.
+    /// A text that mentions the policy does not ask for anything, either.
     #[test]
     fn settings_that_are_invalid_do_not_matter_where_nothing_is_asked() {
         let mut vm = bare_vm(&[]);
@@ -548,7 +548,7 @@ mod unusable_payload {
         assert!(answer.message().contains("setting kubevirt: got a number, expected an object"));
         assert!(answer.logs[0].contains(r#""name":"igpu-vm""#), "{}", answer.logs[0]);
 
-        // A VM that asks for nothing is not touched by them.
+        // Invalid settings do not affect a VM that asks for nothing.
         let answer = Request::create(vm(&[])).settings(json!({"kubevirt": 1})).evaluate();
         assert_eq!(answer.response, json!({"accepted": true}));
     }

@@ -1,4 +1,4 @@
-//! What holds for any virtual machine, any directive and any settings.
+//! What must hold for any virtual machine, any directive and any settings.
 
 use std::sync::LazyLock;
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::harness::{MemoryCluster, PREFIX, Request, evaluate, features, fixtures, vbios_objects};
 
-/// The objects of both examples; of the two KubeVirt objects the one with the gate `Sidecar` counts.
+/// The objects of both examples. Of the two KubeVirt objects, the one with the gate `Sidecar` counts.
 static HARVESTER: LazyLock<Vec<Value>> = LazyLock::new(|| {
     let mut objects = vbios_objects();
     objects.extend(fixtures("../../examples/harvester/cluster/cluster.yaml"));
@@ -18,7 +18,7 @@ static HARVESTER: LazyLock<Vec<Value>> = LazyLock::new(|| {
     objects
 });
 
-/// How the keys of a feature's records end.
+/// The ends of the keys of a feature's records.
 const RECORDS: [&str; 3] = ["-applied", "-error", "-added"];
 
 /// Any JSON.
@@ -27,7 +27,7 @@ fn any_json() -> impl Strategy<Value = Value> {
         Just(json!(null)),
         any::<bool>().prop_map(|b| json!(b)),
         any::<i32>().prop_map(|n| json!(n)),
-        // Such as serde_json reads exactly as it writes them.
+        // Numbers that serde_json reads exactly as it writes them.
         (-1000..1000).prop_map(|n| json!(f64::from(n) / 8.0)),
         ".{0,8}".prop_map(|s| json!(s)),
     ];
@@ -40,7 +40,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Mostly the given value, sometimes none, sometimes anything.
+/// Usually the given value, sometimes none, sometimes any.
 fn mostly(value: impl Strategy<Value = Value> + 'static) -> impl Strategy<Value = Option<Value>> {
     prop_oneof![8 => value.prop_map(Some), 2 => Just(None), 1 => any_json().prop_map(Some)]
 }
@@ -206,7 +206,7 @@ fn directive() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// A value for a key: for a directive often the reference's example, else any.
+/// A value for a key. For a directive, it is often the reference's example, otherwise any.
 fn value_for(key: &str) -> BoxedStrategy<Value> {
     match features::directives().into_iter().find(|(name, _)| *name == key) {
         Some((_, example)) => prop_oneof![2 => directive(), 1 => Just(json!(example))].boxed(),
@@ -282,9 +282,9 @@ fn settings() -> BoxedStrategy<Value> {
     prop_oneof![9 => object(members), 1 => any_json()].boxed()
 }
 
-/// Whether everything that the user wrote is still there: members by their keys, list items in their order.
-/// What the policy may change: annotations and labels of its own, and null where something is to be; and where it takes
-/// back, what it may have added, and a list or an object that is left empty.
+/// Whether everything that the user wrote is still there: members by key, list items in the same order.
+/// The policy may change its own annotations and labels, and replace null by a value. When it removes what a directive added, it
+/// may also remove entries that it could have added, and lists and objects that become empty.
 fn is_kept(path: &str, before: &Value, after: &Value, takes_back: bool) -> Result<(), String> {
     let may_go = |path: &str, value: &Value| takes_back && may_be_ours(path, value);
     match (before, after) {
@@ -310,7 +310,7 @@ fn is_kept(path: &str, before: &Value, after: &Value, takes_back: bool) -> Resul
                 }
             })
         }
-        // Of the annotation's list the entries are compared; the policy's own may be replaced.
+        // In this annotation, the items of the list are compared. The policy may replace its own.
         (Value::String(before), Value::String(after)) if path.ends_with("/hooks.kubevirt.io/hookSidecars") => {
             let entries = |text: &str| match text.trim() {
                 "" => Ok(Vec::new()),
@@ -328,7 +328,7 @@ fn is_kept(path: &str, before: &Value, after: &Value, takes_back: bool) -> Resul
     }
 }
 
-/// Whether the value has the form in which the policy writes it; of an object or a list, whether it is all of that form.
+/// Whether the policy could have written the value. Of an object or a list, it must have written everything.
 fn may_be_ours(path: &str, value: &Value) -> bool {
     let name = value["name"].as_str().unwrap_or_default();
     match path.rsplit('/').next().unwrap_or_default() {
@@ -338,7 +338,7 @@ fn may_be_ours(path: &str, value: &Value) -> bool {
         "limits" | "nodeSelector" => value
             .as_object()
             .is_some_and(|members| members.iter().all(|(key, value)| may_be_ours(&format!("{path}/{key}"), value))),
-        // As a key of the object, behind the slash of its own name.
+        // A key of `limits`. It contains a slash itself, so only its end is matched above.
         "gpu" => path.ends_with("limits/nvidia.com/gpu"),
         "hostname" => path.ends_with("nodeSelector/kubernetes.io/hostname"),
         "hookSidecars" => true,
@@ -363,8 +363,7 @@ fn without_ours_labels(vm: &Value) -> Value {
     vm
 }
 
-/// The value with the items of its lists in the order of their texts, and names without the numbers that the policy gives
-/// them.
+/// The value with sorted lists, and without the numbers in the names that the policy makes.
 fn in_any_order(value: &Value) -> Value {
     match value {
         Value::Object(members) => members.iter().map(|(key, value)| (key.clone(), in_any_order(value))).collect(),
@@ -373,7 +372,7 @@ fn in_any_order(value: &Value) -> Value {
             items.sort_by_key(Value::to_string);
             Value::Array(items)
         }
-        // A record lists such names.
+        // A record lists such names, too.
         Value::String(text) if text.starts_with("[{") => match serde_json::from_str(text) {
             Ok(list @ Value::Array(_)) => in_any_order(&list),
             _ => value.clone(),
@@ -394,7 +393,7 @@ fn is_record(key: &str) -> bool {
     RECORDS.iter().any(|suffix| key.ends_with(suffix))
 }
 
-/// The value without empty lists and objects, which mean nothing.
+/// The value without empty lists and objects, because these have no effect.
 fn without_empty(value: &Value) -> Value {
     match value {
         Value::Object(members) => {
@@ -411,13 +410,13 @@ fn is_empty(value: &Value) -> bool {
         Value::Null => true,
         Value::Object(members) => members.is_empty(),
         Value::Array(items) => items.is_empty(),
-        // The annotation of the sidecars.
+        // The annotation with the sidecars.
         Value::String(text) => ["", "[]"].contains(&text.as_str()),
         _ => false,
     }
 }
 
-/// The value without annotations and labels of the policy's.
+/// The value without the policy's annotations and labels.
 fn without_ours(vm: &Value) -> Value {
     let mut vm = vm.clone();
     for place in ["annotations", "labels"] {
@@ -428,7 +427,7 @@ fn without_ours(vm: &Value) -> Value {
     vm
 }
 
-/// As [`without_ours`], but with the records that the policy left.
+/// Like [`without_ours`], but with the policy's records.
 fn without_directives(vm: &Value) -> Value {
     let mut vm = vm.clone();
     for place in ["annotations", "labels"] {
@@ -439,7 +438,7 @@ fn without_directives(vm: &Value) -> Value {
     vm
 }
 
-/// What YAML is made of.
+/// Parts of YAML.
 const YAML: [&str; 36] = [
     ": ",
     "\n",
@@ -590,7 +589,7 @@ proptest! {
             if harvester { request.cluster(MemoryCluster::of(HARVESTER.clone())) } else { request }
         };
         prop_assume!(!has_our_sidecar(&vm));
-        // Without records of before, which would be taken back as well.
+        // Earlier records are removed, because the policy would also remove what they list.
         let mut vm = vm;
         for place in ["annotations", "labels"] {
             if let Some(Value::Object(members)) = vm["metadata"].get_mut(place) {

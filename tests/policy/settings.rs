@@ -7,7 +7,7 @@ use vm_feature_manager_policy::validate_settings;
 
 use super::harness::features;
 
-/// The message for settings that are invalid; `None` where they are valid.
+/// The message about invalid settings, or `None` if they are valid.
 fn problem(settings: &Value) -> Option<String> {
     let answer = validate_settings(settings.to_string().as_bytes());
     let answer: Value = serde_json::from_slice(&answer).unwrap();
@@ -208,7 +208,7 @@ fn settings_of_ten_thousand_levels_are_told() {
     assert!(Settings::parse(deep.as_bytes()).is_err());
 }
 
-/// A default as the reference's tables write it: YAML.
+/// A default as the reference's tables show it: YAML.
 #[test]
 fn the_reference_lists_every_setting_with_its_default() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference.md");
@@ -227,7 +227,7 @@ fn the_reference_lists_every_setting_with_its_default() {
     assert_eq!(listed, defaults());
 }
 
-/// Kubernetes takes no more than 32 KiB into a status.
+/// Kubernetes accepts at most 32 KiB in a status.
 #[test]
 fn of_many_problems_the_first_are_listed() {
     let unknown = |count: usize| {

@@ -1,4 +1,4 @@
-//! Taking back: what a feature added goes with its directive, and what the user wrote stays.
+//! Removing directives: the policy removes what a feature added, and keeps what the user wrote.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ fn serving(resource: &str) -> MemoryCluster {
     cluster
 }
 
-/// How a virtual machine comes to be, and what happens to it then.
+/// A virtual machine, and what happens to it in the course of a test.
 struct Story {
     settings: Value,
     cluster: fn() -> MemoryCluster,
@@ -52,7 +52,7 @@ struct Story {
 }
 
 impl Story {
-    /// A virtual machine that has these entries, put there by the user.
+    /// A virtual machine with these entries, which the user wrote.
     fn of(entries: &[(&str, Value)]) -> Self {
         Self { settings: settings(), cluster: MemoryCluster::default, vm: with(bare_vm(&[]), entries) }
     }
@@ -75,7 +75,7 @@ impl Story {
         self
     }
 
-    /// Directives come, with the VM or to a VM that was there before.
+    /// Adds directives. The result is the same for a new VM and for an update.
     fn ask(mut self, directives: &[(&str, &str)]) -> Self {
         let mut new = self.vm.clone();
         annotate(&mut new, directives);
@@ -87,13 +87,13 @@ impl Story {
         self
     }
 
-    /// Somebody edits the stored VM, and the policy has nothing to say.
+    /// Changes the stored VM without calling the policy.
     fn edit(mut self, change: impl Fn(&mut Value)) -> Self {
         change(&mut self.vm);
         self
     }
 
-    /// An update; evaluated twice, as a reinvocation would.
+    /// Updates the VM. The policy evaluates it twice, as in a reinvocation.
     fn update(&self, change: impl Fn(&mut Value)) -> Answer {
         let mut new = self.vm.clone();
         change(&mut new);
@@ -105,7 +105,7 @@ impl Story {
         answer
     }
 
-    /// The directive goes.
+    /// Removes the directive.
     fn drop(&self, directive: (&str, &str)) -> Answer {
         self.update(|vm| remove(vm, directive.0))
     }
@@ -150,7 +150,7 @@ fn by_address(n: usize, address: &str) -> Value {
     json!({"name": format!("pci-device-{n}"), "deviceName": address})
 }
 
-/// What a VM has left when the directive goes: of each feature what it added goes, and what the user has beside it stays.
+/// When a directive is removed, the policy removes what its feature added, and keeps what the user has next to it.
 #[rstest]
 #[case::nested_virt(NESTED, CPU_FEATURES, json!([{"name": "aes", "policy": "require"}]))]
 #[case::nested_virt_alone(NESTED, CPU_FEATURES, Value::Null)]
@@ -175,7 +175,7 @@ fn what_was_added_goes(
     assert_eq!(answer.warnings(), Vec::<&str>::new());
     assert_eq!(answer.audit("applied"), "");
     assert!(answer.logs[0].starts_with("INFO feature taken back"), "{:?}", answer.logs);
-    // Without the annotations of the policy's, too: as `kubectl replace` or an editor may leave it.
+    // The same must happen without the policy's annotations, because `kubectl replace` or an editor may remove them.
     let replaced = story.update(|vm| vm["metadata"]["annotations"] = json!({}));
     assert_eq!(replaced.after()["spec"], answer.after()["spec"]);
     assert_eq!(spec(&plain, pointer), &before);
@@ -191,7 +191,7 @@ fn the_users_extension_of_the_other_vendor_stays(#[values(true, false)] tracking
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
 
-/// What the user had in the very form that the policy gives it, before the directive came.
+/// The user had entries that equal those of the policy before the directive was added.
 #[rstest]
 #[case::nested_virt(NESTED, CPU_FEATURES, json!([svm()]))]
 #[case::pci(PCI, HOST_DEVICES, json!([by_address(0, "pci_0000_00_02_0")]))]
@@ -208,7 +208,7 @@ fn what_the_user_had_before_stays(#[case] directive: (&str, &str), #[case] point
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
 
-/// What `kubectl apply` is given is the user's, whoever wrote it first.
+/// Entries in the manifest of `kubectl apply` belong to the user, no matter who wrote them first.
 #[rstest]
 #[case::declared(json!([svm()]), true)]
 #[case::declared_otherwise(json!([{"name": "svm", "policy": "optional"}]), false)]
@@ -240,7 +240,7 @@ fn a_manifest_that_cannot_be_read_declares_nothing(#[case] manifest: Value) {
     assert_eq!(spec(&answer.after(), CPU_FEATURES), &Value::Null);
 }
 
-/// An entry that was edited since is the user's.
+/// An entry that someone changed later belongs to the user.
 #[rstest]
 #[case::cpu_feature(NESTED, CPU_FEATURES, json!([{"name": "svm", "policy": "optional"}]), "CPU feature svm")]
 #[case::host_device(
@@ -263,7 +263,7 @@ fn what_the_user_edited_stays(
     assert_eq!(answer.warnings(), [format!("{}: {warning}", directive.0)]);
 }
 
-/// What comes with the update that takes the directive away was not there before, so the policy did not add it.
+/// An entry that the user adds in the update that removes the directive did not exist before, so the policy did not add it.
 #[test]
 fn what_comes_when_the_directive_goes_stays() {
     let story = Story::of(&[]).ask(&[NESTED]).edit(|vm| *vm = with(vm.clone(), &[(CPU_FEATURES, json!([]))]));
@@ -291,7 +291,7 @@ fn a_feature_that_the_settings_switch_off_is_left_alone() {
     story.drop(NESTED).assert_accepted_unchanged();
 }
 
-/// Both directives name the node, and one feature is switched off before the other's directive goes.
+/// Both directives name the node. One feature is switched off before the other directive is removed.
 #[rstest]
 #[case::pci_passthrough("pciPassthrough", "usb-passthrough")]
 #[case::usb_passthrough("usbPassthrough", "pci-passthrough")]
@@ -312,7 +312,7 @@ fn a_node_selector_stays_for_a_feature_that_is_switched_off(#[case] switched_off
     assert_eq!(spec(&answer.after(), HOST_DEVICES).as_array().map(Vec::len), Some(1));
     assert_eq!(spec(&answer.after(), "/nodeSelector"), spec(&both, "/nodeSelector"));
 
-    // The last of the two takes it along.
+    // When the last of the two directives is removed, the node selector is removed, too.
     let mut story = Story { vm: answer.after(), ..story };
     story.settings[switched_off]["enabled"] = json!(true);
     let kept = if removed == usb.0 { PCI_OF_NODE.0 } else { usb.0 };
@@ -331,7 +331,7 @@ mod changed {
         let story = story.ask(&[NESTED, ("cpu-vendor", "amd")]);
         let answer = story.update(set("cpu-vendor", "intel"));
         assert_eq!(spec(&answer.after(), CPU_FEATURES), &json!([{"name": "vmx", "policy": "require"}]));
-        // The VM moves to nodes of the other vendor: what the policy added says nothing of it.
+        // The VM moves to nodes of the other vendor. The CPU feature that the policy added does not count as a sign of the vendor.
         let mut story = Story::of(&[("/nodeSelector", json!({"cpu-vendor.node.kubevirt.io/AMD": "true"}))]);
         story.settings = json!({});
         let intel = json!({"cpu-vendor.node.kubevirt.io/Intel": "true"});
@@ -409,14 +409,14 @@ mod changed {
         let answer = story.update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]));
         assert_eq!(spec(&answer.after(), LIMITS), &Value::Null);
         assert_eq!(spec(&answer.after(), GPUS), &json!([gpu(0)]));
-        // And it stays one where KubeVirt cannot be asked for the moment.
+        // It stays a device if KubeVirt's object cannot be read for the moment.
         story.vm = answer.after();
         story.cluster = MemoryCluster::default;
         let answer = story.update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(4))]));
         answer.assert_accepted_unchanged();
     }
 
-    /// Harvester makes host devices of GPUs.
+    /// Harvester turns GPUs into host devices.
     #[test]
     fn a_gpu_that_became_a_host_device_is_still_the_directives() {
         let mut story = Story::of(&[]);
@@ -453,7 +453,7 @@ mod harvester {
         assert_eq!(spec(&story.drop(PCI_OF_NODE).after(), HOST_DEVICES), &json!([igpu()]));
     }
 
-    /// Harvester's controller names a host device after the one that the VM was really given.
+    /// Harvester's controller names a host device after the device that was actually assigned to the VM.
     fn renamed(story: Story) -> Story {
         story.edit(|vm| {
             let mut device = igpu();
@@ -470,7 +470,7 @@ mod harvester {
         assert_eq!(answer.warnings(), Vec::<&str>::new());
     }
 
-    /// The record follows the name.
+    /// The record contains the new name.
     #[test]
     fn a_device_that_was_renamed_stays_as_it_is_with_its_directive() {
         let mut story = renamed(Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]));
@@ -484,7 +484,7 @@ mod harvester {
         story.update(cores(4)).assert_accepted_unchanged();
     }
 
-    /// The record says of which resource the device is, so that nothing is looked up.
+    /// The record contains the device's resource, so no lookup is needed.
     #[test]
     fn a_renamed_device_goes_where_pci_devices_cannot_be_listed() {
         let mut story = renamed(Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]));
@@ -494,7 +494,7 @@ mod harvester {
         assert_eq!(answer.lookups, Vec::<String>::new());
     }
 
-    /// Of two entries of one resource, one is the user's, whoever renames which.
+    /// Of two entries with the same resource, one belongs to the user, no matter which one is renamed.
     #[rstest]
     #[case::of_the_users_name("mine")]
     #[case::of_harvesters_name("node1-00000a000")]
@@ -512,7 +512,7 @@ mod harvester {
         assert_eq!(answer.warnings(), Vec::<&str>::new());
     }
 
-    /// The policy did not see the update that renamed it: as many of the resource go as it added.
+    /// The policy did not see the update that renamed the device, so it removes as many entries of the resource as it added.
     #[test]
     fn of_two_devices_that_may_be_the_renamed_one_goes() {
         let other = json!({"name": "node1-000008000", "deviceName": igpu()["deviceName"]});
@@ -523,7 +523,7 @@ mod harvester {
         assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([other]));
     }
 
-    /// The user's device of the same resource is declared in the manifest, so there is no doubt about the other.
+    /// The manifest declares the user's device of the same resource, so the other one must be the policy's.
     #[test]
     fn a_renamed_device_goes_beside_one_that_is_declared() {
         let mine = json!({"name": "mine", "deviceName": igpu()["deviceName"]});
@@ -657,7 +657,7 @@ mod sidecar {
         assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
     }
 
-    /// A record says that the sidecar was added, or nothing of it.
+    /// Records that do not say that the policy added the sidecar.
     #[rstest]
     #[case::not_added("[{\"hookSidecar\":false}]")]
     #[case::of_another_type("[{\"hookSidecar\":\"x\"}]")]
@@ -671,7 +671,7 @@ mod sidecar {
         assert!(answer.warnings()[0].contains("cannot be read"), "{:?}", answer.warnings());
     }
 
-    /// The user has taken our entry out; the others stay as they are written.
+    /// The user removed the policy's entry. The policy does not rewrite the others.
     #[test]
     fn without_an_entry_of_ours_the_list_is_left_alone() {
         let others = r#"[ {"image": "a"} ]"#;
@@ -711,7 +711,7 @@ mod sidecar {
     }
 }
 
-/// Of a VM only the record is left: the directive went while the policy did not look, or the VM is a copy.
+/// The VM has only the record: the directive was removed while the policy was not running, or the VM is a copy.
 mod record_alone {
     use super::*;
 
@@ -732,7 +732,7 @@ mod record_alone {
         assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
     }
 
-    /// The annotation for people is no record.
+    /// The annotation `-applied`, which is for people, is not a record.
     #[test]
     fn what_is_not_listed_stays() {
         let both = json!([svm(), {"name": "vmx", "policy": "require"}]);
@@ -779,7 +779,7 @@ mod record_alone {
         );
     }
 
-    /// Where the VirtualMachine was there before, its own record counts.
+    /// If the VirtualMachine existed before, the record of the old object counts.
     #[test]
     fn that_somebody_spoils_is_that_of_before() {
         let story = Story::of(&[]).ask(&[PCI]);
@@ -809,7 +809,7 @@ mod record_alone {
     }
 }
 
-/// What the user adds while a directive is there stays, and takes nothing away.
+/// Entries that the user adds while the VM has a directive stay, and do not affect the policy's entries.
 mod added_meanwhile {
     use super::*;
 
@@ -836,7 +836,7 @@ mod added_meanwhile {
         assert_eq!(spec(&answer.after(), HOST_DEVICES), &both);
         story.vm = answer.after();
         assert_eq!(spec(&story.drop(NIC).after(), HOST_DEVICES), &json!([nic(1)]));
-        // Directive and device go at once.
+        // The directive and its device are removed in one update.
         let answer = story.update(|vm| {
             remove(vm, NIC.0);
             setting(HOST_DEVICES, json!([nic(1)]))(vm);
@@ -858,7 +858,7 @@ mod added_meanwhile {
         assert_eq!(spec(&story.drop(GPU).after(), GPUS), &users);
     }
 
-    /// The device of the directive is gone, and the user's is there instead.
+    /// The directive's device is gone, and the user has added another one.
     #[rstest]
     #[case::of_another_name("mine")]
     #[case::of_a_name_like_ours("gpu-mine")]
@@ -871,7 +871,7 @@ mod added_meanwhile {
         assert_eq!(spec(&story.drop(GPU).after(), GPUS), &users);
     }
 
-    /// Of another resource, under a name that would be ours.
+    /// The user's device has another resource, but a name that the policy would give.
     #[test]
     fn a_gpu_of_another_resource() {
         let mut story = Story::of(&[]);
@@ -907,7 +907,7 @@ mod added_meanwhile {
         assert_eq!(spec(&story.drop(PCI).after(), "/nodeSelector"), &selector);
     }
 
-    /// Somebody pastes a directive with its record, to a VM that has the feature of its own.
+    /// Someone copies a directive and its record to a VM that already has the feature.
     #[rstest]
     #[case::a_record_with_the_directive(&[NESTED, ("nested-virt-added", r#"[{"cpuFeature":"svm"}]"#)])]
     #[case::and_the_annotation_for_people(&[NESTED, ("nested-virt-applied", "true"), ("nested-virt-added", r#"[{"cpuFeature":"svm"}]"#)])]
@@ -919,7 +919,7 @@ mod added_meanwhile {
         assert_eq!(spec(&story.drop(NESTED).after(), CPU_FEATURES), &json!([svm()]));
     }
 
-    /// Somebody adds the user's own entry to the record.
+    /// Someone adds the user's own entry to the record.
     #[test]
     fn an_entry_of_the_record() {
         let aes = json!({"name": "aes", "policy": "require"});
@@ -930,7 +930,7 @@ mod added_meanwhile {
     }
 }
 
-/// What cannot be looked up for the moment does not change what is in place.
+/// If a lookup fails for the moment, existing entries do not change.
 mod not_readable {
     use super::*;
 
@@ -947,7 +947,7 @@ mod not_readable {
         let mut story = story.ask(&[("pci-passthrough", r#"{"devices": ["0000:01:00.0"]}"#)]);
         story.cluster = cluster;
         story.update(cores).assert_accepted_unchanged();
-        // A device that is not there yet cannot be had by its address where there is a Harvester.
+        // If the cluster has Harvester, the policy does not add a new device under a name made of its address.
         let answer = story.update(set("pci-passthrough", r#"{"devices": ["0000:01:00.0", "0000:03:00.0"]}"#));
         answer.assert_denied(&["PCI devices cannot be looked up"]);
     }
@@ -979,7 +979,7 @@ fn a_device_that_the_user_renamed_stays_with_a_warning() {
     );
 }
 
-/// A directive that changes comes to stand for a device that the user had before.
+/// The directive changes to a device that the user had before.
 #[test]
 fn a_device_of_the_users_that_a_directive_comes_to_stays_when_it_goes() {
     let mine = json!({"name": "mine", "deviceName": "pci_0000_00_02_0"});
@@ -1001,7 +1001,7 @@ fn a_part_of_a_wrong_type_stays_with_a_warning() {
     assert_eq!(answer.warnings(), [warning]);
 }
 
-/// It is said once: when the record changes.
+/// The warning is given only once, when the record changes.
 #[rstest]
 fn a_device_that_the_user_renamed_is_spoken_of_once(#[values(true, false)] tracking: bool) {
     let renamed = json!([{"name": "gpu0", "deviceName": "pci_0000_00_02_0"}]);
@@ -1084,7 +1084,7 @@ fn where_tracking_is_switched_off_the_records_go() {
     assert_eq!(spec(&story.drop(NESTED).after(), CPU_FEATURES), &Value::Null);
 }
 
-/// The record is not one of the annotations that the setting is about.
+/// The setting does not apply to the record.
 #[test]
 fn where_tracking_is_switched_on_what_was_added_is_still_known() {
     let mut story = Story::of(&[]).without_tracking().ask(&[NESTED]);
@@ -1102,7 +1102,7 @@ fn where_tracking_is_switched_on_what_was_added_is_still_known() {
     assert_eq!(spec(&story.drop(NESTED).after(), CPU_FEATURES), &Value::Null);
 }
 
-/// `kubectl replace` with a manifest that the user has kept, without our annotations or with the directive alone.
+/// `kubectl replace` with an old manifest, which has no annotations of the policy, or only the directive.
 #[rstest]
 #[case::without_the_directive(&[], Value::Null)]
 #[case::with_it(&[NESTED], json!([svm()]))]
@@ -1113,14 +1113,14 @@ fn a_manifest_without_our_records(#[case] directives: &[(&str, &str)], #[case] f
         *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]);
     });
     assert_eq!(spec(&answer.after(), CPU_FEATURES), &features);
-    // And with the entries that were in what the user had got from the cluster.
+    // The same with a manifest that contains the policy's entries, because the user got it from the cluster.
     let answer = story.update(|vm| {
         *vm = with(bare_vm(directives), &[(CPU_FEATURES, json!([svm()]))]);
     });
     assert_eq!(spec(&answer.after(), CPU_FEATURES), &features);
 }
 
-/// Harvester adds the devices that share an IOMMU group with a new VirtualMachine's.
+/// Harvester adds the devices that share an IOMMU group with those of a new VirtualMachine.
 mod iommu_siblings {
     use super::*;
 
@@ -1139,7 +1139,7 @@ mod iommu_siblings {
         json!({"name": "node1-000003000", "deviceName": "intel.com/I350_GIGABIT_NETWORK_CONNECTION"})
     }
 
-    /// A VM that was created with the directive, to which Harvester added the sibling.
+    /// A VM that was created with the directive. Harvester added the sibling.
     fn created(entries: &[Value]) -> Story {
         let before = entries.to_vec();
         let mut story = Story::of(&[]).on_harvester();
@@ -1241,7 +1241,7 @@ mod iommu_siblings {
         assert_eq!(answer.warnings(), Vec::<&str>::new());
     }
 
-    /// What another directive gave, and Harvester renamed after the function that it had.
+    /// Another directive added the device, and Harvester renamed it after the function that the VM used.
     #[test]
     fn stay_where_another_directive_added_them() {
         let resource = "nvidia.com/TU104_HD_AUDIO_CONTROLLER";
@@ -1256,7 +1256,7 @@ mod iommu_siblings {
         assert_eq!(answer.annotation("gpu-device-plugin-added"), Some(record));
     }
 
-    /// A device that the user adds while the directive is there.
+    /// The user adds a device while the VM has the directive.
     #[test]
     fn stay_where_the_user_added_them_since() {
         let mut story = Story::of(&[]).on_harvester().ask(&[CARD]);
@@ -1288,7 +1288,7 @@ fn labels_take_back_as_annotations_do() {
     assert_eq!(spec(&answer.after(), CPU_FEATURES), &Value::Null);
 }
 
-/// Whatever was made on the way to an entry goes with the last of them.
+/// Parts that were created for an entry are removed with the last entry in them.
 #[rstest]
 #[case::all_of_the_cpu(&[NESTED, ("cpu-pinning", "enabled"), ("hugepages", "2Mi"), ("numa", "passthrough")])]
 #[case::features(&[NESTED])]
@@ -1313,7 +1313,7 @@ fn nothing_empty_stays_behind(#[case] directives: &[(&str, &str)]) {
     assert_eq!(Request::update(stored, gone).settings(settings()).evaluate().after()["spec"], before);
 }
 
-/// Another card in the place of the one that the policy added.
+/// The user replaces the card that the policy added by another one.
 mod of_another_resource {
     use super::*;
 
@@ -1341,7 +1341,7 @@ mod of_another_resource {
     }
 }
 
-/// One of two devices was renamed by the user.
+/// The user renamed one of two devices.
 #[test]
 fn a_renamed_device_is_spoken_of_beside_one_that_was_not_renamed() {
     let both = ("pci-passthrough", r#"{"devices": ["node1/0000:03:00.0", "node1/0000:03:00.1"]}"#);
@@ -1377,7 +1377,7 @@ fn a_device_that_was_there_before_is_not_taken_for_a_renamed_one() {
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
 
-/// The user had one GPU, asked for three in all, and now for two.
+/// The user had one GPU, then asked for three in total, and now asks for two.
 #[test]
 fn a_gpu_of_the_users_counts_when_the_number_changes() {
     let mine = json!({"name": "mine", "deviceName": "nvidia.com/gpu"});
@@ -1390,7 +1390,7 @@ fn a_gpu_of_the_users_counts_when_the_number_changes() {
     assert_eq!(spec(&answer.after(), GPUS)[0], mine);
 }
 
-/// The sidecar of the policy's is not in the manifest, which has annotations of its own.
+/// The manifest has its own annotations, but not the policy's sidecar.
 #[test]
 fn the_sidecar_goes_although_kubectl_applied_the_vm() {
     let story = Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE, ROM]);

@@ -11,7 +11,7 @@ fn harvester() -> MemoryCluster {
     MemoryCluster::of(fixtures("../../examples/usb-passthrough/cluster/cluster.yaml"))
 }
 
-/// A cluster with KubeVirt alone, which permits USB devices.
+/// A cluster with KubeVirt but without Harvester. KubeVirt permits USB devices.
 fn kubevirt() -> MemoryCluster {
     let mut cluster = MemoryCluster::of(fixtures("../../examples/kubevirt/cluster/cluster.yaml"));
     cluster.object("KubeVirt", "kubevirt")["metadata"]["namespace"] = json!("harvester-system");
@@ -66,7 +66,7 @@ fn a_device_has_the_name_of_its_usb_device_and_its_resource(#[case] devices: &[&
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
 
-/// The one on the other node could not go beside it.
+/// The VM could not have the device on the other node as well.
 #[test]
 fn a_device_that_the_vm_has_is_it_even_if_it_is_no_longer_enabled() {
     let mut cluster = harvester();
@@ -188,7 +188,7 @@ fn the_node_of_a_pci_device_decides_between_two_alike() {
     assert_eq!(host_devices(&answer), json!([gpu, usb(OTHER_RECEIVER)]));
 }
 
-/// Harvester adds the devices of an IOMMU group only where all host devices are PCI devices.
+/// Harvester adds the devices of an IOMMU group only if all host devices are PCI devices.
 #[rstest]
 #[case::with_a_sibling("1", Some("node1-000001001"))]
 #[case::alone("2", None)]
@@ -487,7 +487,7 @@ fn a_rom_is_not_for_a_usb_device() {
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
 
-/// By its kind and by its name.
+/// The directive lists the device by its vendor and product, and by its name.
 #[rstest]
 #[case::kind_first(&["node1/046d:c52b", RECEIVER])]
 #[case::name_first(&[RECEIVER, "046d:c52b"])]
@@ -512,7 +512,7 @@ fn a_message_lists_all_that_are_alike() {
     assert!(!answer.message().contains(&names[8]), "{}", answer.message());
 }
 
-/// Two of a kind need two host devices, also when the VM is written again.
+/// Two identical devices need two host devices, even after an update.
 #[test]
 fn two_permitted_devices_of_a_kind_stay_two() {
     let settings = || json!({"usbPassthrough": {"deviceNames": "permitted"}});
@@ -526,7 +526,7 @@ fn two_permitted_devices_of_a_kind_stay_two() {
     assert_eq!(host_devices(&answer), devices);
 }
 
-/// The list has the kind, the directive the name, and Harvester cannot be read.
+/// The setting allows the vendor and product, the directive contains the name, and Harvester's devices cannot be read.
 #[rstest]
 #[case::kind("046d:c52b", true)]
 #[case::with_its_node("node1/046d:c52b", true)]

@@ -154,7 +154,7 @@ mod precedence {
     fn annotations_and_labels_win_over_user_data() {
         let answer = with("annotations", "amd.com/gpu");
         assert_eq!(answer.annotation("gpu-device-plugin-applied").as_deref(), Some("amd.com/gpu"));
-        // A label can hold no such name, but it is the one that counts.
+        // The value of a label cannot be the name of a resource, but the label counts.
         with("labels", "none").assert_denied(&["(label vm-feature-manager.io/gpu-device-plugin: \"none\")"]);
     }
 
@@ -324,7 +324,7 @@ mod secret {
         assert!(answer.is_accepted() && !answer.is_mutated());
     }
 
-    /// On an update, what cannot be read is no reason to take anything back.
+    /// If the policy cannot read user data during an update, it does not remove anything.
     #[test]
     fn that_cannot_be_read_takes_nothing_back() {
         let applied = answer(vec![secret("userdata", NESTED)]).after();
@@ -341,7 +341,7 @@ mod secret {
                 &"nested-virt: what the policy added stays as it is, because user data that may say otherwise cannot be read"
             )
         );
-        // Once it can be read, and asks for nothing, it goes.
+        // When the policy can read it again, and it asks for nothing, the entries are removed.
         let answer = Request::update(applied, new)
             .settings(secrets())
             .cluster(MemoryCluster::of(vec![secret("userdata", "#cloud-config\n")]))
@@ -350,7 +350,7 @@ mod secret {
         assert_eq!(answer.domain()["cpu"], json!({"cores": 2}));
     }
 
-    /// That there is something to take back, any of the policy's annotations tells, on the VirtualMachine or on the one before.
+    /// Any of the policy's annotations, on the new or the old VirtualMachine, shows that there may be something to remove.
     #[rstest]
     #[case::record(&["nested-virt-added"], &[], true)]
     #[case::record_before(&[], &["nested-virt-added"], true)]
@@ -379,7 +379,7 @@ mod secret {
 mod taking_back {
     use super::*;
 
-    /// With the setting for AMD, the option in the Secret says Intel.
+    /// The setting says AMD, and the option in the Secret says Intel.
     #[test]
     fn an_option_that_cannot_be_read_changes_nothing() {
         let mut vm = of_secret();
@@ -397,7 +397,7 @@ mod taking_back {
         assert!(warnings.contains("nested-virt: what the policy added stays as it is"), "{warnings}");
     }
 
-    /// The directive is an annotation, its option stands in user data, and then becomes an alias.
+    /// The directive is an annotation. Its option is in user data, and then becomes an alias.
     #[rstest]
     #[case::cpu_vendor(&[("nested-virt", "enabled")], "cpu_vendor: intel", "cpu_vendor: *b")]
     #[case::image(&[("vbios-injection", "igpu-rom")], "sidecar_image: 'example.com/shim:v1'", "sidecar_image: *b")]
@@ -432,7 +432,7 @@ mod taking_back {
         assert!(answer.warnings()[0].ends_with(why), "{:?}", answer.warnings());
     }
 
-    /// 64 KiB of text, and a byte more.
+    /// 64 KiB of text, and one byte more.
     #[rstest]
     fn the_most_that_is_read(#[values(0, 1)] more: usize, #[values(true, false)] base64: bool) {
         let text = format!("{NESTED}#{}", "x".repeat((64 << 10) - NESTED.len() - 1 + more));
@@ -448,7 +448,7 @@ mod taking_back {
         create(no_cloud(&text)).assert_denied(&["nested-virt cannot be applied"]);
     }
 
-    /// A map counts as the JSON that it becomes.
+    /// The length of a map is that of its JSON.
     #[rstest]
     #[case::the_longest(1024, true)]
     #[case::a_byte_more(1025, false)]
@@ -476,7 +476,7 @@ mod taking_back {
         assert_eq!(answer.warnings().len(), 1, "{:?}", answer.warnings());
     }
 
-    /// KubeVirt allows for one; the rest is not worth the time.
+    /// KubeVirt allows only one such volume, so the policy reads only the first few.
     #[rstest]
     #[case::the_eighth(7, true)]
     #[case::the_ninth(8, false)]
@@ -490,7 +490,7 @@ mod taking_back {
         assert_eq!(answer.logs[0].contains(note), !is_read, "{}", answer.logs[0]);
     }
 
-    /// What was not there before is planned without it.
+    /// A directive that is new is planned without the option.
     #[test]
     fn an_option_that_cannot_be_read_does_not_stop_a_new_directive() {
         let mut vm = no_cloud("#cloud-config\na: &b c\nx_kubevirt_features: {cpu_vendor: *b}\n");
@@ -499,7 +499,7 @@ mod taking_back {
         assert_eq!(answer.domain()["cpu"]["features"][0]["name"], "svm");
     }
 
-    /// Without records, the old user data tells that the policy may have added it.
+    /// There are no records, but the old user data shows that the policy may have added the entry.
     #[rstest]
     #[case::declared(true)]
     #[case::not_declared(false)]
@@ -517,7 +517,7 @@ mod taking_back {
         assert_eq!(answer.domain()["cpu"]["features"].is_array(), declared);
     }
 
-    /// Features without options do not wait for user data that cannot be read.
+    /// The policy plans features without options even if user data cannot be read.
     #[rstest]
     #[case::pci(
         ("pci-passthrough", r#"{"devices": ["node1/0000:00:02.0"]}"#),
@@ -558,7 +558,7 @@ mod taking_back {
         assert_eq!(spec, &json!({"domain": {"devices": {}}, "volumes": [{"name": "disk-0"}]}));
     }
 
-    /// The VM as it is stored after the user data was read, and as the user changes it.
+    /// The VM as it is stored after the policy read the user data, and as the user then changes it.
     fn update(settings: &Value, user_data: &str) -> Answer {
         let create = Request::create(no_cloud(NESTED)).settings(settings.clone()).evaluate();
         let stored = create.after();

@@ -1,4 +1,4 @@
-//! Directive `vbios-injection`. What the hook does at the VM's start is tested in `e2e/tests/suite/hook.rs`.
+//! Directive `vbios-injection`. `e2e/tests/suite/hook.rs` tests what the hook does when the VM starts.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ fn sidecars(answer: &Answer) -> Vec<Value> {
     serde_json::from_str(text.expect("an annotation")).unwrap()
 }
 
-/// The last argument before those of the shim: what the hook looks for.
+/// The last argument before those of the shim: the devices that the hook looks for.
 fn devices(answer: &Answer) -> String {
     sidecars(answer)[0]["command"][6].as_str().unwrap().to_owned()
 }
@@ -92,13 +92,13 @@ fn with_pci_passthrough_the_rom_is_for_the_device_that_it_added() {
     let answer = create(vm);
     assert_eq!(answer.audit("applied"), "pci-passthrough,vbios-injection");
     assert_eq!(devices(&answer), "node2-000005000 *");
-    // The device is not looked up a second time.
+    // The policy does not look up the device a second time.
     assert_eq!(answer.lookups.iter().filter(|l| l.starts_with("get PCIDevice ")).count(), 1);
     create(answer.after()).assert_accepted_unchanged();
 }
 
-/// Harvester adds the devices that share an IOMMU group with the one that was alone when the ROM was asked for. Another
-/// template would ask the user for a restart.
+/// When the ROM was requested, the VM had only one device. Harvester added others because they share its IOMMU group. If the
+/// policy changed the template now, the user would have to restart the VM.
 #[test]
 fn what_the_hook_looks_for_does_not_depend_on_the_number_of_devices() {
     let mut vm = vm_with(json!({}));
@@ -107,7 +107,7 @@ fn what_the_hook_looks_for_does_not_depend_on_the_number_of_devices() {
     let devices = &mut stored["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"];
     let sibling = json!({"name": "node2-000005001", "deviceName": "amd.com/AUDIO"});
     devices.as_array_mut().unwrap().push(sibling);
-    // kubectl apply leaves alone what the manifest does not have; the lists of devices come from the stored object.
+    // kubectl apply keeps what the manifest does not contain, so the lists of devices come from the stored object.
     let mut applied = stored.clone();
     applied["spec"]["template"]["spec"]["domain"]["cpu"]["cores"] = json!(2);
     let answer = Request::update(stored.clone(), applied).cluster(cluster()).evaluate();
@@ -302,7 +302,7 @@ mod device {
         create(with_option(json!({}), "gpu-1")).assert_denied(&["(none)"]);
     }
 
-    /// Devices of an instance type are not in the VirtualMachine.
+    /// Devices of an instance type are not part of the VirtualMachine.
     #[rstest]
     #[case::name(json!({}), Some("gpu1"), "gpu1")]
     #[case::address(json!({}), Some("09:00.0"), "0000:09:00.0")]

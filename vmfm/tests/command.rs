@@ -365,10 +365,10 @@ fn a_cluster_may_have_several_places() {
 #[case::always(&["--color", "always"], true)]
 #[case::never(&["--color", "never"], false)]
 #[case::not_on_a_terminal(&["--color", "auto"], false)]
-fn the_diff_has_colours_where_they_are_wanted(#[case] arguments: &[&str], #[case] is_coloured: bool) {
+fn the_diff_has_colors_where_they_are_wanted(#[case] arguments: &[&str], #[case] is_colored: bool) {
     let (_, stdout, _) = run(&[arguments, &["-"]].concat(), VM);
-    assert_eq!(stdout.contains("\x1b[32m+            nvidia.com/gpu: \"1\"\x1b[0m\n"), is_coloured, "{stdout:?}");
-    assert_eq!(stdout.contains('\x1b'), is_coloured);
+    assert_eq!(stdout.contains("\x1b[32m+            nvidia.com/gpu: \"1\"\x1b[0m\n"), is_colored, "{stdout:?}");
+    assert_eq!(stdout.contains('\x1b'), is_colored);
 }
 
 /// Runs the program on a terminal, which script(1) creates.
@@ -377,9 +377,9 @@ fn the_diff_has_colours_where_they_are_wanted(#[case] arguments: &[&str], #[case
 #[case::no_color(&[("NO_COLOR", "1")], false)]
 #[case::no_color_that_is_empty(&[("NO_COLOR", "")], true)]
 #[case::dumb_terminal(&[("TERM", "dumb")], false)]
-fn on_a_terminal_colours_are_used_unless_the_environment_says_no(
+fn on_a_terminal_colors_are_used_unless_the_environment_says_no(
     #[case] environment: &[(&str, &str)],
-    #[case] is_coloured: bool,
+    #[case] is_colored: bool,
 ) {
     let vm = file("terminal.yaml", VM);
     let command = format!("{} {vm}", env!("CARGO_BIN_EXE_vmfm"));
@@ -394,7 +394,7 @@ fn on_a_terminal_colours_are_used_unless_the_environment_says_no(
         .unwrap();
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert!(stdout.contains("allowed, mutated"), "{stdout}");
-    assert_eq!(stdout.contains("\x1b[32m"), is_coloured, "{stdout:?}");
+    assert_eq!(stdout.contains("\x1b[32m"), is_colored, "{stdout:?}");
 }
 
 mod explain {

@@ -159,7 +159,7 @@ fn value_of(kind: &Kind) -> String {
 /// The patch of the manifest for clusters without Harvester, which removes the rules for its kinds.
 pub(crate) fn without_harvester(old: &str) -> Result<String> {
     const START: &str =
-        "      # Written by cargo xtask generate: the rules for Harvester's devices go, the last one first.\n";
+        "      # Written by cargo xtask generate: removes the rules for Harvester's devices, the last one first.\n";
     const END: &str = "      # End of what is generated.\n";
     let granted: Vec<Rule> = rules().into_iter().filter(Rule::is_granted_everywhere).collect();
     let harvester = granted.iter().enumerate().filter(|(_, rule)| is_harvester(rule.kind));

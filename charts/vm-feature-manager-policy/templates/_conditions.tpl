@@ -1,6 +1,6 @@
 {{/*
-Whether an object is one that the policy may have to do with: of the new and the old object, as a directive that is gone is
-taken back. What is not there must not be asked for, or the condition fails.
+Whether the new or the old object concerns the policy. The old one counts, too, because the policy removes what a removed directive
+added. The expression must not read a field that does not exist, or the condition fails.
 */}}
 {{- define "vm-feature-manager.concerns" -}}
 {{- $ours := "exists(k, k.startsWith('vm-feature-manager.io/'))" -}}

@@ -1,6 +1,6 @@
 {{/*
-The accounts that policy-server may run as. Rancher installs Kubewarden into one namespace and Kubewarden's own instructions into
-another: whichever has the account gets the rights, and both where neither has it yet. Any other namespace is taken as it is set.
+The accounts that policy-server may run as. Rancher and Kubewarden's own instructions install Kubewarden into different namespaces.
+The namespaces that have the account get the permissions, or both if neither has it yet. Any other namespace is used as it is set.
 */}}
 {{- define "vm-feature-manager.subjects" -}}
 {{- $account := . }}

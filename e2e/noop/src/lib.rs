@@ -1,4 +1,4 @@
-//! A Kubewarden policy that accepts every request, and all settings, without a look at them.
+//! A Kubewarden policy that accepts every request and all settings without reading them.
 
 use wapc_guest::{CallResult, register_function};
 

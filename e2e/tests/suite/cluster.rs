@@ -1,4 +1,4 @@
-//! The cluster of files answers as Kubewarden's `kubernetes` host capability does.
+//! The cluster made of files answers like Kubewarden's `kubernetes` host capability.
 
 use serde_json::{Value, json};
 use vmfm::cluster::Cluster;

@@ -1,4 +1,4 @@
-//! What a request costs grows as the request does, and no faster. Counted in fuel, which is the same on every machine.
+//! The cost of a request grows at most linearly with its size. It is measured in fuel, which is the same on every machine.
 
 use std::sync::LazyLock;
 
@@ -25,7 +25,7 @@ fn settings() -> Value {
     })
 }
 
-/// What serves the GPU as a device, so that one is added.
+/// A KubeVirt object that serves the GPU as a device, so that one is added.
 fn cluster() -> Cluster {
     let mut cluster = Cluster::default();
     cluster.add(json!({
@@ -39,7 +39,7 @@ fn cluster() -> Cluster {
     cluster
 }
 
-/// Else the costs below are those of a refusal.
+/// Otherwise, the tests below would measure denials.
 #[test]
 fn all_directives_are_applied_but_that_of_a_missing_config_map() {
     let evaluation = HOST.with_cluster(cluster()).validate(&settings(), &request(vm(&ALL), None));
@@ -52,7 +52,7 @@ fn all_directives_are_applied_but_that_of_a_missing_config_map() {
     assert_eq!(failed, ["vbios-injection"], "{changed:#}");
 }
 
-/// What `validate` takes in a fresh instance.
+/// The cost of `validate` in a new instance.
 fn measure(cluster: Cluster, payload: &[u8]) -> Cost {
     HOST.with_cluster(cluster).measure("validate", payload).unwrap()
 }
@@ -68,10 +68,10 @@ fn list(vm: &mut Value, pointer: &str, items: impl Iterator<Item = Value>) {
     parent[key] = items.collect();
 }
 
-/// What is done to a VirtualMachine.
+/// The operation on a VirtualMachine.
 enum Verb {
     Create,
-    /// Directives come.
+    /// An update adds the directives.
     Update,
     UpdateNothing,
 }
@@ -105,7 +105,7 @@ fn of_a_part_four_times_as_large_is_at_most_so_much_more(
 ) {
     let cost = |n| {
         let mut object = vm(&ALL);
-        // As a copy of a VirtualMachine has them.
+        // A copy of a VirtualMachine has such annotations.
         let annotations = &mut object["metadata"]["annotations"];
         annotations["vm-feature-manager.io/gpu-device-plugin-added"] =
             json!(r#"[{"gpu":"gpu-0","resource":"nvidia.com/gpu"}]"#);
@@ -124,12 +124,12 @@ fn of_a_part_four_times_as_large_is_at_most_so_much_more(
         cost(object, old)
     };
     let (some, more) = (cost(1000), cost(4000));
-    // Objects are trees, so a key more costs a little more the more there are.
+    // Objects are trees, so each additional key costs a little more.
     assert!(more.fuel < some.fuel * 5, "from {} to {}", some.fuel, more.fuel);
     assert!(more.memory < some.memory * 9 / 2, "from {} to {}", some.memory, more.memory);
 }
 
-/// What a byte costs where nothing is to be done: it is read, and nothing else.
+/// The cost per byte if there is nothing to do: the payload is only read.
 #[rstest]
 #[case::nothing_asked(false)]
 #[case::nothing_of_ours_changes(true)]
@@ -143,7 +143,7 @@ fn what_is_not_to_be_changed_is_only_read(#[case] is_update: bool) {
     assert!(of_a_byte <= 150, "{of_a_byte}");
 }
 
-/// What a byte more of an object costs that is changed: it is read once and written once.
+/// The cost per additional byte of an object that is changed: it is read once and written once.
 #[rstest]
 #[case::outside_the_template("/status")]
 #[case::in_the_template("/spec/template/status")]
@@ -163,7 +163,7 @@ fn a_mutation_reads_and_writes_once(#[case] place: &str) {
     assert!(of_a_byte <= 230, "{of_a_byte}");
 }
 
-/// What a byte of the settings costs, checks and defaults included.
+/// The cost per byte of the settings, including checks and defaults.
 #[test]
 fn settings_are_cheap_to_read() {
     let fuel = |settings: &Value| {
@@ -179,8 +179,8 @@ fn settings_are_cheap_to_read() {
     assert!(of_a_byte <= 180, "{of_a_byte}");
 }
 
-/// What a PCI device more costs where no node is known, so that all are listed; as Harvester writes one, with its claim. It is
-/// as much for ten times as many.
+/// The cost per additional PCI device if no node is known, so that all devices are listed. Each is as Harvester writes it, with
+/// its claim. The cost per device does not grow with their number.
 #[test]
 fn a_list_of_devices_is_cheap_to_read() {
     let cost = |n: usize| {
@@ -218,7 +218,7 @@ fn a_list_of_devices_is_cheap_to_read() {
     assert!(memory <= 1300, "{memory} bytes");
 }
 
-/// What a node more costs, with as many labels as KubeVirt gives it.
+/// The cost per additional node, with as many labels as KubeVirt gives it.
 #[test]
 fn a_list_of_nodes_is_cheap_to_read() {
     let cost = |n: usize| {
@@ -244,7 +244,7 @@ fn a_list_of_nodes_is_cheap_to_read() {
     assert!(memory <= 16_500, "{memory} bytes");
 }
 
-/// An instance begins with seventeen pages of 64 KiB, sixteen of which are the stack.
+/// A new instance has seventeen pages of 64 KiB; sixteen of them are the stack.
 #[test]
 fn a_common_request_needs_two_pages_more() {
     let most = 19 * (64 << 10);
@@ -254,7 +254,7 @@ fn a_common_request_needs_two_pages_more() {
     assert!(memory <= most, "{memory} bytes");
 }
 
-/// Nested as deep as anything is read, and deeper.
+/// Payloads nested as deeply as the policy reads them, and more deeply.
 #[rstest]
 #[case::directive(|vm: &mut Value, n| vm["metadata"]["annotations"]["vm-feature-manager.io/pci-passthrough"] = json!("[".repeat(n)))]
 #[case::annotation_of_ours(|vm: &mut Value, n| vm["metadata"]["annotations"]["vm-feature-manager.io/x"] = deep(n - 8))]

@@ -31,7 +31,7 @@ static SCHEMAS: LazyLock<HashMap<&str, Validator>> = LazyLock::new(|| {
     kinds.into_iter().map(read).collect()
 });
 
-/// What is wrong with an object of a kind whose schema is known.
+/// The problems of an object, if the schema of its kind is known.
 pub fn problems(object: &Value) -> Vec<String> {
     let kind = object["kind"].as_str().expect("a kind");
     let Some(schema) = SCHEMAS.get(kind) else {
@@ -41,7 +41,7 @@ pub fn problems(object: &Value) -> Vec<String> {
     problems.map(|problem| format!("{}: {problem}", problem.instance_path())).collect()
 }
 
-/// A structural schema as JSON Schema: what it has no word for becomes words that JSON Schema has.
+/// Converts a structural schema to JSON Schema. Keywords that JSON Schema does not have are translated.
 fn strict(schema: &Value) -> Value {
     let Value::Object(schema) = schema else {
         return schema.clone();
@@ -54,7 +54,7 @@ fn strict(schema: &Value) -> Value {
         let value = match key.as_str() {
             "properties" => value.as_object().unwrap().iter().map(|(k, v)| (k.clone(), strict(v))).collect(),
             "items" | "additionalProperties" => strict(value),
-            // Formats of OpenAPI, which JSON Schema does not know.
+            // Formats of OpenAPI that JSON Schema does not know.
             "format" => continue,
             _ => value.clone(),
         };
@@ -66,7 +66,7 @@ fn strict(schema: &Value) -> Value {
     if !is_open {
         result.insert("additionalProperties".to_owned(), json!(false));
     }
-    // The API server takes null for "not set" where a default or nothing takes its place.
+    // The API server accepts null for "not set" if there is a default, or if the field is optional.
     if let Some(Value::String(kind)) = schema.get("type") {
         result.insert("type".to_owned(), json!([kind, "null"]));
     }

@@ -1,4 +1,4 @@
-//! Every call of the host failing in every way: the answer is what the error mode says, never a trap, never half a feature.
+//! Every call of the host fails in every way. The answer follows the error mode; the policy never traps or applies half a feature.
 
 use std::sync::LazyLock;
 
@@ -14,7 +14,7 @@ use crate::harness::{HOST, request, root, vm};
 static DIRECTIVES: LazyLock<Vec<(&str, &str)>> =
     LazyLock::new(|| features::directives_but(&[("pci-passthrough", r#"{"devices": ["0000:05:00.0"]}"#)]));
 
-/// Everything that a host may answer, and should not.
+/// Everything that a host could answer, but should not.
 fn faults() -> Vec<Result<Vec<u8>, String>> {
     let error = |text: &str| Err(text.to_owned());
     let answer = |text: &str| Ok(text.as_bytes().to_vec());
@@ -48,7 +48,7 @@ fn faults() -> Vec<Result<Vec<u8>, String>> {
     ]
 }
 
-/// A VM with all features that must look everything up.
+/// A VM with all features, each of which needs lookups.
 fn asking() -> Value {
     let mut vm = vm(&DIRECTIVES);
     vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] = json!([]);
@@ -62,7 +62,7 @@ fn evaluate(mode: &str, fault: Option<(usize, Result<Vec<u8>, String>)>) -> Eval
     host.validate(&settings, &request(asking(), None))
 }
 
-/// What of the VM a feature alone changes.
+/// The parts of the VM that only this feature changes.
 fn traces(feature: &str, vm: &Value) -> Vec<Value> {
     let spec = &vm["spec"]["template"]["spec"];
     let domain = &spec["domain"];

@@ -9,7 +9,7 @@ use vmfm::admission;
 use vmfm::cluster::Cluster;
 use vmfm::host::{Evaluation, Host};
 
-/// The module, with nothing in its cluster. Compiled once for all tests, and kept where cargo's configuration says.
+/// The module, with an empty cluster. It is compiled once for all tests, and cached in the folder that cargo's configuration names.
 pub static HOST: LazyLock<Host> = LazyLock::new(|| {
     let cache = std::env::var_os("VMFM_CACHE").map(PathBuf::from);
     Host::load(&root().join("policy.wasm"), cache.as_deref(), Cluster::default()).unwrap_or_else(|e| panic!("{e}"))

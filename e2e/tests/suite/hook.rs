@@ -1,5 +1,5 @@
-//! The hook, run as KubeVirt runs it: the command of the sidecar that the module makes starts the program, which becomes
-//! a stand-in for KubeVirt's sidecar-shim, which calls the hook over domain XML as KubeVirt writes it.
+//! Runs the hook in the same way as KubeVirt: the command of the module's sidecar starts the program, which becomes a stand-in for
+//! KubeVirt's sidecar-shim, which calls the hook with domain XML as KubeVirt writes it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,20 +12,20 @@ use vmfm::cluster::Cluster;
 
 use crate::harness::{HOST, message, request, root};
 
-/// What the shim does: it finds the hook on PATH and calls it, and passes on what it says.
+/// Does the same as the shim: finds the hook on PATH, calls it, and passes its output on.
 const SHIM: &str = r#"#!/bin/sh
 echo "$0 $*" >"$SHIM_LOG"
 domain=$(cat "$DOMAIN")
 onDefineDomain --vmi '{"metadata": {}}' --domain "$domain" || exit 3
 "#;
 
-/// A container: the folders that the program knows, under a folder of the test's own.
+/// A container: the folders that the program uses, under a folder of the test's own.
 struct Container {
     folder: PathBuf,
     command: Vec<String>,
 }
 
-/// How a sidecar is asked for.
+/// How the test asks for a sidecar.
 struct Ask<'a> {
     devices: Value,
     option: Option<&'a str>,
@@ -64,7 +64,7 @@ impl Container {
         Self { folder, command }
     }
 
-    /// Starts the sidecar; `name` is that of the container, which KubeVirt tells from 1.6 on.
+    /// Starts the sidecar. `name` is the name of the container, which KubeVirt passes from 1.6 on.
     fn start(&self, domain: &str, name: Option<&str>) -> Output {
         fs::write(self.folder.join("domain.xml"), domain).unwrap();
         let mut command = Command::new(&self.command[0]);
@@ -80,7 +80,7 @@ impl Container {
         command.output().expect("python3 is installed")
     }
 
-    /// The domain that the hook makes.
+    /// The domain that the hook writes.
     fn define(&self, domain: &str) -> String {
         let output = self.start(domain, Some("hook-sidecar-0"));
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -101,7 +101,7 @@ fn executable(path: &Path, script: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// The command of the sidecar that the module makes.
+/// The command of the sidecar in the module's answer.
 fn command(ask: Ask<'_>) -> Vec<String> {
     let mut vm = json!({
         "apiVersion": "kubevirt.io/v1",
@@ -130,7 +130,7 @@ fn domain(name: &str) -> String {
     fs::read_to_string(root().join("tests/data/domains").join(name)).unwrap()
 }
 
-/// The alias of the one host device with a ROM, and the ROM's file.
+/// The alias of the only host device with a ROM, and the path of the ROM.
 fn rom_of(xml: &str) -> (String, String) {
     let with_rom: Vec<&str> = xml
         .split("<hostdev")
@@ -186,7 +186,7 @@ fn the_rest_of_the_domain_is_as_it_was() {
 #[case::up_to_1_5(None, "hooks/vbios/rom")]
 fn qemu_finds_the_roms_bytes_in_the_shared_folder(#[case] name: Option<&str>, #[case] path: &str) {
     let container = Container::new(&format!("layout-{}", name.unwrap_or("none")), Ask::default());
-    // From 1.6 on the sidecar's folder is a part of QEMU's.
+    // From 1.6 on, the sidecar's folder is a subfolder of QEMU's.
     if let Some(name) = name {
         std::os::unix::fs::symlink(".", container.folder.join("hooks").join(name)).unwrap();
     }
@@ -198,7 +198,7 @@ fn qemu_finds_the_roms_bytes_in_the_shared_folder(#[case] name: Option<&str>, #[
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&path), 0o644);
     assert_eq!(mode(path.parent().unwrap()), 0o755);
-    // The collector of hook sockets dials every plain file in the folder.
+    // KubeVirt, which collects hook sockets, connects to every plain file in the folder.
     let files = fs::read_dir(container.folder.join("hooks")).unwrap();
     assert!(files.map(Result::unwrap).all(|entry| !entry.file_type().unwrap().is_file()));
 }
@@ -250,7 +250,7 @@ fn a_device_that_harvester_has_renamed_is_found_as_the_only_one() {
     assert_eq!(alias, "ua-hostdevice-node2-000005000");
 }
 
-/// Puts devices into the domain that are no passed-through PCI devices of the user's.
+/// Adds devices to the domain that are not PCI devices passed through for the user.
 fn with_others(domain: &str) -> String {
     let others = r#"<hostdev type="mdev" model="vfio-pci" mode="subsystem">
             <source><address uuid="c2177883-f1bb-47f0-914d-32a22e3a8804"></address></source>
@@ -312,7 +312,7 @@ fn a_vm_that_had_no_device_when_it_was_planned_starts_without_one() {
     assert_eq!(rom_of(&xml).0, "ua-hostdevice-node1-000000020");
 }
 
-/// What goes wrong, and what the hook says of it.
+/// What can go wrong, and what the hook prints.
 #[rstest]
 #[case::no_device(
     "domain-no-hostdev.xml",
@@ -393,7 +393,7 @@ fn libvirt_takes_the_domain_and_keeps_the_rom(#[case] file: &str, #[case] ask: A
 fn the_command_of_the_documents_shows_the_hook_on_a_sample_domain() {
     let page = fs::read_to_string(root().join("docs/vbios.md")).unwrap();
     assert!(page.lines().any(|line| line == "make hook"));
-    // The make that runs the tests must not lend this one its own flags.
+    // The flags of the make that runs the tests must not apply to this one.
     let output = Command::new("make")
         .args(["--silent", "hook"])
         .current_dir(root())

@@ -1,4 +1,4 @@
-//! The module and the cluster: what it finds, and what it says where it finds nothing.
+//! The module and the cluster: what the module finds, and its messages if it finds nothing.
 
 use std::sync::mpsc;
 use std::thread;
@@ -22,7 +22,7 @@ fn with_metadata() -> Faults {
     granted_by(&yaml::read(&root().join("metadata.yml")).unwrap()[0])
 }
 
-/// The VM in the cluster behind the faults. A call that does not return in time fails the test.
+/// Evaluates the VM in a cluster with faults. A call that does not return in time fails the test.
 fn evaluate(vm: Value, settings: Value, faults: Faults) -> Evaluation {
     let host = HOST.with_cluster(cluster().with_faults(faults));
     let (sender, receiver) = mpsc::channel();
@@ -148,7 +148,7 @@ fn the_metadata_declares_exactly_what_is_used() {
     assert_eq!(kinds, granted);
 }
 
-/// All requests to the host of a few evaluations, by the operation.
+/// All requests to the host during a few evaluations, by operation.
 fn requests() -> Vec<(String, Value)> {
     let reads_secrets = json!({"userData": {"enabled": true, "readSecrets": true}});
     let runs = [
@@ -160,7 +160,7 @@ fn requests() -> Vec<(String, Value)> {
     lookups.map(|(operation, request)| (operation.to_owned(), request.clone())).collect()
 }
 
-/// The module writes its requests itself; they are those that the SDK's types read and write.
+/// The requests are those that the SDK's types read and write.
 #[test]
 fn requests_are_those_of_the_sdk() {
     use kubewarden_policy_sdk::host_capabilities::kubernetes::{
@@ -170,7 +170,7 @@ fn requests_are_those_of_the_sdk() {
         let typed: T = serde_json::from_value(request.clone()).unwrap_or_else(|e| panic!("{request}: {e}"));
         json!(typed)
     }
-    /// Without members that are null, which the SDK writes and the host takes for absent, and with lists in an order.
+    /// Without null members, which the SDK writes and the host treats as absent, and with sorted lists.
     fn plain(value: Value) -> Value {
         match value {
             Value::Object(members) => {
@@ -199,7 +199,7 @@ fn requests_are_those_of_the_sdk() {
     }
 }
 
-/// The kinds that Kubernetes itself serves have the names that its API has.
+/// The kinds that Kubernetes itself serves have the same names as in its API.
 #[test]
 fn kinds_are_those_of_kubernetes() {
     use k8s_openapi::Resource;
@@ -226,7 +226,7 @@ fn kinds_are_those_of_kubernetes() {
     assert!(resources.iter().all(|resource| *resource == Node::URL_PATH_SEGMENT), "{resources:?}");
 }
 
-/// Whether the requester may read the ROM is asked as the SDK would ask it, with the requester's groups.
+/// The question whether the requester may read the ROM has the form of the SDK, and the requester's groups.
 #[test]
 fn a_requester_is_reviewed_by_name() {
     use kubewarden_policy_sdk::host_capabilities::kubernetes::CanIRequest;
@@ -310,8 +310,8 @@ fn a_lookup_that_fails_is_an_error_of_one_line_in_the_policys_words(
     }
 }
 
-/// Rancher installs Kubewarden into another namespace than its own charts do. If only the other account has the rights, a
-/// list would never return.
+/// Rancher and Kubewarden's own charts install Kubewarden into different namespaces. If only the other account has the
+/// permissions, a list would never return.
 #[rstest]
 #[case::nodes(vm(&THREE[..1]))]
 #[case::pci_devices(vm(&THREE[1..2]))]

@@ -1,4 +1,4 @@
-//! End-to-end tests: the built module in the embedded host, what ships around it, and the hook in Python.
+//! End-to-end tests: the built module in the embedded host, the files that ship with it, and the hook in Python.
 
 mod cluster;
 mod cost;

@@ -1,4 +1,4 @@
-//! The main paths through the built module, as policy-server would go them.
+//! The main paths through the built module, called as policy-server calls it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,8 +19,8 @@ const THREE_FEATURES: &[(&str, &str)] = &[
     ("gpu-device-plugin", "nvidia.com/gpu"),
 ];
 
-/// With the metadata it has 640 KiB at most. These, and how kwctl writes a module anew, take less than 8; e2e.bats has the
-/// module that kwctl has annotated. Without wasm-opt the module is larger, and works.
+/// With the metadata, the module has at most 640 KiB. The metadata and the way in which kwctl rewrites a module take less than
+/// 8 KiB; e2e.bats checks the module that kwctl has annotated. Without wasm-opt, the module is larger and still works.
 #[test]
 fn the_module_is_small() {
     let is_shrunk = std::process::Command::new("wasm-opt").arg("--version").output().is_ok();
@@ -29,7 +29,7 @@ fn the_module_is_small() {
     assert!(size <= most, "{size} bytes");
 }
 
-/// The crates that a Kubewarden policy is built from, and none that is large or knows the time.
+/// The module contains the crates that a Kubewarden policy is built from, and no crate that is large or handles time.
 #[test]
 fn the_policy_uses_the_sdk_and_no_large_crate() {
     let arguments = "tree --locked --offline --edges normal --prefix none --depth 1 --target wasm32-wasip1 --package vm-feature-manager-policy";
@@ -47,7 +47,7 @@ fn the_policy_uses_the_sdk_and_no_large_crate() {
     assert!(!module.windows(14).any(|bytes| bytes == b"regex-automata"));
 }
 
-/// `make run` builds the evaluator alone, the tests build all packages at once. Where crates had other features then, Cargo would
+/// `make run` builds only the evaluator, the tests build all packages together. If crates had other features then, Cargo would
 /// build the engine twice.
 #[test]
 fn the_engine_is_built_once() {
@@ -66,7 +66,7 @@ fn the_engine_is_built_once() {
     let all = features("--workspace");
     let alone = features("--edges normal,build --package vmfm");
     assert!(alone.keys().any(|package| package.starts_with("wasmtime v")));
-    // The engine does not use them.
+    // The engine does not use these crates.
     let is_other = |package: &str| ["chrono ", "kubewarden-policy-sdk "].iter().any(|name| package.starts_with(name));
     for (package, features) in alone.iter().filter(|(package, _)| !is_other(package)) {
         assert!(
@@ -77,7 +77,7 @@ fn the_engine_is_built_once() {
     }
 }
 
-/// One run of the benchmark is kept, with every request that it measures.
+/// The document contains a run of the benchmark, with every request that it measures.
 #[test]
 fn the_benchmark_is_written_down() {
     let read = |file: &str| std::fs::read_to_string(root().join(file)).unwrap();
@@ -249,7 +249,7 @@ fn a_payload_that_is_no_request_is_answered(#[case] payload: &[u8]) {
     assert_eq!(answer["code"], json!(400));
 }
 
-/// An answer to a VM's text.
+/// The answer to a VM in this text.
 fn answer_to(object: &str) -> String {
     let payload = format!(
         r#"{{"request":{{"kind":{{"group":"kubevirt.io","kind":"VirtualMachine"}},"operation":"CREATE","object":{object}}}}}"#

@@ -1,4 +1,4 @@
-//! The dashboard, the alerts and the columns: they use what docs/observability.md lists, and that page lists what there is.
+//! The dashboard, the alerts and the columns use only what docs/observability.md lists, and that page lists all that exists.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,14 +12,14 @@ fn text(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// The cells of the rows of the tables on the page, without those of the heads.
+/// The cells of the rows of the page's tables, without the header rows.
 fn rows() -> Vec<Vec<String>> {
     let page = text("docs/observability.md");
     let rows = page.lines().filter(|line| line.starts_with("| `"));
     rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
 }
 
-/// The row about something.
+/// The row about this item.
 fn row(name: &str) -> Option<Vec<String>> {
     rows().into_iter().find(|row| row[0] == format!("`{name}`"))
 }
@@ -45,13 +45,13 @@ fn expressions() -> Vec<String> {
     expressions.collect()
 }
 
-/// The metrics in an expression, each with the labels that it is selected by.
+/// The metrics in an expression, each with the labels that select it.
 fn selectors(expression: &str) -> Vec<(&str, Vec<&str>)> {
     let mut found = Vec::new();
     for (start, _) in expression.match_indices('{') {
         let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let metric = &expression[expression[..start].trim_end_matches(is_of_name).len()..start];
-        // Grafana's variables have a dollar there.
+        // Grafana's variables contain a dollar sign there.
         if !metric.is_empty() {
             let inside = &expression[start + 1..start + expression[start..].find("\"}").unwrap()];
             let labels = inside.split(", ").map(|label| label.split(['=', '!']).next().unwrap());
@@ -122,7 +122,7 @@ fn every_alert_says_what_to_do_and_is_tested() {
     assert_eq!(listed, alerts().len());
 }
 
-/// The directives as docs/usage.md lists them.
+/// The directives in the list of docs/usage.md.
 #[test]
 fn the_columns_show_every_directive() {
     let file = text("deploy/observability/vms.columns");

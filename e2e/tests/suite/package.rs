@@ -1,5 +1,5 @@
-//! What ships around the module: metadata, the form, the chart, the manifests. They agree with each other, with the module,
-//! and with the schemas of the cluster.
+//! The files that ship with the module: metadata, form, chart, manifests. They agree with each other, with the module, and with the
+//! schemas of the cluster.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,7 +24,7 @@ fn text(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// The documents that a program prints; its words where it fails.
+/// The documents that a program prints, or its output if it fails.
 fn render(program: &str, arguments: &[&str]) -> Result<Vec<Value>, String> {
     let output = Command::new(program).args(arguments).current_dir(root()).output();
     let output = output.unwrap_or_else(|e| panic!("{program}: {e}; make test installs it"));
@@ -50,7 +50,7 @@ fn policy(documents: &[Value]) -> &Value {
     policy
 }
 
-/// What the module says to settings; empty if it takes them.
+/// The module's message about settings, or nothing if it accepts them.
 fn refusal(settings: &Value) -> String {
     HOST.validate_settings(settings).unwrap().message.unwrap_or_default()
 }
@@ -111,7 +111,7 @@ mod metadata {
         assert_eq!(policy["spec"]["rules"], metadata["rules"]);
     }
 
-    /// The catalog of the Rancher UI lists the charts that say so.
+    /// The catalog of the Rancher UI lists only charts with these annotations.
     #[test]
     fn the_chart_is_one_of_the_policy_catalog() {
         let annotations = &read(&format!("{CHART}/Chart.yaml"))["annotations"];
@@ -120,7 +120,7 @@ mod metadata {
         assert_eq!(annotations["kubewarden/resources"], "VirtualMachine");
     }
 
-    /// The file as `kwctl scaffold artifacthub` writes it from the metadata and the questions.
+    /// The file that `kwctl scaffold artifacthub` writes from the metadata and the questions.
     #[test]
     fn the_package_for_artifact_hub_is_up_to_date() {
         let (package, metadata) = (read("artifacthub-pkg.yml"), read("metadata.yml"));
@@ -161,7 +161,7 @@ mod questions {
         *variable.split('.').fold(settings, |place, key| &mut place[key]) = value;
     }
 
-    /// What the form saves if nobody changes anything.
+    /// The settings that the form saves if nobody changes anything.
     fn defaults() -> Value {
         let mut settings = json!({});
         for question in questions() {
@@ -170,7 +170,7 @@ mod questions {
         settings
     }
 
-    /// Everything that can be chosen in the form.
+    /// Every value that the form offers.
     #[test]
     fn what_the_form_saves_is_valid() {
         assert_eq!(refusal(&defaults()), "");
@@ -202,7 +202,7 @@ mod questions {
         }
     }
 
-    /// That each bound is one: a form that allowed less or more than the policy would be wrong.
+    /// The form must allow neither less nor more than the policy.
     #[test]
     fn the_forms_bounds_are_the_policys() {
         for question in questions().iter().filter(|q| q["type"] == "int") {
@@ -223,7 +223,7 @@ mod questions {
         }
     }
 
-    /// The traps of today's form.
+    /// The known pitfalls of the current form.
     #[test]
     fn the_form_works_in_the_rancher_ui() {
         let questions = questions();
@@ -298,7 +298,7 @@ mod chart {
         let of_chart = chart(&[]).unwrap();
         let of_deploy = render("kustomize", &["build", "deploy"]).unwrap();
         let (mut a, mut b) = (policy(&of_chart).clone(), policy(&of_deploy).clone());
-        // The defaults of the settings are the module's, which a test of the form compares.
+        // The defaults of the settings are those of the module; a test of the form compares them.
         a["spec"]["settings"] = json!({});
         for policy in [&mut a, &mut b] {
             policy["metadata"].as_object_mut().unwrap().remove("labels");
@@ -347,7 +347,7 @@ mod chart {
         );
         assert!(of_kind(&all, "Role").is_empty());
 
-        // Without a cluster to ask, the accounts of both usual installations of Kubewarden.
+        // Without a cluster to ask, the chart grants permissions to the accounts of both usual installations of Kubewarden.
         let account = |namespace| json!({"kind": "ServiceAccount", "name": "policy-server", "namespace": namespace});
         let both = json!(["cattle-kubewarden-system", "kubewarden"].map(account));
         assert_eq!(of_kind(&all, "ClusterRoleBinding")[0]["subjects"], both);
@@ -412,7 +412,7 @@ mod deploy {
         assert_eq!(refusal(&policy["spec"]["settings"]), "");
         assert_eq!(policy["spec"]["settings"]["kubevirt"]["namespace"], "kubevirt");
         assert!(!json!(documents).to_string().contains("harvester"));
-        // It is the chart with the values for it.
+        // It must match the chart with the values for KubeVirt.
         let values = format!("{CHART}/ci/kubevirt-values.yaml");
         let of_chart = chart(&["--values", &values]).unwrap();
         let settings = self::policy(&of_chart)["spec"]["settings"].clone();
@@ -422,7 +422,7 @@ mod deploy {
     }
 }
 
-/// The conditions under which the API server calls policy-server, in a CEL interpreter.
+/// The conditions under which the API server calls policy-server, evaluated with a CEL interpreter.
 mod match_conditions {
     use cel::{Context, Program};
 
@@ -444,7 +444,7 @@ mod match_conditions {
         vm
     }
 
-    fn labelled() -> Value {
+    fn labeled() -> Value {
         let mut vm = vm(&[]);
         vm["metadata"]["labels"]["vm-feature-manager.io/nested-virt"] = json!("enabled");
         vm
@@ -458,7 +458,7 @@ mod match_conditions {
     #[case::has_a_record(vm(&[("nested-virt-applied", "true")]), vm(&[("nested-virt-applied", "true")]), true)]
     #[case::never_asked(vm(&[]), vm(&[]), false)]
     #[case::is_deleted(deleting(vm(&[("nested-virt", "enabled")])), vm(&[("nested-virt", "enabled")]), false)]
-    #[case::has_a_label(labelled(), Value::Null, false)]
+    #[case::has_a_label(labeled(), Value::Null, false)]
     fn by_default(#[case] object: Value, #[case] old: Value, #[case] applies: bool) {
         let documents = render("kustomize", &["build", "deploy"]).unwrap();
         assert_eq!(super::match_conditions::applies(policy(&documents), object, old), applies);
@@ -472,7 +472,7 @@ mod match_conditions {
         let plain = read("examples/kubevirt/nested-virt/vm.yaml");
         let mut nothing = plain.clone();
         nothing["metadata"].as_object_mut().unwrap().remove("annotations");
-        assert!(applies(policy, labelled(), Value::Null));
+        assert!(applies(policy, labeled(), Value::Null));
         assert!(applies(policy, example.clone(), Value::Null));
         assert!(applies(policy, nothing.clone(), example));
         assert!(applies(policy, plain, Value::Null));
@@ -481,7 +481,7 @@ mod match_conditions {
     }
 }
 
-/// The examples: what the cluster would take, and what the policy makes of it.
+/// The examples: the cluster would accept them, and the policy changes them as documented.
 mod examples {
     use super::*;
     use vmfm::cluster::{Cluster, granted_by};
@@ -587,7 +587,7 @@ mod documents {
         })
     }
 
-    /// The anchors of a document's headings, as GitHub makes them.
+    /// The anchors of a document's headings, as GitHub generates them.
     fn anchors(text: &str) -> BTreeSet<String> {
         let headings = prose(text).filter(|line| line.starts_with('#'));
         let mut anchors = BTreeSet::new();
@@ -602,7 +602,7 @@ mod documents {
         anchors
     }
 
-    /// What a document links to and shows.
+    /// The links and pictures in a document.
     fn targets(text: &str) -> Vec<String> {
         let of = |start: &str, end: char| {
             let parts = prose(text).flat_map(|line| line.split(start).skip(1));
@@ -671,7 +671,7 @@ mod documents {
         }
     }
 
-    /// As the front page on Artifact Hub, where there are no other files.
+    /// Artifact Hub shows the README as the front page, without the other files.
     #[test]
     fn the_readme_works_without_the_repository() {
         let script = root().join("scripts/absolute-links");
@@ -689,7 +689,7 @@ mod documents {
         assert!(absolute.contains(&page), "{absolute}");
     }
 
-    /// The picture has the chart that it was drawn from in its metadata.
+    /// The picture's metadata contains the chart that it was drawn from.
     #[test]
     fn the_picture_of_the_flow_is_up_to_date() {
         let design = text("docs/design.md");

@@ -1,4 +1,4 @@
-//! A virtual machine's life through the module: directives come, change and go, from each source.
+//! A virtual machine's life through the module: directives are added, changed and removed, from each source.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,13 +12,13 @@ use crate::harness::{HOST, request, root, vm};
 
 const PREFIX: &str = "vm-feature-manager.io/";
 
-/// Directives that come, where the reference's example is of no use here; the directives of all other features come with it.
+/// The first values of directives for which the reference's example does not work here. All other directives have the example.
 const FIRST: [(&str, &str); 2] = [
     ("pci-passthrough", r#"{"devices":["node2/0000:05:00.0"]}"#),
     ("usb-passthrough", r#"{"devices":["node2/046d:c52b"]}"#),
 ];
 
-/// What directives change to; all others are written again.
+/// The second values of directives. All others do not change.
 const SECOND: [(&str, &str); 6] = [
     ("pci-passthrough", r#"{"devices":["node2/05:00.0"]}"#),
     ("usb-passthrough", r#"{"devices":["046d:c52b"]}"#),
@@ -53,7 +53,7 @@ fn user_data(directives: &[(&str, &str)]) -> String {
     format!("#cloud-config\nx_kubevirt_features:\n{}", lines.collect::<String>())
 }
 
-/// The VM with the directives in the source, and the user data that its Secret has.
+/// The VM with the directives in the source, and the user data for its Secret.
 fn with_directives(vm: &Value, source: &str, directives: &[(&str, &str)]) -> (Value, Option<String>) {
     let mut vm = vm.clone();
     let volumes = &mut vm["spec"]["template"]["spec"]["volumes"];
@@ -64,7 +64,7 @@ fn with_directives(vm: &Value, source: &str, directives: &[(&str, &str)]) -> (Va
             json!({"cloudInitConfigDrive": {"userDataBase64": STANDARD.encode(text)}})
         }
         "secret" => {
-            // Something of the VM changes, too: its Secret alone would bring no request.
+            // The VM changes, too, because a change of its Secret alone causes no request.
             vm["spec"]["template"]["metadata"]["labels"]["user-data"] = json!(text.len().to_string());
             let volume = json!({"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": "seed"}}});
             vm["spec"]["template"]["spec"]["volumes"] = json!([volume]);
@@ -82,7 +82,7 @@ fn with_directives(vm: &Value, source: &str, directives: &[(&str, &str)]) -> (Va
     (vm, None)
 }
 
-/// What the VM is after the request; evaluated twice, the second time nothing changes.
+/// The VM after the request. The policy evaluates it twice; the second time, nothing may change.
 fn evaluate(source: &str, tracking: bool, (vm, text): (Value, Option<String>), old: Option<Value>) -> Value {
     let settings = settings(source, tracking);
     let faults = granted_by(&yaml::read(&root().join("metadata.yml")).unwrap()[0]);
@@ -96,7 +96,7 @@ fn evaluate(source: &str, tracking: bool, (vm, text): (Value, Option<String>), o
     after
 }
 
-/// What of a VM matters here: all that features change.
+/// The parts of a VM that features change.
 fn changed_part(vm: &Value) -> Value {
     let template = &vm["spec"]["template"];
     json!({
@@ -154,7 +154,7 @@ fn the_example_of_a_node_driver_is_mutated_by_its_user_data() {
     let domain = &after["spec"]["template"]["spec"]["domain"];
     assert_eq!(domain["cpu"]["features"][0]["name"], "vmx");
     assert_eq!(domain["devices"]["hostDevices"][0]["name"], "node1-000000020");
-    // Without the setting it is a VM that asks for nothing.
+    // If the setting is off, the VM asks for nothing.
     let evaluation = host.validate(&json!({}), &request(vm, None));
     assert_eq!(evaluation.response.patch, None);
 }

@@ -19,12 +19,12 @@ pub(in crate::features) struct Devices {
 /// Why a value is not a valid list of devices.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::features) enum DirectiveError {
-    /// Cause: quotes or commas
-    /// Cure: single quotes around the whole value in YAML
+    /// Cause: quotes or commas are wrong
+    /// Cure: in YAML, put the whole value in single quotes
     #[error("not valid JSON at column {column}; {}", example(.bus))]
     Json { column: usize, bus: &'static Bus },
     /// Cause: JSON of another type
-    /// Cure: write the object with its key `devices`
+    /// Cure: write an object with the key `devices`
     #[error("it is {found}, not an object; {}", example(.bus))]
     NotAnObject { found: &'static str, bus: &'static Bus },
     /// Cause: another key
@@ -35,12 +35,12 @@ pub(in crate::features) enum DirectiveError {
     /// Cure: name at least one device, or remove the directive
     #[error("it names no device; {}, or remove the directive", example(.bus))]
     NoDevice { bus: &'static Bus },
-    /// Cause: one text instead of a list
-    /// Cure: brackets
+    /// Cause: a string instead of a list, for example
+    /// Cure: put the devices in brackets
     #[error("devices is {found}, not a list; {}", example(.bus))]
     NotAList { found: &'static str, bus: &'static Bus },
-    /// Cause: a number
-    /// Cure: quotes
+    /// Cause: a number, for example
+    /// Cure: put the device in quotes
     #[error("devices[{index}] is {found}, not a string; {}", example(.bus))]
     NotText { index: usize, found: &'static str, bus: &'static Bus },
     /// Cause: a typing mistake
@@ -51,18 +51,18 @@ pub(in crate::features) enum DirectiveError {
     /// Cure: correct it, or leave out the node
     #[error("devices[{index}] {value} does not name a node: expected {}; write node1/{} or the device alone", SUBDOMAIN.takes, .bus.example)]
     Node { index: usize, value: String, bus: &'static Bus },
-    /// Cause: the same device, perhaps with and without its node, or in capitals
+    /// Cause: the same device twice, perhaps with and without its node, or in upper and lower case
     /// Cure: remove the others
     #[error("{device} is listed more than once; keep one")]
     Duplicate { device: String },
     /// Cause: two nodes in one directive
-    /// Cure: two VirtualMachines, or other devices
+    /// Cure: use two VirtualMachines, or choose other devices
     #[error(
         "the devices are on the nodes {first} and {second}, but a VirtualMachine runs on one; name devices of one node"
     )]
     TwoNodes { first: String, second: String },
-    /// Cause: the limit counts the devices that the VM has anyway
-    /// Cure: fewer devices, or a higher `maxDevices`
+    /// Cause: too many devices, including those in the VM's template
+    /// Cure: ask for fewer devices, or set a higher `maxDevices`
     #[error(
         "the VirtualMachine would have {count} {} devices, but the setting {}.maxDevices allows {max}; ask for fewer, or have \
          the administrator raise it", .bus.counted, .bus.settings

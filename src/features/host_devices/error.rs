@@ -17,29 +17,30 @@ pub(in crate::features) enum HostDevicesError {
     /// Cure: the remedy there
     #[error("Harvester's {} devices cannot be looked up: {}; {}", .bus.name, .error.why(), remedy(.error, .bus))]
     Lookup { error: LookupError, bus: &'static Bus },
-    /// Cause: a typing mistake, or the device moved: "no node has a", or "the node ... has no" such device. A USB device that is
-    /// plugged in anew has another name
+    /// Cause: a typing mistake, or the device moved: "no node has a", or "the node ... has no" such device. A USB device gets another
+    /// name when it is plugged in again
     /// Cure: compare with Advanced, PCI Devices or USB Devices in Harvester, or with `kubectl get pcidevices` or `usbdevices`; vendor
     /// and product of a USB device stay the same
     #[error("{who} {0} device {device}; look it up under {0} Devices in Harvester", .bus.name)]
     NotThere { who: String, device: String, bus: &'static Bus },
-    /// Cause: the device is not claimed; or a USB device was unplugged while it was
+    /// Cause: the device is not claimed, or it is a USB device that was unplugged after it was claimed
     /// Cure: Advanced, PCI Devices or USB Devices, Enable Passthrough
     #[error(
         "{device} is not enabled for passthrough on {nodes}; enable passthrough for the {} device in Harvester first",
         .bus.name
     )]
     NotEnabled { device: String, nodes: String, bus: &'static Bus },
-    /// Cause: unequal nodes, or two USB devices alike
-    /// Cure: the name in the message, or a node in front as in `node1/0000:00:02.0`, or a VirtualMachine that may run on one node
+    /// Cause: the nodes have different devices, or there are identical USB devices
+    /// Cure: use the name in the message, or put the node in front as in `node1/0000:00:02.0`, or let the VirtualMachine run on only
+    /// one node
     #[error("{device} matches different devices: {devices}; name one of them, as in {name}")]
     Ambiguous { device: String, devices: String, name: String },
-    /// Cause: the devices are spread
+    /// Cause: the devices are on different nodes
     /// Cure: choose devices of one node
     #[error("no node has all the devices: {devices}; ask for devices of one node")]
     NoNodeHasAll { devices: String },
-    /// Cause: devices from the form or from another directive, and from this one
-    /// Cure: remove the one from the form, or name the same node in each directive
+    /// Cause: the form or another directive adds a device of one node, and this directive asks for devices of another
+    /// Cure: remove the device in the form, or name the same node in each directive
     #[error(
         "the VirtualMachine already has a host device of the node {bound}, but the devices asked for are elsewhere: \
          {devices}; use devices of one node"
@@ -52,31 +53,31 @@ pub(in crate::features) enum HostDevicesError {
          Harvester does not know it; remove that entry"
     )]
     NamedByAddress { entry: String, address: String },
-    /// Cause: two nodes
+    /// Cause: the directive and the VM's node selector or affinity name different nodes
     /// Cure: make the two agree
     #[error(
         "the directive names the node {named}, but the VirtualMachine may run only on {placed}; name devices of that node, \
          or change the VirtualMachine's node selector"
     )]
     PlacedElsewhere { named: String, placed: String },
-    /// Cause: the allow-list of the namespace
+    /// Cause: the setting `allowedDevices` does not allow the device in this namespace
     /// Cure: another device, or a pattern for it under `allowedDevices`
     #[error(
         "{device} is not allowed in the namespace {namespace}; ask for another device, or have the administrator add it \
          to the setting {}.allowedDevices", .bus.settings
     )]
     NotAllowed { device: String, namespace: String, bus: &'static Bus },
-    /// Cause: the setting `requireClaimOwner`, and a claim of another user, or of nobody that the claim names. A service account that
-    /// writes VMs, as Rancher's node driver or a GitOps controller does, is a user like any other
-    /// Cure: the user of the claim writes the VM, or enables passthrough anew as the requester
+    /// Cause: the setting `requireClaimOwner` is on, and the claim names another user, or no user ("nobody that the claim names"). A
+    /// service account that writes VMs, such as that of Rancher's node driver or of a GitOps controller, is a user, too
+    /// Cure: the user of the claim writes the VM, or the requester enables passthrough again
     #[error(
         "{device} was claimed by {owner}, and the setting {}.requireClaimOwner gives a device only to the user who \
          claimed it; this request is from {}: have that user enable passthrough for it, or ask for another device",
         .bus.settings, user
     )]
     NotTheOwner { device: String, owner: String, user: String, bus: &'static Bus },
-    /// Cause: the setting `requireClaimOwner` where devices have no claims
-    /// Cure: switch the setting off, or `deviceNames: auto` on Harvester
+    /// Cause: the setting `requireClaimOwner` is on, but the devices have no claims
+    /// Cure: switch the setting off, or use `deviceNames: auto` on Harvester
     #[error(
         "the setting {}.requireClaimOwner is on, but only Harvester's devices have claims; have the administrator switch it off",
         .bus.settings

@@ -29,15 +29,15 @@ section! {
     /// The settings of a feature that adds host devices.
     HostDeviceSettings("") {
         ..feature: FeatureSettings;
-        /// If the directive names a device with its node, as in node1/0000:00:02.0 or node1/046d:c52b, the virtual machine runs only
-        /// on that node.
-        pin_to_node: bool = true, "pinToNode", "select the node that the directive names";
-        /// Namespace pattern, and patterns of devices or resource names with commas between them. If the map is empty, every
-        /// namespace may take any device; if not, a namespace that no pattern matches may take none.
-        allowed_devices: Vec<(Pattern, Vec<Pattern>)> = Vec::new(), "allowedDevices", "devices that a namespace may take";
-        /// Whoever asks for a device, also a service account, must be who enabled passthrough for it. Needs Harvester, whose claims
-        /// name a user.
-        require_claim_owner: bool = false, "requireClaimOwner", "only the user who claimed a device may ask for it";
+        /// If the directive names a device together with its node, as in node1/0000:00:02.0 or node1/046d:c52b, the virtual machine
+        /// can run only on that node.
+        pin_to_node: bool = true, "pinToNode", "pin the VM to the node that the directive names";
+        /// Maps a namespace pattern to patterns of devices or resource names, separated by commas. If the map is empty, every
+        /// namespace may use any device. Otherwise, a namespace that no pattern matches may use none.
+        allowed_devices: Vec<(Pattern, Vec<Pattern>)> = Vec::new(), "allowedDevices", "devices that a namespace may use";
+        /// Only the user who enabled passthrough for a device may request it. This also applies to service accounts. It needs
+        /// Harvester, because only Harvester's claims name a user.
+        require_claim_owner: bool = false, "requireClaimOwner", "only the user who claimed a device may request it";
     }
 }
 

@@ -9,9 +9,9 @@ use crate::values::name::{LABEL, SUBDOMAIN};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum VbiosError {
-    /// Cause: not a name of at most 253 characters: lower-case letters, digits, - and ., a letter or digit at the
-    /// ends of each part
-    /// Cure: the name as `kubectl get configmaps` prints it
+    /// Cause: not a name of at most 253 characters: lower-case letters, digits, - and ., a letter or digit at the ends
+    /// of each part
+    /// Cure: write the name as `kubectl get configmaps` prints it
     #[error("not the name of a ConfigMap; write {}", SUBDOMAIN.takes)]
     Name,
     /// Cause: not a name of at most 63 characters: lower-case letters, digits and -, a letter or digit at both ends
@@ -26,23 +26,23 @@ pub(super) enum VbiosError {
     /// Cure: create the ConfigMap again under another name
     #[error("KubeVirt names a pod volume after the ConfigMap, but {0} already has that name; rename the ConfigMap")]
     NameTaken(String),
-    /// Cause: `romDelivery: volume`
+    /// Cause: with `romDelivery: volume`, the policy gives the ROM's volume this name
     /// Cure: give that volume another name, or remove it
     #[error("the VirtualMachine already has a volume {VOLUME} that is not the ROM's; rename or remove that volume")]
     VolumeTaken,
-    /// Cause: the setting `vbiosInjection.requireUserAccess`, and a user who may not read the ConfigMap
-    /// Cure: a Role for that user, to get the ConfigMap
+    /// Cause: the setting `vbiosInjection.requireUserAccess` is on, and the user may not read the ConfigMap
+    /// Cure: give that user a Role to get the ConfigMap
     #[error(
         "the user {} may not get the ConfigMap {name} in the namespace {namespace}, and the setting \
-         vbiosInjection.requireUserAccess gives a ROM only to who may read it; have an administrator grant that right, or \
-         name another ConfigMap", Quoted(.user)
+         vbiosInjection.requireUserAccess gives a ROM only to users who may read it; have an administrator grant that \
+         permission, or name another ConfigMap", Quoted(.user)
     )]
     NoAccess { user: String, name: String, namespace: String },
     /// Cause: one of [Lookups](#lookups)
     /// Cure: the remedy there
-    #[error("whether the user may read the ConfigMap {name} cannot be found out: {error}")]
+    #[error("whether the user may read the ConfigMap {name} cannot be determined: {error}")]
     AccessUnknown { name: String, error: LookupError },
-    /// Cause: another namespace, or a typing mistake
+    /// Cause: the ConfigMap is in another namespace, or a typing mistake
     /// Cure: create it in the VirtualMachine's namespace, or correct the directive
     #[error(
         "there is no ConfigMap {name} in the namespace {namespace}; create it there, with the ROM under binaryData.rom"
@@ -64,7 +64,7 @@ pub(super) enum VbiosError {
     /// Cure: the cure of that row
     #[error("binaryData.rom of the ConfigMap {name} {error}")]
     Rom { name: String, error: RomError },
-    /// Cause: off in every release of Harvester
+    /// Cause: every release of Harvester has this gate off
     /// Cure: [switch it on](vbios.md#3-switch-on-kubevirts-gate-sidecar)
     #[error(
         "KubeVirt's feature gate Sidecar is off, so KubeVirt would refuse the VirtualMachine; have the administrator add \
@@ -72,10 +72,10 @@ pub(super) enum VbiosError {
     )]
     GateOff,
     /// Cause: a typing mistake
-    /// Cure: the reference as `docker pull` takes it
+    /// Cure: write the reference as for `docker pull`
     #[error("the option vm-feature-manager.io/sidecar-image {} is not an image reference: {error}; write one such as quay.io/kubevirt/sidecar-shim:v1.4.0", Quoted(.value))]
     Image { value: String, error: ImageReferenceError },
-    /// Cause: the allow-list
+    /// Cause: the setting `vbiosInjection.allowedSidecarImages` does not allow it
     /// Cure: one of the images in the message, or another pattern under `allowedSidecarImages`
     #[error(
         "the image {image} is not one that the policy allows ({allowed}); name one of these in the option \
@@ -83,19 +83,19 @@ pub(super) enum VbiosError {
          vbiosInjection.allowedSidecarImages"
     )]
     ImageNotAllowed { image: ImageReference, allowed: String },
-    /// Cause: several devices
+    /// Cause: the VM has several devices
     /// Cure: set `vbios-device` to the one that the ROM is for
     #[error(
         "the VirtualMachine has several host devices and GPUs ({devices}), but the ROM is for one; name it in the option \
          vm-feature-manager.io/vbios-device, by its name or PCI address"
     )]
     SeveralDevices { devices: String },
-    /// Cause: a name that the hook cannot look for
-    /// Cure: give the device a name without these
+    /// Cause: the hook cannot look for such a name
+    /// Cure: give the device a name without these characters
     #[error("the host device {} has no name, or one with spaces, * or ?, so the hook could not find it; rename it", Quoted(.name))]
     DeviceName { name: String },
     /// Cause: a typing mistake
-    /// Cure: a name or address out of those in the message
+    /// Cure: use one of the names in the message, or the address of one of these devices
     #[error(
         "the option vm-feature-manager.io/vbios-device {} names none of the VirtualMachine's host devices and GPUs \
          ({devices}); name one of them, or its PCI address", Quoted(.value)

@@ -26,20 +26,21 @@ section! {
     /// Setting `vbiosInjection`.
     VbiosInjectionSettings("vBIOS injection") {
         ..feature: FeatureSettings;
-        /// The container of the hook, which must have Python 3.9 or later. In an air-gapped cluster, its mirror.
+        /// The image of the hook's container. It must contain Python 3.9 or later. In an air-gapped cluster, name a mirror of it.
         default_sidecar_image: ImageReference = ImageReference::sidecar_shim(), "defaultSidecarImage", "sidecar image";
-        /// If off, the image is used as it is named.
-        auto_detect_version: bool = true, "autoDetectVersion", "the image's tag follows the running KubeVirt";
-        /// Glob patterns; empty is any image.
+        /// If off, the policy does not change the image's tag.
+        auto_detect_version: bool = true, "autoDetectVersion", "match the image's tag to the running KubeVirt";
+        /// Glob patterns. If the list is empty, a VM may name any image.
         allowed_sidecar_images: Vec<Pattern> = Vec::new(), "allowedSidecarImages", "images that a VM may name";
-        /// With v1alpha3 the sidecar ends when the virtual machine does; with v1alpha2 it stays, and keeps the device.
+        /// With v1alpha3, the sidecar ends when the virtual machine does. With v1alpha2, it keeps running, and keeps the device.
         hook_version: HookVersion = HookVersion::V1Alpha3, "hookVersion", "version of the hook protocol";
-        /// With volume the guest also gets a small disk, and the form of the Harvester UI breaks the volume when it saves the VM.
-        rom_delivery: RomDelivery = RomDelivery::Sidecar, "romDelivery", "how the ROM reaches QEMU";
-        /// Checks that the user may get the ConfigMap. If off, whoever may write virtual machines may use any ROM in the namespace.
-        require_user_access: bool = false, "requireUserAccess", "only a user who may read the ConfigMap may name it";
-        /// Keeps the virtual machine from starting, or starts it without the ROM.
-        on_hook_failure: OnHookFailure = OnHookFailure::Fail, "onHookFailure", "when the hook fails";
+        /// With volume, the guest also gets a small disk, and the form of the Harvester UI breaks the volume when it saves the VM.
+        rom_delivery: RomDelivery = RomDelivery::Sidecar, "romDelivery", "how QEMU gets the ROM";
+        /// Checks that the user may get the ConfigMap. If off, anyone who can write virtual machines can use any ROM in their
+        /// namespace.
+        require_user_access: bool = false, "requireUserAccess", "only users who may read the ConfigMap may name it";
+        /// With fail, the virtual machine does not start. With continue, it starts without the ROM.
+        on_hook_failure: OnHookFailure = OnHookFailure::Fail, "onHookFailure", "if the hook fails";
     }
 }
 
@@ -48,13 +49,13 @@ choice! {
     HookVersion {
         /// The sidecar ends when the VM does.
         V1Alpha3 = "v1alpha3",
-        /// The sidecar stays.
+        /// The sidecar keeps running.
         V1Alpha2 = "v1alpha2",
     }
 }
 
 choice! {
-    /// How the ROM reaches QEMU.
+    /// How QEMU gets the ROM.
     RomDelivery {
         /// Through a folder that the sidecar shares with QEMU.
         Sidecar = "sidecar",
@@ -64,7 +65,7 @@ choice! {
 }
 
 choice! {
-    /// The fate of the VM when the hook cannot do its work.
+    /// What happens to the VM if the hook fails.
     OnHookFailure {
         /// The VM does not start.
         Fail = "fail",
@@ -112,7 +113,7 @@ pub(super) static REFERENCE: Reference = Reference {
         OptionReference {
             name: DEVICE_OPTION,
             takes: "the name of a host device or GPU of the VM, or its PCI address",
-            meaning: "which device gets the ROM, where the VM has several",
+            meaning: "which device gets the ROM, if the VM has several",
         },
         OptionReference { name: IMAGE_OPTION, takes: "an image reference", meaning: "the sidecar's image" },
     ],
@@ -135,13 +136,13 @@ pub(super) static REFERENCE: Reference = Reference {
             kinds: &[&KUBEVIRT],
             verbs: Verbs::Get,
             what: "the feature gate `Sidecar` and the version",
-            without: "the gate is not checked, and the sidecar's image is the setting's",
+            without: "the gate is not checked, and the sidecar uses the image in the settings",
             needed: &[],
         },
         Access {
             kinds: &[&PCI_DEVICE],
             verbs: Verbs::Get,
-            what: "the device that the ROM goes to",
+            what: "the device that gets the ROM",
             without: "the ROM is not compared with the device",
             needed: &[],
         },

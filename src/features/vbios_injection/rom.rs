@@ -20,15 +20,15 @@ pub(super) struct Rom {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RomError {
     /// Cause: an empty file
-    /// Cure: dump the ROM anew
+    /// Cure: dump the ROM again
     #[error("is empty; put the ROM's bytes there")]
     Empty,
-    /// Cause: written by hand
-    /// Cure: create it from the file instead, as above
+    /// Cause: the ConfigMap was written by hand
+    /// Cure: create it from the file, as above
     #[error("is not valid base64; make the ConfigMap with kubectl create configmap --from-file=rom=FILE")]
     Base64,
     /// Cause: the file is not a ROM
-    /// Cure: dump the ROM again, from `/sys/bus/pci/devices/.../rom` or with the vendor's tool, and cut off what stands before `55 AA`
+    /// Cure: dump the ROM again, from `/sys/bus/pci/devices/.../rom` or with the vendor's tool, and cut off the bytes before `55 AA`
     #[error(
         "starts with {:02X} {:02X}, but an option ROM starts with 55 AA; dump the ROM again, as a flash tool may have put a header in front of it", .0[0], .0[1]
     )]
