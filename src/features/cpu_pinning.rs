@@ -94,13 +94,9 @@ pub(super) static REFERENCE: Reference = Reference {
         takes: "`enabled`, `disabled`",
         meaning: "QEMU's own thread gets a CPU of its own, beside those of the guest",
     }],
-    looks_up: &[Access {
-        kinds: &[&NODE],
-        verbs: Verbs::List,
-        what: "whether a node pins CPUs; one node is read by its name",
-        without: "no warning where none does",
-        needed: &[],
-    }],
+    looks_up: &[Access::to(Verbs::List, &[&NODE])
+        .what("whether a node pins CPUs; one node is read by its name")
+        .without("no warning where none does")],
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {

@@ -95,23 +95,17 @@ pub(super) static REFERENCE: Reference = Reference {
     effect: "`domain.devices.gpus` or `hostDevices` gets a device of it, or `domain.resources.limits` gets one of it",
     options: &[],
     looks_up: &[
-        Access {
-            kinds: &[&KUBEVIRT],
-            verbs: Verbs::Get,
-            what: "`permittedHostDevices`",
-            without: "the resource becomes a limit, with a warning",
-            needed: &[Condition::Is("gpuDevicePlugin.attachDevice", "auto")],
-        },
-        Access {
-            kinds: &[&PCI_DEVICE],
-            verbs: Verbs::Get,
-            what: "whether the cluster has Harvester's PCI devices",
-            without: "the resource becomes a host device",
-            needed: &[
+        Access::to(Verbs::Get, &[&KUBEVIRT])
+            .what("`permittedHostDevices`")
+            .without("the resource becomes a limit, with a warning")
+            .only_if(&[Condition::Is("gpuDevicePlugin.attachDevice", "auto")]),
+        Access::to(Verbs::Get, &[&PCI_DEVICE])
+            .what("whether the cluster has Harvester's PCI devices")
+            .without("the resource becomes a host device")
+            .only_if(&[
                 Condition::Is("gpuDevicePlugin.attachDevice", "auto"),
                 Condition::IsNot("pciPassthrough.deviceNames", "address"),
-            ],
-        },
+            ]),
     ],
 };
 

@@ -144,13 +144,10 @@ pub(super) static REFERENCE: Reference = Reference {
         takes: "`amd`, `intel`, `auto`",
         meaning: "whose CPU the VM runs on; `auto` finds it out",
     }],
-    looks_up: &[Access {
-        kinds: &[&NODE],
-        verbs: Verbs::List,
-        what: "the CPU vendor, where neither option, setting nor VM tell it; one node is read by its name",
-        without: "the directive fails and says what to set or grant",
-        needed: &[Condition::Is("nestedVirtualization.cpuVendor", "auto")],
-    }],
+    looks_up: &[Access::to(Verbs::List, &[&NODE])
+        .what("the CPU vendor, where neither option, setting nor VM tell it; one node is read by its name")
+        .without("the directive fails and says what to set or grant")
+        .only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")])],
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {

@@ -54,13 +54,9 @@ pub(super) static REFERENCE: Reference = Reference {
     takes: "`passthrough`; off: `disabled`, `false`, `no`, `0` or nothing",
     effect: "`domain.cpu.numa.guestMappingPassthrough: {}`; needs cpu-pinning and hugepages",
     options: &[],
-    looks_up: &[Access {
-        kinds: &[&KUBEVIRT],
-        verbs: Verbs::Get,
-        what: "the feature gate `NUMA`, which KubeVirt needs before 1.4",
-        without: "the gate is not checked",
-        needed: &[],
-    }],
+    looks_up: &[Access::to(Verbs::Get, &[&KUBEVIRT])
+        .what("the feature gate `NUMA`, which KubeVirt needs before 1.4")
+        .without("the gate is not checked")],
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {

@@ -117,34 +117,19 @@ pub(super) static REFERENCE: Reference = Reference {
         OptionReference { name: IMAGE_OPTION, takes: "an image reference", meaning: "the sidecar's image" },
     ],
     looks_up: &[
-        Access {
-            kinds: &[&CONFIG_MAP],
-            verbs: Verbs::Get,
-            what: "the ROM, in the VM's namespace",
-            without: "the directive fails and says what to grant",
-            needed: &[],
-        },
-        Access {
-            kinds: &[&SUBJECT_ACCESS_REVIEW],
-            verbs: Verbs::Create,
-            what: "whether the requester may get the ConfigMap, with `requireUserAccess`",
-            without: "the directive fails and says what to grant",
-            needed: &[Condition::On("vbiosInjection.requireUserAccess")],
-        },
-        Access {
-            kinds: &[&KUBEVIRT],
-            verbs: Verbs::Get,
-            what: "the feature gate `Sidecar` and the version",
-            without: "the gate is not checked, and the sidecar's image is the setting's",
-            needed: &[],
-        },
-        Access {
-            kinds: &[&PCI_DEVICE],
-            verbs: Verbs::Get,
-            what: "the device that the ROM goes to",
-            without: "the ROM is not compared with the device",
-            needed: &[],
-        },
+        Access::to(Verbs::Get, &[&CONFIG_MAP])
+            .what("the ROM, in the VM's namespace")
+            .without("the directive fails and says what to grant"),
+        Access::to(Verbs::Create, &[&SUBJECT_ACCESS_REVIEW])
+            .what("whether the requester may get the ConfigMap, with `requireUserAccess`")
+            .without("the directive fails and says what to grant")
+            .only_if(&[Condition::On("vbiosInjection.requireUserAccess")]),
+        Access::to(Verbs::Get, &[&KUBEVIRT])
+            .what("the feature gate `Sidecar` and the version")
+            .without("the gate is not checked, and the sidecar's image is the setting's"),
+        Access::to(Verbs::Get, &[&PCI_DEVICE])
+            .what("the device that the ROM goes to")
+            .without("the ROM is not compared with the device"),
     ],
 };
 
