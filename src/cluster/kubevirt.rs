@@ -6,18 +6,17 @@ use super::kind::{Kind, Provider};
 use crate::values::usb::UsbIds;
 
 /// `kubevirt.io/v1`, `KubeVirt`.
-pub static KUBEVIRT: Kind = Kind {
-    api_version: "kubevirt.io/v1",
-    name: "KubeVirt",
-    plural: "kubevirts",
-    fields: &[
+pub static KUBEVIRT: Kind = Kind::of(
+    Provider::KubeVirt,
+    "kubevirt.io/v1",
+    "KubeVirt",
+    "kubevirts",
+    &[
         "spec.configuration.developerConfiguration.featureGates",
         "spec.configuration.permittedHostDevices",
         "status.observedKubeVirtVersion",
     ],
-    provider: Provider::KubeVirt,
-    is_of_users: false,
-};
+);
 
 /// The cluster's KubeVirt object, which says what VMs can have.
 #[derive(Debug, Default, Deserialize)]
