@@ -30,7 +30,7 @@ pub use kind::{Kind, Provider};
 pub use kubernetes::{CONFIG_MAP, NODE, SECRET, SUBJECT_ACCESS_REVIEW};
 pub(crate) use kubernetes::{ConfigMap, Node, UserDataSecret};
 pub use kubevirt::KUBEVIRT;
-pub(crate) use kubevirt::KubeVirt;
+pub(crate) use kubevirt::{GateError, KubeVirt};
 
 /// All kinds that the policy may look up.
 pub const KINDS: [&Kind; 9] = [
@@ -126,6 +126,11 @@ impl<'c> Lookups<'c> {
     pub(crate) fn kubevirt(&self) -> Result<Rc<KubeVirt>, LookupError> {
         let place = &self.settings.kubevirt;
         self.get(&KUBEVIRT, place.name.as_str(), Some(place.namespace.as_str()))
+    }
+
+    /// Checks that KubeVirt has a feature gate, if policy-server may read its object.
+    pub(crate) fn check_gate(&self, gate: &'static str) -> Result<(), GateError> {
+        self.kubevirt().map_or(Ok(()), |kubevirt| kubevirt.require_gate(gate))
     }
 
     /// The claim for the device of this name, if there is one. `kind` is the kind of the claim.

@@ -3,7 +3,7 @@
 
 use super::allowed::allows;
 use super::feature::{Context, Feature, Plan};
-use super::host_devices::{check_gate, free_names};
+use super::host_devices::{GATE, free_names};
 use super::reference::Reference;
 use crate::cluster::access::{Access, Condition, Verbs};
 use std::rc::Rc;
@@ -143,7 +143,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
             let names = free_names(PREFIX, count - attached, context)?;
             let is_host_device = is_host_device(name, &kubevirt, context);
             if is_host_device {
-                check_gate(context.lookups)?;
+                context.lookups.check_gate(GATE)?;
             }
             let place = if is_host_device { &HOST_DEVICE } else { &GPU };
             plan.entries.extend(names.map(|device| place.entry(&device, name.as_str())));

@@ -143,10 +143,8 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     let target = target(&sidecars, context)?;
     let option = image_option(context)?;
     let rom = rom(value, context)?;
+    context.lookups.check_gate("Sidecar")?;
     let kubevirt = context.lookups.kubevirt().ok();
-    if kubevirt.as_ref().is_some_and(|kubevirt| !kubevirt.has_gate("Sidecar")) {
-        return Err(VbiosError::GateOff.into());
-    }
     let image = image(option, kubevirt.as_deref(), context)?;
 
     let mut plan = Plan { applied: value.to_owned(), ..Plan::default() };
