@@ -7,44 +7,23 @@ use super::kind::{Kind, Provider};
 const API_VERSION: &str = "devices.harvesterhci.io/v1beta1";
 
 /// `devices.harvesterhci.io/v1beta1`, `PCIDevice`.
-pub static PCI_DEVICE: Kind = Kind {
-    api_version: API_VERSION,
-    name: "PCIDevice",
-    plural: "pcidevices",
-    fields: &["status"],
-    provider: Provider::PciDevices,
-    is_of_users: false,
-};
+pub static PCI_DEVICE: Kind = Kind::of(Provider::PciDevices, API_VERSION, "PCIDevice", "pcidevices", &["status"]);
 
 /// `devices.harvesterhci.io/v1beta1`, `PCIDeviceClaim`.
-pub static PCI_DEVICE_CLAIM: Kind = Kind {
-    api_version: API_VERSION,
-    name: "PCIDeviceClaim",
-    plural: "pcideviceclaims",
-    fields: &["spec.userName", "status.passthroughEnabled"],
-    provider: Provider::PciDevices,
-    is_of_users: false,
-};
+pub static PCI_DEVICE_CLAIM: Kind = Kind::of(
+    Provider::PciDevices,
+    API_VERSION,
+    "PCIDeviceClaim",
+    "pcideviceclaims",
+    &["spec.userName", "status.passthroughEnabled"],
+);
 
 /// `devices.harvesterhci.io/v1beta1`, `USBDevice`.
-pub static USB_DEVICE: Kind = Kind {
-    api_version: API_VERSION,
-    name: "USBDevice",
-    plural: "usbdevices",
-    fields: &["status"],
-    provider: Provider::PciDevices,
-    is_of_users: false,
-};
+pub static USB_DEVICE: Kind = Kind::of(Provider::PciDevices, API_VERSION, "USBDevice", "usbdevices", &["status"]);
 
 /// `devices.harvesterhci.io/v1beta1`, `USBDeviceClaim`.
-pub static USB_DEVICE_CLAIM: Kind = Kind {
-    api_version: API_VERSION,
-    name: "USBDeviceClaim",
-    plural: "usbdeviceclaims",
-    fields: &["spec.userName"],
-    provider: Provider::PciDevices,
-    is_of_users: false,
-};
+pub static USB_DEVICE_CLAIM: Kind =
+    Kind::of(Provider::PciDevices, API_VERSION, "USBDeviceClaim", "usbdeviceclaims", &["spec.userName"]);
 
 /// A device on a node that can be passed through: a PCIDevice or a USBDevice.
 #[derive(Debug, Deserialize)]

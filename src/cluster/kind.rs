@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 /// A kind of Kubernetes object that the policy may look up. Each is a static in the file of the API that serves it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
     /// The API version, as in a manifest.
     pub api_version: &'static str,
@@ -31,6 +31,23 @@ pub enum Provider {
 }
 
 impl Kind {
+    /// A kind whose objects are not in users' namespaces: the API version and the kind as in a manifest, the plural as in
+    /// RBAC rules, and the fields that the policy reads.
+    pub(super) const fn of(
+        provider: Provider,
+        api_version: &'static str,
+        name: &'static str,
+        plural: &'static str,
+        fields: &'static [&'static str],
+    ) -> Self {
+        Self { api_version, name, plural, fields, provider, is_of_users: false }
+    }
+
+    /// The same kind, with its objects in users' namespaces.
+    pub(super) const fn of_users(self) -> Self {
+        Self { is_of_users: true, ..self }
+    }
+
     /// The API group; empty for the core group.
     pub fn group(&self) -> &'static str {
         self.api_version.split_once('/').map(|(group, _)| group).unwrap_or_default()
@@ -51,14 +68,6 @@ impl Kind {
         }
     }
 }
-
-impl PartialEq for Kind {
-    fn eq(&self, other: &Self) -> bool {
-        (self.api_version, self.name) == (other.api_version, other.name)
-    }
-}
-
-impl Eq for Kind {}
 
 impl Provider {
     /// The provider's name in a message.

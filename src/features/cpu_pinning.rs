@@ -94,13 +94,9 @@ pub(super) static REFERENCE: Reference = Reference {
         takes: "`enabled`, `disabled`",
         meaning: "QEMU's emulator thread gets its own CPU, in addition to those of the guest",
     }],
-    looks_up: &[Access {
-        kinds: &[&NODE],
-        verbs: Verbs::List,
-        what: "whether a node pins CPUs; a single node is read by its name",
-        without: "no warning if no node does",
-        needed: &[],
-    }],
+    looks_up: &[Access::to(Verbs::List, &[&NODE])
+        .what("whether a node pins CPUs; a single node is read by its name")
+        .without("no warning if no node does")],
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {

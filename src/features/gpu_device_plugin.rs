@@ -3,7 +3,7 @@
 
 use super::allowed::allows;
 use super::feature::{Context, Feature, Plan};
-use super::host_devices::{check_gate, free_names};
+use super::host_devices::{GATE, free_names};
 use super::reference::Reference;
 use crate::cluster::access::{Access, Condition, Verbs};
 use std::rc::Rc;
@@ -96,23 +96,17 @@ pub(super) static REFERENCE: Reference = Reference {
     effect: "`domain.devices.gpus` or `hostDevices` gets a device of it, or `domain.resources.limits` gets one of it",
     options: &[],
     looks_up: &[
-        Access {
-            kinds: &[&KUBEVIRT],
-            verbs: Verbs::Get,
-            what: "`permittedHostDevices`",
-            without: "the resource becomes a limit, with a warning",
-            needed: &[Condition::Is("gpuDevicePlugin.attachDevice", "auto")],
-        },
-        Access {
-            kinds: &[&PCI_DEVICE],
-            verbs: Verbs::Get,
-            what: "whether the cluster has Harvester's PCI devices",
-            without: "the resource becomes a host device",
-            needed: &[
+        Access::to(Verbs::Get, &[&KUBEVIRT])
+            .what("`permittedHostDevices`")
+            .without("the resource becomes a limit, with a warning")
+            .only_if(&[Condition::Is("gpuDevicePlugin.attachDevice", "auto")]),
+        Access::to(Verbs::Get, &[&PCI_DEVICE])
+            .what("whether the cluster has Harvester's PCI devices")
+            .without("the resource becomes a host device")
+            .only_if(&[
                 Condition::Is("gpuDevicePlugin.attachDevice", "auto"),
                 Condition::IsNot("pciPassthrough.deviceNames", "address"),
-            ],
-        },
+            ]),
     ],
 };
 
@@ -150,7 +144,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
             let names = free_names(PREFIX, count - attached, context)?;
             let is_host_device = is_host_device(name, &kubevirt, context);
             if is_host_device {
-                check_gate(context.lookups)?;
+                context.lookups.check_gate(GATE)?;
             }
             let place = if is_host_device { &HOST_DEVICE } else { &GPU };
             plan.entries.extend(names.map(|device| place.entry(&device, name.as_str())));

@@ -90,13 +90,9 @@ pub(super) static REFERENCE: Reference = Reference {
     takes: "`2Mi` or `1Gi`",
     effect: "`domain.memory.hugepages.pageSize`",
     options: &[],
-    looks_up: &[Access {
-        kinds: &[&NODE],
-        verbs: Verbs::List,
-        what: "whether a node has enough such pages; a single node is read by its name",
-        without: "no warning if no node has",
-        needed: &[],
-    }],
+    looks_up: &[Access::to(Verbs::List, &[&NODE])
+        .what("whether a node has enough such pages; a single node is read by its name")
+        .without("no warning if no node has")],
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {

@@ -144,13 +144,10 @@ pub(super) static REFERENCE: Reference = Reference {
         takes: "`amd`, `intel`, `auto`",
         meaning: "the vendor of the CPU that the VM runs on; with `auto`, the policy determines it",
     }],
-    looks_up: &[Access {
-        kinds: &[&NODE],
-        verbs: Verbs::List,
-        what: "the CPU vendor, if neither option, setting nor VM specify it; a single node is read by its name",
-        without: "the directive fails and says what to set or grant",
-        needed: &[Condition::Is("nestedVirtualization.cpuVendor", "auto")],
-    }],
+    looks_up: &[Access::to(Verbs::List, &[&NODE])
+        .what("the CPU vendor, if neither option, setting nor VM specify it; a single node is read by its name")
+        .without("the directive fails and says what to set or grant")
+        .only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")])],
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {

@@ -34,13 +34,6 @@ enum NumaError {
     /// Cure: the directives in the message, or the same in the VM's template
     #[error("NUMA passthrough needs {missing}; it works only together with {with}")]
     Needs { missing: &'static str, with: &'static str },
-    /// Cause: KubeVirt before 1.4 without the gate
-    /// Cure: add `NUMA` to the gates of the KubeVirt object
-    #[error(
-        "KubeVirt's feature gate NUMA is off, so KubeVirt would refuse the VirtualMachine; have the administrator add NUMA to \
-         spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
-    )]
-    GateOff,
 }
 
 pub(super) static FEATURE: Feature =
@@ -54,13 +47,9 @@ pub(super) static REFERENCE: Reference = Reference {
     takes: "`passthrough`; off: `disabled`, `false`, `no`, `0` or nothing",
     effect: "`domain.cpu.numa.guestMappingPassthrough: {}`; needs cpu-pinning and hugepages",
     options: &[],
-    looks_up: &[Access {
-        kinds: &[&KUBEVIRT],
-        verbs: Verbs::Get,
-        what: "the feature gate `NUMA`, which KubeVirt needs before 1.4",
-        without: "the gate is not checked",
-        needed: &[],
-    }],
+    looks_up: &[Access::to(Verbs::Get, &[&KUBEVIRT])
+        .what("the feature gate `NUMA`, which KubeVirt needs before 1.4")
+        .without("the gate is not checked")],
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
@@ -87,10 +76,8 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
             return Err(NumaError::Needs { missing, with }.into());
         }
     }
-    if let Ok(kubevirt) = context.lookups.kubevirt() {
-        if kubevirt.is_before(PERMANENT_SINCE) && !kubevirt.has_gate(GATE) {
-            return Err(NumaError::GateOff.into());
-        }
+    if context.lookups.kubevirt().is_ok_and(|kubevirt| kubevirt.is_before(PERMANENT_SINCE)) {
+        context.lookups.check_gate(GATE)?;
     }
     let entries = vec![NUMA_MAPPING.entry("", "")];
     Ok(Some(Plan { entries, applied: PASSTHROUGH.to_owned(), ..Plan::default() }))

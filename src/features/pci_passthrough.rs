@@ -57,21 +57,14 @@ pub(super) static REFERENCE: Reference = Reference {
     effect: "`domain.devices.hostDevices` gets each device",
     options: &[],
     looks_up: &[
-        Access {
-            kinds: &[&PCI_DEVICE, &PCI_DEVICE_CLAIM],
-            verbs: Verbs::List,
-            what: "where the device is, and whether it is enabled for passthrough; read by name for a new VM whose node \
-                   is known",
-            without: "the directive fails and says what to grant",
-            needed: &[Condition::IsNot("pciPassthrough.deviceNames", "address")],
-        },
-        Access {
-            kinds: &[&KUBEVIRT],
-            verbs: Verbs::Get,
-            what: "the feature gate `HostDevices`",
-            without: "the gate is not checked",
-            needed: &[],
-        },
+        Access::to(Verbs::List, &[&PCI_DEVICE, &PCI_DEVICE_CLAIM])
+            .what(
+                "where the device is, and whether it is enabled for passthrough; read by name for a new VM whose node \
+                 is known",
+            )
+            .without("the directive fails and says what to grant")
+            .only_if(&[Condition::IsNot("pciPassthrough.deviceNames", "address")]),
+        Access::to(Verbs::Get, &[&KUBEVIRT]).what("the feature gate `HostDevices`").without("the gate is not checked"),
     ],
 };
 

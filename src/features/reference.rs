@@ -57,4 +57,12 @@ mod tests {
             assert_eq!(described, feature.options, "{}", feature.name);
         }
     }
+
+    #[test]
+    fn every_lookup_is_described() {
+        let of_features = REFERENCES.iter().flat_map(|reference| reference.looks_up);
+        for access in of_features.chain(&general()) {
+            assert!(!access.what.is_empty() && !access.without.is_empty(), "{access:?}");
+        }
+    }
 }

@@ -67,27 +67,17 @@ pub(super) static REFERENCE: Reference = Reference {
     effect: "`domain.devices.hostDevices` gets each device",
     options: &[],
     looks_up: &[
-        Access {
-            kinds: &[&USB_DEVICE],
-            verbs: Verbs::List,
-            what: "where the device is, and whether it is enabled for passthrough",
-            without: "the directive fails and says what to grant",
-            needed: &[Condition::IsNot("usbPassthrough.deviceNames", "permitted")],
-        },
-        Access {
-            kinds: &[&USB_DEVICE_CLAIM],
-            verbs: Verbs::Get,
-            what: "who claimed the device, with `requireClaimOwner`",
-            without: "the directive fails and says what to grant",
-            needed: &[Condition::IsNot("usbPassthrough.deviceNames", "permitted")],
-        },
-        Access {
-            kinds: &[&KUBEVIRT],
-            verbs: Verbs::Get,
-            what: "the feature gate `HostDevices`; without Harvester, also `permittedHostDevices.usb`",
-            without: "the gate is not checked; without Harvester, the directive fails",
-            needed: &[],
-        },
+        Access::to(Verbs::List, &[&USB_DEVICE])
+            .what("where the device is, and whether it is enabled for passthrough")
+            .without("the directive fails and says what to grant")
+            .only_if(&[Condition::IsNot("usbPassthrough.deviceNames", "permitted")]),
+        Access::to(Verbs::Get, &[&USB_DEVICE_CLAIM])
+            .what("who claimed the device, with `requireClaimOwner`")
+            .without("the directive fails and says what to grant")
+            .only_if(&[Condition::IsNot("usbPassthrough.deviceNames", "permitted")]),
+        Access::to(Verbs::Get, &[&KUBEVIRT])
+            .what("the feature gate `HostDevices`; without Harvester, also `permittedHostDevices.usb`")
+            .without("the gate is not checked; without Harvester, the directive fails"),
     ],
 };
 

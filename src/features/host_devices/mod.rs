@@ -9,7 +9,7 @@ mod siblings;
 
 use super::allowed::allows;
 use super::feature::{Context, Plan};
-use crate::cluster::{LookupError, Lookups};
+use crate::cluster::LookupError;
 use crate::settings::{FeatureSettings, section};
 use crate::text::Quoted;
 use crate::values::pattern::Pattern;
@@ -91,7 +91,7 @@ pub(super) fn plan(
     }
     let is_new = |entry: &&Entry| host_devices.iter().all(|device| host_device(device) != **entry);
     check_count(counted + plan.entries.iter().filter(is_new).count(), max_devices, bus)?;
-    check_gate(context.lookups)?;
+    context.lookups.check_gate(GATE)?;
     let hostname = wanted.devices.node.filter(|_| settings.pin_to_node);
     plan.entries.extend(hostname.map(|hostname| NODE_SELECTOR.entry("", &hostname)));
     Ok(Some(plan))
@@ -221,14 +221,6 @@ impl Wanted<'_, '_> {
     }
 }
 
-/// Checks that KubeVirt accepts host devices, if policy-server may read its object.
-pub(super) fn check_gate(lookups: &Lookups<'_>) -> Result<(), HostDevicesError> {
-    match lookups.kubevirt() {
-        Ok(kubevirt) if !kubevirt.has_gate("HostDevices") => Err(HostDevicesError::GateOff),
-        _ => Ok(()),
-    }
-}
-
 /// The node that the directive names, or on which the VirtualMachine must run.
 fn the_node<'d>(devices: &'d Devices, placed: Option<&'d str>) -> Result<Option<&'d str>, HostDevicesError> {
     match (devices.node.as_deref(), placed) {
@@ -264,6 +256,9 @@ fn our_devices<'c>(context: &'c Context<'_>) -> Vec<Device<'c>> {
 fn host_device(device: &Device<'_>) -> Entry {
     HOST_DEVICE.entry(device.name, device.resource)
 }
+
+/// The feature gate without which KubeVirt accepts no host devices.
+pub(super) const GATE: &str = "HostDevices";
 
 /// The prefix of the names that the policy gives USB devices.
 pub(super) const USB_PREFIX: &str = "usb";

@@ -118,34 +118,19 @@ pub(super) static REFERENCE: Reference = Reference {
         OptionReference { name: IMAGE_OPTION, takes: "an image reference", meaning: "the sidecar's image" },
     ],
     looks_up: &[
-        Access {
-            kinds: &[&CONFIG_MAP],
-            verbs: Verbs::Get,
-            what: "the ROM, in the VM's namespace",
-            without: "the directive fails and says what to grant",
-            needed: &[],
-        },
-        Access {
-            kinds: &[&SUBJECT_ACCESS_REVIEW],
-            verbs: Verbs::Create,
-            what: "whether the requester may get the ConfigMap, with `requireUserAccess`",
-            without: "the directive fails and says what to grant",
-            needed: &[Condition::On("vbiosInjection.requireUserAccess")],
-        },
-        Access {
-            kinds: &[&KUBEVIRT],
-            verbs: Verbs::Get,
-            what: "the feature gate `Sidecar` and the version",
-            without: "the gate is not checked, and the sidecar uses the image in the settings",
-            needed: &[],
-        },
-        Access {
-            kinds: &[&PCI_DEVICE],
-            verbs: Verbs::Get,
-            what: "the device that gets the ROM",
-            without: "the ROM is not compared with the device",
-            needed: &[],
-        },
+        Access::to(Verbs::Get, &[&CONFIG_MAP])
+            .what("the ROM, in the VM's namespace")
+            .without("the directive fails and says what to grant"),
+        Access::to(Verbs::Create, &[&SUBJECT_ACCESS_REVIEW])
+            .what("whether the requester may get the ConfigMap, with `requireUserAccess`")
+            .without("the directive fails and says what to grant")
+            .only_if(&[Condition::On("vbiosInjection.requireUserAccess")]),
+        Access::to(Verbs::Get, &[&KUBEVIRT])
+            .what("the feature gate `Sidecar` and the version")
+            .without("the gate is not checked, and the sidecar uses the image in the settings"),
+        Access::to(Verbs::Get, &[&PCI_DEVICE])
+            .what("the device that gets the ROM")
+            .without("the ROM is not compared with the device"),
     ],
 };
 
@@ -159,10 +144,8 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     let target = target(&sidecars, context)?;
     let option = image_option(context)?;
     let rom = rom(value, context)?;
+    context.lookups.check_gate("Sidecar")?;
     let kubevirt = context.lookups.kubevirt().ok();
-    if kubevirt.as_ref().is_some_and(|kubevirt| !kubevirt.has_gate("Sidecar")) {
-        return Err(VbiosError::GateOff.into());
-    }
     let image = image(option, kubevirt.as_deref(), context)?;
 
     let mut plan = Plan { applied: value.to_owned(), ..Plan::default() };
