@@ -115,18 +115,16 @@ impl Devices {
     fn add(&mut self, index: usize, text: &str, bus: &'static Bus) -> Result<(), DirectiveError> {
         let named = object(text);
         let (node, device) = match (text.rsplit_once('/'), &named) {
-            (Some((node, device)), _) => (Some(node), (bus.read)(device)),
-            (None, Some((node, device))) => (Some(*node), (bus.read)(device)),
-            (None, None) => (None, (bus.read)(text)),
+            (Some((node, device)), _) => (Some(node), device),
+            (None, Some((node, device))) => (Some(*node), device.as_str()),
+            (None, None) => (None, text),
         };
         let value = Quoted(text).to_string();
-        let mut device = match device {
+        let device = match (bus.read)(device) {
+            Ok(_) if named.is_some() && !bus.name_is_address => text.to_owned(),
             Ok(device) => device,
             Err(error) => return Err(DirectiveError::Device { index, value, error, bus }),
         };
-        if named.is_some() && !bus.name_is_address {
-            text.clone_into(&mut device);
-        }
         match (&self.node, node) {
             (_, Some(node)) if !SUBDOMAIN.allows(node) => return Err(DirectiveError::Node { index, value, bus }),
             (Some(first), Some(second)) if first != second => {

@@ -24,10 +24,13 @@ pub(super) struct Inventory<'n> {
     node: Option<&'n str>,
 }
 
-/// A device that the directive asks for, and the cluster's devices that match it. All of these are enabled for passthrough.
+/// A device that the directive asks for.
 struct Candidates<'i> {
     wanted: &'i str,
+    /// The cluster's devices that match it, in the order of their nodes' names. All are enabled for passthrough.
     devices: Vec<&'i HostDevice>,
+    /// The entry of the VirtualMachine that already is one of them.
+    entry: Option<Device<'i>>,
 }
 
 /// The cluster's device for one that the directive asks for.
@@ -61,12 +64,9 @@ impl<'n> Inventory<'n> {
     /// Looks up the devices of all nodes.
     fn of_all(bus: &'static Bus, node: Option<&'n str>, context: &Context<'_>) -> Result<Self, LookupError> {
         let devices = context.lookups.list(bus.objects)?;
-        let mut inventory = Self { bus, devices, claims: BTreeMap::new(), node };
-        if bus.claims_enable {
-            let claims = context.lookups.list::<Claim>(bus.claims)?.into_iter();
-            inventory.claims.extend(claims.map(|claim| (claim.name().to_owned(), claim)));
-        }
-        Ok(inventory)
+        let claims = if bus.claims_enable { context.lookups.list::<Claim>(bus.claims)? } else { Vec::new() };
+        let claims = claims.into_iter().map(|claim| (claim.name().to_owned(), claim)).collect();
+        Ok(Self { bus, devices, claims, node })
     }
 
     fn of_names(
@@ -101,13 +101,13 @@ impl<'n> Inventory<'n> {
     ) -> anyhow::Result<Vec<Chosen<'i>>> {
         let ours = our_devices(context);
         let choices = self.choose_with(&ours, devices, context)?;
-        let mut nodes = choices.iter().map(|chosen| match &chosen.entry {
+        let mut nodes = choices.iter().filter_map(|chosen| match &chosen.entry {
             Some(entry) => self.node_of(entry),
             None => Some(chosen.device.node()),
         });
-        let first = nodes.find_map(|node| node);
+        let first = nodes.next();
         // Devices that were added earlier do not help if the others are on another node.
-        if nodes.flatten().any(|node| Some(node) != first) && !ours.is_empty() {
+        if nodes.any(|node| Some(node) != first) && !ours.is_empty() {
             return self.choose_with(&[], devices, context);
         }
         Ok(choices)
@@ -120,32 +120,25 @@ impl<'n> Inventory<'n> {
         context: &'i Context<'_>,
     ) -> anyhow::Result<Vec<Chosen<'i>>> {
         let host_devices = context.vm.host_devices()?;
-        let candidates = devices.list.iter().map(|wanted| {
+        let mut all = Vec::new();
+        for wanted in &devices.list {
             let resource = wanted.parse().map(PciAddress::device_name);
-            match host_devices.iter().find(|entry| resource.as_deref() == Ok(entry.resource)) {
-                Some(entry) => {
-                    Err(HostDevicesError::NamedByAddress { entry: text::list([entry.name]), address: wanted.clone() })
-                }
-                None => Ok(Candidates { wanted, devices: self.candidates(wanted)? }),
+            if let Some(entry) = host_devices.iter().find(|entry| resource.as_deref() == Ok(entry.resource)) {
+                let (entry, address) = (text::list([entry.name]), wanted.clone());
+                return Err(HostDevicesError::NamedByAddress { entry, address }.into());
             }
-        });
-        let candidates: Vec<Candidates<'_>> = candidates.collect::<Result<_, HostDevicesError>>()?;
-        let there = self.already_there(&candidates, ours, &host_devices);
-        let (present, missing): (Vec<_>, Vec<_>) =
-            candidates.iter().zip(&there).partition(|(_, there)| there.is_some());
-        let present: Vec<_> = present.into_iter().map(|(candidates, _)| candidates).collect();
-        let missing: Vec<_> = missing.into_iter().map(|(candidates, _)| candidates).collect();
+            all.push(Candidates { wanted, devices: self.candidates(wanted)?, entry: None });
+        }
+        self.find_entries(&mut all, ours, &host_devices);
+        let (present, missing): (Vec<_>, Vec<_>) = all.iter().partition(|one| one.entry.is_some());
         let node = self.node_for(&missing, &present, &host_devices)?;
-        let choices = candidates.iter().zip(there).filter_map(|(Candidates { devices, .. }, entry)| {
-            let of_entry = |entry: &Device<'_>| {
-                let by_name = devices.iter().find(|device| device.name() == entry.name);
-                by_name.or_else(|| devices.iter().find(|device| device.resource() == entry.resource))
-            };
-            let device = match &entry {
-                Some(entry) => of_entry(entry),
-                None => devices.iter().find(|device| Some(device.node()) == node),
-            };
-            Some(Chosen { device: device.or(devices.first())?, entry })
+        let choices = all.iter().filter_map(|&Candidates { ref devices, entry, .. }| {
+            // The first device that fits best: `false` comes before `true`.
+            let device = devices.iter().min_by_key(|device| match entry {
+                Some(entry) => (device.name() != entry.name, device.resource() != entry.resource),
+                None => (Some(device.node()) != node, false),
+            });
+            device.map(|device| Chosen { device, entry })
         });
         Ok(choices.collect())
     }
@@ -159,7 +152,7 @@ impl<'n> Inventory<'n> {
         Ok(claim.and_then(|claim| claim.user().map(str::to_owned)))
     }
 
-    /// The devices that match, in the order of their nodes' names.
+    /// The devices that match, and are enabled for passthrough, in the order of their nodes' names.
     fn candidates(&self, wanted: &str) -> Result<Vec<&HostDevice>, HostDevicesError> {
         let of_node = |device: &&HostDevice| self.node.is_none_or(|node| device.node() == node);
         let devices = self.devices.iter().map(Rc::as_ref);
@@ -171,12 +164,11 @@ impl<'n> Inventory<'n> {
         if !there.is_empty() {
             return Ok(there);
         }
-        Err(if nodes.is_empty() {
-            let who = self.node.map_or("no node has a".to_owned(), |node| format!("the node {node} has no"));
-            HostDevicesError::NotThere { who, device, bus }
-        } else {
-            HostDevicesError::NotEnabled { device, nodes, bus }
-        })
+        if !nodes.is_empty() {
+            return Err(HostDevicesError::NotEnabled { device, nodes, bus });
+        }
+        let who = self.node.map_or("no node has a".to_owned(), |node| format!("the node {node} has no"));
+        Err(HostDevicesError::NotThere { who, device, bus })
     }
 
     fn is_enabled(&self, device: &HostDevice) -> bool {
@@ -186,18 +178,11 @@ impl<'n> Inventory<'n> {
         }
     }
 
-    /// For each device, the entry that already is this device. An entry counts for only one device. It matches by the
-    /// device that it is named after, or by its resource. An entry that is named after another device does not match,
-    /// unless the directive added it: Harvester's controller renames entries after the devices that a VirtualMachine
-    /// actually got.
-    fn already_there<'v>(
-        &self,
-        candidates: &[Candidates<'_>],
-        ours: &[Device<'v>],
-        host_devices: &[Device<'v>],
-    ) -> Vec<Option<Device<'v>>> {
+    /// Finds the entries that already are the devices. An entry counts for only one device. It matches by the device
+    /// that it is named after, or by its resource. An entry that is named after another device does not match, unless
+    /// the directive added it: Harvester's controller renames entries after the devices that a VirtualMachine actually got.
+    fn find_entries<'v>(&self, all: &mut [Candidates<'v>], ours: &[Device<'v>], host_devices: &[Device<'v>]) {
         let mut entries = [ours, host_devices].concat();
-        let mut there = vec![None; candidates.len()];
         let is_on_node = |node: &str| self.node.is_none_or(|wanted| wanted == node);
         let is_named = |entry: &Device<'_>, candidates: &Candidates<'_>| {
             self.is_named_after(entry, candidates.wanted) && self.node_of(entry).is_some_and(is_on_node)
@@ -207,15 +192,14 @@ impl<'n> Inventory<'n> {
             let mut devices = candidates.devices.iter();
             self.node_of(entry).is_none_or(is_it) && devices.any(|device| device.resource() == entry.resource)
         };
-        for (candidates, there) in candidates.iter().zip(&mut there) {
-            let index = entries.iter().position(|entry| is_named(entry, candidates));
-            *there = index.map(|index| entries.remove(index));
+        for one in all.iter_mut() {
+            let index = entries.iter().position(|entry| is_named(entry, one));
+            one.entry = index.map(|index| entries.remove(index));
         }
-        for (candidates, there) in candidates.iter().zip(&mut there).filter(|(_, there)| there.is_none()) {
-            let index = entries.iter().position(|entry| is_of_resource(entry, candidates));
-            *there = index.map(|index| entries.remove(index));
+        for one in all.iter_mut().filter(|one| one.entry.is_none()) {
+            let index = entries.iter().position(|entry| is_of_resource(entry, one));
+            one.entry = index.map(|index| entries.remove(index));
         }
-        there
     }
 
     /// The first node that has all the missing devices. Harvester rejects a VirtualMachine with devices of two nodes,
@@ -249,7 +233,7 @@ impl<'n> Inventory<'n> {
         if nodes.iter().any(|node| have_all(present, node)) {
             nodes.retain(|node| have_all(present, node));
         }
-        for Candidates { wanted, devices } in missing {
+        for Candidates { wanted, devices, .. } in missing {
             let found = || devices.iter().filter(|device| nodes.contains(&device.node()));
             let Some(one) = found().next() else { continue };
             if found().any(|other| other.resource() != one.resource()) {
@@ -300,7 +284,7 @@ fn have_all(candidates: &[&Candidates<'_>], node: &str) -> bool {
 
 /// The names of the devices' nodes. The devices must be sorted by node.
 fn names_of_nodes(devices: &[&HostDevice]) -> String {
-    let mut last = "";
-    let nodes = devices.iter().map(|device| device.node());
-    text::list(nodes.filter(|node| std::mem::replace(&mut last, node) != *node))
+    let mut nodes: Vec<&str> = devices.iter().map(|device| device.node()).collect();
+    nodes.dedup();
+    text::list(nodes)
 }

@@ -74,20 +74,18 @@ pub(super) fn plan(
     let mut plan = Plan { applied: wanted.devices.to_json(), ..Plan::default() };
     let placement = context.vm.placement()?;
     let node = the_node(&wanted.devices, placement.hostname())?;
-    if named_by == NamedBy::Other {
-        wanted.otherwise(None, &mut plan)?;
-    } else {
-        // Without an answer from Harvester, nobody knows who claimed a device.
-        let is_auto = named_by == NamedBy::Auto && !settings.require_claim_owner;
-        match Inventory::look_up(bus, &wanted.devices, node, context) {
-            Ok(inventory) => wanted.by_harvester(&inventory, &mut plan)?,
-            Err(error) if !is_auto => return Err(HostDevicesError::Lookup { error, bus }.into()),
-            Err(error) => match wanted.in_place()? {
-                Some(entries) => plan.entries = entries,
-                None if !has_harvester(&error) && !wanted.has_objects() => wanted.otherwise(Some(&error), &mut plan)?,
-                None => return Err(HostDevicesError::Lookup { error, bus }.into()),
-            },
-        }
+    // Without an answer from Harvester, nobody knows who claimed a device.
+    let is_auto = named_by == NamedBy::Auto && !settings.require_claim_owner;
+    match (named_by != NamedBy::Other).then(|| Inventory::look_up(bus, &wanted.devices, node, context)) {
+        None => wanted.otherwise(None, &mut plan)?,
+        Some(Ok(inventory)) => wanted.by_harvester(&inventory, &mut plan)?,
+        Some(Err(error)) => match is_auto.then(|| wanted.in_place()).transpose()?.flatten() {
+            Some(entries) => plan.entries = entries,
+            None if is_auto && !has_harvester(&error) && !wanted.has_objects() => {
+                wanted.otherwise(Some(&error), &mut plan)?;
+            }
+            None => return Err(HostDevicesError::Lookup { error, bus }.into()),
+        },
     }
     let is_new = |entry: &&Entry| host_devices.iter().all(|device| host_device(device) != **entry);
     check_count(counted + plan.entries.iter().filter(is_new).count(), max_devices, bus)?;
@@ -110,7 +108,7 @@ impl Wanted<'_, '_> {
     fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> anyhow::Result<()> {
         let choices = inventory.choose(&self.devices, self.context)?;
         for (index, chosen) in choices.iter().enumerate() {
-            let Chosen { device, entry } = chosen;
+            let Chosen { device, entry } = *chosen;
             if choices.iter().take(index).any(|before| before.device.name() == device.name()) {
                 return Err(DirectiveError::Duplicate { device: device.name().to_owned() }.into());
             }
@@ -118,10 +116,8 @@ impl Wanted<'_, '_> {
             if self.settings.require_claim_owner {
                 self.check_owner(inventory, chosen)?;
             }
-            plan.entries.push(match entry {
-                Some(entry) => host_device(entry),
-                None => HOST_DEVICE.entry(device.name(), device.resource()),
-            });
+            let new = Device { name: device.name(), resource: device.resource() };
+            plan.entries.push(host_device(&entry.unwrap_or(new)));
         }
         if choices.iter().any(|chosen| chosen.entry.is_none()) {
             plan.warnings.extend(siblings::warning(plan, self.context)?);
@@ -138,7 +134,7 @@ impl Wanted<'_, '_> {
         if let Some((error, warning)) = error.zip(bus.warning) {
             plan.warnings.push(format!("{warning}: {}", error.why()));
         }
-        let mut there = [our_devices(context), context.vm.host_devices()?].concat();
+        let mut there = all_devices(context)?;
         let mut names = free_names(bus.prefix, devices.list.len(), context)?;
         for (device, resource) in devices.list.iter().zip((bus.resources)(&devices.list, context)?) {
             self.check_allowed(device, None, &resource, devices.node.as_deref())?;
@@ -158,18 +154,17 @@ impl Wanted<'_, '_> {
     /// lookup is needed.
     fn in_place(&self) -> anyhow::Result<Option<Vec<Entry>>> {
         let Self { devices, context, .. } = self;
-        let there = [our_devices(context), context.vm.host_devices()?].concat();
+        let there = all_devices(context)?;
         let is_on_node = |node: &str| devices.node.as_deref().is_none_or(|wanted| wanted == node);
         let mut entries = Vec::new();
         for wanted in &devices.list {
-            let find = |entry: &Device<'_>| {
+            let found = there.iter().find_map(|entry| {
                 let (node, device) = object(entry.name)?;
-                let is_it = (device == *wanted || entry.name == wanted) && is_on_node(node);
-                is_it.then(|| (host_device(entry), node.to_owned()))
-            };
-            let Some((entry, node)) = there.iter().find_map(find) else { return Ok(None) };
-            self.check_allowed(wanted, None, &entry.value, Some(&node))?;
-            entries.push(entry);
+                ((device == *wanted || entry.name == wanted) && is_on_node(node)).then_some((entry, node))
+            });
+            let Some((entry, node)) = found else { return Ok(None) };
+            self.check_allowed(wanted, None, entry.resource, Some(node))?;
+            entries.push(host_device(entry));
         }
         Ok(Some(entries))
     }
@@ -260,6 +255,11 @@ fn our_devices<'c>(context: &'c Context<'_>) -> Vec<Device<'c>> {
     devices.map(|(name, resource)| Device { name, resource }).collect()
 }
 
+/// Those devices, and the VirtualMachine's other host devices.
+fn all_devices<'c>(context: &'c Context<'_>) -> Result<Vec<Device<'c>>, ShapeError> {
+    Ok([our_devices(context), context.vm.host_devices()?].concat())
+}
+
 /// The device as an entry.
 fn host_device(device: &Device<'_>) -> Entry {
     HOST_DEVICE.entry(device.name, device.resource)
@@ -282,19 +282,10 @@ pub(super) fn free_names(
     count: usize,
     context: &Context<'_>,
 ) -> Result<impl Iterator<Item = String>, ShapeError> {
-    let (host_devices, gpus) = (context.vm.host_devices()?, context.vm.gpus()?);
-    let ours = context.ours.iter().filter_map(|added| added.entry.as_device());
-    let names = host_devices.iter().chain(&gpus).map(|device| device.name);
-    let names = names.chain(ours.map(|(name, _)| name));
-    // With this many numbers, at least `count` are free.
-    let mut taken = vec![false; host_devices.len() + gpus.len() + context.ours.len() + count];
-    for number in names.filter_map(|name| made_number(prefix, name)) {
-        if let Some(is_taken) = taken.get_mut(number) {
-            *is_taken = true;
-        }
-    }
-    let free = taken.into_iter().enumerate().filter(|(_, is_taken)| !is_taken).take(count);
-    Ok(free.map(move |(number, _)| format!("{prefix}-{number}")))
+    let devices = [all_devices(context)?, context.vm.gpus()?].concat();
+    let taken: Vec<usize> = devices.iter().filter_map(|device| made_number(prefix, device.name)).collect();
+    let free = (0..).filter(move |number| !taken.contains(number)).take(count);
+    Ok(free.map(move |number| format!("{prefix}-{number}")))
 }
 
 /// The number in a name that [`free_names`] makes.
