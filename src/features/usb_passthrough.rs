@@ -1,7 +1,7 @@
 //! USB passthrough: the guest gets USB devices by vendor and product.
 
 use super::feature::{Context, Feature, Plan};
-use super::host_devices::{self, Bus, HostDeviceSettings, NamedBy, Rules, USB_PREFIX, is_usb};
+use super::host_devices::{self, Bus, HostDeviceSettings, NamedBy, USB_PREFIX, is_usb};
 use super::reference::Reference;
 use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{KUBEVIRT, LookupError, USB_DEVICE, USB_DEVICE_CLAIM};
@@ -115,8 +115,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
         UsbDeviceNames::Harvester => NamedBy::Harvester,
         UsbDeviceNames::Permitted => NamedBy::Other,
     };
-    let rules = Rules { settings: &settings.host, named_by, max_devices: settings.max_devices.0 };
-    host_devices::plan(&BUS, &rules, value, context)
+    host_devices::plan(&BUS, &settings.host, settings.max_devices, named_by, value, context)
 }
 
 /// The resources of the devices that KubeVirt permits. A device with a name in Harvester can be any device of its
@@ -126,8 +125,8 @@ fn permitted(devices: &[String], context: &Context<'_>) -> anyhow::Result<Vec<St
     let resource = |device: &String| {
         let of_object = || UsbIds::of_usb_device(device).map(|(_, ids)| ids);
         let resource = device.parse().ok().or_else(of_object).and_then(|ids| kubevirt.usb_resource(ids));
-        let resource = resource.ok_or_else(|| UsbPassthroughError::NotPermitted { device: device.clone() })?;
-        Ok(resource.to_owned())
+        let resource = resource.map(str::to_owned);
+        resource.ok_or_else(|| UsbPassthroughError::NotPermitted { device: device.clone() }.into())
     };
     devices.iter().map(resource).collect()
 }

@@ -1,6 +1,6 @@
 //! The value of a directive that lists devices. An invalid value cannot be represented.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Bus, object};
 use crate::json::type_name;
@@ -91,13 +91,10 @@ impl Devices {
             return Err(DirectiveError::UnknownKey { key: Quoted(key).to_string(), bus });
         }
         let items = match members.get("devices") {
-            None | Some(Value::Null) => &[],
-            Some(Value::Array(items)) => items.as_slice(),
+            Some(Value::Array(items)) if !items.is_empty() => items,
+            None | Some(Value::Null | Value::Array(_)) => return Err(DirectiveError::NoDevice { bus }),
             Some(other) => return Err(DirectiveError::NotAList { found: type_name(other), bus }),
         };
-        if items.is_empty() {
-            return Err(DirectiveError::NoDevice { bus });
-        }
         check_count(items.len(), max, bus)?;
         let mut devices = Devices { list: Vec::with_capacity(items.len()), node: None };
         for (index, item) in items.iter().enumerate() {
@@ -105,11 +102,6 @@ impl Devices {
             devices.add(index, text.trim(), bus)?;
         }
         Ok(devices)
-    }
-
-    /// The devices as a JSON list, for the annotation `-applied`.
-    pub(super) fn to_json(&self) -> String {
-        json!(self.list).to_string()
     }
 
     fn add(&mut self, index: usize, text: &str, bus: &'static Bus) -> Result<(), DirectiveError> {

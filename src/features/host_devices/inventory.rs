@@ -17,6 +17,7 @@ const LISTED: usize = 8;
 /// The cluster's devices of a bus that matter to a VirtualMachine.
 pub(super) struct Inventory<'n> {
     bus: &'static Bus,
+    context: &'n Context<'n>,
     devices: Vec<Rc<HostDevice>>,
     /// The claims by name, if the bus is one whose claims say which devices are passed through.
     claims: BTreeMap<String, Rc<Claim>>,
@@ -48,45 +49,45 @@ impl<'n> Inventory<'n> {
         bus: &'static Bus,
         devices: &Devices,
         node: Option<&'n str>,
-        context: &Context<'_>,
+        context: &'n Context<'n>,
     ) -> Result<Self, LookupError> {
-        let names = || devices.list.iter().map(|device| object_name(node?, device)).collect::<Option<Vec<_>>>();
-        if let Some(names) = names().filter(|_| context.old.is_none()) {
-            return Self::of_names(bus, names, node, context);
+        let mut inventory = Self { bus, context, devices: Vec::new(), claims: BTreeMap::new(), node };
+        let names = devices.list.iter().map(|device| object_name(node?, device)).collect::<Option<Vec<_>>>();
+        match (names, context.old) {
+            (Some(names), None) => inventory.add(names)?,
+            (names, _) => match (inventory.add_all(), names) {
+                // If policy-server may not list devices, it may still be able to get them by name.
+                (Err(error), Some(names)) if !error.is_temporary() => inventory.add(names)?,
+                (result, _) => result?,
+            },
         }
-        match (Self::of_all(bus, node, context), names()) {
-            // If policy-server may not list devices, it may still be able to get them by name.
-            (Err(error), Some(names)) if !error.is_temporary() => Self::of_names(bus, names, node, context),
-            (result, _) => result,
-        }
+        Ok(inventory)
     }
 
     /// Looks up the devices of all nodes.
-    fn of_all(bus: &'static Bus, node: Option<&'n str>, context: &Context<'_>) -> Result<Self, LookupError> {
-        let devices = context.lookups.list(bus.objects)?;
-        let claims = if bus.claims_enable { context.lookups.list::<Claim>(bus.claims)? } else { Vec::new() };
-        let claims = claims.into_iter().map(|claim| (claim.name().to_owned(), claim)).collect();
-        Ok(Self { bus, devices, claims, node })
+    fn add_all(&mut self) -> Result<(), LookupError> {
+        let (bus, lookups) = (self.bus, self.context.lookups);
+        let devices = lookups.list(bus.objects)?;
+        let claims = if bus.claims_enable { lookups.list::<Claim>(bus.claims)? } else { Vec::new() };
+        self.claims.extend(claims.into_iter().map(|claim| (claim.name().to_owned(), claim)));
+        self.devices = devices;
+        Ok(())
     }
 
-    fn of_names(
-        bus: &'static Bus,
-        names: Vec<String>,
-        node: Option<&'n str>,
-        context: &Context<'_>,
-    ) -> Result<Self, LookupError> {
-        let mut inventory = Self { bus, devices: Vec::new(), claims: BTreeMap::new(), node };
+    /// Looks up the devices of these names.
+    fn add(&mut self, names: Vec<String>) -> Result<(), LookupError> {
+        let (bus, lookups) = (self.bus, self.context.lookups);
         for name in names {
-            match context.lookups.device(bus.objects, &name) {
-                Ok(device) => inventory.devices.push(device),
+            match lookups.device(bus.objects, &name) {
+                Ok(device) => self.devices.push(device),
                 Err(error) if error.cause == ClusterError::NotFound => continue,
                 Err(error) => return Err(error),
             }
             if bus.claims_enable {
-                inventory.claims.extend(context.lookups.claim(bus.claims, &name)?.map(|claim| (name, claim)));
+                self.claims.extend(lookups.claim(bus.claims, &name)?.map(|claim| (name, claim)));
             }
         }
-        Ok(inventory)
+        Ok(())
     }
 
     /// Chooses a device for each one that the directive asks for, in the same order.
@@ -94,13 +95,9 @@ impl<'n> Inventory<'n> {
     /// # Errors
     /// A device is on no node, or is not enabled for passthrough; a text matches devices of different resources; or no
     /// node has all the devices.
-    pub(super) fn choose<'i>(
-        &'i self,
-        devices: &'i Devices,
-        context: &'i Context<'_>,
-    ) -> anyhow::Result<Vec<Chosen<'i>>> {
-        let ours = our_devices(context);
-        let choices = self.choose_with(&ours, devices, context)?;
+    pub(super) fn choose<'i>(&'i self, devices: &'i Devices) -> anyhow::Result<Vec<Chosen<'i>>> {
+        let ours = our_devices(self.context);
+        let choices = self.choose_with(&ours, devices)?;
         let mut nodes = choices.iter().filter_map(|chosen| match &chosen.entry {
             Some(entry) => self.node_of(entry),
             None => Some(chosen.device.node()),
@@ -108,18 +105,13 @@ impl<'n> Inventory<'n> {
         let first = nodes.next();
         // Devices that were added earlier do not help if the others are on another node.
         if nodes.any(|node| Some(node) != first) && !ours.is_empty() {
-            return self.choose_with(&[], devices, context);
+            return self.choose_with(&[], devices);
         }
         Ok(choices)
     }
 
-    fn choose_with<'i>(
-        &'i self,
-        ours: &[Device<'i>],
-        devices: &'i Devices,
-        context: &'i Context<'_>,
-    ) -> anyhow::Result<Vec<Chosen<'i>>> {
-        let host_devices = context.vm.host_devices()?;
+    fn choose_with<'i>(&'i self, ours: &[Device<'i>], devices: &'i Devices) -> anyhow::Result<Vec<Chosen<'i>>> {
+        let host_devices = self.context.vm.host_devices()?;
         let mut all = Vec::new();
         for wanted in &devices.list {
             let resource = wanted.parse().map(PciAddress::device_name);
@@ -144,10 +136,10 @@ impl<'n> Inventory<'n> {
     }
 
     /// The name of the user who claimed a device, if the claim says so.
-    pub(super) fn owner(&self, device: &HostDevice, context: &Context<'_>) -> Result<Option<String>, LookupError> {
+    pub(super) fn owner(&self, device: &HostDevice) -> Result<Option<String>, LookupError> {
         let claim = match self.claims.get(device.name()) {
             Some(claim) => Some(Rc::clone(claim)),
-            None => context.lookups.claim(self.bus.claims, device.name())?,
+            None => self.context.lookups.claim(self.bus.claims, device.name())?,
         };
         Ok(claim.and_then(|claim| claim.user().map(str::to_owned)))
     }
@@ -261,10 +253,8 @@ impl<'n> Inventory<'n> {
 
     /// The node of the device that an entry is named after, whether the device was looked up or not.
     fn node_of<'p>(&'p self, entry: &Device<'p>) -> Option<&'p str> {
-        match self.known(entry) {
-            Some(device) => Some(device.node()),
-            None => object(entry.name).map(|(node, _)| node),
-        }
+        let of_name = || object(entry.name).map(|(node, _)| node);
+        self.known(entry).map(HostDevice::node).or_else(of_name)
     }
 }
 

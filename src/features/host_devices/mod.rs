@@ -7,10 +7,12 @@ mod error;
 mod inventory;
 mod siblings;
 
+use serde_json::json;
+
 use super::allowed::allows;
 use super::feature::{Context, Plan};
 use crate::cluster::{LookupError, Lookups};
-use crate::settings::{FeatureSettings, section};
+use crate::settings::{Count, FeatureSettings, section};
 use crate::text::Quoted;
 use crate::values::pattern::Pattern;
 use crate::values::pci::PciAddress;
@@ -52,38 +54,37 @@ pub(super) enum NamedBy {
     Other,
 }
 
-/// What the settings say about devices of a bus.
-pub(super) struct Rules<'a> {
-    pub(super) settings: &'a HostDeviceSettings,
-    pub(super) named_by: NamedBy,
-    pub(super) max_devices: usize,
-}
-
 /// Plans the devices that a directive lists.
 pub(super) fn plan(
     bus: &'static Bus,
-    rules: &Rules<'_>,
+    settings: &HostDeviceSettings,
+    Count(max_devices): Count,
+    named_by: NamedBy,
     value: &str,
     context: &Context<'_>,
 ) -> anyhow::Result<Option<Plan>> {
-    let Rules { settings, named_by, max_devices } = *rules;
     let host_devices = context.vm.host_devices()?;
     let counted = host_devices.iter().filter(|device| (bus.counts)(device)).count();
     let wanted = Wanted { bus, settings, devices: Devices::parse(value, max_devices, bus)?, context };
     check_count(counted, max_devices, bus)?;
-    let mut plan = Plan { applied: wanted.devices.to_json(), ..Plan::default() };
+    let mut plan = Plan { applied: json!(wanted.devices.list).to_string(), ..Plan::default() };
     let placement = context.vm.placement()?;
-    let node = the_node(&wanted.devices, placement.hostname())?;
+    let node = match (wanted.devices.node.as_deref(), placement.hostname()) {
+        (Some(named), Some(placed)) if named != placed => {
+            let (named, placed) = (named.to_owned(), placed.to_owned());
+            return Err(HostDevicesError::PlacedElsewhere { named, placed }.into());
+        }
+        (named, placed) => named.or(placed),
+    };
     // Without an answer from Harvester, nobody knows who claimed a device.
     let is_auto = named_by == NamedBy::Auto && !settings.require_claim_owner;
+    let added_objects = our_devices(context).iter().any(|entry| object(entry.name).is_some());
     match (named_by != NamedBy::Other).then(|| Inventory::look_up(bus, &wanted.devices, node, context)) {
         None => wanted.otherwise(None, &mut plan)?,
         Some(Ok(inventory)) => wanted.by_harvester(&inventory, &mut plan)?,
         Some(Err(error)) => match is_auto.then(|| wanted.in_place()).transpose()?.flatten() {
             Some(entries) => plan.entries = entries,
-            None if is_auto && !has_harvester(&error) && !wanted.has_objects() => {
-                wanted.otherwise(Some(&error), &mut plan)?;
-            }
+            None if is_auto && !has_harvester(&error) && !added_objects => wanted.otherwise(Some(&error), &mut plan)?,
             None => return Err(HostDevicesError::Lookup { error, bus }.into()),
         },
     }
@@ -96,17 +97,17 @@ pub(super) fn plan(
 }
 
 /// The devices that a directive asks for, and what their plan depends on.
-struct Wanted<'a, 'c> {
+struct Wanted<'a> {
     bus: &'static Bus,
     settings: &'a HostDeviceSettings,
     devices: Devices,
-    context: &'a Context<'c>,
+    context: &'a Context<'a>,
 }
 
-impl Wanted<'_, '_> {
+impl Wanted<'_> {
     /// Plans the devices under Harvester's names.
     fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> anyhow::Result<()> {
-        let choices = inventory.choose(&self.devices, self.context)?;
+        let choices = inventory.choose(&self.devices)?;
         for (index, chosen) in choices.iter().enumerate() {
             let Chosen { device, entry } = *chosen;
             if choices.iter().take(index).any(|before| before.device.name() == device.name()) {
@@ -169,11 +170,6 @@ impl Wanted<'_, '_> {
         Ok(Some(entries))
     }
 
-    /// Whether the directive added devices under Harvester's names before.
-    fn has_objects(&self) -> bool {
-        our_devices(self.context).iter().any(|entry| object(entry.name).is_some())
-    }
-
     /// Checks that the settings allow this namespace the device. A pattern may match its address or ids, also in upper
     /// case or with the node in front, its name in Harvester, or its resource. `device` may be an address, ids, or a
     /// name in Harvester.
@@ -205,8 +201,7 @@ impl Wanted<'_, '_> {
         if chosen.entry.is_some_and(|entry| before.iter().any(|device| device.resource == entry.resource)) {
             return Ok(());
         }
-        let owner = inventory.owner(chosen.device, context);
-        let owner = owner.map_err(|error| HostDevicesError::Lookup { error, bus })?;
+        let owner = inventory.owner(chosen.device).map_err(|error| HostDevicesError::Lookup { error, bus })?;
         if owner.as_ref().is_some_and(|owner| context.requester.is(owner)) {
             return Ok(());
         }
@@ -221,16 +216,6 @@ pub(super) fn check_gate(lookups: &Lookups<'_>) -> Result<(), HostDevicesError> 
     match lookups.kubevirt() {
         Ok(kubevirt) if !kubevirt.has_gate("HostDevices") => Err(HostDevicesError::GateOff),
         _ => Ok(()),
-    }
-}
-
-/// The node that the directive names, or on which the VirtualMachine must run.
-fn the_node<'d>(devices: &'d Devices, placed: Option<&'d str>) -> Result<Option<&'d str>, HostDevicesError> {
-    match (devices.node.as_deref(), placed) {
-        (Some(named), Some(placed)) if named != placed => {
-            Err(HostDevicesError::PlacedElsewhere { named: named.to_owned(), placed: placed.to_owned() })
-        }
-        (named, placed) => Ok(named.or(placed)),
     }
 }
 
