@@ -141,7 +141,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     match serving(resource, context) {
         // KubeVirt computes the limit for a device. An explicit limit would override the count.
         Ok(kubevirt) => {
-            let names = free_names(PREFIX, count - attached, context)?;
+            let names = free_names("gpu", count - attached, context)?;
             let place = if is_host_device(resource, &kubevirt, context) { &HOST_DEVICE } else { &GPU };
             if place == &HOST_DEVICE {
                 check_gate(context.lookups)?;
@@ -171,9 +171,6 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     }
     Ok(Some(plan))
 }
-
-/// The prefix of the names of devices that the policy adds.
-const PREFIX: &str = "gpu";
 
 /// The resource that a directive asks for, and the number of devices.
 fn parse(value: &str, max: usize) -> Result<(ResourceName, usize), GpuDevicePluginError> {

@@ -6,7 +6,7 @@ use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
 use super::switch::Switch;
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{ClusterError, LookupError, NODE, Node};
+use crate::cluster::{ClusterError, NODE, Node};
 use crate::settings::{Choice, FeatureSettings, choice, section};
 use crate::text::Quoted;
 use crate::vm::place::CPU_FEATURE;
@@ -195,7 +195,13 @@ fn vendor_of_vm(vm: &VirtualMachine) -> anyhow::Result<Option<&'static Vendor>> 
 }
 
 fn vendor_of_nodes(context: &Context<'_>) -> anyhow::Result<(&'static Vendor, Option<String>)> {
-    let nodes = context.nodes()?.map_err(unknown_vendor)?;
+    let nodes = context.nodes()?.map_err(|error| match error.cause {
+        ClusterError::NotFound => {
+            let why = "no node has the name that the node selector kubernetes.io/hostname gives";
+            unknown(why, "correct the node selector")
+        }
+        _ => unknown(&format!("the VirtualMachine does not say, and {}", error.why()), &error.remedy()),
+    })?;
     let is_amd64 = |node: &Rc<Node>| node.label(ARCHITECTURE_LABEL).is_none_or(|architecture| architecture == AMD64);
     let (nodes, others): (Vec<_>, Vec<_>) = nodes.into_iter().partition(is_amd64);
     if nodes.is_empty() {
@@ -204,13 +210,13 @@ fn vendor_of_nodes(context: &Context<'_>) -> anyhow::Result<(&'static Vendor, Op
             return Err(NestedVirtError::Architecture { who, architecture }.into());
         }
         let why = "the cluster has no node that fits the VirtualMachine's node selector and node affinity";
-        return Err(NestedVirtError::unknown(why, "correct these").into());
+        return Err(unknown(why, "correct these").into());
     }
     let has = |label: &str| nodes.iter().any(|node| node.label(label) == Some("true"));
     let says = |vendor: &Vendor| vendor.labels.into_iter().any(has);
     let Some(vendor) = only_one(says, "the nodes that the VirtualMachine may run on are of")? else {
         let why = "no node that the VirtualMachine may run on has a label cpu-vendor.node.kubevirt.io/AMD or /Intel";
-        return Err(NestedVirtError::unknown(why, "make sure that KubeVirt's node labeller runs").into());
+        return Err(unknown(why, "make sure that KubeVirt's node labeller runs").into());
     };
     let [_, label] = vendor.labels;
     let warning = (!has(label)).then(|| {
@@ -232,16 +238,6 @@ fn only_one(says: impl Fn(&Vendor) -> bool, who: &'static str) -> anyhow::Result
     }
 }
 
-impl NestedVirtError {
-    fn unknown(why: &str, remedy: &str) -> Self {
-        Self::UnknownVendor { why: why.to_owned(), remedy: remedy.to_owned() }
-    }
-}
-
-fn unknown_vendor(error: LookupError) -> NestedVirtError {
-    if error.cause == ClusterError::NotFound {
-        let why = "no node has the name that the node selector kubernetes.io/hostname gives";
-        return NestedVirtError::unknown(why, "correct the node selector");
-    }
-    NestedVirtError::unknown(&format!("the VirtualMachine does not say, and {}", error.why()), &error.remedy())
+fn unknown(why: &str, remedy: &str) -> NestedVirtError {
+    NestedVirtError::UnknownVendor { why: why.to_owned(), remedy: remedy.to_owned() }
 }

@@ -125,8 +125,8 @@ fn permitted(devices: &[String], context: &Context<'_>) -> anyhow::Result<Vec<St
     let resource = |device: &String| {
         let of_object = || UsbIds::of_usb_device(device).map(|(_, ids)| ids);
         let resource = device.parse().ok().or_else(of_object).and_then(|ids| kubevirt.usb_resource(ids));
-        let resource = resource.map(str::to_owned);
-        resource.ok_or_else(|| UsbPassthroughError::NotPermitted { device: device.clone() }.into())
+        let resource = resource.ok_or_else(|| UsbPassthroughError::NotPermitted { device: device.clone() })?;
+        Ok(resource.to_owned())
     };
     devices.iter().map(resource).collect()
 }

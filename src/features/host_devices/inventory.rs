@@ -176,8 +176,12 @@ impl<'n> Inventory<'n> {
     fn find_entries<'v>(&self, all: &mut [Candidates<'v>], ours: &[Device<'v>], host_devices: &[Device<'v>]) {
         let mut entries = [ours, host_devices].concat();
         let is_on_node = |node: &str| self.node.is_none_or(|wanted| wanted == node);
-        let is_named = |entry: &Device<'_>, candidates: &Candidates<'_>| {
-            self.is_named_after(entry, candidates.wanted) && self.node_of(entry).is_some_and(is_on_node)
+        // The name of a PCI device tells the device even if that was not looked up. The name of a USB device does not,
+        // because the device may have been unplugged.
+        let is_named = |entry: &Device<'_>, wanted: &str| match self.known(entry) {
+            Some(device) => is(device, wanted) && is_on_node(device.node()),
+            None => object(entry.name)
+                .is_some_and(|(node, device)| self.bus.name_is_address && device == wanted && is_on_node(node)),
         };
         let is_of_resource = |entry: &Device<'_>, candidates: &Candidates<'_>| {
             let is_it = |node: &str| ours.contains(entry) && is_on_node(node);
@@ -185,7 +189,7 @@ impl<'n> Inventory<'n> {
             self.node_of(entry).is_none_or(is_it) && devices.any(|device| device.resource() == entry.resource)
         };
         for one in all.iter_mut() {
-            let index = entries.iter().position(|entry| is_named(entry, one));
+            let index = entries.iter().position(|entry| is_named(entry, one.wanted));
             one.entry = index.map(|index| entries.remove(index));
         }
         for one in all.iter_mut().filter(|one| one.entry.is_none()) {
@@ -240,15 +244,6 @@ impl<'n> Inventory<'n> {
 
     fn known(&self, entry: &Device<'_>) -> Option<&HostDevice> {
         self.devices.iter().map(Rc::as_ref).find(|device| device.name() == entry.name)
-    }
-
-    /// Whether an entry is named after a device that the directive asks for. The name of a PCI device tells this even
-    /// if the device was not looked up. The name of a USB device does not, because the device may have been unplugged.
-    fn is_named_after(&self, entry: &Device<'_>, wanted: &str) -> bool {
-        match self.known(entry) {
-            Some(device) => is(device, wanted),
-            None => self.bus.name_is_address && object(entry.name).is_some_and(|(_, device)| device == wanted),
-        }
     }
 
     /// The node of the device that an entry is named after, whether the device was looked up or not.

@@ -78,6 +78,7 @@ pub(super) fn plan(
     };
     // Without an answer from Harvester, nobody knows who claimed a device.
     let is_auto = named_by == NamedBy::Auto && !settings.require_claim_owner;
+    // Whether the directive added devices under Harvester's names before.
     let added_objects = our_devices(context).iter().any(|entry| object(entry.name).is_some());
     match (named_by != NamedBy::Other).then(|| Inventory::look_up(bus, &wanted.devices, node, context)) {
         None => wanted.otherwise(None, &mut plan)?,

@@ -308,12 +308,10 @@ fn rom(name: &str, context: &Context<'_>) -> Result<Rom, VbiosError> {
 
 /// The key that the ConfigMap has instead of `binaryData.rom`, for a message.
 fn describe_keys(config_map: &ConfigMap) -> String {
-    if config_map.data.contains_key("rom") {
-        ", only data.rom, which cannot hold bytes".to_owned()
-    } else if let Some(key) = config_map.binary_data.keys().next() {
-        format!(", but {}", Quoted(key))
-    } else {
-        String::new()
+    match config_map.binary_data.keys().next() {
+        _ if config_map.data.contains_key("rom") => ", only data.rom, which cannot hold bytes".to_owned(),
+        Some(key) => format!(", but {}", Quoted(key)),
+        None => String::new(),
     }
 }
 
