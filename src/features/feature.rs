@@ -10,7 +10,7 @@ use crate::request::Requester;
 use crate::settings::FeatureSettings;
 use crate::vm::entry::Entry;
 use crate::vm::place::Place;
-use crate::vm::{Placement, VirtualMachine};
+use crate::vm::{ShapeError, VirtualMachine};
 
 /// One feature.
 pub(crate) struct Feature {
@@ -52,13 +52,19 @@ pub(crate) struct Context<'c> {
 
 impl Context<'_> {
     /// Looks up the nodes that the VirtualMachine may run on, as far as its placement says so.
-    pub(super) fn nodes(&self, placement: &Placement) -> Result<Vec<Rc<Node>>, LookupError> {
-        let mut nodes = match placement.hostname() {
-            Some(name) => vec![self.lookups.get(&NODE, name, None)?],
-            None => self.lookups.list(&NODE)?,
+    pub(super) fn nodes(&self) -> Result<Result<Vec<Rc<Node>>, LookupError>, ShapeError> {
+        let placement = self.vm.placement()?;
+        let nodes = match placement.hostname() {
+            Some(name) => self.lookups.get(&NODE, name, None).map(|node| vec![node]),
+            None => self.lookups.list(&NODE),
         };
-        nodes.retain(|node: &Rc<Node>| placement.allows(|key| node.label(key)));
-        Ok(nodes)
+        let is_allowed = |node: &Rc<Node>| placement.allows(|key| node.label(key));
+        Ok(nodes.map(|nodes| nodes.into_iter().filter(is_allowed).collect()))
+    }
+
+    /// Whether it is known that none of these nodes fits. It is not known if policy-server may not read them.
+    pub(super) fn no_node(&self, fits: impl Fn(&Node) -> bool) -> Result<bool, ShapeError> {
+        Ok(self.nodes()?.is_ok_and(|nodes| !nodes.iter().any(|node| fits(node))))
     }
 }
 

@@ -53,27 +53,23 @@ pub(super) static REFERENCE: Reference = Reference {
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
-    let is_on = value.eq_ignore_ascii_case(PASSTHROUGH);
-    if !is_on {
-        return match value.parse() {
-            Ok(Switch::Off) => Ok(None),
-            _ => Err(NumaError::Value.into()),
-        };
+    match value.parse() {
+        Ok(Switch::Off) => return Ok(None),
+        _ if value.eq_ignore_ascii_case(PASSTHROUGH) => {}
+        _ => return Err(NumaError::Value.into()),
     }
     if !context.vm.has_instance_type() {
         let is_dedicated = context.vm.cpu()?.dedicated_cpu_placement == Some(true);
         let has_pages = context.vm.page_size()?.is_some();
-        let (missing, with) = match (is_dedicated, has_pages) {
-            (true, true) => ("", ""),
-            (true, false) => ("hugepages", "the directive vm-feature-manager.io/hugepages"),
-            (false, true) => ("pinned CPUs", "the directive vm-feature-manager.io/cpu-pinning"),
-            (false, false) => (
-                "pinned CPUs and hugepages",
-                "the directives vm-feature-manager.io/cpu-pinning and vm-feature-manager.io/hugepages",
-            ),
-        };
-        if !missing.is_empty() {
-            return Err(NumaError::Needs { missing, with }.into());
+        let needs = |missing, with| Err(NumaError::Needs { missing, with }.into());
+        match (is_dedicated, has_pages) {
+            (true, true) => {}
+            (true, false) => return needs("hugepages", "the directive vm-feature-manager.io/hugepages"),
+            (false, true) => return needs("pinned CPUs", "the directive vm-feature-manager.io/cpu-pinning"),
+            (false, false) => {
+                let with = "the directives vm-feature-manager.io/cpu-pinning and vm-feature-manager.io/hugepages";
+                return needs("pinned CPUs and hugepages", with);
+            }
         }
     }
     if context.lookups.kubevirt().is_ok_and(|kubevirt| kubevirt.is_before(PERMANENT_SINCE)) {

@@ -1,7 +1,7 @@
 //! PCI passthrough: the guest gets host devices by PCI address.
 
 use super::feature::{Context, Feature, Plan};
-use super::host_devices::{self, Bus, HostDeviceSettings, NamedBy, Rules};
+use super::host_devices::{self, Bus, HostDeviceSettings, NamedBy};
 use super::reference::Reference;
 use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{KUBEVIRT, PCI_DEVICE, PCI_DEVICE_CLAIM};
@@ -99,6 +99,5 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
         PciDeviceNames::Harvester => NamedBy::Harvester,
         PciDeviceNames::Address => NamedBy::Other,
     };
-    let rules = Rules { settings: &settings.host, named_by, max_devices: settings.max_devices.0 };
-    host_devices::plan(&BUS, &rules, value, context)
+    host_devices::plan(&BUS, &settings.host, settings.max_devices, named_by, value, context)
 }

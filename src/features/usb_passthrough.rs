@@ -1,7 +1,7 @@
 //! USB passthrough: the guest gets USB devices by vendor and product.
 
 use super::feature::{Context, Feature, Plan};
-use super::host_devices::{self, Bus, HostDeviceSettings, NamedBy, Rules, USB_PREFIX, is_usb};
+use super::host_devices::{self, Bus, HostDeviceSettings, NamedBy, USB_PREFIX, is_usb};
 use super::reference::Reference;
 use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{KUBEVIRT, LookupError, USB_DEVICE, USB_DEVICE_CLAIM};
@@ -106,8 +106,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
         UsbDeviceNames::Harvester => NamedBy::Harvester,
         UsbDeviceNames::Permitted => NamedBy::Other,
     };
-    let rules = Rules { settings: &settings.host, named_by, max_devices: settings.max_devices.0 };
-    host_devices::plan(&BUS, &rules, value, context)
+    host_devices::plan(&BUS, &settings.host, settings.max_devices, named_by, value, context)
 }
 
 /// The resources of the devices that KubeVirt permits. A device with a name in Harvester can be any device of its

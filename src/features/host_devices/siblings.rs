@@ -112,10 +112,7 @@ pub(super) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<Strin
 
 /// The PCIDevices that the VirtualMachine has on the same node as the entry.
 pub(crate) fn beside(entry: &Entry, vm: &VirtualMachine) -> Vec<String> {
-    let Some(node) = node_of(name_of(entry)) else {
-        return Vec::new();
-    };
-    let devices = vm.host_devices().unwrap_or_default();
-    let names = devices.iter().map(|device| device.name);
-    names.filter(|name| node_of(name) == Some(node)).map(str::to_owned).collect()
+    let Some(node) = node_of(name_of(entry)) else { return Vec::new() };
+    let devices = vm.host_devices().unwrap_or_default().into_iter();
+    devices.map(|device| device.name).filter(|name| node_of(name) == Some(node)).map(str::to_owned).collect()
 }

@@ -25,7 +25,7 @@ pub(super) enum VbiosError {
     /// KubeVirt pod"
     /// Cure: create the ConfigMap again under another name
     #[error("KubeVirt names a pod volume after the ConfigMap, but {0} already has that name; rename the ConfigMap")]
-    NameTaken(String),
+    NameTaken(&'static str),
     /// Cause: with `romDelivery: volume`, the policy gives the ROM's volume this name
     /// Cure: give that volume another name, or remove it
     #[error("the VirtualMachine already has a volume {VOLUME} that is not the ROM's; rename or remove that volume")]
