@@ -70,7 +70,7 @@ impl Default for Settings {
 impl Settings {
     /// All settings, as the form and the chart need them.
     pub fn description() -> Description {
-        Self::describe()
+        Description::section("", "", Self::describe())
     }
 
     /// Reads settings. A setting that is `null`, `""`, `[]` or `{}` counts as not set, and has its default.

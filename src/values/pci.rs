@@ -14,9 +14,9 @@ pub(crate) const MAX_DEVICES: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PciAddress {
     domain: u16,
-    bus: u8,
-    device: u8,
-    function: u8,
+    bus: u16,
+    device: u16,
+    function: u16,
 }
 
 /// Why a text is not a PCI address.
@@ -45,15 +45,11 @@ pub enum PciAddressError {
 impl PciAddress {
     /// Only the digits, as in the name of Harvester's PCIDevice: `000000020`.
     pub(crate) fn compact(self) -> String {
-        let Self { domain, bus, device, function } = self;
-        format!("{domain:04x}{bus:02x}{device:02x}{function}")
+        self.to_string().replace([':', '.'], "")
     }
 
     /// Reads an address that consists only of digits.
     fn from_compact(digits: &str) -> Option<Self> {
-        if digits.len() != 9 {
-            return None;
-        }
         let (domain, rest) = digits.split_at_checked(4)?;
         let (bus, rest) = rest.split_at_checked(2)?;
         let (device, function) = rest.split_at_checked(2)?;
@@ -73,8 +69,7 @@ impl PciAddress {
 
     /// A name made of the address only, `pci_DDDD_BB_DD_F`, which is also what libvirt calls the node device.
     pub(crate) fn device_name(self) -> String {
-        let Self { domain, bus, device, function } = self;
-        format!("pci_{domain:04x}_{bus:02x}_{device:02x}_{function}")
+        format!("pci_{}", self.to_string().replace([':', '.'], "_"))
     }
 }
 
@@ -97,15 +92,11 @@ impl FromStr for PciAddress {
         }
         Ok(Self {
             domain: hex(domain, 4..=4, 0xffff).ok_or(PciAddressError::Domain)?,
-            bus: hex(bus, 2..=2, 0xff).and_then(narrow).ok_or(PciAddressError::Bus)?,
-            device: hex(device, 2..=2, 0x1f).and_then(narrow).ok_or(PciAddressError::Device)?,
-            function: hex(function, 1..=1, 7).and_then(narrow).ok_or(PciAddressError::Function)?,
+            bus: hex(bus, 2..=2, 0xff).ok_or(PciAddressError::Bus)?,
+            device: hex(device, 2..=2, 0x1f).ok_or(PciAddressError::Device)?,
+            function: hex(function, 1..=1, 7).ok_or(PciAddressError::Function)?,
         })
     }
-}
-
-fn narrow(value: u16) -> Option<u8> {
-    u8::try_from(value).ok()
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::values::name::SUBDOMAIN;
+use super::is_word;
+use super::name::SUBDOMAIN;
 
 /// The name of an extended resource, `domain/name`, which a device plugin serves.
 ///
@@ -63,9 +64,7 @@ impl FromStr for ResourceName {
         if domain.ends_with("kubernetes.io") || domain.starts_with("requests.") {
             return Err(ResourceNameError::Reserved);
         }
-        let outer = |c: char| c.is_ascii_alphanumeric();
-        let inner = |c: char| outer(c) || matches!(c, '-' | '_' | '.');
-        let qualified = name.len() <= 63 && name.starts_with(outer) && name.ends_with(outer) && name.chars().all(inner);
+        let qualified = name.len() <= 63 && is_word(name, char::is_ascii_alphanumeric, &['-', '_', '.']);
         if qualified { Ok(Self(text.to_owned())) } else { Err(ResourceNameError::Name) }
     }
 }
