@@ -13,11 +13,13 @@ use crate::vm::VirtualMachine;
 
 /// Evaluates the payload of `validate`.
 pub(crate) fn evaluate(payload: &[u8], cluster: &dyn Cluster, log: &Logger) -> Verdict {
-    let verdict = Payload::parse(payload).map_err(Denial::from).and_then(|mut payload| match payload.vms.take() {
-        Some(vms) => decide(&payload, vms, cluster, log).inspect_err(|denial| {
-            warn!(log, "request denied"; &payload.request, "error" => %denial);
-        }),
-        None => Ok(Verdict::default()),
+    let verdict = Payload::parse(payload).map_err(Denial::from).and_then(|mut payload| {
+        match payload.request.take_virtual_machines() {
+            Some(vms) => decide(&payload, vms, cluster, log).inspect_err(|denial| {
+                warn!(log, "request denied"; &payload.request, "error" => %denial);
+            }),
+            None => Ok(Verdict::default()),
+        }
     });
     verdict.unwrap_or_else(|denial| Verdict { decision: Decision::Denied(denial), ..Verdict::default() })
 }
@@ -43,7 +45,7 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
     };
     let user_data =
         read_user_data(&new, if settings.general.user_data.read_secrets { Some(&read_secret) } else { None });
-    for note in user_data.notes() {
+    for note in &user_data.notes {
         info!(log, "user data passed over"; request, "reason" => note);
     }
     // A Secret is not looked up for the old VirtualMachine, because its content before the update is not known.

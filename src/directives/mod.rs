@@ -160,7 +160,7 @@ impl Directives {
             ConfigSource::Annotations => ("annotations", "labels"),
             ConfigSource::Labels => ("labels", "annotations"),
         };
-        let mut warnings = self.user_data.warnings().to_vec();
+        let mut warnings = self.user_data.warnings.clone();
         let is_misplaced = |name: &&'static str| self.places().1.contains_key(&keys::directive(name));
         let misplaced = text::list(features.iter().copied().filter(is_misplaced));
         if !misplaced.is_empty() {
@@ -180,7 +180,7 @@ impl Directives {
         let labels = (self.config_source == ConfigSource::Labels).then_some(&self.labels);
         let keys = labels.into_iter().chain([&self.annotations]).flat_map(Map::keys);
         keys.filter_map(|key| key.strip_prefix(PREFIX))
-            .chain(self.user_data.names())
+            .chain(self.user_data.all().map(|(name, ..)| name))
             .filter(|name| !is_known(name, features, known))
             .take(4)
             .map(|name| describe_unknown(name, known))

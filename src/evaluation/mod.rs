@@ -7,7 +7,7 @@ use slog::{Logger, info, warn};
 use crate::cluster::Lookups;
 use crate::directives::{Asked, Directive, Directives, Source};
 use crate::features::feature::{Feature, Plan};
-use crate::features::record::{Demand, Ownership, Record, Recorded};
+use crate::features::record::{Ownership, Record, Recorded};
 use crate::features::{FEATURES, Settings};
 use crate::keys;
 use crate::request::AdmissionRequest;
@@ -110,7 +110,7 @@ impl<'r> Evaluation<'r> {
     fn succeed(&mut self, task: &Task<'_>, plan: Plan, wanted: Vec<Recorded>) -> Result<(), ShapeError> {
         let name = task.feature.name;
         wanted.iter().try_for_each(|added| self.vm.add(&added.entry))?;
-        let is_ours = |added: &Recorded| self.ownership.may_be_ours(&added.entry, Demand::Asked);
+        let is_ours = |added: &Recorded| self.ownership.may_be_ours(&added.entry);
         let record = Record(wanted.into_iter().filter(is_ours).collect());
         let record = (!record.0.is_empty()).then(|| record.to_text());
         let applied = Some(plan.applied).filter(|_| self.settings.general.add_tracking_annotations);

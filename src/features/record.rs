@@ -152,14 +152,6 @@ pub(super) fn is_pci_device(entry: &Entry) -> bool {
     entry.as_device().is_some_and(|(name, _)| PciAddress::of_pci_device(name).is_some())
 }
 
-/// Whether a VirtualMachine asks for a feature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Demand {
-    /// It does, so an earlier call for the same request may have added an entry.
-    Asked,
-    NotAsked,
-}
-
 /// Distinguishes the entries that features added from those of the user.
 pub(crate) struct Ownership<'o> {
     /// The manifest that `kubectl apply` was last given.
@@ -171,15 +163,16 @@ pub(crate) struct Ownership<'o> {
 }
 
 impl Ownership<'_> {
-    /// Whether a feature can have added an entry. An entry belongs to the user if the manifest declares it, if it was
-    /// there before and no feature had added it, or if it comes with the same update that removes the directive.
-    pub(crate) fn may_be_ours(&self, entry: &Entry, demand: Demand) -> bool {
-        !self.declares(entry)
-            && match self.old {
-                None => true,
-                Some(old) if old.has(entry) => self.added_to_old.iter().any(|added| added.entry == *entry),
-                Some(_) => demand == Demand::Asked,
-            }
+    /// Whether a feature can have added an entry. An entry belongs to the user if the manifest declares it, or if it was
+    /// there before and no feature had added it.
+    pub(crate) fn may_be_ours(&self, entry: &Entry) -> bool {
+        let was_added = || self.added_to_old.iter().any(|added| added.entry == *entry);
+        !self.declares(entry) && (self.is_new(entry) || was_added())
+    }
+
+    /// Whether the VirtualMachine before this update, if there is one, did not have the entry.
+    pub(crate) fn is_new(&self, entry: &Entry) -> bool {
+        !self.old.is_some_and(|old| old.has(entry))
     }
 
     /// Whether the manifest that `kubectl apply` was last given contains the entry.

@@ -121,7 +121,7 @@ pub(crate) struct Volume<'v> {
     #[serde(default, borrow, deserialize_with = "or_default")]
     pub(crate) name: &'v str,
     #[serde(borrow)]
-    config_map: Option<Reference<'v>>,
+    pub(crate) config_map: Option<Reference<'v>>,
     #[serde(borrow)]
     pub(crate) cloud_init_no_cloud: Option<CloudInit<'v>>,
     #[serde(borrow)]
@@ -137,29 +137,15 @@ pub(crate) struct CloudInit<'v> {
     #[serde(default, borrow, deserialize_with = "or_default")]
     pub(crate) user_data_base64: &'v str,
     #[serde(borrow)]
-    secret_ref: Option<Reference<'v>>,
+    pub(crate) secret_ref: Option<Reference<'v>>,
 }
 
 /// A reference to an object in the VirtualMachine's namespace.
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "an object")]
-struct Reference<'v> {
+pub(crate) struct Reference<'v> {
     #[serde(default, borrow, deserialize_with = "or_default")]
-    name: &'v str,
-}
-
-impl<'v> Volume<'v> {
-    /// The name of the ConfigMap, if the volume is one.
-    pub(crate) fn config_map(&self) -> Option<&'v str> {
-        self.config_map.as_ref().map(|source| source.name)
-    }
-}
-
-impl<'v> CloudInit<'v> {
-    /// The name of the Secret with the user data, if there is one.
-    pub(crate) fn secret(&self) -> Option<&'v str> {
-        self.secret_ref.as_ref().map(|secret| secret.name).filter(|name| !name.is_empty())
-    }
+    pub(crate) name: &'v str,
 }
 
 impl VirtualMachine {

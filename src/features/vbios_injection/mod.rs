@@ -185,7 +185,8 @@ fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> an
     }
     let volumes = context.vm.volumes()?;
     if context.settings.vbios_injection.rom_delivery == RomDelivery::Volume {
-        let is_taken = volumes.iter().any(|v| v.name == VOLUME && v.config_map() != Some(name));
+        let is_taken =
+            volumes.iter().any(|v| v.name == VOLUME && v.config_map.as_ref().map(|source| source.name) != Some(name));
         return if is_taken { Err(VbiosError::VolumeTaken.into()) } else { Ok(()) };
     }
     if !LABEL.allows(name) {
