@@ -101,7 +101,7 @@ pub(crate) struct Claim {
     #[serde(default)]
     spec: ClaimSpec,
     #[serde(default)]
-    status: ClaimStatus,
+    pub(crate) status: ClaimStatus,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -112,19 +112,15 @@ struct ClaimSpec {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct ClaimStatus {
-    passthrough_enabled: bool,
+pub(crate) struct ClaimStatus {
+    /// Whether a PCI device is passed through. For a USB device, the device itself says so.
+    pub(crate) passthrough_enabled: bool,
 }
 
 impl Claim {
     /// The claim's name, which is also the device's.
     pub(crate) fn name(&self) -> &str {
         &self.metadata.name
-    }
-
-    /// Whether the PCI device is passed through. For a USB device, the device itself says so.
-    pub(crate) fn is_on(&self) -> bool {
-        self.status.passthrough_enabled
     }
 
     /// The name of the user who claimed the device, if the claim says so.

@@ -38,9 +38,6 @@ pub(crate) struct Directive<'o> {
 
 impl<'o> Directive<'o> {
     /// Its value, without spaces around it.
-    ///
-    /// # Errors
-    /// [`NotText`] if the value is not a string.
     pub(crate) fn text(&self) -> Result<&'o str, NotText> {
         as_text(self.value, self.source, self.feature)
     }
@@ -133,9 +130,6 @@ impl Directives {
 
     /// The value of an option, without spaces around it. An empty value counts as none. Annotations take precedence
     /// over user data.
-    ///
-    /// # Errors
-    /// [`NotText`] if the annotation's value is not a string.
     pub(crate) fn option(&self, name: &'static str) -> Result<Option<&str>, NotText> {
         let (value, source) = match self.annotations.get(&keys::directive(name)) {
             Some(value) => (value, Source::Annotation),

@@ -2,7 +2,7 @@
 
 use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
-use super::switch::Switch;
+use super::switch::{WORDS, is_on};
 use crate::cluster::NODE;
 use crate::cluster::access::{Access, Verbs};
 use crate::settings::{FeatureSettings, section};
@@ -88,7 +88,7 @@ pub(super) static REFERENCE: Reference = Reference {
     example: "enabled",
     gives: "each virtual CPU has a physical CPU to itself",
     page: "cpu-and-memory.md#cpu-pinning",
-    takes: Switch::TAKES,
+    takes: WORDS,
     effect: "`domain.cpu.dedicatedCpuPlacement: true`",
     options: &[OptionReference {
         name: ISOLATION_OPTION,
@@ -101,11 +101,11 @@ pub(super) static REFERENCE: Reference = Reference {
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
-    if value.parse::<Switch>()? == Switch::Off {
+    if !is_on(value)? {
         return Ok(None);
     }
-    let read = |option: &str| option.parse().map_err(|_| CpuPinningError::Option(option.to_owned()));
-    let is_isolated = context.directives.option(ISOLATION_OPTION)?.map(read).transpose()? == Some(Switch::On);
+    let read = |option: &str| is_on(option).map_err(|_| CpuPinningError::Option(option.to_owned()));
+    let is_isolated = context.directives.option(ISOLATION_OPTION)?.map(read).transpose()? == Some(true);
     let cpu = context.vm.cpu()?;
     if cpu.dedicated_cpu_placement == Some(false) {
         return Err(CpuPinningError::Contradiction("dedicatedCpuPlacement").into());

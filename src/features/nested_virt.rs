@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
-use super::switch::Switch;
+use super::switch::{WORDS, is_on};
 use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{ClusterError, NODE, Node};
 use crate::settings::{Choice, FeatureSettings, choice, section};
@@ -120,7 +120,7 @@ pub(super) static REFERENCE: Reference = Reference {
     example: "enabled",
     gives: "the guest can run virtual machines of its own",
     page: "cpu-and-memory.md#nested-virtualization",
-    takes: Switch::TAKES,
+    takes: WORDS,
     effect: "`domain.cpu.features` gets `svm` (AMD) or `vmx` (Intel) with `policy: require`",
     options: &[OptionReference {
         name: OPTION,
@@ -134,7 +134,7 @@ pub(super) static REFERENCE: Reference = Reference {
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
-    if value.parse::<Switch>()? == Switch::Off {
+    if !is_on(value)? {
         return Ok(None);
     }
     if let Some(architecture) = context.vm.architecture()?.filter(|architecture| !matches!(*architecture, "" | AMD64)) {

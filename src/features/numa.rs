@@ -2,7 +2,7 @@
 
 use super::feature::{Context, Feature, Plan};
 use super::reference::Reference;
-use super::switch::Switch;
+use super::switch::is_on;
 use crate::cluster::KUBEVIRT;
 use crate::cluster::access::{Access, Verbs};
 use crate::settings::{FeatureSettings, section};
@@ -53,8 +53,8 @@ pub(super) static REFERENCE: Reference = Reference {
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
-    match value.parse() {
-        Ok(Switch::Off) => return Ok(None),
+    match is_on(value) {
+        Ok(false) => return Ok(None),
         _ if value.eq_ignore_ascii_case(PASSTHROUGH) => {}
         _ => return Err(NumaError::Value.into()),
     }

@@ -251,9 +251,6 @@ impl<'s> Section<'s> {
 }
 
 /// Reads all settings with `read`, which reads the root section. Null means the defaults.
-///
-/// # Errors
-/// All problems in the settings.
 pub(crate) fn read_settings<T>(json: &Value, read: impl FnOnce(&mut Section<'_>) -> T) -> Result<T, SettingsError> {
     let mut problems = Vec::new();
     let mut root = Section::new("", json, &mut problems);

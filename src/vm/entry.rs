@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::place::{Field, Form, GPU, HOOK_SIDECAR, HOST_DEVICE, Place};
 use super::{ShapeError, TEMPLATE_SPEC, VirtualMachine, as_text};
@@ -65,13 +65,11 @@ impl Entry {
     }
 
     /// The entry as an item of a list, with its value under these keys.
-    fn to_item(&self, keys: &[&str]) -> Map<String, Value> {
-        let value = keys.iter().rev().fold(json!(self.value), |value, key| json!({*key: value}));
-        let mut item = match value {
-            Value::Object(members) => members,
-            _ => Map::new(),
-        };
-        item.insert("name".to_owned(), json!(self.name));
+    fn to_item(&self, keys: &[&str]) -> Value {
+        let mut item = keys.iter().rev().fold(json!(self.value), |value, key| json!({*key: value}));
+        if let Value::Object(members) = &mut item {
+            members.insert("name".to_owned(), json!(self.name));
+        }
         item
     }
 
@@ -102,7 +100,7 @@ impl VirtualMachine {
         let path = entry.place.path;
         match entry.place.form {
             Form::Item(keys) => {
-                let item = Value::Object(entry.to_item(keys));
+                let item = entry.to_item(keys);
                 path.items(&self.object).is_ok_and(|items| items.contains(&item))
             }
             Form::Member | Form::True | Form::EmptyObject => {
@@ -147,7 +145,7 @@ impl VirtualMachine {
         Ok(match (&entry.place.form, &entry.place.value) {
             // A device or volume with the same name may be a different one.
             (Form::Item(keys), Field::Recorded(_)) => {
-                let item = Value::Object(entry.to_item(keys));
+                let item = entry.to_item(keys);
                 !entry.place.path.items(&self.object)?.iter().any(|found| has_members_of(found, &item))
             }
             (Form::Sidecar, _) => self.hook_sidecars()?.of_policy() != Some(entry.value.as_str()),
@@ -166,7 +164,7 @@ impl VirtualMachine {
         let path = entry.place.path;
         match entry.place.form {
             Form::Item(keys) => {
-                let item = Value::Object(entry.to_item(keys));
+                let item = entry.to_item(keys);
                 match path.reach(&mut self.object)? {
                     Value::Array(items) => items.push(item),
                     list => *list = Value::Array(vec![item]),
@@ -176,7 +174,7 @@ impl VirtualMachine {
                 path.members_mut(&mut self.object)?.insert(entry.name.clone(), entry.to_member());
             }
             Form::Sidecar => {
-                let list = self.hook_sidecars()?.with(&entry.value);
+                let list = self.hook_sidecars()?.with(Some(&entry.value));
                 path.members_mut(&mut self.object)?.insert(entry.name.clone(), json!(list));
             }
         }
@@ -195,7 +193,7 @@ impl VirtualMachine {
         let path = entry.place.path;
         match entry.place.form {
             Form::Item(keys) => {
-                let item = Value::Object(entry.to_item(keys));
+                let item = entry.to_item(keys);
                 if let Value::Array(items) = path.reach(&mut self.object)? {
                     let index = items.iter().position(|found| *found == item);
                     index.map(|index| items.remove(index));
@@ -204,7 +202,7 @@ impl VirtualMachine {
             Form::Member | Form::True | Form::EmptyObject => {
                 path.remove_member(&mut self.object, &entry.name)?;
             }
-            Form::Sidecar => match self.hook_sidecars()?.without_policy() {
+            Form::Sidecar => match self.hook_sidecars()?.with(None) {
                 Some(others) => {
                     path.members_mut(&mut self.object)?.insert(entry.name.clone(), json!(others));
                 }

@@ -281,9 +281,6 @@ impl VirtualMachine {
     }
 
     /// Sets an annotation of the VirtualMachine itself; without a value, removes it.
-    ///
-    /// # Errors
-    /// [`ShapeError`] if `metadata.annotations` is not an object.
     pub(crate) fn annotate(&mut self, key: &str, value: Option<String>) -> Result<(), ShapeError> {
         let Some(value) = value.map(Value::String) else {
             self.is_changed |= ANNOTATIONS.remove_member(&mut self.object, key)?;
@@ -295,9 +292,6 @@ impl VirtualMachine {
     }
 
     /// Removes a label of the VirtualMachine itself, if it is there.
-    ///
-    /// # Errors
-    /// [`ShapeError`] if `metadata.labels` is not an object.
     pub(crate) fn remove_label(&mut self, key: &str) -> Result<(), ShapeError> {
         self.is_changed |= LABELS.remove_member(&mut self.object, key)?;
         Ok(())

@@ -165,7 +165,7 @@ impl<'n> Inventory<'n> {
 
     fn is_enabled(&self, device: &HostDevice) -> bool {
         match self.bus.claims_enable {
-            true => self.claims.get(device.name()).is_some_and(|claim| claim.is_on()),
+            true => self.claims.get(device.name()).is_some_and(|claim| claim.status.passthrough_enabled),
             false => device.is_enabled_usb_device(),
         }
     }
