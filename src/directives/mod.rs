@@ -98,21 +98,20 @@ impl Directives {
         Self { config_source, annotations, labels, user_data }
     }
 
-    /// The place where directives are read, and the place where they are not.
-    fn places(&self) -> (&Map<String, Value>, &Map<String, Value>) {
+    /// The place where directives are read, and the place where they are not: the source, its name, and the keys there.
+    fn places(&self) -> [(Source<'_>, &'static str, &Map<String, Value>); 2] {
+        let annotations = (Source::Annotation, "annotations", &self.annotations);
+        let labels = (Source::Label, "labels", &self.labels);
         match self.config_source {
-            ConfigSource::Annotations => (&self.annotations, &self.labels),
-            ConfigSource::Labels => (&self.labels, &self.annotations),
+            ConfigSource::Annotations => [annotations, labels],
+            ConfigSource::Labels => [labels, annotations],
         }
     }
 
     /// The directive for a feature. Annotations (or labels) take precedence over user data.
     pub(crate) fn get(&self, feature: &'static str) -> Asked<'_> {
-        let source = match self.config_source {
-            ConfigSource::Annotations => Source::Annotation,
-            ConfigSource::Labels => Source::Label,
-        };
-        match self.places().0.get(&keys::directive(feature)) {
+        let [(source, _, keys), _] = self.places();
+        match keys.get(&keys::directive(feature)) {
             Some(value) => Asked::Yes(Directive { source, feature, value }),
             None => self.user_data.get(feature),
         }
@@ -150,12 +149,9 @@ impl Directives {
     /// Warnings about keys of the policy that have no effect. The known names are those of features and options.
     /// Options are annotations even if directives are read from labels or user data.
     pub(crate) fn warnings(&self, features: &[&'static str], known: &[&'static str]) -> Vec<String> {
-        let (read, elsewhere) = match self.config_source {
-            ConfigSource::Annotations => ("annotations", "labels"),
-            ConfigSource::Labels => ("labels", "annotations"),
-        };
+        let [(_, read, _), (_, elsewhere, ignored)] = self.places();
         let mut warnings = self.user_data.warnings.clone();
-        let is_misplaced = |name: &&'static str| self.places().1.contains_key(&keys::directive(name));
+        let is_misplaced = |name: &&'static str| ignored.contains_key(&keys::directive(name));
         let misplaced = text::list(features.iter().copied().filter(is_misplaced));
         if !misplaced.is_empty() {
             warnings.push(format!(

@@ -3,7 +3,7 @@
 //!
 //! An entry that was there before the feature is not in the record, so the policy never removes it. This module knows no feature.
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::values::pci::PciAddress;
@@ -14,27 +14,15 @@ use crate::vm::place::{GPU, HOOK_SIDECAR, HOST_DEVICE, Place};
 /// The size limit for a record, in bytes. The policy itself writes records of at most 256 devices.
 const MAX_LENGTH: usize = 64 << 10;
 
-/// An entry that a feature added.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An entry that a feature added, as an item of the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Recorded {
+    #[serde(flatten)]
     pub(crate) entry: Entry,
     /// The PCIDevices that the VirtualMachine had on the entry's node when the entry was added, or that someone added
     /// later. Harvester did not add these because of the entry.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) beside: Vec<String>,
-}
-
-/// An item of the annotation: what the entry is, then the devices beside it.
-impl Serialize for Recorded {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut item = serializer.serialize_map(None)?;
-        for (key, value) in self.entry.to_record() {
-            item.serialize_entry(key, &value)?;
-        }
-        if !self.beside.is_empty() {
-            item.serialize_entry("beside", &self.beside)?;
-        }
-        item.end()
-    }
 }
 
 /// The value of the annotation `-added`.

@@ -12,7 +12,7 @@ pub(crate) const MAX_DEVICES: usize = 256;
 ///
 /// The text to parse may be in any case, and may omit the domain, which is then `0000`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PciAddress {
+pub(crate) struct PciAddress {
     domain: u16,
     bus: u16,
     device: u16,
@@ -24,20 +24,16 @@ pub struct PciAddress {
 /// Cause: a typing mistake
 /// Cure: `lspci -D` on the node, or the PCI devices in Harvester
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum PciAddressError {
-    /// The separators are wrong.
+pub(crate) enum PciAddressError {
     #[error("it does not have the form DDDD:BB:DD.F or BB:DD.F")]
     Form,
-    /// The domain is not four hexadecimal digits.
     #[error("its domain must be four hexadecimal digits")]
     Domain,
-    /// The bus is not two hexadecimal digits.
     #[error("its bus must be two hexadecimal digits")]
     Bus,
-    /// The device is not two hexadecimal digits, or is above 1f: a PCI bus has 32 devices.
+    // A PCI bus has 32 devices.
     #[error("its device must be two hexadecimal digits from 00 to 1f")]
     Device,
-    /// The function is not a digit from 0 to 7.
     #[error("its function must be a digit from 0 to 7")]
     Function,
 }

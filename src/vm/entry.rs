@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::place::{Field, Form, GPU, HOOK_SIDECAR, HOST_DEVICE, Place};
@@ -37,17 +38,6 @@ impl Place {
 }
 
 impl Entry {
-    /// The keys and values that a record contains for the entry.
-    pub(crate) fn to_record(&self) -> Vec<(&'static str, Value)> {
-        let fields = [(&self.place.name, &self.name), (&self.place.value, &self.value)];
-        let members = fields.into_iter().filter_map(|(field, text)| match field {
-            Field::Recorded(key) => Some((*key, json!(text))),
-            Field::Marked(key) => Some((*key, json!(true))),
-            Field::Fixed(_) => None,
-        });
-        members.collect()
-    }
-
     /// The name and the resource of a host device or GPU.
     pub(crate) fn as_device(&self) -> Option<(&str, &str)> {
         [&HOST_DEVICE, &GPU].contains(&self.place).then_some((&self.name, &self.value))
@@ -80,6 +70,18 @@ impl Entry {
             Form::EmptyObject => json!({}),
             Form::Item(_) | Form::Member | Form::Sidecar => json!(self.value),
         }
+    }
+}
+
+/// The keys and values that a record contains for the entry.
+impl Serialize for Entry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fields = [(&self.place.name, &self.name), (&self.place.value, &self.value)];
+        serializer.collect_map(fields.into_iter().filter_map(|(field, text)| match field {
+            Field::Recorded(key) => Some((*key, json!(text))),
+            Field::Marked(key) => Some((*key, json!(true))),
+            Field::Fixed(_) => None,
+        }))
     }
 }
 
