@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::Deserialize;
+
 /// A kind of Kubernetes object that the policy may look up. Each is a static in the file of the API that serves it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
@@ -66,6 +68,28 @@ impl Kind {
             "" => self.plural.to_owned(),
             group => format!("{}.{group}", self.plural),
         }
+    }
+}
+
+/// An object with the fields that the policy reads.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Object<Spec, Status> {
+    metadata: Metadata,
+    pub(super) spec: Spec,
+    pub(crate) status: Status,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Metadata {
+    name: String,
+}
+
+impl<Spec, Status> Object<Spec, Status> {
+    /// The object's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.metadata.name
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::kind::{Kind, Provider};
+use super::kind::{Kind, Object, Provider};
 use crate::values::usb::UsbIds;
 
 /// `kubevirt.io/v1`, `KubeVirt`.
@@ -19,16 +19,11 @@ pub static KUBEVIRT: Kind = Kind::of(
 );
 
 /// The cluster's KubeVirt object, which says what VMs can have.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct KubeVirt {
-    spec: Spec,
-    status: Status,
-}
+pub(crate) type KubeVirt = Object<Spec, Status>;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Spec {
+pub(crate) struct Spec {
     configuration: Configuration,
 }
 
@@ -70,7 +65,7 @@ struct UsbSelector {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Status {
+pub(crate) struct Status {
     observed_kube_virt_version: String,
 }
 
@@ -116,12 +111,13 @@ impl KubeVirt {
 
     /// Whether KubeVirt gives a guest a PCI or mediated device if it asks for the resource.
     pub(crate) fn serves_device(&self, resource: &str) -> bool {
-        self.serves_pci_device(resource) || has_resource(&self.permitted().mediated_devices, resource)
+        self.serves_pci_device(resource)
+            || has_resource(&self.spec.configuration.permitted_host_devices.mediated_devices, resource)
     }
 
     /// Whether KubeVirt gives a guest a PCI device if it asks for the resource.
     pub(crate) fn serves_pci_device(&self, resource: &str) -> bool {
-        has_resource(&self.permitted().pci_host_devices, resource)
+        has_resource(&self.spec.configuration.permitted_host_devices.pci_host_devices, resource)
     }
 
     /// The resource for which KubeVirt gives a guest this USB device, and no other device with it.
@@ -130,11 +126,13 @@ impl KubeVirt {
             [one] => UsbIds::of_parts(&one.vendor, &one.product) == Some(ids),
             _ => false,
         };
-        self.permitted().usb.iter().find(is_permitted).map(|device| device.resource_name.as_str())
-    }
-
-    fn permitted(&self) -> &PermittedHostDevices {
-        &self.spec.configuration.permitted_host_devices
+        self.spec
+            .configuration
+            .permitted_host_devices
+            .usb
+            .iter()
+            .find(is_permitted)
+            .map(|device| device.resource_name.as_str())
     }
 }
 

@@ -7,7 +7,7 @@ use slog::{Logger, info, warn};
 use crate::cluster::Lookups;
 use crate::directives::{Asked, Directive, Directives, Source};
 use crate::features::feature::{Feature, Plan};
-use crate::features::record::{Ownership, Record, Recorded};
+use crate::features::record::{Ownership, Recorded};
 use crate::features::{FEATURES, Settings};
 use crate::keys;
 use crate::request::AdmissionRequest;
@@ -69,7 +69,7 @@ impl<'r> Evaluation<'r> {
         self.warn_of_options();
         let features: Vec<_> = FEATURES.iter().map(|feature| feature.name).collect();
         let mut known = features.clone();
-        FEATURES.iter().for_each(|feature| known.extend_from_slice(feature.options));
+        known.extend(FEATURES.iter().flat_map(|feature| feature.options()));
         self.verdict.warnings.extend(self.directives.warnings(&features, &known));
         if !self.refusals.is_empty() {
             self.verdict.applied.clear();
@@ -88,8 +88,8 @@ impl<'r> Evaluation<'r> {
     /// Warns about options without their directive.
     fn warn_of_options(&mut self) {
         for feature in FEATURES.iter().filter(|feature| matches!(self.directives.get(feature.name), Asked::No)) {
-            let is_there = |option: &&&'static str| matches!(self.directives.option(option), Ok(Some(_)));
-            for option in feature.options.iter().filter(is_there) {
+            let is_there = |option: &&'static str| matches!(self.directives.option(option), Ok(Some(_)));
+            for option in feature.options().filter(is_there) {
                 let name = feature.name;
                 self.verdict.warnings.push(format!("the option {option} has no effect without the directive {name}"));
             }
@@ -111,8 +111,8 @@ impl<'r> Evaluation<'r> {
         let name = task.feature.name;
         wanted.iter().try_for_each(|added| self.vm.add(&added.entry))?;
         let is_ours = |added: &Recorded| self.ownership.may_be_ours(&added.entry);
-        let record = Record(wanted.into_iter().filter(is_ours).collect());
-        let record = (!record.0.is_empty()).then(|| record.to_text());
+        let record: Vec<Recorded> = wanted.into_iter().filter(is_ours).collect();
+        let record = (!record.is_empty()).then(|| serde_json::to_string(&record).unwrap_or_default());
         let applied = Some(plan.applied).filter(|_| self.settings.general.add_tracking_annotations);
         self.vm.annotate(&keys::record(name), record)?;
         self.vm.annotate(&keys::applied(name), applied)?;

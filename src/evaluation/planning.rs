@@ -71,7 +71,7 @@ impl<'r> Evaluation<'r> {
         // If its options cannot be read, the feature might be planned differently from what is in place.
         let is_unreadable = match asked {
             _ if !is_on => return task(Step::Leave, Vec::new()),
-            Asked::Yes(_) => feature.options.iter().any(|option| self.directives.is_unreadable(option)),
+            Asked::Yes(_) => feature.options().any(|option| self.directives.is_unreadable(option)),
             Asked::No => false,
             Asked::Unreadable => true,
         };

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::Settings;
 use super::record::Recorded;
+use super::reference::Reference;
 use crate::cluster::{LookupError, Lookups, NODE, Node};
 use crate::directives::Directives;
 use crate::request::Requester;
@@ -16,8 +17,6 @@ use crate::vm::{ShapeError, VirtualMachine};
 pub(crate) struct Feature {
     /// Its name, as in the key of the directive.
     pub(crate) name: &'static str,
-    /// The options of its directive.
-    pub(crate) options: &'static [&'static str],
     /// The places where it adds entries.
     pub(crate) adds: &'static [&'static Place],
     /// Its part of the settings that all features have.
@@ -28,6 +27,15 @@ pub(crate) struct Feature {
     /// Why the feature cannot be applied, in words for the user: what the obstacle is, and what to do. Each feature has
     /// its own enum of reasons; outside of the feature, only the words matter.
     pub(crate) plan: fn(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>>,
+    /// What users and administrators need to know of it.
+    pub(crate) reference: Reference,
+}
+
+impl Feature {
+    /// The options of its directive.
+    pub(crate) fn options(&self) -> impl Iterator<Item = &'static str> {
+        self.reference.options.iter().map(|option| option.name)
+    }
 }
 
 /// What a feature needs to know in order to plan.

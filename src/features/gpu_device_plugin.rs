@@ -73,33 +73,31 @@ enum GpuDevicePluginError {
 
 pub(super) static FEATURE: Feature = Feature {
     name: "gpu-device-plugin",
-    options: &[],
     adds: &[&HOST_DEVICE, &GPU, &LIMIT],
     settings: |settings| &settings.gpu_device_plugin.feature,
     plan,
-};
-
-pub(super) static REFERENCE: Reference = Reference {
-    settings: "gpuDevicePlugin",
-    example: "nvidia.com/gpu",
-    gives: "the guest gets a GPU from a device plugin",
-    page: "passthrough.md#gpus-from-a-device-plugin",
-    takes: "an extended resource such as `nvidia.com/gpu`, or several of it: `nvidia.com/gpu=2`",
-    effect: "`domain.devices.gpus` or `hostDevices` gets a device of it, or `domain.resources.limits` gets one of it",
-    options: &[],
-    looks_up: &[
-        Access::to(Verbs::Get, &[&KUBEVIRT])
-            .what("`permittedHostDevices`")
-            .without("the resource becomes a limit, with a warning")
-            .only_if(&[Condition::Is("gpuDevicePlugin.attachDevice", "auto")]),
-        Access::to(Verbs::Get, &[&PCI_DEVICE])
-            .what("whether the cluster has Harvester's PCI devices")
-            .without("the resource becomes a host device")
-            .only_if(&[
-                Condition::Is("gpuDevicePlugin.attachDevice", "auto"),
-                Condition::IsNot("pciPassthrough.deviceNames", "address"),
-            ]),
-    ],
+    reference: Reference {
+        settings: "gpuDevicePlugin",
+        example: "nvidia.com/gpu",
+        gives: "the guest gets a GPU from a device plugin",
+        page: "passthrough.md#gpus-from-a-device-plugin",
+        takes: "an extended resource such as `nvidia.com/gpu`, or several of it: `nvidia.com/gpu=2`",
+        effect: "`domain.devices.gpus` or `hostDevices` gets a device of it, or `domain.resources.limits` gets one of it",
+        options: &[],
+        looks_up: &[
+            Access::to(Verbs::Get, &[&KUBEVIRT])
+                .what("`permittedHostDevices`")
+                .without("the resource becomes a limit, with a warning")
+                .only_if(&[Condition::Is("gpuDevicePlugin.attachDevice", "auto")]),
+            Access::to(Verbs::Get, &[&PCI_DEVICE])
+                .what("whether the cluster has Harvester's PCI devices")
+                .without("the resource becomes a host device")
+                .only_if(&[
+                    Condition::Is("gpuDevicePlugin.attachDevice", "auto"),
+                    Condition::IsNot("pciPassthrough.deviceNames", "address"),
+                ]),
+        ],
+    },
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {

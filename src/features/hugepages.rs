@@ -76,23 +76,21 @@ const LOWERED: &str = " (Harvester lowers it by its overcommit ratio; add the di
 
 pub(super) static FEATURE: Feature = Feature {
     name: "hugepages",
-    options: &[],
     adds: &[&HUGEPAGES],
     settings: |settings| &settings.hugepages.feature,
     plan,
-};
-
-pub(super) static REFERENCE: Reference = Reference {
-    settings: "hugepages",
-    example: "2Mi",
-    gives: "the guest's memory comes from huge pages",
-    page: "cpu-and-memory.md#hugepages",
-    takes: "`2Mi` or `1Gi`",
-    effect: "`domain.memory.hugepages.pageSize`",
-    options: &[],
-    looks_up: &[Access::to(Verbs::List, &[&NODE])
-        .what("whether a node has enough such pages; a single node is read by its name")
-        .without("no warning if no node has")],
+    reference: Reference {
+        settings: "hugepages",
+        example: "2Mi",
+        gives: "the guest's memory comes from huge pages",
+        page: "cpu-and-memory.md#hugepages",
+        takes: "`2Mi` or `1Gi`",
+        effect: "`domain.memory.hugepages.pageSize`",
+        options: &[],
+        looks_up: &[Access::to(Verbs::List, &[&NODE])
+            .what("whether a node has enough such pages; a single node is read by its name")
+            .without("no warning if no node has")],
+    },
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {

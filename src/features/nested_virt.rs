@@ -109,28 +109,26 @@ enum NestedVirtError {
 
 pub(super) static FEATURE: Feature = Feature {
     name: "nested-virt",
-    options: &[OPTION],
     adds: &[&CPU_FEATURE],
     settings: |settings| &settings.nested_virt.feature,
     plan,
-};
-
-pub(super) static REFERENCE: Reference = Reference {
-    settings: "nestedVirtualization",
-    example: "enabled",
-    gives: "the guest can run virtual machines of its own",
-    page: "cpu-and-memory.md#nested-virtualization",
-    takes: WORDS,
-    effect: "`domain.cpu.features` gets `svm` (AMD) or `vmx` (Intel) with `policy: require`",
-    options: &[OptionReference {
-        name: OPTION,
-        takes: "`amd`, `intel`, `auto`",
-        meaning: "the vendor of the CPU that the VM runs on; with `auto`, the policy determines it",
-    }],
-    looks_up: &[Access::to(Verbs::List, &[&NODE])
-        .what("the CPU vendor, if neither option, setting nor VM specify it; a single node is read by its name")
-        .without("the directive fails and says what to set or grant")
-        .only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")])],
+    reference: Reference {
+        settings: "nestedVirtualization",
+        example: "enabled",
+        gives: "the guest can run virtual machines of its own",
+        page: "cpu-and-memory.md#nested-virtualization",
+        takes: WORDS,
+        effect: "`domain.cpu.features` gets `svm` (AMD) or `vmx` (Intel) with `policy: require`",
+        options: &[OptionReference {
+            name: OPTION,
+            takes: "`amd`, `intel`, `auto`",
+            meaning: "the vendor of the CPU that the VM runs on; with `auto`, the policy determines it",
+        }],
+        looks_up: &[Access::to(Verbs::List, &[&NODE])
+            .what("the CPU vendor, if neither option, setting nor VM specify it; a single node is read by its name")
+            .without("the directive fails and says what to set or grant")
+            .only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")])],
+    },
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {

@@ -36,20 +36,23 @@ enum NumaError {
     Needs { missing: &'static str, with: &'static str },
 }
 
-pub(super) static FEATURE: Feature =
-    Feature { name: "numa", options: &[], adds: &[&NUMA_MAPPING], settings: |settings| &settings.numa.feature, plan };
-
-pub(super) static REFERENCE: Reference = Reference {
-    settings: "numa",
-    example: "passthrough",
-    gives: "the guest sees the NUMA nodes of its CPUs and memory",
-    page: "cpu-and-memory.md#numa",
-    takes: "`passthrough`; off: `disabled`, `false`, `no`, `0` or nothing",
-    effect: "`domain.cpu.numa.guestMappingPassthrough: {}`; needs cpu-pinning and hugepages",
-    options: &[],
-    looks_up: &[Access::to(Verbs::Get, &[&KUBEVIRT])
-        .what("the feature gate `NUMA`, which KubeVirt needs before 1.4")
-        .without("the gate is not checked")],
+pub(super) static FEATURE: Feature = Feature {
+    name: "numa",
+    adds: &[&NUMA_MAPPING],
+    settings: |settings| &settings.numa.feature,
+    plan,
+    reference: Reference {
+        settings: "numa",
+        example: "passthrough",
+        gives: "the guest sees the NUMA nodes of its CPUs and memory",
+        page: "cpu-and-memory.md#numa",
+        takes: "`passthrough`; off: `disabled`, `false`, `no`, `0` or nothing",
+        effect: "`domain.cpu.numa.guestMappingPassthrough: {}`; needs cpu-pinning and hugepages",
+        options: &[],
+        looks_up: &[Access::to(Verbs::Get, &[&KUBEVIRT])
+            .what("the feature gate `NUMA`, which KubeVirt needs before 1.4")
+            .without("the gate is not checked")],
+    },
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {

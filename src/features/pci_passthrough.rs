@@ -42,13 +42,10 @@ choice! {
 
 pub(super) static FEATURE: Feature = Feature {
     name: "pci-passthrough",
-    options: &[],
     adds: &[&HOST_DEVICE, &NODE_SELECTOR],
     settings: |settings| &settings.pci_passthrough.host.feature,
     plan,
-};
-
-pub(super) static REFERENCE: Reference = Reference {
+    reference: Reference {
     settings: "pciPassthrough",
     example: "'{\"devices\": [\"0000:00:02.0\"]}'",
     gives: "the guest gets the PCI devices at these addresses",
@@ -66,6 +63,7 @@ pub(super) static REFERENCE: Reference = Reference {
             .only_if(&[Condition::IsNot("pciPassthrough.deviceNames", "address")]),
         Access::to(Verbs::Get, &[&KUBEVIRT]).what("the feature gate `HostDevices`").without("the gate is not checked"),
     ],
+    },
 };
 
 static BUS: Bus = Bus {

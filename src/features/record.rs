@@ -45,11 +45,6 @@ impl Record {
         entries.collect::<Option<_>>().map(Self)
     }
 
-    /// The annotation's value.
-    pub(crate) fn to_text(&self) -> String {
-        serde_json::to_string(&self.0).unwrap_or_default()
-    }
-
     /// Finds the entries that are still there, exactly as the feature added them. Only Harvester may rename an entry:
     /// it turns GPUs into host devices, and names a host device after the PCIDevice that a VirtualMachine actually got.
     /// If the record has several entries of a resource, at most that many renamed devices count.

@@ -52,33 +52,31 @@ enum UsbPassthroughError {
 
 pub(super) static FEATURE: Feature = Feature {
     name: "usb-passthrough",
-    options: &[],
     adds: &[&HOST_DEVICE, &NODE_SELECTOR],
     settings: |settings| &settings.usb_passthrough.host.feature,
     plan,
-};
-
-pub(super) static REFERENCE: Reference = Reference {
-    settings: "usbPassthrough",
-    example: "'{\"devices\": [\"046d:c52b\"]}'",
-    gives: "the guest gets these USB devices, by vendor and product",
-    page: "passthrough.md#usb-devices",
-    takes: "`{\"devices\": [\"046d:c52b\", \"node1/1050:0407\"]}`",
-    effect: "`domain.devices.hostDevices` gets each device",
-    options: &[],
-    looks_up: &[
-        Access::to(Verbs::List, &[&USB_DEVICE])
-            .what("where the device is, and whether it is enabled for passthrough")
-            .without("the directive fails and says what to grant")
-            .only_if(&[Condition::IsNot("usbPassthrough.deviceNames", "permitted")]),
-        Access::to(Verbs::Get, &[&USB_DEVICE_CLAIM])
-            .what("who claimed the device, with `requireClaimOwner`")
-            .without("the directive fails and says what to grant")
-            .only_if(&[Condition::IsNot("usbPassthrough.deviceNames", "permitted")]),
-        Access::to(Verbs::Get, &[&KUBEVIRT])
-            .what("the feature gate `HostDevices`; without Harvester, also `permittedHostDevices.usb`")
-            .without("the gate is not checked; without Harvester, the directive fails"),
-    ],
+    reference: Reference {
+        settings: "usbPassthrough",
+        example: "'{\"devices\": [\"046d:c52b\"]}'",
+        gives: "the guest gets these USB devices, by vendor and product",
+        page: "passthrough.md#usb-devices",
+        takes: "`{\"devices\": [\"046d:c52b\", \"node1/1050:0407\"]}`",
+        effect: "`domain.devices.hostDevices` gets each device",
+        options: &[],
+        looks_up: &[
+            Access::to(Verbs::List, &[&USB_DEVICE])
+                .what("where the device is, and whether it is enabled for passthrough")
+                .without("the directive fails and says what to grant")
+                .only_if(&[Condition::IsNot("usbPassthrough.deviceNames", "permitted")]),
+            Access::to(Verbs::Get, &[&USB_DEVICE_CLAIM])
+                .what("who claimed the device, with `requireClaimOwner`")
+                .without("the directive fails and says what to grant")
+                .only_if(&[Condition::IsNot("usbPassthrough.deviceNames", "permitted")]),
+            Access::to(Verbs::Get, &[&KUBEVIRT])
+                .what("the feature gate `HostDevices`; without Harvester, also `permittedHostDevices.usb`")
+                .without("the gate is not checked; without Harvester, the directive fails"),
+        ],
+    },
 };
 
 static BUS: Bus = Bus {

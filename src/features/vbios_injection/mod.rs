@@ -96,42 +96,40 @@ const POD_VOLUMES: [&str; 9] = [
 
 pub(super) static FEATURE: Feature = Feature {
     name: NAME,
-    options: &[DEVICE_OPTION, IMAGE_OPTION],
     adds: &[&CONFIG_MAP_VOLUME, &HOOK_SIDECAR],
     settings: |settings| &settings.vbios_injection.feature,
     plan,
-};
-
-pub(super) static REFERENCE: Reference = Reference {
-    settings: "vbiosInjection",
-    example: "igpu-rom",
-    gives: "a passed-through GPU gets the ROM in this ConfigMap",
-    page: "vbios.md",
-    takes: "the name of a ConfigMap with the ROM under `binaryData.rom`",
-    effect: "a hook sidecar gives the device its ROM at each start",
-    options: &[
-        OptionReference {
-            name: DEVICE_OPTION,
-            takes: "the name of a host device or GPU of the VM, or its PCI address",
-            meaning: "which device gets the ROM, if the VM has several",
-        },
-        OptionReference { name: IMAGE_OPTION, takes: "an image reference", meaning: "the sidecar's image" },
-    ],
-    looks_up: &[
-        Access::to(Verbs::Get, &[&CONFIG_MAP])
-            .what("the ROM, in the VM's namespace")
-            .without("the directive fails and says what to grant"),
-        Access::to(Verbs::Create, &[&SUBJECT_ACCESS_REVIEW])
-            .what("whether the requester may get the ConfigMap, with `requireUserAccess`")
-            .without("the directive fails and says what to grant")
-            .only_if(&[Condition::On("vbiosInjection.requireUserAccess")]),
-        Access::to(Verbs::Get, &[&KUBEVIRT])
-            .what("the feature gate `Sidecar` and the version")
-            .without("the gate is not checked, and the sidecar uses the image in the settings"),
-        Access::to(Verbs::Get, &[&PCI_DEVICE])
-            .what("the device that gets the ROM")
-            .without("the ROM is not compared with the device"),
-    ],
+    reference: Reference {
+        settings: "vbiosInjection",
+        example: "igpu-rom",
+        gives: "a passed-through GPU gets the ROM in this ConfigMap",
+        page: "vbios.md",
+        takes: "the name of a ConfigMap with the ROM under `binaryData.rom`",
+        effect: "a hook sidecar gives the device its ROM at each start",
+        options: &[
+            OptionReference {
+                name: DEVICE_OPTION,
+                takes: "the name of a host device or GPU of the VM, or its PCI address",
+                meaning: "which device gets the ROM, if the VM has several",
+            },
+            OptionReference { name: IMAGE_OPTION, takes: "an image reference", meaning: "the sidecar's image" },
+        ],
+        looks_up: &[
+            Access::to(Verbs::Get, &[&CONFIG_MAP])
+                .what("the ROM, in the VM's namespace")
+                .without("the directive fails and says what to grant"),
+            Access::to(Verbs::Create, &[&SUBJECT_ACCESS_REVIEW])
+                .what("whether the requester may get the ConfigMap, with `requireUserAccess`")
+                .without("the directive fails and says what to grant")
+                .only_if(&[Condition::On("vbiosInjection.requireUserAccess")]),
+            Access::to(Verbs::Get, &[&KUBEVIRT])
+                .what("the feature gate `Sidecar` and the version")
+                .without("the gate is not checked, and the sidecar uses the image in the settings"),
+            Access::to(Verbs::Get, &[&PCI_DEVICE])
+                .what("the device that gets the ROM")
+                .without("the ROM is not compared with the device"),
+        ],
+    },
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
