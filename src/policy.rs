@@ -4,7 +4,7 @@ use slog::{Logger, info, warn};
 
 use crate::cluster::{Cluster, Lookups, SECRET};
 use crate::directives::{Directives, ReadSecret, UserData};
-use crate::evaluation::{Evaluation, Old};
+use crate::evaluation::{Evaluation, Old, ownership};
 use crate::features::Settings;
 use crate::request::{Payload, VirtualMachines};
 use crate::settings::reads_user_data;
@@ -57,5 +57,9 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
     let source = settings.general.config_source;
     let directives = Directives::read(&new, source, user_data);
     let old = old.map(|vm| Old { directives: Directives::read(&vm, source, old_user_data), vm });
-    Evaluation::new(request, &settings, &lookups, log, old.as_ref(), &directives, new).all_features()
+    let ownership = ownership(&new, old.as_ref());
+    let (old, settings, lookups, directives) = (old.as_ref(), &settings, &lookups, &directives);
+    let (verdict, refusals) = Default::default();
+    Evaluation { request, settings, lookups, log, old, directives, vm: new, ownership, verdict, refusals }
+        .all_features()
 }

@@ -120,9 +120,6 @@ impl From<serde_json::Error> for Unreadable {
 
 impl Payload {
     /// Reads the payload of `validate`.
-    ///
-    /// # Errors
-    /// [`Unreadable`] if the payload is not JSON, or does not name the operation and the kind of the object.
     pub(crate) fn parse(payload: &[u8]) -> Result<Self, Unreadable> {
         let payload = std::str::from_utf8(payload).map_err(|_| Unreadable::NotUtf8)?;
         let payload: Self = serde_json::from_str(payload)?;

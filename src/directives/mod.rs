@@ -119,12 +119,12 @@ impl Directives {
 
     /// The annotation that says which directive a feature was applied from.
     pub(crate) fn applied(&self, feature: &str) -> Option<&str> {
-        self.annotations.get(&keys::applied(feature))?.as_str()
+        self.annotations.get(&keys::about(feature, keys::APPLIED))?.as_str()
     }
 
     /// The annotation that lists what a feature added.
     pub(crate) fn record(&self, feature: &str) -> Option<&str> {
-        self.annotations.get(&keys::record(feature))?.as_str()
+        self.annotations.get(&keys::about(feature, keys::ADDED))?.as_str()
     }
 
     /// The value of an option, without spaces around it. An empty value counts as none. Annotations take precedence

@@ -25,38 +25,29 @@ pub(crate) struct Old {
 
 /// One request while the features are applied to it.
 pub(crate) struct Evaluation<'r> {
-    request: &'r AdmissionRequest,
-    settings: &'r Settings,
-    lookups: &'r Lookups<'r>,
-    log: &'r Logger,
-    old: Option<&'r Old>,
-    directives: &'r Directives,
-    vm: VirtualMachine,
-    ownership: Ownership<'r>,
-    verdict: Verdict,
-    refusals: Vec<String>,
+    pub(crate) request: &'r AdmissionRequest,
+    pub(crate) settings: &'r Settings,
+    pub(crate) lookups: &'r Lookups<'r>,
+    pub(crate) log: &'r Logger,
+    pub(crate) old: Option<&'r Old>,
+    pub(crate) directives: &'r Directives,
+    pub(crate) vm: VirtualMachine,
+    pub(crate) ownership: Ownership<'r>,
+    pub(crate) verdict: Verdict,
+    pub(crate) refusals: Vec<String>,
+}
+
+/// Finds out which entries of a VirtualMachine belong to the user.
+pub(crate) fn ownership<'o>(vm: &VirtualMachine, old: Option<&'o Old>) -> Ownership<'o> {
+    let added_to = |old: &Old| {
+        let records = FEATURES.iter().filter_map(|feature| planning::read_record(&old.directives, feature));
+        records.flat_map(|record| record.still_in(&old.vm, |_| true).ours).collect()
+    };
+    let added_to_old = old.map(added_to).unwrap_or_default();
+    Ownership { declared: vm.last_applied(), old: old.map(|old| &old.vm), added_to_old }
 }
 
 impl<'r> Evaluation<'r> {
-    pub(crate) fn new(
-        request: &'r AdmissionRequest,
-        settings: &'r Settings,
-        lookups: &'r Lookups<'r>,
-        log: &'r Logger,
-        old: Option<&'r Old>,
-        directives: &'r Directives,
-        vm: VirtualMachine,
-    ) -> Self {
-        let added_to = |old: &Old| {
-            let records = FEATURES.iter().filter_map(|feature| planning::read_record(&old.directives, feature));
-            records.flat_map(|record| record.still_in(&old.vm, |_| true).ours).collect()
-        };
-        let added_to_old = old.map(added_to).unwrap_or_default();
-        let ownership = Ownership { declared: vm.last_applied(), old: old.map(|old| &old.vm), added_to_old };
-        let (verdict, refusals) = Default::default();
-        Self { request, settings, lookups, log, old, directives, vm, ownership, verdict, refusals }
-    }
-
     /// Applies the features.
     pub(crate) fn all_features(mut self) -> Result<Verdict, Denial> {
         let tasks: Vec<Task<'r>> = FEATURES.iter().map(|feature| self.task(feature)).collect();
@@ -114,9 +105,9 @@ impl<'r> Evaluation<'r> {
         let record: Vec<Recorded> = wanted.into_iter().filter(is_ours).collect();
         let record = (!record.is_empty()).then(|| serde_json::to_string(&record).unwrap_or_default());
         let applied = Some(plan.applied).filter(|_| self.settings.general.add_tracking_annotations);
-        self.vm.annotate(&keys::record(name), record)?;
-        self.vm.annotate(&keys::applied(name), applied)?;
-        self.vm.annotate(&keys::error(name), None)?;
+        self.vm.annotate(&keys::about(name, keys::ADDED), record)?;
+        self.vm.annotate(&keys::about(name, keys::APPLIED), applied)?;
+        self.vm.annotate(&keys::about(name, keys::ERROR), None)?;
         self.warn(task, &task.warnings);
         self.warn(task, &plan.warnings);
         self.verdict.applied.push(name);
@@ -126,9 +117,9 @@ impl<'r> Evaluation<'r> {
     /// Removes the annotations of a feature that adds nothing any more, and says why if it failed.
     fn clear(&mut self, task: &Task<'_>, error: Option<String>) -> Result<(), ShapeError> {
         let name = task.feature.name;
-        self.vm.annotate(&keys::applied(name), None)?;
-        self.vm.annotate(&keys::record(name), None)?;
-        self.vm.annotate(&keys::error(name), error)?;
+        self.vm.annotate(&keys::about(name, keys::APPLIED), None)?;
+        self.vm.annotate(&keys::about(name, keys::ADDED), None)?;
+        self.vm.annotate(&keys::about(name, keys::ERROR), error)?;
         self.warn(task, &task.warnings);
         if !task.recorded.is_empty() {
             info!(self.log, "feature taken back"; self.request, "feature" => name);

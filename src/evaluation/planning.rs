@@ -101,7 +101,7 @@ impl<'r> Evaluation<'r> {
     /// the user. The warnings are about entries that were changed, or a record that cannot be read.
     fn recorded(&self, feature: &Feature) -> (Vec<Recorded>, Vec<String>) {
         let Some(record) = self.new_and_old().find_map(|directives| read_record(directives, feature)) else {
-            let key = keys::record(feature.name);
+            let key = keys::about(feature.name, keys::ADDED);
             let warning =
                 format!("the annotation {key} cannot be read, so what the policy added stays; remove that by hand");
             let is_there = self.directives.record(feature.name).is_some();

@@ -192,9 +192,6 @@ fn is_host_device(resource: &str, kubevirt: &KubeVirt, context: &Context<'_>) ->
 }
 
 /// Returns KubeVirt's object if KubeVirt gives a guest devices of the resource.
-///
-/// # Errors
-/// Why the guest cannot get such a device.
 fn serving(resource: &str, context: &Context<'_>) -> Result<Rc<KubeVirt>, String> {
     match context.settings.gpu_device_plugin.attach_device {
         AttachDevice::Never => Err("the policy's setting gpuDevicePlugin.attachDevice is never".to_owned()),

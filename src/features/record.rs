@@ -51,9 +51,10 @@ impl Record {
     pub(crate) fn still_in(&self, vm: &VirtualMachine, may_be_ours: impl Fn(&Entry) -> bool) -> Found<'_> {
         let mut found = Found::default();
         let mut missing = Vec::new();
+        let as_it_is = |entry, added: &Recorded| Recorded { entry, beside: added.beside.clone() };
         for added in &self.0 {
             match entry_in(vm, &added.entry) {
-                Some(entry) if may_be_ours(&entry) => found.add(entry, added),
+                Some(entry) if may_be_ours(&entry) => found.ours.push(as_it_is(entry, added)),
                 Some(_) => {}
                 None => missing.push(added),
             }
@@ -65,7 +66,7 @@ impl Record {
         for added in missing {
             let is_it = |entry: &Entry| added.entry.is_of_same_resource_as(entry);
             match renamed.iter().position(is_it) {
-                Some(index) => found.add(renamed.remove(index), added),
+                Some(index) => found.ours.push(as_it_is(renamed.remove(index), added)),
                 None => found.missing.push(&added.entry),
             }
         }
@@ -83,10 +84,6 @@ pub(crate) struct Found<'r> {
 }
 
 impl Found<'_> {
-    fn add(&mut self, entry: Entry, recorded: &Recorded) {
-        self.ours.push(Recorded { entry, beside: recorded.beside.clone() });
-    }
-
     /// Warnings about entries that someone changed.
     pub(crate) fn changes(&self, vm: &VirtualMachine, ownership: &Ownership<'_>) -> Vec<String> {
         let messages = self.missing.iter().filter_map(|entry| {

@@ -119,9 +119,6 @@ impl VirtualMachine {
 
     /// Whether something has the entry's place: an item with its name, a member with its key, or a sidecar with the
     /// policy's mark.
-    ///
-    /// # Errors
-    /// [`ShapeError`] if a parent of the entry has a wrong type.
     pub(crate) fn has_in_place_of(&self, entry: &Entry) -> Result<bool, ShapeError> {
         let path = entry.place.path;
         Ok(match entry.place.form {
@@ -139,7 +136,7 @@ impl VirtualMachine {
     /// Whether [`VirtualMachine::add`] would change anything.
     ///
     /// # Errors
-    /// The errors of [`VirtualMachine::has_in_place_of`], and a template that is missing.
+    /// A parent of the entry has a wrong type, or the template is missing.
     pub(crate) fn lacks(&self, entry: &Entry) -> Result<bool, ShapeError> {
         if TEMPLATE_SPEC.find(&self.object)?.is_none() {
             return Err(ShapeError::Missing { path: TEMPLATE_SPEC });
@@ -237,7 +234,7 @@ mod tests {
     #[test]
     fn a_device_of_the_name_and_of_another_resource_is_another() {
         let text = r#"{"spec":{"template":{"spec":{"domain":{"devices":{"hostDevices":[{"name":"a","deviceName":"x/y","tag":"t"}]}}}}}}"#;
-        let vm = VirtualMachine::of_manifest(text).unwrap();
+        let vm = VirtualMachine::new(serde_json::from_str(text).unwrap());
         assert_eq!(vm.lacks(&HOST_DEVICE.entry("a", "x/y")), Ok(false));
         assert_eq!(vm.lacks(&HOST_DEVICE.entry("a", "x/z")), Ok(true));
         assert_eq!(vm.lacks(&HOST_DEVICE.entry("b", "x/y")), Ok(true));

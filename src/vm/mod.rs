@@ -154,11 +154,6 @@ impl VirtualMachine {
         Self { object, is_changed: false }
     }
 
-    /// A VirtualMachine from a manifest in JSON; `None` if it cannot be parsed.
-    pub(crate) fn of_manifest(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok().map(Self::new)
-    }
-
     /// The VirtualMachine as JSON, if anything was changed.
     pub(crate) fn into_changed(self) -> Option<Value> {
         Some(self.object).filter(|_| self.is_changed)
@@ -277,7 +272,7 @@ impl VirtualMachine {
 
     /// The manifest that `kubectl apply` was last given, if the VirtualMachine contains it.
     pub(crate) fn last_applied(&self) -> Option<Self> {
-        Self::of_manifest(LAST_APPLIED.peek(&self.object)?.as_str()?)
+        serde_json::from_str(LAST_APPLIED.peek(&self.object)?.as_str()?).ok().map(Self::new)
     }
 
     /// Sets an annotation of the VirtualMachine itself; without a value, removes it.

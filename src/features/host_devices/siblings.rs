@@ -20,10 +20,7 @@ pub(crate) struct Siblings(Vec<(Entry, Vec<String>)>);
 impl Siblings {
     /// Finds the siblings of the devices in `gone` among the VirtualMachine's devices that nobody is known to have asked
     /// for. If there are no such devices, nothing is looked up. `ours` are the devices that the policy added, with
-    /// those in `gone`.
-    ///
-    /// # Errors
-    /// The names of devices that may be siblings, if PCI devices cannot be looked up.
+    /// those in `gone`. The error has the names of devices that may be siblings, if PCI devices cannot be looked up.
     pub(crate) fn find(
         gone: &[&Recorded],
         ours: &[Recorded],
