@@ -192,7 +192,7 @@ fn what_no_user_reads_is_left_out() {
         mod tests { const A: &str = "no"; }
         section! { S("no") { } }
         const C: Access = access::Access { what: "no", needed: &[On("no")] };
-        impl D { const TAKES: &str = "no"; }
+        const WORDS: &str = "no";
         static F: Feature = Feature {
             name: "a",
             reference: Reference { options: &[OptionReference { name: "no" }] },
