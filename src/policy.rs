@@ -37,8 +37,8 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
     }
 
     let request = &payload.request;
-    let settings = Settings::read(&payload.settings)?;
-    let lookups = Lookups::new(cluster, &settings.general);
+    let settings = &Settings::read(&payload.settings)?;
+    let lookups = &Lookups::new(cluster, &settings.general);
     let read_secret = |name: &str| lookups.get(&SECRET, name, Some(&request.namespace));
     let read_user_data = |vm: &VirtualMachine, read_secret: Option<ReadSecret<'_>>| {
         if reads_user_data { UserData::read(vm, read_secret) } else { UserData::default() }
@@ -55,11 +55,11 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
     }
 
     let source = settings.general.config_source;
-    let directives = Directives::read(&new, source, user_data);
+    let directives = &Directives::read(&new, source, user_data);
     let old = old.map(|vm| Old { directives: Directives::read(&vm, source, old_user_data), vm });
-    let ownership = ownership(&new, old.as_ref());
-    let (old, settings, lookups, directives) = (old.as_ref(), &settings, &lookups, &directives);
-    let (verdict, refusals) = Default::default();
+    let old = old.as_ref();
+    let ownership = ownership(&new, old);
+    let (verdict, refusals) = (Verdict::default(), Vec::new());
     Evaluation { request, settings, lookups, log, old, directives, vm: new, ownership, verdict, refusals }
         .all_features()
 }

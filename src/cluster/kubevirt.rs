@@ -111,13 +111,12 @@ impl KubeVirt {
 
     /// Whether KubeVirt gives a guest a PCI or mediated device if it asks for the resource.
     pub(crate) fn serves_device(&self, resource: &str) -> bool {
-        self.serves_pci_device(resource)
-            || has_resource(&self.spec.configuration.permitted_host_devices.mediated_devices, resource)
+        self.serves_pci_device(resource) || has_resource(&self.permitted().mediated_devices, resource)
     }
 
     /// Whether KubeVirt gives a guest a PCI device if it asks for the resource.
     pub(crate) fn serves_pci_device(&self, resource: &str) -> bool {
-        has_resource(&self.spec.configuration.permitted_host_devices.pci_host_devices, resource)
+        has_resource(&self.permitted().pci_host_devices, resource)
     }
 
     /// The resource for which KubeVirt gives a guest this USB device, and no other device with it.
@@ -126,13 +125,11 @@ impl KubeVirt {
             [one] => UsbIds::of_parts(&one.vendor, &one.product) == Some(ids),
             _ => false,
         };
-        self.spec
-            .configuration
-            .permitted_host_devices
-            .usb
-            .iter()
-            .find(is_permitted)
-            .map(|device| device.resource_name.as_str())
+        self.permitted().usb.iter().find(is_permitted).map(|device| device.resource_name.as_str())
+    }
+
+    fn permitted(&self) -> &PermittedHostDevices {
+        &self.spec.configuration.permitted_host_devices
     }
 }
 
