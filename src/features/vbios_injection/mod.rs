@@ -139,7 +139,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     if settings.require_user_access {
         check_access(value, context)?;
     }
-    let (devices, device) = target(&sidecars, context)?;
+    let Target { names, device } = target(&sidecars, context)?;
     let parse = |text: &str| text.parse().map_err(|error| VbiosError::Image { value: text.to_owned(), error });
     let named_image = context.directives.option(IMAGE_OPTION)?.map(parse).transpose()?;
     let rom = rom(value, context)?;
@@ -152,7 +152,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     }
 
     let mut plan = Plan { applied: value.to_owned(), ..Plan::default() };
-    if devices == ANY {
+    if names == ANY {
         let warning = "the VirtualMachine has no host device and no GPU that the ROM could be for; add pci-passthrough";
         plan.warnings.push(warning.to_owned());
     }
@@ -160,7 +160,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     if settings.rom_delivery == RomDelivery::Volume {
         plan.entries.push(CONFIG_MAP_VOLUME.entry(VOLUME, value));
     }
-    plan.entries.push(HOOK_SIDECAR.entry("", &sidecar(&image, value, &devices, settings)));
+    plan.entries.push(HOOK_SIDECAR.entry("", &sidecar(&image, value, &names, settings)));
     Ok(Some(plan))
 }
 
@@ -202,9 +202,13 @@ fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> an
     Err(VbiosError::NameTaken(taken).into())
 }
 
-/// What the hook looks for, in the form that its program takes: names and addresses of a device; and that device, if
-/// the VirtualMachine has it.
-type Target<'v> = (String, Option<Device<'v>>);
+/// The device that gets the ROM.
+struct Target<'v> {
+    /// The names and addresses that the hook looks for, in the form that its program takes.
+    names: String,
+    /// The device, if the VirtualMachine has it.
+    device: Option<Device<'v>>,
+}
 
 /// Matches the only device, whatever its name: Harvester may rename it.
 const ONLY: &str = "*";
@@ -233,7 +237,7 @@ fn target<'v>(sidecars: &Sidecars<'_>, context: &Context<'v>) -> anyhow::Result<
             }
             // If the policy does not know the address of a device, the hook finds it when the VM starts.
             if has_instance_type || devices.iter().any(|device| address_of(device).is_none()) {
-                return Ok((address.to_string(), None));
+                return Ok(Target { names: address.to_string(), device: None });
             }
         }
         if has_instance_type {
@@ -244,8 +248,8 @@ fn target<'v>(sidecars: &Sidecars<'_>, context: &Context<'v>) -> anyhow::Result<
     // If there are several, there was only one when the ROM was added. Harvester added the others because they share its
     // IOMMU group.
     let device = match devices.as_slice() {
-        [] if has_instance_type => return Ok((ONLY.to_owned(), None)),
-        [] => return Ok((ANY.to_owned(), None)),
+        [] if has_instance_type => return Ok(Target { names: ONLY.to_owned(), device: None }),
+        [] => return Ok(Target { names: ANY.to_owned(), device: None }),
         [device] => Some(device),
         devices => devices.iter().find(|device| was_for(device.name, sidecars, context)),
     };
@@ -266,7 +270,7 @@ fn to_target<'v>(device: Device<'v>, first: &str, second: &str) -> anyhow::Resul
     if first.is_empty() || first.contains([' ', '\t', '\n', '*', '?']) {
         return Err(VbiosError::DeviceName { name: first.to_owned() }.into());
     }
-    Ok((format!("{first} {second}").trim_end().to_owned(), Some(device)))
+    Ok(Target { names: format!("{first} {second}").trim_end().to_owned(), device: Some(device) })
 }
 
 /// The device's address, if its name or resource contains it.
