@@ -53,7 +53,7 @@ pub fn validate_settings(payload: &[u8]) -> Vec<u8> {
 #[unsafe(no_mangle)]
 pub extern "C" fn wapc_init() {
     register_function("validate", guest_validate);
-    register_function("validate_settings", guest_validate_settings);
+    register_function("validate_settings", |payload| Ok(validate_settings(payload)));
     register_function("protocol_version", protocol_version_guest);
 }
 
@@ -61,8 +61,4 @@ fn guest_validate(payload: &[u8]) -> CallResult {
     // A log line that cannot be sent must not stop the request.
     let log = Logger::root(KubewardenDrain::default().ignore_res(), o!());
     Ok(validate(payload, &HostCluster, &log))
-}
-
-fn guest_validate_settings(payload: &[u8]) -> CallResult {
-    Ok(validate_settings(payload))
 }

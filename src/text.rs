@@ -36,18 +36,10 @@ impl fmt::Display for Quoted<'_> {
 
 /// Names that a user wrote, as a list: the first eight, each shortened.
 pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
-    let mut text = String::new();
-    for (count, name) in names.into_iter().enumerate() {
-        if count > 0 {
-            text.push_str(", ");
-        }
-        if count == 8 {
-            text.push_str("...");
-            break;
-        }
-        text.extend(name.chars().take(QUOTED));
-    }
-    text
+    let mut names = names.into_iter().map(|name| name.chars().take(QUOTED).collect());
+    let mut listed: Vec<String> = names.by_ref().take(8).collect();
+    listed.extend(names.next().map(|_| "...".to_owned()));
+    listed.join(", ")
 }
 
 /// The message on one line. A name in it may be any text that a user wrote.

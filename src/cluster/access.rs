@@ -17,6 +17,28 @@ pub struct Access {
     pub needed: &'static [Condition],
 }
 
+impl Access {
+    /// A lookup of these kinds, whatever the settings. What is looked up, and what happens without it, is yet to be said.
+    pub(crate) const fn to(verbs: Verbs, kinds: &'static [&'static Kind]) -> Self {
+        Self { kinds, verbs, what: "", without: "", needed: &[] }
+    }
+
+    /// Says what is looked up.
+    pub(crate) const fn what(self, what: &'static str) -> Self {
+        Self { what, ..self }
+    }
+
+    /// Says what happens without it.
+    pub(crate) const fn without(self, without: &'static str) -> Self {
+        Self { without, ..self }
+    }
+
+    /// Says under which conditions it is looked up.
+    pub(crate) const fn only_if(self, needed: &'static [Condition]) -> Self {
+        Self { needed, ..self }
+    }
+}
+
 /// What policy-server must be allowed to do with objects of a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbs {

@@ -103,84 +103,74 @@ impl LookupError {
 
     /// The problem, as a clause of a sentence.
     pub(crate) fn why(&self) -> String {
-        let Kind { api_version, name, .. } = self.kind;
-        let resource = self.kind.resource();
-        match &self.cause {
-            ClusterError::NotFound => format!("there is no such {name}"),
-            ClusterError::KindNotServed => format!("the cluster does not serve {resource}"),
-            ClusterError::Forbidden(account) => {
-                let account = match account {
-                    Some(account) => format!("the policy reads the cluster as {account}, which"),
-                    None => "the account that policy-server runs as".to_owned(),
-                };
-                let within = self.namespace.as_ref().map(|n| format!(" in the namespace {n}"));
-                format!("{account} may not {} {resource}{}", self.verbs, within.unwrap_or_default())
-            }
-            ClusterError::NotDeclared => format!(
-                "the ClusterAdmissionPolicy does not list {api_version} {name} under spec.contextAwareResources"
-            ),
-            ClusterError::NotOffered => {
-                format!("Kubewarden does not let the policy look up {resource}")
-            }
-            ClusterError::Unsupported | ClusterError::Unavailable => {
-                format!("looking up {resource} failed for now")
-            }
-        }
+        self.clauses().0
     }
 
     /// The remedy, as a clause in the imperative.
     pub(crate) fn remedy(&self) -> String {
+        self.clauses().1
+    }
+
+    /// The problem and the remedy.
+    fn clauses(&self) -> (String, String) {
         let Kind { api_version, name, provider, .. } = self.kind;
+        let resource = self.kind.resource();
         match &self.cause {
-            ClusterError::NotFound => "correct the name".to_owned(),
-            ClusterError::KindNotServed => {
-                format!("make sure that {} is installed and enabled", provider.name())
-            }
+            ClusterError::NotFound => (format!("there is no such {name}"), "correct the name".to_owned()),
+            ClusterError::KindNotServed => (
+                format!("the cluster does not serve {resource}"),
+                format!("make sure that {} is installed and enabled", provider.name()),
+            ),
             ClusterError::Forbidden(account) => {
-                format!("have an administrator run: {}", self.command(account.as_ref()))
+                let who = match account {
+                    Some(account) => format!("the policy reads the cluster as {account}, which"),
+                    None => "the account that policy-server runs as".to_owned(),
+                };
+                let within = self.namespace.as_ref().map(|n| format!(" in the namespace {n}")).unwrap_or_default();
+                (
+                    format!("{who} may not {} {resource}{within}", self.verbs),
+                    format!("have an administrator run: {}", self.command(account.as_ref())),
+                )
             }
-            ClusterError::NotDeclared => {
-                format!("have an administrator add {{apiVersion: {api_version}, kind: {name}}} to that list")
-            }
-            ClusterError::NotOffered => {
+            ClusterError::NotDeclared => (
+                format!(
+                    "the ClusterAdmissionPolicy does not list {api_version} {name} under spec.contextAwareResources"
+                ),
+                format!("have an administrator add {{apiVersion: {api_version}, kind: {name}}} to that list"),
+            ),
+            ClusterError::NotOffered => (
+                format!("Kubewarden does not let the policy look up {resource}"),
                 "have an administrator install Kubewarden 1.27 or later and allow the policy its host capabilities"
-                    .to_owned()
+                    .to_owned(),
+            ),
+            ClusterError::Unsupported | ClusterError::Unavailable => {
+                (format!("looking up {resource} failed for now"), "try again later".to_owned())
             }
-            ClusterError::Unsupported | ClusterError::Unavailable => "try again later".to_owned(),
         }
     }
 
     /// The command that grants the missing permission. For objects in users' namespaces, it grants that one permission
     /// in that one namespace. Otherwise it binds the policy's ClusterRole, which has all permissions that the policy needs.
     fn command(&self, account: Option<&Account>) -> String {
-        let subject = match account {
-            Some(account) => account.as_subject(),
-            None => "--serviceaccount=NAMESPACE:NAME".to_owned(),
-        };
-        match &self.namespace {
-            Some(namespace) if self.kind.is_of_users => {
-                let resource = self.kind.plural;
-                let name = format!("{CLUSTER_ROLE}-{resource}");
-                format!(
-                    "kubectl create role {name} --namespace={namespace} --verb=get --resource={resource} && kubectl create \
-                     rolebinding {name} --namespace={namespace} --role={name} {subject}"
-                )
-            }
-            _ => {
-                let namespace = account.and_then(Account::service_account).map(|(n, _)| n);
-                format!(
-                    "kubectl create clusterrolebinding {CLUSTER_ROLE}-{} --clusterrole={CLUSTER_ROLE} {subject}",
-                    namespace.unwrap_or("user")
-                )
-            }
+        let subject = account.map_or("--serviceaccount=NAMESPACE:NAME".to_owned(), Account::as_subject);
+        if let Some(namespace) = self.namespace.as_ref().filter(|_| self.kind.is_of_users) {
+            let resource = self.kind.plural;
+            let name = format!("{CLUSTER_ROLE}-{resource}");
+            return format!(
+                "kubectl create role {name} --namespace={namespace} --verb=get --resource={resource} && kubectl create \
+                 rolebinding {name} --namespace={namespace} --role={name} {subject}"
+            );
         }
+        let owner = account.and_then(Account::service_account).map_or("user", |(namespace, _)| namespace);
+        format!("kubectl create clusterrolebinding {CLUSTER_ROLE}-{owner} --clusterrole={CLUSTER_ROLE} {subject}")
     }
 }
 
 /// The problem and the remedy.
 impl fmt::Display for LookupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.why(), self.remedy())
+        let (why, remedy) = self.clauses();
+        write!(f, "{why}; {remedy}")
     }
 }
 

@@ -1,67 +1,38 @@
 //! The objects of Harvester's add-on for devices.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use super::kind::{Kind, Provider};
+use super::kind::{Kind, Object, Provider};
 
 const API_VERSION: &str = "devices.harvesterhci.io/v1beta1";
 
 /// `devices.harvesterhci.io/v1beta1`, `PCIDevice`.
-pub static PCI_DEVICE: Kind = Kind {
-    api_version: API_VERSION,
-    name: "PCIDevice",
-    plural: "pcidevices",
-    fields: &["status"],
-    provider: Provider::PciDevices,
-    is_of_users: false,
-};
+pub static PCI_DEVICE: Kind = Kind::of(Provider::PciDevices, API_VERSION, "PCIDevice", "pcidevices", &["status"]);
 
 /// `devices.harvesterhci.io/v1beta1`, `PCIDeviceClaim`.
-pub static PCI_DEVICE_CLAIM: Kind = Kind {
-    api_version: API_VERSION,
-    name: "PCIDeviceClaim",
-    plural: "pcideviceclaims",
-    fields: &["spec.userName", "status.passthroughEnabled"],
-    provider: Provider::PciDevices,
-    is_of_users: false,
-};
+pub static PCI_DEVICE_CLAIM: Kind = Kind::of(
+    Provider::PciDevices,
+    API_VERSION,
+    "PCIDeviceClaim",
+    "pcideviceclaims",
+    &["spec.userName", "status.passthroughEnabled"],
+);
 
 /// `devices.harvesterhci.io/v1beta1`, `USBDevice`.
-pub static USB_DEVICE: Kind = Kind {
-    api_version: API_VERSION,
-    name: "USBDevice",
-    plural: "usbdevices",
-    fields: &["status"],
-    provider: Provider::PciDevices,
-    is_of_users: false,
-};
+pub static USB_DEVICE: Kind = Kind::of(Provider::PciDevices, API_VERSION, "USBDevice", "usbdevices", &["status"]);
 
 /// `devices.harvesterhci.io/v1beta1`, `USBDeviceClaim`.
-pub static USB_DEVICE_CLAIM: Kind = Kind {
-    api_version: API_VERSION,
-    name: "USBDeviceClaim",
-    plural: "usbdeviceclaims",
-    fields: &["spec.userName"],
-    provider: Provider::PciDevices,
-    is_of_users: false,
-};
+pub static USB_DEVICE_CLAIM: Kind =
+    Kind::of(Provider::PciDevices, API_VERSION, "USBDeviceClaim", "usbdeviceclaims", &["spec.userName"]);
 
-/// A device on a node that can be passed through: a PCIDevice or a USBDevice.
-#[derive(Debug, Deserialize)]
-pub(crate) struct HostDevice {
-    metadata: Metadata,
-    #[serde(default)]
-    status: HostDeviceStatus,
-}
-
-#[derive(Debug, Deserialize)]
-struct Metadata {
-    name: String,
-}
+/// A device on a node that can be passed through: a PCIDevice or a USBDevice. Its name is made of the node's name and
+/// the device, and its claim has the same name.
+pub(crate) type HostDevice = Object<IgnoredAny, HostDeviceStatus>;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct HostDeviceStatus {
+pub(crate) struct HostDeviceStatus {
     /// PCI devices only.
     address: Option<String>,
     #[serde(alias = "vendorID")]
@@ -78,11 +49,6 @@ struct HostDeviceStatus {
 }
 
 impl HostDevice {
-    /// The object's name, made of the node's name and the device. The device's claim has the same name.
-    pub(crate) fn name(&self) -> &str {
-        &self.metadata.name
-    }
-
     /// The PCI address. `None` for a USB device.
     pub(crate) fn address(&self) -> Option<&str> {
         self.status.address.as_deref().filter(|address| !address.is_empty())
@@ -116,38 +82,22 @@ impl HostDevice {
 }
 
 /// A claim, which enables passthrough for the device of the same name.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Claim {
-    metadata: Metadata,
-    #[serde(default)]
-    spec: ClaimSpec,
-    #[serde(default)]
-    status: ClaimStatus,
-}
+pub(crate) type Claim = Object<ClaimSpec, ClaimStatus>;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct ClaimSpec {
+pub(crate) struct ClaimSpec {
     user_name: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct ClaimStatus {
-    passthrough_enabled: bool,
+pub(crate) struct ClaimStatus {
+    /// Whether a PCI device is passed through. For a USB device, the device itself says so.
+    pub(crate) passthrough_enabled: bool,
 }
 
 impl Claim {
-    /// The claim's name, which is also the device's.
-    pub(crate) fn name(&self) -> &str {
-        &self.metadata.name
-    }
-
-    /// Whether the PCI device is passed through. For a USB device, the device itself says so.
-    pub(crate) fn is_on(&self) -> bool {
-        self.status.passthrough_enabled
-    }
-
     /// The name of the user who claimed the device, if the claim says so.
     pub(crate) fn user(&self) -> Option<&str> {
         Some(self.spec.user_name.as_str()).filter(|user| !user.is_empty())

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use serde::Deserialize;
+
 /// A kind of Kubernetes object that the policy may look up. Each is a static in the file of the API that serves it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
     /// The API version, as in a manifest.
     pub api_version: &'static str,
@@ -31,6 +33,23 @@ pub enum Provider {
 }
 
 impl Kind {
+    /// A kind whose objects are not in users' namespaces: the API version and the kind as in a manifest, the plural as in
+    /// RBAC rules, and the fields that the policy reads.
+    pub(super) const fn of(
+        provider: Provider,
+        api_version: &'static str,
+        name: &'static str,
+        plural: &'static str,
+        fields: &'static [&'static str],
+    ) -> Self {
+        Self { api_version, name, plural, fields, provider, is_of_users: false }
+    }
+
+    /// The same kind, with its objects in users' namespaces.
+    pub(super) const fn of_users(self) -> Self {
+        Self { is_of_users: true, ..self }
+    }
+
     /// The API group; empty for the core group.
     pub fn group(&self) -> &'static str {
         self.api_version.split_once('/').map(|(group, _)| group).unwrap_or_default()
@@ -52,13 +71,27 @@ impl Kind {
     }
 }
 
-impl PartialEq for Kind {
-    fn eq(&self, other: &Self) -> bool {
-        (self.api_version, self.name) == (other.api_version, other.name)
-    }
+/// An object with the fields that the policy reads.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Object<Spec, Status> {
+    metadata: Metadata,
+    pub(super) spec: Spec,
+    pub(crate) status: Status,
 }
 
-impl Eq for Kind {}
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Metadata {
+    name: String,
+}
+
+impl<Spec, Status> Object<Spec, Status> {
+    /// The object's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.metadata.name
+    }
+}
 
 impl Provider {
     /// The provider's name in a message.

@@ -7,45 +7,26 @@ use serde::Deserialize;
 use super::kind::{Kind, Provider};
 
 /// `v1`, `Node`.
-pub static NODE: Kind = Kind {
-    api_version: "v1",
-    name: "Node",
-    plural: "nodes",
-    fields: &["status.allocatable"],
-    provider: Provider::Kubernetes,
-    is_of_users: false,
-};
+pub static NODE: Kind = Kind::of(Provider::Kubernetes, "v1", "Node", "nodes", &["status.allocatable"]);
 
 /// `v1`, `ConfigMap`.
-pub static CONFIG_MAP: Kind = Kind {
-    api_version: "v1",
-    name: "ConfigMap",
-    plural: "configmaps",
-    fields: &["binaryData", "data"],
-    provider: Provider::Kubernetes,
-    is_of_users: true,
-};
+pub static CONFIG_MAP: Kind =
+    Kind::of(Provider::Kubernetes, "v1", "ConfigMap", "configmaps", &["binaryData", "data"]).of_users();
 
 /// `v1`, `Secret`. The host removes everything except the user data.
-pub static SECRET: Kind = Kind {
-    api_version: "v1",
-    name: "Secret",
-    plural: "secrets",
-    fields: &["data.userdata", "data.userData", "data.user-data"],
-    provider: Provider::Kubernetes,
-    is_of_users: true,
-};
+pub static SECRET: Kind =
+    Kind::of(Provider::Kubernetes, "v1", "Secret", "secrets", &["data.userdata", "data.userData", "data.user-data"])
+        .of_users();
 
 /// `authorization.k8s.io/v1`, `SubjectAccessReview`. The policy tries to get one only to be refused, because the
 /// refusal names the account that policy-server runs as.
-pub static SUBJECT_ACCESS_REVIEW: Kind = Kind {
-    api_version: "authorization.k8s.io/v1",
-    name: "SubjectAccessReview",
-    plural: "subjectaccessreviews",
-    fields: &["status"],
-    provider: Provider::Kubernetes,
-    is_of_users: false,
-};
+pub static SUBJECT_ACCESS_REVIEW: Kind = Kind::of(
+    Provider::Kubernetes,
+    "authorization.k8s.io/v1",
+    "SubjectAccessReview",
+    "subjectaccessreviews",
+    &["status"],
+);
 
 /// A Kubernetes node.
 #[derive(Debug, Default, Deserialize)]

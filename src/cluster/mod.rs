@@ -9,7 +9,7 @@ mod kubernetes;
 mod kubevirt;
 
 use std::any::Any;
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use k8s_openapi::api::authorization::v1::SubjectAccessReviewStatus;
@@ -30,7 +30,7 @@ pub use kind::{Kind, Provider};
 pub use kubernetes::{CONFIG_MAP, NODE, SECRET, SUBJECT_ACCESS_REVIEW};
 pub(crate) use kubernetes::{ConfigMap, Node, UserDataSecret};
 pub use kubevirt::KUBEVIRT;
-pub(crate) use kubevirt::KubeVirt;
+pub(crate) use kubevirt::{GateError, KubeVirt};
 
 /// All kinds that the policy may look up.
 pub const KINDS: [&Kind; 9] = [
@@ -76,38 +76,32 @@ const ABSENT: &str = "this-absence-is-expected.vm-feature-manager.io";
 pub(crate) struct Lookups<'c> {
     cluster: &'c dyn Cluster,
     settings: &'c GeneralSettings,
-    account: OnceCell<Result<Account, ClusterError>>,
-    answers: RefCell<Vec<Answer>>,
+    answers: RefCell<Vec<(Query, Answer)>>,
 }
 
-/// What the cluster answered to a query.
-struct Answer {
+/// A query for an object, or for all objects of the kind if it has no name.
+#[derive(Clone, PartialEq)]
+struct Query {
     kind: &'static Kind,
     name: Option<String>,
     namespace: Option<String>,
-    content: Result<Content, LookupError>,
 }
 
 /// An object, or the [`List`] of all objects, in the type that the caller asked for.
-type Content = Rc<dyn Any>;
+type Answer = Result<Rc<dyn Any>, LookupError>;
 
-/// A query for an object, or for all objects of the kind if it has no name.
-#[derive(Clone, Copy)]
-struct Query<'q> {
-    kind: &'static Kind,
-    name: Option<&'q str>,
-    namespace: Option<&'q str>,
-}
+impl Query {
+    fn one(kind: &'static Kind, name: &str, namespace: Option<&str>) -> Self {
+        Self { kind, name: Some(name.to_owned()), namespace: namespace.map(str::to_owned) }
+    }
 
-impl Query<'_> {
     fn all(kind: &'static Kind) -> Self {
         Self { kind, name: None, namespace: None }
     }
 
-    fn failed(self, cause: ClusterError) -> LookupError {
-        let Self { kind, name, namespace } = self;
-        let verbs = if name.is_some() { "get" } else { "list and watch" };
-        LookupError { cause, kind, verbs, namespace: namespace.map(str::to_owned) }
+    fn failed(&self, cause: ClusterError) -> LookupError {
+        let verbs = if self.name.is_some() { "get" } else { "list and watch" };
+        LookupError { cause, kind: self.kind, verbs, namespace: self.namespace.clone() }
     }
 }
 
@@ -119,13 +113,18 @@ struct List<T> {
 
 impl<'c> Lookups<'c> {
     pub(crate) fn new(cluster: &'c dyn Cluster, settings: &'c GeneralSettings) -> Self {
-        Self { cluster, settings, account: OnceCell::new(), answers: RefCell::default() }
+        Self { cluster, settings, answers: RefCell::default() }
     }
 
     /// The cluster's only KubeVirt object.
     pub(crate) fn kubevirt(&self) -> Result<Rc<KubeVirt>, LookupError> {
         let place = &self.settings.kubevirt;
         self.get(&KUBEVIRT, place.name.as_str(), Some(place.namespace.as_str()))
+    }
+
+    /// Checks that KubeVirt has a feature gate, if policy-server may read its object.
+    pub(crate) fn check_gate(&self, gate: &'static str) -> Result<(), GateError> {
+        self.kubevirt().map_or(Ok(()), |kubevirt| kubevirt.require_gate(gate))
     }
 
     /// The claim for the device of this name, if there is one. `kind` is the kind of the claim.
@@ -142,67 +141,51 @@ impl<'c> Lookups<'c> {
     where
         T: DeserializeOwned + 'static,
     {
-        self.once(Query { kind, name: Some(name), namespace })
+        self.once(Query::one(kind, name, namespace))
     }
 
     /// Looks up all objects of a kind.
-    pub(crate) fn list<T>(&self, kind: &'static Kind) -> Result<Vec<Rc<T>>, LookupError>
-    where
-        T: DeserializeOwned + 'static,
-    {
+    pub(crate) fn list<T: DeserializeOwned + 'static>(&self, kind: &'static Kind) -> Result<Vec<Rc<T>>, LookupError> {
         self.once::<List<T>>(Query::all(kind)).map(|list| list.items.clone())
     }
 
     /// A device by its name, taken from the list of all devices if that was looked up. `kind` is PCIDevice or USBDevice.
     pub(crate) fn device(&self, kind: &'static Kind, name: &str) -> Result<Rc<HostDevice>, LookupError> {
-        let is_listed = matches!(self.known(Query::all(kind)), Some(Ok(_)));
+        let is_listed = matches!(self.known(&Query::all(kind)), Some(Ok(_)));
         let listed = if is_listed { self.list::<HostDevice>(kind)? } else { Vec::new() };
         let listed = listed.into_iter().find(|device| device.name() == name);
         listed.map_or_else(|| self.get(kind, name, None), Ok)
     }
 
     /// Answers a query from the answers so far, or looks it up.
-    fn once<T>(&self, query: Query<'_>) -> Result<Rc<T>, LookupError>
-    where
-        T: DeserializeOwned + 'static,
-    {
-        let unreadable = || query.failed(ClusterError::Unavailable);
-        let content = self.known(query).unwrap_or_else(|| {
-            let content = self.look_up(query).and_then(|answer| match read::<T>(&answer) {
-                Some(content) => Ok(Rc::new(content) as Content),
-                None => Err(unreadable()),
-            });
-            self.remember(query, content)
+    fn once<T: DeserializeOwned + 'static>(&self, query: Query) -> Result<Rc<T>, LookupError> {
+        let answer = self.known(&query).unwrap_or_else(|| {
+            let answer = self.look_up(&query);
+            let answer = answer.and_then(|json| read::<T>(&json).map_err(|cause| query.failed(cause)));
+            let answer = answer.map(|content| Rc::new(content) as Rc<dyn Any>);
+            self.answers.borrow_mut().push((query.clone(), answer.clone()));
+            answer
         });
-        content?.downcast().map_err(|_| unreadable())
+        answer?.downcast().map_err(|_| query.failed(ClusterError::Unavailable))
     }
 
-    fn known(&self, query: Query<'_>) -> Option<Result<Content, LookupError>> {
-        let Query { kind, name, namespace } = query;
-        let is_it = |a: &&Answer| a.kind == kind && a.name.as_deref() == name && a.namespace.as_deref() == namespace;
-        self.answers.borrow().iter().find(is_it).map(|answer| answer.content.clone())
-    }
-
-    fn remember(&self, query: Query<'_>, content: Result<Content, LookupError>) -> Result<Content, LookupError> {
-        let Query { kind, name, namespace } = query;
-        let [name, namespace] = [name, namespace].map(|text| text.map(str::to_owned));
-        self.answers.borrow_mut().push(Answer { kind, name, namespace, content: content.clone() });
-        content
+    fn known(&self, query: &Query) -> Option<Answer> {
+        self.answers.borrow().iter().find(|(known, _)| known == query).map(|(_, answer)| answer.clone())
     }
 
     /// Asks the host.
-    fn look_up(&self, query: Query<'_>) -> Result<Vec<u8>, LookupError> {
-        let Query { kind, name, namespace } = query;
+    fn look_up(&self, query: &Query) -> Result<Vec<u8>, LookupError> {
+        let Query { kind, name, namespace } = query.clone();
         let (api_version, field_masks) = (kind.api_version.to_owned(), Some(kind.field_masks()));
         let kind_name = kind.name.to_owned();
         let answer = match name {
             // The host builds a URL from the name, so a name that no object can have is not looked up.
-            Some(name) if !SUBDOMAIN.allows(name) => Err(ClusterError::NotFound),
+            Some(name) if !SUBDOMAIN.allows(&name) => Err(ClusterError::NotFound),
             Some(name) => self.cluster.get(&GetResourceRequest {
                 api_version,
                 kind: kind_name,
-                name: name.to_owned(),
-                namespace: namespace.map(str::to_owned),
+                name,
+                namespace,
                 disable_cache: false,
                 field_masks,
             }),
@@ -223,20 +206,18 @@ impl<'c> Lookups<'c> {
     /// Checks that policy-server's account may list and watch the kind. A list without that permission never returns,
     /// and blocks one of policy-server's workers (kubewarden/adm-controller, issue 1320).
     fn guard(&self, kind: &'static Kind) -> Result<(), LookupError> {
-        let not_listed = |cause| Query::all(kind).failed(cause);
+        let all = Query::all(kind);
         let failed = |cause| match cause {
             ClusterError::NotDeclared | ClusterError::Forbidden(_) => not_reviewed(cause),
-            cause => not_listed(cause),
+            cause => all.failed(cause),
         };
         let account = self.account().map_err(failed)?;
         for verb in ["list", "watch"] {
-            let attributes = ResourceAttributes { verb: verb.to_owned(), ..attributes_of(kind) };
-            let is_allowed = self.is_allowed(account.as_str(), account.groups(), attributes);
-            if !is_allowed.map_err(failed)? {
+            if !self.is_allowed(account.as_str(), account.groups(), verb, &all).map_err(failed)? {
                 // If the cluster does not serve a kind, usually nobody has permissions for it.
-                return Err(not_listed(match self.check_served(kind) {
+                return Err(all.failed(match self.check_served(kind) {
                     Err(cause @ (ClusterError::KindNotServed | ClusterError::NotDeclared)) => cause,
-                    _ => ClusterError::Forbidden(Some(account.clone())),
+                    _ => ClusterError::Forbidden(Some(account)),
                 }));
             }
         }
@@ -252,70 +233,55 @@ impl<'c> Lookups<'c> {
         name: &str,
         namespace: &str,
     ) -> Result<bool, LookupError> {
-        let attributes = ResourceAttributes {
-            verb: "get".to_owned(),
-            name: Some(name.to_owned()),
-            namespace: Some(namespace.to_owned()),
-            ..attributes_of(kind)
-        };
-        self.is_allowed(user, groups.to_vec(), attributes).map_err(not_reviewed)
+        let object = Query::one(kind, name, Some(namespace));
+        self.is_allowed(user, groups.to_vec(), "get", &object).map_err(not_reviewed)
     }
 
-    fn is_allowed(
-        &self,
-        user: &str,
-        groups: Vec<String>,
-        resource_attributes: ResourceAttributes,
-    ) -> Result<bool, ClusterError> {
+    /// Whether a user may do something with what the query is for.
+    fn is_allowed(&self, user: &str, groups: Vec<String>, verb: &str, query: &Query) -> Result<bool, ClusterError> {
+        let Query { kind, name, namespace } = query.clone();
+        let (group, resource, verb) = (Some(kind.group().to_owned()), kind.plural.to_owned(), verb.to_owned());
+        let resource_attributes =
+            ResourceAttributes { group, resource, verb, name, namespace, ..ResourceAttributes::default() };
         let review = SubjectAccessReview { user: user.to_owned(), groups: Some(groups), resource_attributes };
         let answer = self.cluster.can_i(&CanIRequest { subject_access_review: review, disable_cache: false })?;
-        let status: SubjectAccessReviewStatus = read(&answer).ok_or(ClusterError::Unavailable)?;
-        Ok(status.allowed)
+        read::<SubjectAccessReviewStatus>(&answer).map(|status| status.allowed)
     }
 
     /// The account that policy-server runs as.
     /// The API server names the account when it refuses a request, so the policy asks for something that is refused to
     /// all but administrators: to get a SubjectAccessReview, which can only be created. An account that is not refused
     /// is not named, so the policy uses that of the setting `policyServer`.
-    fn account(&self) -> Result<&Account, ClusterError> {
-        let ask = || match self.get::<IgnoredAny>(&SUBJECT_ACCESS_REVIEW, REFUSED, None).map_err(|error| error.cause) {
+    fn account(&self) -> Result<Account, ClusterError> {
+        match self.get::<IgnoredAny>(&SUBJECT_ACCESS_REVIEW, REFUSED, None).map_err(|error| error.cause) {
             Err(ClusterError::Forbidden(Some(account))) => Ok(account),
-            Err(ClusterError::Unsupported) => Ok(self.configured_account()),
+            Err(ClusterError::Unsupported) => {
+                let account = &self.settings.policy_server;
+                Ok(Account::of_service_account(account.namespace.as_str(), account.service_account.as_str()))
+            }
             Err(ClusterError::Forbidden(None) | ClusterError::NotFound) | Ok(_) => Err(ClusterError::Unavailable),
             Err(error) => Err(error),
-        };
-        self.account.get_or_init(ask).as_ref().map_err(ClusterError::clone)
-    }
-
-    fn configured_account(&self) -> Account {
-        let account = &self.settings.policy_server;
-        Account::of_service_account(account.namespace.as_str(), account.service_account.as_str())
+        }
     }
 
     /// Checks that the cluster serves the kind. It asks for an object that does not exist, because to list thousands
     /// would take longer.
     pub(crate) fn check_served(&self, kind: &'static Kind) -> Result<(), ClusterError> {
-        let is_known = self.answers.borrow().iter().any(|answer| answer.kind == kind && answer.content.is_ok());
+        let is_known = self.answers.borrow().iter().any(|(query, answer)| query.kind == kind && answer.is_ok());
         if kind.provider == Provider::Kubernetes || is_known {
             return Ok(());
         }
-        match self.get::<IgnoredAny>(kind, ABSENT, None) {
-            Ok(_) => Ok(()),
-            Err(LookupError { cause: ClusterError::NotFound | ClusterError::Forbidden(_), .. }) => Ok(()),
-            Err(error) => Err(error.cause),
+        match self.get::<IgnoredAny>(kind, ABSENT, None).map_err(|error| error.cause) {
+            Ok(_) | Err(ClusterError::NotFound | ClusterError::Forbidden(_)) => Ok(()),
+            Err(cause) => Err(cause),
         }
     }
 }
 
 /// Parses an answer of the host.
-fn read<T: DeserializeOwned>(answer: &[u8]) -> Option<T> {
-    serde_json::from_str(std::str::from_utf8(answer).ok()?).ok()
-}
-
-/// The attributes for all objects of a kind.
-fn attributes_of(kind: &Kind) -> ResourceAttributes {
-    let (group, resource) = (Some(kind.group().to_owned()), kind.plural.to_owned());
-    ResourceAttributes { group, resource, ..ResourceAttributes::default() }
+fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ClusterError> {
+    let parsed = std::str::from_utf8(answer).ok().and_then(|json| serde_json::from_str(json).ok());
+    parsed.ok_or(ClusterError::Unavailable)
 }
 
 fn not_reviewed(cause: ClusterError) -> LookupError {

@@ -6,7 +6,6 @@ use serde_json::Value;
 use super::{Directives, Source, UserData};
 use crate::features::{Settings, reference};
 use crate::keys::{PREFIX, RECORDS};
-use crate::settings::ConfigSource;
 use crate::vm::VirtualMachine;
 
 /// A directive or an option of a VirtualMachine.
@@ -57,14 +56,11 @@ impl Directives {
 
     /// Why the policy does not read a directive or option from this source.
     fn why_not_read(&self, name: &str, source: Source<'_>, settings: &Settings) -> Option<String> {
-        let config_source = match self.config_source {
-            ConfigSource::Annotations => "annotations",
-            ConfigSource::Labels => "labels",
-        };
+        let [(read, config_source, _), _] = self.places();
         let is_read = match source {
             // Options are always annotations.
-            Source::Annotation => config_source == "annotations" || is_option(name),
-            Source::Label => config_source == "labels" && !is_option(name),
+            Source::Annotation | Source::Label if is_option(name) => source == Source::Annotation,
+            Source::Annotation | Source::Label => source == read,
             Source::UserData(_) if settings.general.user_data.enabled => true,
             Source::UserData(_) => return Some("not read: the setting userData.enabled is false".to_owned()),
         };

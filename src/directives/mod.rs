@@ -38,9 +38,6 @@ pub(crate) struct Directive<'o> {
 
 impl<'o> Directive<'o> {
     /// Its value, without spaces around it.
-    ///
-    /// # Errors
-    /// [`NotText`] if the value is not a string.
     pub(crate) fn text(&self) -> Result<&'o str, NotText> {
         as_text(self.value, self.source, self.feature)
     }
@@ -101,21 +98,20 @@ impl Directives {
         Self { config_source, annotations, labels, user_data }
     }
 
-    /// The place where directives are read, and the place where they are not.
-    fn places(&self) -> (&Map<String, Value>, &Map<String, Value>) {
+    /// The place where directives are read, and the place where they are not: the source, its name, and the keys there.
+    fn places(&self) -> [(Source<'_>, &'static str, &Map<String, Value>); 2] {
+        let annotations = (Source::Annotation, "annotations", &self.annotations);
+        let labels = (Source::Label, "labels", &self.labels);
         match self.config_source {
-            ConfigSource::Annotations => (&self.annotations, &self.labels),
-            ConfigSource::Labels => (&self.labels, &self.annotations),
+            ConfigSource::Annotations => [annotations, labels],
+            ConfigSource::Labels => [labels, annotations],
         }
     }
 
     /// The directive for a feature. Annotations (or labels) take precedence over user data.
     pub(crate) fn get(&self, feature: &'static str) -> Asked<'_> {
-        let source = match self.config_source {
-            ConfigSource::Annotations => Source::Annotation,
-            ConfigSource::Labels => Source::Label,
-        };
-        match self.places().0.get(&keys::directive(feature)) {
+        let [(source, _, keys), _] = self.places();
+        match keys.get(&keys::directive(feature)) {
             Some(value) => Asked::Yes(Directive { source, feature, value }),
             None => self.user_data.get(feature),
         }
@@ -123,19 +119,16 @@ impl Directives {
 
     /// The annotation that says which directive a feature was applied from.
     pub(crate) fn applied(&self, feature: &str) -> Option<&str> {
-        self.annotations.get(&keys::applied(feature))?.as_str()
+        self.annotations.get(&keys::about(feature, keys::APPLIED))?.as_str()
     }
 
     /// The annotation that lists what a feature added.
     pub(crate) fn record(&self, feature: &str) -> Option<&str> {
-        self.annotations.get(&keys::record(feature))?.as_str()
+        self.annotations.get(&keys::about(feature, keys::ADDED))?.as_str()
     }
 
     /// The value of an option, without spaces around it. An empty value counts as none. Annotations take precedence
     /// over user data.
-    ///
-    /// # Errors
-    /// [`NotText`] if the annotation's value is not a string.
     pub(crate) fn option(&self, name: &'static str) -> Result<Option<&str>, NotText> {
         let (value, source) = match self.annotations.get(&keys::directive(name)) {
             Some(value) => (value, Source::Annotation),
@@ -148,13 +141,17 @@ impl Directives {
     }
 
     /// Whether both contain the same directive for a feature, with the same options, wherever it was found.
-    pub(crate) fn ask_the_same(&self, other: &Self, feature: &'static str, options: &[&'static str]) -> bool {
+    pub(crate) fn ask_the_same(
+        &self,
+        other: &Self,
+        feature: &'static str,
+        mut options: impl Iterator<Item = &'static str>,
+    ) -> bool {
         let value = |directives: &Self| match directives.get(feature) {
             Asked::Yes(directive) => Some(directive.value.clone()),
             Asked::No | Asked::Unreadable => None,
         };
-        let has_same = |option: &&'static str| self.option(option) == other.option(option);
-        value(self) == value(other) && options.iter().all(has_same)
+        value(self) == value(other) && options.all(|option| self.option(option) == other.option(option))
     }
 
     /// Whether the option may be in user data that cannot be read.
@@ -166,12 +163,9 @@ impl Directives {
     /// Warnings about keys of the policy that have no effect. The known names are those of features and options.
     /// Options are annotations even if directives are read from labels or user data.
     pub(crate) fn warnings(&self, features: &[&'static str], known: &[&'static str]) -> Vec<String> {
-        let (read, elsewhere) = match self.config_source {
-            ConfigSource::Annotations => ("annotations", "labels"),
-            ConfigSource::Labels => ("labels", "annotations"),
-        };
-        let mut warnings = self.user_data.warnings().to_vec();
-        let is_misplaced = |name: &&'static str| self.places().1.contains_key(&keys::directive(name));
+        let [(_, read, _), (_, elsewhere, ignored)] = self.places();
+        let mut warnings = self.user_data.warnings.clone();
+        let is_misplaced = |name: &&'static str| ignored.contains_key(&keys::directive(name));
         let misplaced = text::list(features.iter().copied().filter(is_misplaced));
         if !misplaced.is_empty() {
             warnings.push(format!(
@@ -190,7 +184,7 @@ impl Directives {
         let labels = (self.config_source == ConfigSource::Labels).then_some(&self.labels);
         let keys = labels.into_iter().chain([&self.annotations]).flat_map(Map::keys);
         keys.filter_map(|key| key.strip_prefix(PREFIX))
-            .chain(self.user_data.names())
+            .chain(self.user_data.all().map(|(name, ..)| name))
             .filter(|name| !is_known(name, features, known))
             .take(4)
             .map(|name| describe_unknown(name, known))

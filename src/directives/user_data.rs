@@ -33,8 +33,10 @@ pub(crate) struct UserData {
     unreadable: Vec<String>,
     /// Whether any user data cannot be read at all.
     is_incomplete: bool,
-    warnings: Vec<String>,
-    notes: Vec<String>,
+    /// Warnings for the user.
+    pub(crate) warnings: Vec<String>,
+    /// The documents and values that were skipped, for the log.
+    pub(crate) notes: Vec<String>,
 }
 
 /// A directive, and the volume whose user data contains it.
@@ -107,29 +109,15 @@ impl UserData {
         })
     }
 
-    /// The names of all directives.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.found.iter().map(|found| found.name.as_str())
-    }
-
     /// Whether the user data contains a directive, or may contain one.
     pub(crate) fn is_empty(&self) -> bool {
         self.found.is_empty() && self.unreadable.is_empty() && !self.is_incomplete
     }
 
-    /// Warnings for the user.
-    pub(crate) fn warnings(&self) -> &[String] {
-        &self.warnings
-    }
-
-    /// The documents and values that were skipped, for the log.
-    pub(crate) fn notes(&self) -> &[String] {
-        &self.notes
-    }
-
     /// Reads a volume's user data, in the order in which KubeVirt looks for it: the Secret, the text, the text in base64.
     fn read_source(&mut self, volume: &str, source: &CloudInit<'_>, secret: Option<ReadSecret<'_>>) {
-        if let (Some(name), Some(read)) = (source.secret(), secret) {
+        let name = source.secret_ref.as_ref().map(|secret| secret.name).filter(|name| !name.is_empty());
+        if let (Some(name), Some(read)) = (name, secret) {
             match read(name) {
                 Ok(secret) => self.read_base64(volume, secret.user_data().unwrap_or_default()),
                 Err(error) => {

@@ -4,12 +4,16 @@
 use std::borrow::Cow;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, StrInput};
+use serde_json::{Map, Number, Value as Json};
 
 /// The size limit for a value, in bytes.
 const MAX_VALUE: usize = 1024;
 
 /// The most keys that the section may have. There are fewer features and options.
 const MAX_KEYS: usize = 64;
+
+/// How deeply a document is read. A directive's list of devices is at the fourth level.
+const MAX_DEPTH: usize = 16;
 
 /// The value of a key in the section.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,7 +37,7 @@ pub(super) enum Unreadable {
     NotAMap,
     #[error("a key in it is not a text")]
     Key,
-    #[error("it is longer than {MAX_VALUE} bytes")]
+    #[error("it is longer than {MAX_VALUE} bytes, or nested too deeply")]
     TooLong,
     #[error("it has more than {MAX_KEYS} keys")]
     TooMany,
@@ -42,7 +46,7 @@ pub(super) enum Unreadable {
 /// The keys and values of the map under this top-level key of the document; empty if there is no such key. Keys with a
 /// null value are left out. If a key is repeated, the last one counts.
 pub(super) fn section(text: &str, key: &str) -> Result<Vec<(String, Value)>, Unreadable> {
-    let mut reader = Reader { parser: Parser::new_from_str(text) };
+    let mut reader = Reader { parser: Parser::new_from_str(text), depth: 0 };
     let mut section = Vec::new();
     while !matches!(reader.next()?, Event::DocumentStart(_)) {}
     if !matches!(reader.next()?, Event::MappingStart(..)) {
@@ -52,8 +56,9 @@ pub(super) fn section(text: &str, key: &str) -> Result<Vec<(String, Value)>, Unr
         if found.as_deref() == Some(key) {
             section = reader.section()?;
         } else {
-            let value = reader.next()?;
-            reader.skip(&value)?;
+            let depth = reader.depth;
+            reader.next()?;
+            reader.skip_to(depth)?;
         }
     }
     // The rest must be YAML, too: otherwise cloud-init would not read any of the document.
@@ -63,39 +68,46 @@ pub(super) fn section(text: &str, key: &str) -> Result<Vec<(String, Value)>, Unr
 
 struct Reader<'t> {
     parser: Parser<'t, StrInput<'t>>,
+    /// How many maps and lists are open.
+    depth: usize,
 }
 
 impl<'t> Reader<'t> {
     fn next(&mut self) -> Result<Event<'t>, Unreadable> {
-        match self.parser.next_event() {
-            Some(Ok((event, _))) => Ok(event),
-            Some(Err(_)) | None => Err(Unreadable::Syntax),
+        let Some(Ok((event, _))) = self.parser.next_event() else {
+            return Err(Unreadable::Syntax);
+        };
+        match event {
+            Event::MappingStart(..) | Event::SequenceStart(..) => self.depth += 1,
+            Event::MappingEnd | Event::SequenceEnd => self.depth = self.depth.saturating_sub(1),
+            _ => {}
         }
+        Ok(event)
+    }
+
+    /// Skips what is left of the maps and lists that are open, until there are only this many.
+    fn skip_to(&mut self, depth: usize) -> Result<(), Unreadable> {
+        while self.depth > depth {
+            self.next()?;
+        }
+        Ok(())
     }
 
     /// The next key of the map, `Some(None)` if the key is not text, or `None` at the end of the map.
     fn key(&mut self) -> Result<Option<Option<Cow<'t, str>>>, Unreadable> {
+        let depth = self.depth;
         match self.next()? {
             Event::MappingEnd => Ok(None),
             Event::Scalar(text, ..) => Ok(Some(Some(text))),
-            other => self.skip(&other).map(|()| Some(None)),
+            _ => self.skip_to(depth).map(|()| Some(None)),
         }
-    }
-
-    /// Skips the rest of the value that starts with the event.
-    fn skip(&mut self, start: &Event<'_>) -> Result<(), Unreadable> {
-        let mut depth = change_of_depth(start);
-        while depth > 0 {
-            depth += change_of_depth(&self.next()?);
-        }
-        Ok(())
     }
 
     fn section(&mut self) -> Result<Vec<(String, Value)>, Unreadable> {
         let mut section: Vec<(String, Value)> = Vec::new();
         match self.next()? {
             Event::MappingStart(..) => {}
-            Event::Scalar(text, style, _, None) if is_null(&text, style) => return Ok(section),
+            Event::Scalar(text, ScalarStyle::Plain, _, None) if plain(&text).is_null() => return Ok(section),
             Event::Alias(_) => return Err(Unreadable::Alias),
             _ => return Err(Unreadable::NotAMap),
         }
@@ -111,133 +123,62 @@ impl<'t> Reader<'t> {
         Ok(section)
     }
 
-    /// The next value; `None` if it is null.
+    /// The next value; `None` if it is null. It is read to its end even if it contains an error.
     fn value(&mut self) -> Result<Option<Value>, Unreadable> {
-        Ok(match self.next()? {
-            Event::Scalar(text, style, _, tag) => {
-                let is_plain = style == ScalarStyle::Plain && tag.is_none();
-                match boolean(&text).filter(|_| is_plain) {
-                    Some(value) => Some(Value::Bool(value)),
-                    None if is_plain && is_null(&text, style) => None,
-                    None if text.len() > MAX_VALUE => Some(Value::Unreadable(Unreadable::TooLong)),
-                    None => Some(Value::Text(text.into_owned())),
+        let depth = self.depth;
+        let text = match self.next()? {
+            Event::Scalar(text, style, _, tag) => match plain(&text) {
+                Json::Null if style == ScalarStyle::Plain && tag.is_none() => return Ok(None),
+                Json::Bool(value) if style == ScalarStyle::Plain && tag.is_none() => {
+                    return Ok(Some(Value::Bool(value)));
+                }
+                _ => Ok(text.into_owned()),
+            },
+            start => self.json(start).map(|json| json.to_string()),
+        };
+        let text = match text {
+            Err(Unreadable::Syntax) => return Err(Unreadable::Syntax),
+            text => text.and_then(|text| if text.len() > MAX_VALUE { Err(Unreadable::TooLong) } else { Ok(text) }),
+        };
+        self.skip_to(depth)?;
+        Ok(Some(text.map_or_else(Value::Unreadable, Value::Text)))
+    }
+
+    /// The value that starts with the event.
+    fn json(&mut self, start: Event<'t>) -> Result<Json, Unreadable> {
+        match start {
+            _ if self.depth > MAX_DEPTH => Err(Unreadable::TooLong),
+            Event::Scalar(text, ScalarStyle::Plain, _, None) => Ok(plain(&text)),
+            Event::Scalar(text, ..) => Ok(Json::from(text)),
+            Event::SequenceStart(..) => {
+                let mut items = Vec::new();
+                loop {
+                    match self.next()? {
+                        Event::SequenceEnd => return Ok(Json::Array(items)),
+                        item => items.push(self.json(item)?),
+                    }
                 }
             }
-            Event::Alias(_) => Some(Value::Unreadable(Unreadable::Alias)),
-            start => Some(match self.json(&start)? {
-                Ok(json) => Value::Text(json),
-                Err(problem) => Value::Unreadable(problem),
-            }),
-        })
-    }
-
-    /// The list or map that starts with the event, as JSON. It is read to its end even if it contains an error.
-    fn json(&mut self, start: &Event<'_>) -> Result<Result<String, Unreadable>, Unreadable> {
-        let mut writer = Writer { json: String::new(), open: Vec::new() };
-        let mut result = writer.write(start);
-        let mut depth = change_of_depth(start);
-        while depth > 0 {
-            let event = self.next()?;
-            depth += change_of_depth(&event);
-            result = result.and_then(|()| writer.write(&event));
-        }
-        Ok(result.map(|()| writer.json))
-    }
-}
-
-fn change_of_depth(event: &Event<'_>) -> isize {
-    match event {
-        Event::MappingStart(..) | Event::SequenceStart(..) => 1,
-        Event::MappingEnd | Event::SequenceEnd => -1,
-        _ => 0,
-    }
-}
-
-/// Writes events as JSON.
-struct Writer {
-    json: String,
-    /// The maps and lists that are still open.
-    open: Vec<Open>,
-}
-
-/// Which part of a map or list comes next.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Open {
-    Item { is_first: bool },
-    Key { is_first: bool },
-    Value,
-}
-
-impl Writer {
-    fn write(&mut self, event: &Event<'_>) -> Result<(), Unreadable> {
-        if let Event::MappingEnd | Event::SequenceEnd = event {
-            self.open.pop();
-            self.json.push(if matches!(event, Event::MappingEnd) { '}' } else { ']' });
-            return self.check();
-        }
-        let mut is_key = false;
-        if let Some(open) = self.open.last_mut() {
-            let (mark, next) = match *open {
-                Open::Item { is_first } => (if is_first { "" } else { "," }, Open::Item { is_first: false }),
-                Open::Key { is_first } => (if is_first { "" } else { "," }, Open::Value),
-                Open::Value => (":", Open::Key { is_first: false }),
-            };
-            is_key = matches!(open, Open::Key { .. });
-            *open = next;
-            self.json.push_str(mark);
-        }
-        match event {
-            Event::Scalar(text, style, _, tag) => {
-                let is_plain = *style == ScalarStyle::Plain && tag.is_none();
-                if is_plain && !is_key { self.plain(text) } else { self.quoted(text) }
-            }
-            Event::Alias(_) => return Err(Unreadable::Alias),
-            _ if is_key => return Err(Unreadable::Key),
             Event::MappingStart(..) => {
-                self.json.push('{');
-                self.open.push(Open::Key { is_first: true });
+                let mut members = Map::new();
+                while let Some(key) = self.key()? {
+                    let value = self.next()?;
+                    members.insert(key.ok_or(Unreadable::Key)?.into_owned(), self.json(value)?);
+                }
+                Ok(Json::Object(members))
             }
-            _ => {
-                self.json.push('[');
-                self.open.push(Open::Item { is_first: true });
-            }
-        }
-        self.check()
-    }
-
-    /// Writes a plain scalar, which may be null, a boolean or a number.
-    fn plain(&mut self, text: &str) {
-        match boolean(text) {
-            _ if is_null(text, ScalarStyle::Plain) => self.json.push_str("null"),
-            Some(value) => self.json.push_str(if value { "true" } else { "false" }),
-            None if is_number(text) => self.json.push_str(text),
-            None => self.quoted(text),
+            _ => Err(Unreadable::Alias),
         }
     }
-
-    fn quoted(&mut self, text: &str) {
-        self.json.push_str(&serde_json::to_string(text).unwrap_or_default());
-    }
-
-    fn check(&self) -> Result<(), Unreadable> {
-        if self.json.len() > MAX_VALUE { Err(Unreadable::TooLong) } else { Ok(()) }
-    }
 }
 
-fn is_null(text: &str, style: ScalarStyle) -> bool {
-    style == ScalarStyle::Plain && matches!(text, "" | "~" | "null" | "Null" | "NULL")
-}
-
-fn is_number(text: &str) -> bool {
-    serde_json::from_str::<serde_json::Number>(text).is_ok()
-}
-
-/// A boolean in YAML 1.1, which is what cloud-init reads.
-fn boolean(text: &str) -> Option<bool> {
+/// A plain scalar, which may be null, a number, or a boolean in YAML 1.1, which is what cloud-init reads.
+fn plain(text: &str) -> Json {
     match text {
-        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Some(true),
-        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Some(false),
-        _ => None,
+        "" | "~" | "null" | "Null" | "NULL" => Json::Null,
+        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Json::Bool(true),
+        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Json::Bool(false),
+        _ => serde_json::from_str::<Number>(text).map_or_else(|_| Json::from(text), Json::Number),
     }
 }
 
@@ -274,7 +215,7 @@ mod tests {
         "[1, -2.5, 0x1f, 01, true, off, ~, null, 'null', \"\"]",
         r#"[1,-2.5,"0x1f","01",true,false,null,null,"null",""]"#
     )]
-    #[case::nested("{a: {b: [[], {}]}, 1: x, true: y}", r#"{"a":{"b":[[],{}]},"1":"x","true":"y"}"#)]
+    #[case::nested("{a: {b: [[], {}]}, 1: x, true: y}", r#"{"1":"x","a":{"b":[[],{}]},"true":"y"}"#)]
     #[case::escapes(r#"["\" \\ \n é"]"#, r#"["\" \\ \n é"]"#)]
     #[case::anchor("&here text", "text")]
     fn values(#[case] yaml: &str, #[case] text: &str) {
@@ -297,6 +238,7 @@ mod tests {
     #[case::alias_within("{devices: [*there]}", Unreadable::Alias)]
     #[case::key("{[a]: b}", Unreadable::Key)]
     #[case::long(&"x".repeat(1025), Unreadable::TooLong)]
+    #[case::deep(&format!("{}{}", "[".repeat(20), "]".repeat(20)), Unreadable::TooLong)]
     #[case::long_list(&format!("[{}]", "x,".repeat(400)), Unreadable::TooLong)]
     fn values_that_are_not_read(#[case] yaml: &str, #[case] problem: Unreadable) {
         let text = format!("y: &there [z]\nx:\n  a: {yaml}\n  b: kept\n");

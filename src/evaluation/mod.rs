@@ -9,7 +9,7 @@ use slog::{Logger, info, warn};
 use crate::cluster::Lookups;
 use crate::directives::{Asked, Directive, Directives, Source};
 use crate::features::feature::{Feature, Plan};
-use crate::features::record::{Demand, Ownership, Record, Recorded};
+use crate::features::record::{Ownership, Recorded};
 use crate::features::{FEATURES, Settings};
 use crate::keys;
 use crate::request::AdmissionRequest;
@@ -27,46 +27,47 @@ pub(crate) struct Old {
 
 /// One request while the features are applied to it.
 pub(crate) struct Evaluation<'r> {
-    request: &'r AdmissionRequest,
-    settings: &'r Settings,
-    lookups: &'r Lookups<'r>,
-    log: &'r Logger,
-    old: Option<&'r Old>,
-    directives: &'r Directives,
-    vm: VirtualMachine,
-    ownership: Ownership<'r>,
-    verdict: Verdict,
-    refusals: Vec<String>,
+    pub(crate) request: &'r AdmissionRequest,
+    pub(crate) settings: &'r Settings,
+    pub(crate) lookups: &'r Lookups<'r>,
+    pub(crate) log: &'r Logger,
+    pub(crate) old: Option<&'r Old>,
+    pub(crate) directives: &'r Directives,
+    pub(crate) vm: VirtualMachine,
+    pub(crate) ownership: Ownership<'r>,
+    pub(crate) verdict: Verdict,
+    pub(crate) refusals: Vec<String>,
     /// The features that fail on the VirtualMachine before the update, too. It is found out when a feature fails.
-    failures_before: OnceCell<Vec<&'static str>>,
+    pub(crate) failures_before: OnceCell<Vec<&'static str>>,
+}
+
+/// Finds out which entries of a VirtualMachine belong to the user.
+pub(crate) fn ownership<'o>(vm: &VirtualMachine, old: Option<&'o Old>) -> Ownership<'o> {
+    let added_to = |old: &Old| {
+        let records = FEATURES.iter().filter_map(|feature| planning::read_record(&old.directives, feature));
+        records.flat_map(|record| record.still_in(&old.vm, |_| true).ours).collect()
+    };
+    let added_to_old = old.map(added_to).unwrap_or_default();
+    Ownership { declared: vm.last_applied(), old: old.map(|old| &old.vm), added_to_old }
 }
 
 impl<'r> Evaluation<'r> {
-    pub(crate) fn new(
-        request: &'r AdmissionRequest,
-        settings: &'r Settings,
-        lookups: &'r Lookups<'r>,
-        log: &'r Logger,
-        old: Option<&'r Old>,
-        directives: &'r Directives,
-        vm: VirtualMachine,
-    ) -> Self {
-        let added_to = |old: &Old| {
-            let records = FEATURES.iter().filter_map(|feature| planning::read_record(&old.directives, feature));
-            records.flat_map(|record| record.still_in(&old.vm, |_| true).ours).collect()
-        };
-        let added_to_old = old.map(added_to).unwrap_or_default();
-        let ownership = Ownership { declared: vm.last_applied(), old: old.map(|old| &old.vm), added_to_old };
-        let (verdict, refusals, failures_before) = Default::default();
-        Self { request, settings, lookups, log, old, directives, vm, ownership, verdict, refusals, failures_before }
-    }
-
     /// The evaluation of the VirtualMachine before the update, as an update that changes nothing.
     fn before<'o>(&'o self, old: &'o Old) -> Evaluation<'o> {
         let Self { request, settings, lookups, log, .. } = *self;
-        let mut before = Evaluation::new(request, settings, lookups, log, Some(old), &old.directives, old.vm.clone());
-        before.failures_before = OnceCell::from(Vec::new());
-        before
+        Evaluation {
+            request,
+            settings,
+            lookups,
+            log,
+            old: Some(old),
+            directives: &old.directives,
+            vm: old.vm.clone(),
+            ownership: ownership(&old.vm, Some(old)),
+            verdict: Verdict::default(),
+            refusals: Vec::new(),
+            failures_before: OnceCell::from(Vec::new()),
+        }
     }
 
     /// Applies the features.
@@ -81,7 +82,7 @@ impl<'r> Evaluation<'r> {
         self.warn_of_options();
         let features: Vec<_> = FEATURES.iter().map(|feature| feature.name).collect();
         let mut known = features.clone();
-        FEATURES.iter().for_each(|feature| known.extend_from_slice(feature.options));
+        known.extend(FEATURES.iter().flat_map(|feature| feature.options()));
         self.verdict.warnings.extend(self.directives.warnings(&features, &known));
         if !self.refusals.is_empty() {
             self.verdict.applied.clear();
@@ -100,8 +101,8 @@ impl<'r> Evaluation<'r> {
     /// Warns about options without their directive.
     fn warn_of_options(&mut self) {
         for feature in FEATURES.iter().filter(|feature| matches!(self.directives.get(feature.name), Asked::No)) {
-            let is_there = |option: &&&'static str| matches!(self.directives.option(option), Ok(Some(_)));
-            for option in feature.options.iter().filter(is_there) {
+            let is_there = |option: &&'static str| matches!(self.directives.option(option), Ok(Some(_)));
+            for option in feature.options().filter(is_there) {
                 let name = feature.name;
                 self.verdict.warnings.push(format!("the option {option} has no effect without the directive {name}"));
             }
@@ -134,13 +135,13 @@ impl<'r> Evaluation<'r> {
     fn succeed(&mut self, task: &Task<'_>, plan: Plan, wanted: Vec<Recorded>) -> Result<(), ShapeError> {
         let name = task.feature.name;
         wanted.iter().try_for_each(|added| self.vm.add(&added.entry))?;
-        let is_ours = |added: &Recorded| self.ownership.may_be_ours(&added.entry, Demand::Asked);
-        let record = Record(wanted.into_iter().filter(is_ours).collect());
-        let record = (!record.0.is_empty()).then(|| record.to_text());
+        let is_ours = |added: &Recorded| self.ownership.may_be_ours(&added.entry);
+        let record: Vec<Recorded> = wanted.into_iter().filter(is_ours).collect();
+        let record = (!record.is_empty()).then(|| serde_json::to_string(&record).unwrap_or_default());
         let applied = Some(plan.applied).filter(|_| self.settings.general.add_tracking_annotations);
-        self.vm.annotate(&keys::record(name), record)?;
-        self.vm.annotate(&keys::applied(name), applied)?;
-        self.vm.annotate(&keys::error(name), None)?;
+        self.vm.annotate(&keys::about(name, keys::ADDED), record)?;
+        self.vm.annotate(&keys::about(name, keys::APPLIED), applied)?;
+        self.vm.annotate(&keys::about(name, keys::ERROR), None)?;
         self.warn(task, &task.warnings);
         self.warn(task, &plan.warnings);
         self.verdict.applied.push(name);
@@ -150,9 +151,9 @@ impl<'r> Evaluation<'r> {
     /// Removes the annotations of a feature that adds nothing any more, and says why if it failed.
     fn clear(&mut self, task: &Task<'_>, error: Option<String>) -> Result<(), ShapeError> {
         let name = task.feature.name;
-        self.vm.annotate(&keys::applied(name), None)?;
-        self.vm.annotate(&keys::record(name), None)?;
-        self.vm.annotate(&keys::error(name), error)?;
+        self.vm.annotate(&keys::about(name, keys::APPLIED), None)?;
+        self.vm.annotate(&keys::about(name, keys::ADDED), None)?;
+        self.vm.annotate(&keys::about(name, keys::ERROR), error)?;
         self.warn(task, &task.warnings);
         if !task.recorded.is_empty() {
             info!(self.log, "feature taken back"; self.request, "feature" => name);

@@ -8,7 +8,7 @@ use crate::directives::{Asked, Directive, Directives};
 use crate::features::FEATURES;
 use crate::features::feature::{Context, Feature, Plan};
 use crate::features::host_devices::{Siblings, beside};
-use crate::features::record::{Demand, Record, Recorded};
+use crate::features::record::{Record, Recorded};
 use crate::keys;
 use crate::settings::ErrorHandling;
 use crate::text;
@@ -76,13 +76,16 @@ impl<'r> Evaluation<'r> {
     pub(super) fn task(&self, feature: &'static Feature) -> Task<'r> {
         let asked = self.directives.get(feature.name);
         let is_on = (feature.settings)(self.settings).enabled;
-        let is_asked = !is_on || matches!(asked, Asked::Yes(_));
-        let (recorded, warnings) = self.recorded(feature, if is_asked { Demand::Asked } else { Demand::NotAsked });
+        let (mut recorded, warnings) = self.recorded(feature);
+        if is_on && self.old.is_some() && !matches!(asked, Asked::Yes(_)) {
+            // An entry that comes with the update that removes the directive belongs to the user.
+            recorded.retain(|added| !self.ownership.is_new(&added.entry));
+        }
         let task = |step, warnings| Task { feature, step, recorded, warnings };
         // If its options cannot be read, the feature might be planned differently from what is in place.
         let is_unreadable = match asked {
             _ if !is_on => return task(Step::Leave, Vec::new()),
-            Asked::Yes(_) => feature.options.iter().any(|option| self.directives.is_unreadable(option)),
+            Asked::Yes(_) => feature.options().any(|option| self.directives.is_unreadable(option)),
             Asked::No => false,
             Asked::Unreadable => true,
         };
@@ -110,15 +113,15 @@ impl<'r> Evaluation<'r> {
 
     /// What the feature added before this request: the entries of its record that are still there and do not belong to
     /// the user. The warnings are about entries that were changed, or a record that cannot be read.
-    fn recorded(&self, feature: &Feature, demand: Demand) -> (Vec<Recorded>, Vec<String>) {
+    fn recorded(&self, feature: &Feature) -> (Vec<Recorded>, Vec<String>) {
         let Some(record) = self.new_and_old().find_map(|directives| read_record(directives, feature)) else {
-            let key = keys::record(feature.name);
+            let key = keys::about(feature.name, keys::ADDED);
             let warning =
                 format!("the annotation {key} cannot be read, so what the policy added stays; remove that by hand");
             let is_there = self.directives.record(feature.name).is_some();
             return (Vec::new(), is_there.then_some(warning).into_iter().collect());
         };
-        let found = record.still_in(&self.vm, |entry| self.ownership.may_be_ours(entry, demand));
+        let found = record.still_in(&self.vm, |entry| self.ownership.may_be_ours(entry));
         let warnings = found.changes(&self.vm, &self.ownership);
         (found.ours, warnings)
     }
@@ -194,7 +197,7 @@ impl<'r> Evaluation<'r> {
             features.zip(&endings).filter(|(_, ending)| failed(ending)).map(|(name, _)| name).collect()
         };
         let is_asked_anew =
-            self.old.is_none_or(|old| !self.directives.ask_the_same(&old.directives, feature.name, feature.options));
+            self.old.is_none_or(|old| !self.directives.ask_the_same(&old.directives, feature.name, feature.options()));
         let failures = || self.old.map(failed_on).unwrap_or_default();
         !is_asked_anew && self.failures_before.get_or_init(failures).contains(&feature.name)
     }

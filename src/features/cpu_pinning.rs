@@ -2,12 +2,13 @@
 
 use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
-use super::switch::Switch;
+use super::switch::{WORDS, is_on};
 use crate::cluster::NODE;
 use crate::cluster::access::{Access, Verbs};
 use crate::settings::{FeatureSettings, section};
 use crate::text::Quoted;
 use crate::vm::place::{CPU_PLACEMENT, EMULATOR_THREAD};
+use crate::vm::{Amount, Cpu, Resources};
 
 const ISOLATION_OPTION: &str = "isolate-emulator-thread";
 
@@ -76,38 +77,33 @@ enum CpuPinningError {
 
 pub(super) static FEATURE: Feature = Feature {
     name: "cpu-pinning",
-    options: &[ISOLATION_OPTION],
     adds: &[&CPU_PLACEMENT, &EMULATOR_THREAD],
     settings: |settings| &settings.cpu_pinning.feature,
     plan,
-};
-
-pub(super) static REFERENCE: Reference = Reference {
-    settings: "cpuPinning",
-    example: "enabled",
-    gives: "each virtual CPU has a physical CPU to itself",
-    page: "cpu-and-memory.md#cpu-pinning",
-    takes: Switch::TAKES,
-    effect: "`domain.cpu.dedicatedCpuPlacement: true`",
-    options: &[OptionReference {
-        name: ISOLATION_OPTION,
-        takes: "`enabled`, `disabled`",
-        meaning: "QEMU's emulator thread gets its own CPU, in addition to those of the guest",
-    }],
-    looks_up: &[Access {
-        kinds: &[&NODE],
-        verbs: Verbs::List,
-        what: "whether a node pins CPUs; a single node is read by its name",
-        without: "no warning if no node does",
-        needed: &[],
-    }],
+    reference: Reference {
+        settings: "cpuPinning",
+        example: "enabled",
+        gives: "each virtual CPU has a physical CPU to itself",
+        page: "cpu-and-memory.md#cpu-pinning",
+        takes: WORDS,
+        effect: "`domain.cpu.dedicatedCpuPlacement: true`",
+        options: &[OptionReference {
+            name: ISOLATION_OPTION,
+            takes: "`enabled`, `disabled`",
+            meaning: "QEMU's emulator thread gets its own CPU, in addition to those of the guest",
+        }],
+        looks_up: &[Access::to(Verbs::List, &[&NODE])
+            .what("whether a node pins CPUs; a single node is read by its name")
+            .without("no warning if no node does")],
+    },
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
-    if value.parse::<Switch>()? == Switch::Off {
+    if !is_on(value)? {
         return Ok(None);
     }
-    let is_isolated = is_isolated(context)?;
+    let read = |option: &str| is_on(option).map_err(|_| CpuPinningError::Option(option.to_owned()));
+    let is_isolated = context.directives.option(ISOLATION_OPTION)?.map(read).transpose()? == Some(true);
     let cpu = context.vm.cpu()?;
     if cpu.dedicated_cpu_placement == Some(false) {
         return Err(CpuPinningError::Contradiction("dedicatedCpuPlacement").into());
@@ -115,61 +111,43 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     if is_isolated && cpu.isolate_emulator_thread == Some(false) {
         return Err(CpuPinningError::Contradiction("isolateEmulatorThread").into());
     }
-    check_amounts(context)?;
+    // The policy does not read instance types, so it leaves those to KubeVirt.
+    if !context.vm.has_instance_type() {
+        check_amounts(&cpu, context)?;
+    }
     let mut plan = Plan { applied: "true".to_owned(), ..Plan::default() };
     plan.entries.push(CPU_PLACEMENT.entry("", ""));
     if is_isolated {
         plan.entries.push(EMULATOR_THREAD.entry("", ""));
     }
-    plan.warnings.extend(warning(context)?);
+    if context.no_node(|node| LABELS.iter().any(|label| node.label(label) == Some("true")))? {
+        let [label, _] = LABELS;
+        plan.warnings.push(format!(
+            "no node that the VirtualMachine may run on has the label {label}=true, so it will not be scheduled; enable the CPU \
+             manager of a node, in Harvester under Hosts"
+        ));
+    }
     Ok(Some(plan))
 }
 
-fn is_isolated(context: &Context<'_>) -> anyhow::Result<bool> {
-    let Some(option) = context.directives.option(ISOLATION_OPTION)? else {
-        return Ok(false);
-    };
-    match option.parse::<Switch>() {
-        Ok(switch) => Ok(switch == Switch::On),
-        Err(_) => Err(CpuPinningError::Option(option.to_owned()).into()),
-    }
-}
-
-/// Checks that KubeVirt would pin the CPUs. The policy does not read instance types, so it leaves those to KubeVirt.
-fn check_amounts(context: &Context<'_>) -> anyhow::Result<()> {
-    if context.vm.has_instance_type() {
-        return Ok(());
-    }
-    let cpu = context.vm.cpu()?;
-    let mut cpus = context.vm.resources("cpu")?;
-    let mut memory = context.vm.resources("memory")?;
+/// Checks that KubeVirt would pin the CPUs.
+fn check_amounts(cpu: &Cpu, context: &Context<'_>) -> anyhow::Result<()> {
+    let (cpus, memory) = (context.vm.resources("cpu")?, context.vm.resources("memory")?);
     // Harvester's webhook runs later. If CPUs are pinned, it sets the requests of the VirtualMachine to its limits.
-    if context.settings.general.is_harvester() {
-        for resources in [&mut cpus, &mut memory] {
-            resources.request = resources.limit.clone().or(resources.request.take());
-        }
-    }
-    for (resource, amounts) in [("cpu", &cpus), ("memory", &memory)] {
-        if let (Some(request), Some(limit)) = (&amounts.request, &amounts.limit) {
-            if request.quantity != limit.quantity {
-                let [request, limit] = [request, limit].map(|amount| amount.text.clone());
-                return Err(CpuPinningError::Unequal { resource, request, limit }.into());
-            }
-        }
+    if !context.settings.general.is_harvester() {
+        check_equal("cpu", &cpus)?;
+        check_equal("memory", &memory)?;
     }
     // If both are present, they are equal.
-    let amount = match (&cpus.limit, &cpus.request) {
-        (Some(limit), _) => Some(("limits", limit)),
-        (None, Some(request)) => Some(("requests", request)),
-        (None, None) => None,
-    };
+    let amounts = [("limits", cpus.limit), ("requests", cpus.request)];
+    let amount = amounts.into_iter().find_map(|(field, amount)| Some((field, amount?)));
     match (amount, cpu.count()) {
         (None, None) => return Err(CpuPinningError::NoCount.into()),
-        (Some((field, amount)), _) if !amount.quantity.is_whole() => {
-            return Err(CpuPinningError::Fraction { field, text: amount.text.clone() }.into());
+        (Some((field, Amount { text, quantity })), _) if !quantity.is_whole() => {
+            return Err(CpuPinningError::Fraction { field, text }.into());
         }
-        (Some((field, amount)), Some(guest)) if amount.quantity.ceil() != guest => {
-            return Err(CpuPinningError::Count { guest, field, text: amount.text.clone() }.into());
+        (Some((field, Amount { text, quantity })), Some(guest)) if quantity.ceil() != guest => {
+            return Err(CpuPinningError::Count { guest, field, text }.into());
         }
         _ => {}
     }
@@ -179,18 +157,13 @@ fn check_amounts(context: &Context<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A warning about the nodes, if policy-server may read them.
-fn warning(context: &Context<'_>) -> anyhow::Result<Option<String>> {
-    let placement = context.vm.placement()?;
-    let Ok(nodes) = context.nodes(&placement) else {
-        return Ok(None);
-    };
-    let pins = |label: &&str| nodes.iter().any(|node| node.label(label) == Some("true"));
-    let [label, _] = LABELS;
-    Ok((!LABELS.iter().any(pins)).then(|| {
-        format!(
-            "no node that the VirtualMachine may run on has the label {label}=true, so it will not be scheduled; enable the CPU \
-             manager of a node, in Harvester under Hosts"
-        )
-    }))
+/// Checks that the request is the limit, if both are present.
+fn check_equal(resource: &'static str, amounts: &Resources) -> Result<(), CpuPinningError> {
+    match (&amounts.request, &amounts.limit) {
+        (Some(request), Some(limit)) if request.quantity != limit.quantity => {
+            let [request, limit] = [request, limit].map(|amount| amount.text.clone());
+            Err(CpuPinningError::Unequal { resource, request, limit })
+        }
+        _ => Ok(()),
+    }
 }

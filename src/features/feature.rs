@@ -4,20 +4,19 @@ use std::rc::Rc;
 
 use super::Settings;
 use super::record::Recorded;
+use super::reference::Reference;
 use crate::cluster::{LookupError, Lookups, NODE, Node};
 use crate::directives::Directives;
 use crate::request::Requester;
 use crate::settings::FeatureSettings;
 use crate::vm::entry::Entry;
 use crate::vm::place::Place;
-use crate::vm::{Placement, VirtualMachine};
+use crate::vm::{ShapeError, VirtualMachine};
 
 /// One feature.
 pub(crate) struct Feature {
     /// Its name, as in the key of the directive.
     pub(crate) name: &'static str,
-    /// The options of its directive.
-    pub(crate) options: &'static [&'static str],
     /// The places where it adds entries.
     pub(crate) adds: &'static [&'static Place],
     /// Its part of the settings that all features have.
@@ -28,6 +27,15 @@ pub(crate) struct Feature {
     /// Why the feature cannot be applied, in words for the user: what the obstacle is, and what to do. Each feature has
     /// its own enum of reasons; outside of the feature, only the words matter.
     pub(crate) plan: fn(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>>,
+    /// What users and administrators need to know of it.
+    pub(crate) reference: Reference,
+}
+
+impl Feature {
+    /// The options of its directive.
+    pub(crate) fn options(&self) -> impl Iterator<Item = &'static str> {
+        self.reference.options.iter().map(|option| option.name)
+    }
 }
 
 /// What a feature needs to know in order to plan.
@@ -52,13 +60,19 @@ pub(crate) struct Context<'c> {
 
 impl Context<'_> {
     /// Looks up the nodes that the VirtualMachine may run on, as far as its placement says so.
-    pub(super) fn nodes(&self, placement: &Placement) -> Result<Vec<Rc<Node>>, LookupError> {
-        let mut nodes = match placement.hostname() {
-            Some(name) => vec![self.lookups.get(&NODE, name, None)?],
-            None => self.lookups.list(&NODE)?,
+    pub(super) fn nodes(&self) -> Result<Result<Vec<Rc<Node>>, LookupError>, ShapeError> {
+        let placement = self.vm.placement()?;
+        let nodes = match placement.hostname() {
+            Some(name) => self.lookups.get(&NODE, name, None).map(|node| vec![node]),
+            None => self.lookups.list(&NODE),
         };
-        nodes.retain(|node: &Rc<Node>| placement.allows(|key| node.label(key)));
-        Ok(nodes)
+        let is_allowed = |node: &Rc<Node>| placement.allows(|key| node.label(key));
+        Ok(nodes.map(|nodes| nodes.into_iter().filter(is_allowed).collect()))
+    }
+
+    /// Whether it is known that none of these nodes fits. It is not known if policy-server may not read them.
+    pub(super) fn no_node(&self, fits: impl Fn(&Node) -> bool) -> Result<bool, ShapeError> {
+        Ok(self.nodes()?.is_ok_and(|nodes| !nodes.iter().any(|node| fits(node))))
     }
 }
 

@@ -1,20 +1,19 @@
 //! GPU device plugin: the VM's pod gets an extended resource, and the guest gets a device if KubeVirt serves the
 //! resource as one.
 
-use super::allowed::allows;
-use super::feature::{Context, Feature, Plan};
-use super::host_devices::{check_gate, free_names};
-use super::reference::Reference;
-use crate::cluster::access::{Access, Condition, Verbs};
 use std::rc::Rc;
 
+use super::allowed::allows;
+use super::feature::{Context, Feature, Plan};
+use super::host_devices::{GATE, free_names};
+use super::reference::Reference;
+use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{KUBEVIRT, KubeVirt, PCI_DEVICE};
 use crate::settings::{Count, FeatureSettings, choice, section};
 use crate::text::Quoted;
 use crate::values::pattern::Pattern;
 use crate::values::resource::{ResourceName, ResourceNameError};
 use crate::vm::place::{GPU, HOST_DEVICE, LIMIT};
-use crate::vm::{ShapeError, VirtualMachine};
 
 section! {
     /// Setting `gpuDevicePlugin`.
@@ -72,67 +71,55 @@ enum GpuDevicePluginError {
     NotAllowedHere { name: ResourceName, namespace: String },
 }
 
-/// The resource that a directive asks for, and the number of devices.
-#[derive(PartialEq, Eq)]
-struct Request {
-    name: ResourceName,
-    count: usize,
-}
-
 pub(super) static FEATURE: Feature = Feature {
     name: "gpu-device-plugin",
-    options: &[],
     adds: &[&HOST_DEVICE, &GPU, &LIMIT],
     settings: |settings| &settings.gpu_device_plugin.feature,
     plan,
-};
-
-pub(super) static REFERENCE: Reference = Reference {
-    settings: "gpuDevicePlugin",
-    example: "nvidia.com/gpu",
-    gives: "the guest gets a GPU from a device plugin",
-    page: "passthrough.md#gpus-from-a-device-plugin",
-    takes: "an extended resource such as `nvidia.com/gpu`, or several of it: `nvidia.com/gpu=2`",
-    effect: "`domain.devices.gpus` or `hostDevices` gets a device of it, or `domain.resources.limits` gets one of it",
-    options: &[],
-    looks_up: &[
-        Access {
-            kinds: &[&KUBEVIRT],
-            verbs: Verbs::Get,
-            what: "`permittedHostDevices`",
-            without: "the resource becomes a limit, with a warning",
-            needed: &[Condition::Is("gpuDevicePlugin.attachDevice", "auto")],
-        },
-        Access {
-            kinds: &[&PCI_DEVICE],
-            verbs: Verbs::Get,
-            what: "whether the cluster has Harvester's PCI devices",
-            without: "the resource becomes a host device",
-            needed: &[
-                Condition::Is("gpuDevicePlugin.attachDevice", "auto"),
-                Condition::IsNot("pciPassthrough.deviceNames", "address"),
-            ],
-        },
-    ],
+    reference: Reference {
+        settings: "gpuDevicePlugin",
+        example: "nvidia.com/gpu",
+        gives: "the guest gets a GPU from a device plugin",
+        page: "passthrough.md#gpus-from-a-device-plugin",
+        takes: "an extended resource such as `nvidia.com/gpu`, or several of it: `nvidia.com/gpu=2`",
+        effect: "`domain.devices.gpus` or `hostDevices` gets a device of it, or `domain.resources.limits` gets one of it",
+        options: &[],
+        looks_up: &[
+            Access::to(Verbs::Get, &[&KUBEVIRT])
+                .what("`permittedHostDevices`")
+                .without("the resource becomes a limit, with a warning")
+                .only_if(&[Condition::Is("gpuDevicePlugin.attachDevice", "auto")]),
+            Access::to(Verbs::Get, &[&PCI_DEVICE])
+                .what("whether the cluster has Harvester's PCI devices")
+                .without("the resource becomes a host device")
+                .only_if(&[
+                    Condition::Is("gpuDevicePlugin.attachDevice", "auto"),
+                    Condition::IsNot("pciPassthrough.deviceNames", "address"),
+                ]),
+        ],
+    },
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
-    let request = parse(value, context.settings.gpu_device_plugin.max_devices.0)?;
-    let Request { name, count } = &request;
-    let allowed = &context.settings.gpu_device_plugin.allowed_plugins;
-    if !allowed.iter().any(|pattern| pattern.matches(name.as_str())) {
-        let (name, allowed) = (name.clone(), Pattern::list(allowed));
+    let settings = &context.settings.gpu_device_plugin;
+    let request = parse(value, settings.max_devices.0)?;
+    let (name, count) = &request;
+    let resource = name.as_str();
+    if !settings.allowed_plugins.iter().any(|pattern| pattern.matches(resource)) {
+        let (name, allowed) = (name.clone(), Pattern::list(&settings.allowed_plugins));
         return Err(GpuDevicePluginError::NotAllowed { name, allowed }.into());
     }
-    if !allows(&context.settings.gpu_device_plugin.allowed_in, context.namespace, &[name.as_str()]) {
+    if !allows(&settings.allowed_in, context.namespace, &[resource]) {
         let (name, namespace) = (name.clone(), context.namespace.to_owned());
         return Err(GpuDevicePluginError::NotAllowedHere { name, namespace }.into());
     }
     let applied = if *count == 1 { name.to_string() } else { format!("{name}={count}") };
     let mut plan = Plan { applied, ..Plan::default() };
     let ours = context.ours.iter().map(|added| &added.entry);
-    let ours = ours.filter(|entry| entry.as_device().is_some_and(|(_, r)| r == name.as_str()));
-    let in_place = count_devices(name, context.vm)?;
+    let ours = ours.filter(|entry| entry.as_device().is_some_and(|(_, of_entry)| of_entry == resource));
+    // Host devices count, because Harvester turns GPUs into host devices.
+    let devices = [context.vm.gpus()?, context.vm.host_devices()?].concat();
+    let in_place = devices.iter().filter(|device| device.resource == resource).count();
     let before = context.applied_before.and_then(|value| parse(value, usize::MAX).ok());
     let reused = match before {
         // Devices that the user had before the directive count. Devices that the user adds later do not replace the policy's.
@@ -144,17 +131,16 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     if attached >= *count {
         return Ok(Some(plan));
     }
-    match serving(name, context) {
+    match serving(resource, context) {
         // KubeVirt computes the limit for a device. An explicit limit would override the count.
         Ok(kubevirt) => {
-            let names = free_names(PREFIX, count - attached, context)?;
-            let is_host_device = is_host_device(name, &kubevirt, context);
-            if is_host_device {
-                check_gate(context.lookups)?;
+            let names = free_names("gpu", count - attached, context)?;
+            let place = if is_host_device(resource, &kubevirt, context) { &HOST_DEVICE } else { &GPU };
+            if place == &HOST_DEVICE {
+                context.lookups.check_gate(GATE)?;
             }
-            let place = if is_host_device { &HOST_DEVICE } else { &GPU };
-            plan.entries.extend(names.map(|device| place.entry(&device, name.as_str())));
-            if context.vm.limit(name.as_str())?.is_some() {
+            plan.entries.extend(names.map(|device| place.entry(&device, resource)));
+            if context.vm.limit(resource)?.is_some() {
                 plan.warnings.push(format!(
                     "the VirtualMachine's own limit on {name} overrides the number that its devices need; remove it"
                 ));
@@ -167,67 +153,50 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
             plan.warnings.push(format!(
                 "a limit on {name} gives the VirtualMachine's pod the resource, but the guest gets no device: {obstacle}"
             ));
-            if let Some(found) = context.vm.limit(name.as_str())? {
-                if found.parse() != Ok(*count) {
-                    plan.warnings.push(format!(
-                        "the VirtualMachine's own limit of {} on {name} stays, although the directive asks for {count}; remove it",
-                        Quoted(&found)
-                    ));
-                }
+            if let Some(found) = context.vm.limit(resource)?.filter(|found| found.parse() != Ok(*count)) {
+                plan.warnings.push(format!(
+                    "the VirtualMachine's own limit of {} on {name} stays, although the directive asks for {count}; remove it",
+                    Quoted(&found)
+                ));
             }
-            plan.entries.push(LIMIT.entry(name.as_str(), &count.to_string()));
+            plan.entries.push(LIMIT.entry(resource, &count.to_string()));
         }
     }
     Ok(Some(plan))
 }
 
-/// The prefix of the names of devices that the policy adds.
-const PREFIX: &str = "gpu";
-
-fn parse(value: &str, max: usize) -> Result<Request, GpuDevicePluginError> {
+/// The resource that a directive asks for, and the number of devices.
+fn parse(value: &str, max: usize) -> Result<(ResourceName, usize), GpuDevicePluginError> {
     let (name, count) = match value.split_once('=') {
-        Some((name, count)) => (name.trim_end(), Some(count.trim_start())),
-        None => (value, None),
+        Some((name, count)) => (name.trim_end(), count.trim_start()),
+        None => (value, "1"),
     };
     let name: ResourceName = name.parse()?;
-    let count = match count {
-        None => 1,
-        // Only digits: `parse` would also accept a sign.
-        Some(text) => match text.parse() {
-            Ok(n) if (1..=max).contains(&n) && text.chars().all(|c| c.is_ascii_digit()) => n,
-            _ => return Err(GpuDevicePluginError::Count { name, max }),
-        },
-    };
-    Ok(Request { name, count })
-}
-
-/// How many devices of the resource the VirtualMachine has. Host devices count, because Harvester turns GPUs into host devices.
-fn count_devices(name: &ResourceName, vm: &VirtualMachine) -> Result<usize, ShapeError> {
-    let devices = [vm.gpus()?, vm.host_devices()?].concat();
-    Ok(devices.iter().filter(|device| device.resource == name.as_str()).count())
+    // Only digits: `parse` would also accept a sign.
+    match count.parse() {
+        Ok(number) if (1..=max).contains(&number) && count.chars().all(|c| c.is_ascii_digit()) => Ok((name, number)),
+        _ => Err(GpuDevicePluginError::Count { name, max }),
+    }
 }
 
 /// Whether Harvester handles devices of the resource as host devices. Harvester can turn GPUs into host devices itself,
 /// but the API server cannot apply its patch if there are two or more. Mediated devices, such as vGPUs before Harvester
 /// 1.8, stay GPUs. Source: `harvester/pcidevices`, `pkg/webhook/vm.go` and `pkg/controller/gpudevice`.
-fn is_host_device(name: &ResourceName, kubevirt: &KubeVirt, context: &Context<'_>) -> bool {
-    if context.settings.pci_passthrough.names_by_address() || !kubevirt.serves_pci_device(name.as_str()) {
-        return false;
-    }
-    // Harvester accepts only host devices whose resource one of its PCIDevices has, and its message says so. So the
-    // policy does not check which devices there are.
-    context.lookups.check_served(&PCI_DEVICE).is_ok()
+///
+/// Harvester accepts only host devices whose resource one of its PCIDevices has, and its message says so. So the policy
+/// does not check which devices there are.
+fn is_host_device(resource: &str, kubevirt: &KubeVirt, context: &Context<'_>) -> bool {
+    !context.settings.pci_passthrough.names_by_address()
+        && kubevirt.serves_pci_device(resource)
+        && context.lookups.check_served(&PCI_DEVICE).is_ok()
 }
 
 /// Returns KubeVirt's object if KubeVirt gives a guest devices of the resource.
-///
-/// # Errors
-/// Why the guest cannot get such a device.
-fn serving(name: &ResourceName, context: &Context<'_>) -> Result<Rc<KubeVirt>, String> {
+fn serving(resource: &str, context: &Context<'_>) -> Result<Rc<KubeVirt>, String> {
     match context.settings.gpu_device_plugin.attach_device {
         AttachDevice::Never => Err("the policy's setting gpuDevicePlugin.attachDevice is never".to_owned()),
         AttachDevice::Auto => match context.lookups.kubevirt() {
-            Ok(kubevirt) if kubevirt.serves_device(name.as_str()) => Ok(kubevirt),
+            Ok(kubevirt) if kubevirt.serves_device(resource) => Ok(kubevirt),
             Ok(_) => Err("KubeVirt's permittedHostDevices does not list it; have the administrator add it".to_owned()),
             Err(error) => Err(format!("KubeVirt's permittedHostDevices cannot be read: {error}")),
         },

@@ -8,7 +8,7 @@ use crate::settings::{Choice, FeatureSettings, choice, section};
 use crate::text::Quoted;
 use crate::values::quantity::Quantity;
 use crate::vm::place::HUGEPAGES;
-use crate::vm::{Amount, ShapeError, VirtualMachine};
+use crate::vm::{Amount, Resources, ShapeError, VirtualMachine};
 
 section! {
     /// Setting `hugepages`.
@@ -76,27 +76,21 @@ const LOWERED: &str = " (Harvester lowers it by its overcommit ratio; add the di
 
 pub(super) static FEATURE: Feature = Feature {
     name: "hugepages",
-    options: &[],
     adds: &[&HUGEPAGES],
     settings: |settings| &settings.hugepages.feature,
     plan,
-};
-
-pub(super) static REFERENCE: Reference = Reference {
-    settings: "hugepages",
-    example: "2Mi",
-    gives: "the guest's memory comes from huge pages",
-    page: "cpu-and-memory.md#hugepages",
-    takes: "`2Mi` or `1Gi`",
-    effect: "`domain.memory.hugepages.pageSize`",
-    options: &[],
-    looks_up: &[Access {
-        kinds: &[&NODE],
-        verbs: Verbs::List,
-        what: "whether a node has enough such pages; a single node is read by its name",
-        without: "no warning if no node has",
-        needed: &[],
-    }],
+    reference: Reference {
+        settings: "hugepages",
+        example: "2Mi",
+        gives: "the guest's memory comes from huge pages",
+        page: "cpu-and-memory.md#hugepages",
+        takes: "`2Mi` or `1Gi`",
+        effect: "`domain.memory.hugepages.pageSize`",
+        options: &[],
+        looks_up: &[Access::to(Verbs::List, &[&NODE])
+            .what("whether a node has enough such pages; a single node is read by its name")
+            .without("no warning if no node has")],
+    },
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
@@ -109,11 +103,12 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
         return Err(HugepagesError::OtherSize(other.into_owned()).into());
     }
     let mut plan = Plan { applied: size.word().to_owned(), ..Plan::default() };
-    let memory = memory(context)?;
-    for amount in &memory.checked {
-        check(amount, size)?;
+    let Memory { divided, guest, request_is_lowered } = memory(context)?;
+    let bytes = divided.as_ref().map(|amount| amount.bytes);
+    for amount in [divided, guest].into_iter().flatten() {
+        amount.check(size)?;
     }
-    if memory.request_is_lowered {
+    if request_is_lowered {
         plan.warnings.push(format!(
             "Harvester lowers the memory request by its overcommit ratio, and KubeVirt refuses the VirtualMachine if that \
              request is not a multiple of {}; add the directive cpu-pinning, with which the request is the limit",
@@ -121,17 +116,24 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
         ));
     }
     plan.entries.push(HUGEPAGES.entry("", size.word()));
-    if let Some(bytes) = memory.of_pod {
-        plan.warnings.extend(warning(size, bytes, context)?);
+    if let Some(bytes) = bytes {
+        let resource = format!("hugepages-{}", size.word());
+        let is_enough = |pages: &str| pages.parse::<Quantity>().is_ok_and(|pages| pages.ceil() >= bytes);
+        if context.no_node(|node| node.allocatable(&resource).is_some_and(is_enough))? {
+            plan.warnings.push(format!(
+                "no node that the VirtualMachine may run on has enough {resource} (status.allocatable), so it will not be scheduled; \
+                 reserve hugepages on a node"
+            ));
+        }
     }
     Ok(Some(plan))
 }
 
 /// An amount of memory that must be a multiple of the page size.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone)]
 struct PagedAmount {
     /// The field that contains it.
-    place: &'static str,
+    field: &'static str,
     /// The amount, as the field has it.
     text: String,
     bytes: u64,
@@ -140,38 +142,47 @@ struct PagedAmount {
 }
 
 impl PagedAmount {
-    fn new(place: &'static str, amount: &Amount, hint: &'static str) -> Self {
-        Self { place, text: amount.text.clone(), bytes: amount.quantity.ceil(), hint }
+    fn new(field: &'static str, Amount { text, quantity }: Amount, hint: &'static str) -> Self {
+        Self { field, text, bytes: quantity.ceil(), hint }
+    }
+
+    fn check(self, size: PageSize) -> Result<(), HugepagesError> {
+        let Self { field, text, bytes, hint } = self;
+        match bytes % size.bytes() {
+            _ if bytes < size.bytes() => Err(HugepagesError::Less { field, text, size: size.word() }),
+            0 => Ok(()),
+            _ => Err(HugepagesError::NotAMultiple { field, text, size: size.word(), hint }),
+        }
     }
 }
 
 /// The VirtualMachine's memory.
 #[derive(Default)]
 struct Memory {
-    checked: Vec<PagedAmount>,
-    /// How many bytes of hugepages a node must have.
-    of_pod: Option<u64>,
+    /// What KubeVirt divides into pages: a node must have as many bytes of hugepages.
+    divided: Option<PagedAmount>,
+    /// What QEMU divides into pages.
+    guest: Option<PagedAmount>,
     /// Whether Harvester's webhook, which runs later, will set a request that the policy does not know.
     request_is_lowered: bool,
 }
 
 /// Finds the amounts that must be multiples of the page size. KubeVirt divides the request, or else the guest's memory,
-/// or else the limit. QEMU divides the guest's memory. The policy does not read instance types.
+/// or else the limit. The policy does not read instance types.
 fn memory(context: &Context<'_>) -> Result<Memory, ShapeError> {
     let vm = context.vm;
     if vm.has_instance_type() {
         return Ok(Memory::default());
     }
     let is_harvester = context.settings.general.is_harvester();
-    let hint = |hint: &'static str| if is_harvester { hint } else { "" };
-    let amounts = vm.resources("memory")?;
+    let Resources { request, limit } = vm.resources("memory")?;
     const GUEST: &str = "spec.template.spec.domain.memory.guest";
     const REQUEST: &str = "spec.template.spec.domain.resources.requests.memory";
     const LIMIT: &str = "spec.template.spec.domain.resources.limits.memory";
-    let guest = vm.guest_memory()?.map(|amount| PagedAmount::new(GUEST, &amount, hint(RESERVED)));
-    let request = |hint| Some(PagedAmount::new(REQUEST, amounts.request.as_ref()?, hint));
-    let limit = amounts.limit.as_ref().map(|amount| PagedAmount::new(LIMIT, amount, ""));
-    let (divided, guest, request_is_lowered) = match limit {
+    let reserved = if is_harvester { RESERVED } else { "" };
+    let guest = vm.guest_memory()?.map(|amount| PagedAmount::new(GUEST, amount, reserved));
+    let request = |hint| request.map(|amount| PagedAmount::new(REQUEST, amount, hint));
+    match limit.map(|amount| PagedAmount::new(LIMIT, amount, "")) {
         Some(limit) if is_harvester => {
             let old = context.old.and_then(|old| Basis::of(old).ok());
             let basis = Basis::of(vm)?;
@@ -179,7 +190,7 @@ fn memory(context: &Context<'_>) -> Result<Memory, ShapeError> {
                 // Harvester set it earlier, and will not change it.
                 _ if old.as_ref().is_some_and(|old| old.memory == basis.memory) => guest.unwrap_or(limit.clone()),
                 Some(reserved) => PagedAmount {
-                    place: "the guest's memory",
+                    field: "the guest's memory",
                     text: format!("{} less {}", limit.text, reserved.text),
                     bytes: limit.bytes.saturating_sub(reserved.quantity.ceil()),
                     hint: RESERVED,
@@ -189,20 +200,16 @@ fn memory(context: &Context<'_>) -> Result<Memory, ShapeError> {
             // Harvester sets the request to the limit if CPUs are pinned, to the guest's memory if there are devices,
             // and otherwise to a part of the limit.
             let is_lowered = !basis.is_dedicated && !basis.has_devices;
-            let is_lowered_anew = is_lowered && old.as_ref() != Some(&basis);
+            let request_is_lowered = is_lowered && old.as_ref() != Some(&basis);
             let divided = match request(LOWERED) {
-                Some(request) if is_lowered && !is_lowered_anew => request,
+                Some(request) if is_lowered && !request_is_lowered => request,
                 _ if basis.is_dedicated => limit,
                 _ => guest.clone(),
             };
-            (Some(divided), Some(guest), is_lowered_anew)
+            Ok(Memory { divided: Some(divided), guest: Some(guest), request_is_lowered })
         }
-        limit => (request("").or(guest.clone()).or(limit), guest, false),
-    };
-    let of_pod = divided.as_ref().map(|amount| amount.bytes);
-    let mut checked: Vec<_> = divided.into_iter().chain(guest).collect();
-    checked.dedup();
-    Ok(Memory { checked, of_pod, request_is_lowered })
+        limit => Ok(Memory { divided: request("").or(guest.clone()).or(limit), guest, request_is_lowered: false }),
+    }
 }
 
 /// What Harvester's webhook, which runs later, computes the request from. It does so for a new VirtualMachine, and if
@@ -227,33 +234,4 @@ impl Basis {
             has_devices: !(vm.host_devices()?.is_empty() && vm.gpus()?.is_empty()),
         })
     }
-}
-
-fn check(amount: &PagedAmount, size: PageSize) -> Result<(), HugepagesError> {
-    let PagedAmount { place: field, text, bytes, hint } = amount.clone();
-    let word = size.word();
-    if bytes < size.bytes() {
-        return Err(HugepagesError::Less { field, text, size: word });
-    }
-    if bytes % size.bytes() != 0 {
-        return Err(HugepagesError::NotAMultiple { field, text, size: word, hint });
-    }
-    Ok(())
-}
-
-/// A warning about the nodes, if policy-server may read them.
-fn warning(size: PageSize, bytes: u64, context: &Context<'_>) -> anyhow::Result<Option<String>> {
-    let placement = context.vm.placement()?;
-    let Ok(nodes) = context.nodes(&placement) else {
-        return Ok(None);
-    };
-    let resource = format!("hugepages-{}", size.word());
-    let has_enough = |pages: &str| pages.parse::<Quantity>().is_ok_and(|pages| pages.ceil() >= bytes);
-    let is_there = nodes.iter().any(|node| node.allocatable(&resource).is_some_and(has_enough));
-    Ok((!is_there).then(|| {
-        format!(
-            "no node that the VirtualMachine may run on has enough {resource} (status.allocatable), so it will not be scheduled; \
-             reserve hugepages on a node"
-        )
-    }))
 }

@@ -19,7 +19,6 @@ use serde_json::Value;
 
 use crate::settings::{Description, GeneralSettings, SettingsError, default_settings, read_settings, section};
 use feature::Feature;
-use reference::Reference;
 
 /// Lists the features: for each, its module, the type of its settings, and their key.
 macro_rules! features {
@@ -27,8 +26,6 @@ macro_rules! features {
         /// The features, in the order in which they are planned and applied.
         pub(crate) static FEATURES: &[&Feature] = &[$(&$module::FEATURE,)+];
 
-        /// What users and administrators need to know of each feature, in the same order.
-        static REFERENCES: &[&Reference] = &[$(&$module::REFERENCE,)+];
 
         section! {
             /// All settings, each with a valid value.
@@ -70,7 +67,7 @@ impl Default for Settings {
 impl Settings {
     /// All settings, as the form and the chart need them.
     pub fn description() -> Description {
-        Self::describe()
+        Description::section("", "", Self::describe())
     }
 
     /// Reads settings. A setting that is `null`, `""`, `[]` or `{}` counts as not set, and has its default.

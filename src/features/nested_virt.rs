@@ -1,14 +1,16 @@
 //! Nested virtualization: the guest's CPU gets the virtualization extension of the CPU vendor.
 
+use std::rc::Rc;
+
 use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
-use super::switch::Switch;
+use super::switch::{WORDS, is_on};
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{ClusterError, LookupError, NODE};
-use crate::settings::{FeatureSettings, choice, section};
+use crate::cluster::{ClusterError, NODE, Node};
+use crate::settings::{Choice, FeatureSettings, choice, section};
 use crate::text::Quoted;
-use crate::vm::VirtualMachine;
 use crate::vm::place::CPU_FEATURE;
+use crate::vm::{CpuFeature, VirtualMachine};
 
 const OPTION: &str = "cpu-vendor";
 
@@ -37,49 +39,30 @@ choice! {
 const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
 const AMD64: &str = "amd64";
 
-/// The vendors of CPU models, by the start of the model's name in lower case. Source: libvirt, `src/cpu_map/x86_*.xml`.
-const AMD_MODELS: &str = "athlon,epyc,opteron,phenom,dhyana";
-const INTEL_MODELS: &str = "broadwell,cascadelake,clearwaterforest,conroe,cooperlake,core2duo,\
-    coreduo,denverton,diamondrapids,graniterapids,haswell,icelake,ivybridge,knightsmill,n270,nehalem,penryn,\
-    sandybridge,sapphirerapids,sierraforest,skylake,westmere";
-
-/// The CPU vendor, which determines the virtualization extension.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Vendor {
-    Amd,
-    Intel,
-}
-
-impl Vendor {
-    const ALL: [Vendor; 2] = [Vendor::Amd, Vendor::Intel];
-
+/// A CPU vendor, which determines the virtualization extension.
+struct Vendor {
     /// The CPU feature for the vendor's virtualization extension.
-    fn extension(self) -> &'static str {
-        match self {
-            Vendor::Amd => "svm",
-            Vendor::Intel => "vmx",
-        }
-    }
-
+    extension: &'static str,
     /// The labels that KubeVirt's node labeller adds to nodes: one for the vendor of the CPU, one for the extension if
     /// it is enabled. Source: `kubevirt.io/kubevirt`, `pkg/virt-handler/node-labeller`.
-    fn labels(self) -> [&'static str; 2] {
-        match self {
-            Vendor::Amd => ["cpu-vendor.node.kubevirt.io/AMD", "cpu-feature.node.kubevirt.io/svm"],
-            Vendor::Intel => ["cpu-vendor.node.kubevirt.io/Intel", "cpu-feature.node.kubevirt.io/vmx"],
-        }
-    }
-
-    fn of_model(model: &str) -> Option<Self> {
-        let model = model.to_ascii_lowercase();
-        let is_one_of = |starts: &str| starts.split(',').any(|start| model.starts_with(start));
-        match (is_one_of(AMD_MODELS), is_one_of(INTEL_MODELS)) {
-            (true, _) => Some(Vendor::Amd),
-            (_, true) => Some(Vendor::Intel),
-            _ => None,
-        }
-    }
+    labels: [&'static str; 2],
+    /// How the names of the vendor's CPU models start, in lower case. Source: libvirt, `src/cpu_map/x86_*.xml`.
+    models: &'static str,
 }
+
+static AMD: Vendor = Vendor {
+    extension: "svm",
+    labels: ["cpu-vendor.node.kubevirt.io/AMD", "cpu-feature.node.kubevirt.io/svm"],
+    models: "athlon,epyc,opteron,phenom,dhyana",
+};
+
+static INTEL: Vendor = Vendor {
+    extension: "vmx",
+    labels: ["cpu-vendor.node.kubevirt.io/Intel", "cpu-feature.node.kubevirt.io/vmx"],
+    models: "broadwell,cascadelake,clearwaterforest,conroe,cooperlake,core2duo,coreduo,denverton,diamondrapids,\
+        graniterapids,haswell,icelake,ivybridge,knightsmill,n270,nehalem,penryn,sandybridge,sapphirerapids,\
+        sierraforest,skylake,westmere",
+};
 
 #[derive(Debug, thiserror::Error)]
 enum NestedVirtError {
@@ -126,46 +109,40 @@ enum NestedVirtError {
 
 pub(super) static FEATURE: Feature = Feature {
     name: "nested-virt",
-    options: &[OPTION],
     adds: &[&CPU_FEATURE],
     settings: |settings| &settings.nested_virt.feature,
     plan,
-};
-
-pub(super) static REFERENCE: Reference = Reference {
-    settings: "nestedVirtualization",
-    example: "enabled",
-    gives: "the guest can run virtual machines of its own",
-    page: "cpu-and-memory.md#nested-virtualization",
-    takes: Switch::TAKES,
-    effect: "`domain.cpu.features` gets `svm` (AMD) or `vmx` (Intel) with `policy: require`",
-    options: &[OptionReference {
-        name: OPTION,
-        takes: "`amd`, `intel`, `auto`",
-        meaning: "the vendor of the CPU that the VM runs on; with `auto`, the policy determines it",
-    }],
-    looks_up: &[Access {
-        kinds: &[&NODE],
-        verbs: Verbs::List,
-        what: "the CPU vendor, if neither option, setting nor VM specify it; a single node is read by its name",
-        without: "the directive fails and says what to set or grant",
-        needed: &[Condition::Is("nestedVirtualization.cpuVendor", "auto")],
-    }],
+    reference: Reference {
+        settings: "nestedVirtualization",
+        example: "enabled",
+        gives: "the guest can run virtual machines of its own",
+        page: "cpu-and-memory.md#nested-virtualization",
+        takes: WORDS,
+        effect: "`domain.cpu.features` gets `svm` (AMD) or `vmx` (Intel) with `policy: require`",
+        options: &[OptionReference {
+            name: OPTION,
+            takes: "`amd`, `intel`, `auto`",
+            meaning: "the vendor of the CPU that the VM runs on; with `auto`, the policy determines it",
+        }],
+        looks_up: &[Access::to(Verbs::List, &[&NODE])
+            .what("the CPU vendor, if neither option, setting nor VM specify it; a single node is read by its name")
+            .without("the directive fails and says what to set or grant")
+            .only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")])],
+    },
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
-    if value.parse::<Switch>()? == Switch::Off {
+    if !is_on(value)? {
         return Ok(None);
     }
     if let Some(architecture) = context.vm.architecture()?.filter(|architecture| !matches!(*architecture, "" | AMD64)) {
         let (who, architecture) = ("the VirtualMachine is", architecture.to_owned());
         return Err(NestedVirtError::Architecture { who, architecture }.into());
     }
-    let (vendor, warning) = vendor(context)?;
-    let extension = vendor.extension();
+    let (Vendor { extension, .. }, warning) = vendor(context)?;
     let features = context.vm.cpu_features()?;
-    let same = features.iter().find(|feature| feature.name == extension);
-    if let Some(feature) = same.filter(|f| matches!(f.policy, "forbid" | "disable")) {
+    let same = features.iter().find(|feature| feature.name == *extension);
+    if let Some(feature) = same.filter(|feature| is_off(feature)) {
         let policy = feature.policy.to_owned();
         return Err(NestedVirtError::Contradiction { extension, policy }.into());
     }
@@ -176,15 +153,23 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     }))
 }
 
+fn is_off(feature: &CpuFeature<'_>) -> bool {
+    matches!(feature.policy, "forbid" | "disable")
+}
+
 /// The vendor, from the first source that names one: the option, the setting, the VM, the nodes; and a warning about the nodes.
-fn vendor(context: &Context<'_>) -> anyhow::Result<(Vendor, Option<String>)> {
-    if let Some(vendor) = vendor_of_option(context)? {
-        return Ok((vendor, None));
-    }
-    match context.settings.nested_virt.cpu_vendor {
-        CpuVendor::Amd => return Ok((Vendor::Amd, None)),
-        CpuVendor::Intel => return Ok((Vendor::Intel, None)),
-        CpuVendor::Auto => {}
+fn vendor(context: &Context<'_>) -> anyhow::Result<(&'static Vendor, Option<String>)> {
+    let read = |option: &str| {
+        let vendor = CpuVendor::ALL.iter().find(|vendor| option.eq_ignore_ascii_case(vendor.word()));
+        vendor.copied().ok_or_else(|| NestedVirtError::Option(option.to_owned()))
+    };
+    let option = context.directives.option(OPTION)?.map(read).transpose()?;
+    for named in option.into_iter().chain([context.settings.nested_virt.cpu_vendor]) {
+        match named {
+            CpuVendor::Amd => return Ok((&AMD, None)),
+            CpuVendor::Intel => return Ok((&INTEL, None)),
+            CpuVendor::Auto => {}
+        }
     }
     match vendor_of_vm(context.vm)? {
         Some(vendor) => Ok((vendor, None)),
@@ -192,58 +177,43 @@ fn vendor(context: &Context<'_>) -> anyhow::Result<(Vendor, Option<String>)> {
     }
 }
 
-fn vendor_of_option(context: &Context<'_>) -> anyhow::Result<Option<Vendor>> {
-    let Some(option) = context.directives.option(OPTION)? else {
-        return Ok(None);
-    };
-    match option.to_ascii_lowercase().as_str() {
-        "amd" => Ok(Some(Vendor::Amd)),
-        "intel" => Ok(Some(Vendor::Intel)),
-        "auto" => Ok(None),
-        _ => Err(NestedVirtError::Option(option.to_owned()).into()),
-    }
-}
-
-fn vendor_of_vm(vm: &VirtualMachine) -> anyhow::Result<Option<Vendor>> {
+fn vendor_of_vm(vm: &VirtualMachine) -> anyhow::Result<Option<&'static Vendor>> {
     let features = vm.cpu_features()?;
     let placement = vm.placement()?;
-    let model = vm.cpu_model()?.and_then(Vendor::of_model);
+    let model = vm.cpu_model()?.unwrap_or_default().to_ascii_lowercase();
     let says = |vendor: &Vendor| {
-        features
-            .iter()
-            .any(|feature| feature.name == vendor.extension() && !matches!(feature.policy, "forbid" | "disable"))
-            || model == Some(*vendor)
-            || placement.selector.iter().any(|(key, value)| value == "true" && vendor.labels().contains(&key.as_str()))
+        features.iter().any(|feature| feature.name == vendor.extension && !is_off(feature))
+            || vendor.models.split(',').any(|start| model.starts_with(start))
+            || placement.selector.iter().any(|(key, value)| value == "true" && vendor.labels.contains(&key.as_str()))
     };
-    only_one(Vendor::ALL.into_iter().filter(says), "the VirtualMachine's CPU settings and node selector name")
+    only_one(says, "the VirtualMachine's CPU settings and node selector name")
 }
 
-fn vendor_of_nodes(context: &Context<'_>) -> anyhow::Result<(Vendor, Option<String>)> {
-    let mut nodes = context.nodes(&context.vm.placement()?).map_err(unknown_vendor)?;
-    let other = nodes.iter().find_map(|node| node.label(ARCHITECTURE_LABEL).filter(|a| *a != AMD64));
-    let other = other.map(str::to_owned);
-    nodes.retain(|node| node.label(ARCHITECTURE_LABEL).is_none_or(|a| a == AMD64));
-    if let Some(architecture) = other.filter(|_| nodes.is_empty()) {
-        let who = "all nodes that the VirtualMachine may run on are";
-        return Err(NestedVirtError::Architecture { who, architecture }.into());
-    }
+fn vendor_of_nodes(context: &Context<'_>) -> anyhow::Result<(&'static Vendor, Option<String>)> {
+    let nodes = context.nodes()?.map_err(|error| match error.cause {
+        ClusterError::NotFound => {
+            let why = "no node has the name that the node selector kubernetes.io/hostname gives";
+            unknown(why, "correct the node selector")
+        }
+        _ => unknown(&format!("the VirtualMachine does not say, and {}", error.why()), &error.remedy()),
+    })?;
+    let is_amd64 = |node: &Rc<Node>| node.label(ARCHITECTURE_LABEL).is_none_or(|architecture| architecture == AMD64);
+    let (nodes, others): (Vec<_>, Vec<_>) = nodes.into_iter().partition(is_amd64);
     if nodes.is_empty() {
-        return Err(NestedVirtError::unknown(
-            "the cluster has no node that fits the VirtualMachine's node selector and node affinity",
-            "correct these",
-        )
-        .into());
+        if let Some(architecture) = others.first().and_then(|node| node.label(ARCHITECTURE_LABEL)) {
+            let (who, architecture) = ("all nodes that the VirtualMachine may run on are", architecture.to_owned());
+            return Err(NestedVirtError::Architecture { who, architecture }.into());
+        }
+        let why = "the cluster has no node that fits the VirtualMachine's node selector and node affinity";
+        return Err(unknown(why, "correct these").into());
     }
     let has = |label: &str| nodes.iter().any(|node| node.label(label) == Some("true"));
-    let found = Vendor::ALL.into_iter().filter(|vendor| vendor.labels().into_iter().any(has));
-    let Some(vendor) = only_one(found, "the nodes that the VirtualMachine may run on are of")? else {
-        return Err(NestedVirtError::unknown(
-            "no node that the VirtualMachine may run on has a label cpu-vendor.node.kubevirt.io/AMD or /Intel",
-            "make sure that KubeVirt's node labeller runs",
-        )
-        .into());
+    let says = |vendor: &Vendor| vendor.labels.into_iter().any(has);
+    let Some(vendor) = only_one(says, "the nodes that the VirtualMachine may run on are of")? else {
+        let why = "no node that the VirtualMachine may run on has a label cpu-vendor.node.kubevirt.io/AMD or /Intel";
+        return Err(unknown(why, "make sure that KubeVirt's node labeller runs").into());
     };
-    let [_, label] = vendor.labels();
+    let [_, label] = vendor.labels;
     let warning = (!has(label)).then(|| {
         format!(
             "no node that the VirtualMachine may run on has the label {label}=true, so the VirtualMachine will not be \
@@ -253,25 +223,16 @@ fn vendor_of_nodes(context: &Context<'_>) -> anyhow::Result<(Vendor, Option<Stri
     Ok((vendor, warning))
 }
 
-fn only_one(mut vendors: impl Iterator<Item = Vendor>, who: &'static str) -> anyhow::Result<Option<Vendor>> {
-    match (vendors.next(), vendors.next()) {
-        (Some(_), Some(_)) => Err(NestedVirtError::BothVendors(who).into()),
-        (vendor, _) => Ok(vendor),
+/// The vendor that a source names, if any.
+fn only_one(says: impl Fn(&Vendor) -> bool, who: &'static str) -> anyhow::Result<Option<&'static Vendor>> {
+    match (says(&AMD), says(&INTEL)) {
+        (true, true) => Err(NestedVirtError::BothVendors(who).into()),
+        (true, false) => Ok(Some(&AMD)),
+        (false, true) => Ok(Some(&INTEL)),
+        (false, false) => Ok(None),
     }
 }
 
-impl NestedVirtError {
-    fn unknown(why: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::UnknownVendor { why: why.into(), remedy: remedy.into() }
-    }
-}
-
-fn unknown_vendor(error: LookupError) -> NestedVirtError {
-    match &error.cause {
-        ClusterError::NotFound => NestedVirtError::unknown(
-            "no node has the name that the node selector kubernetes.io/hostname gives",
-            "correct the node selector",
-        ),
-        _ => NestedVirtError::unknown(format!("the VirtualMachine does not say, and {}", error.why()), error.remedy()),
-    }
+fn unknown(why: &str, remedy: &str) -> NestedVirtError {
+    NestedVirtError::UnknownVendor { why: why.to_owned(), remedy: remedy.to_owned() }
 }

@@ -2,7 +2,7 @@
 
 use super::feature::{Context, Feature, Plan};
 use super::reference::Reference;
-use super::switch::Switch;
+use super::switch::is_on;
 use crate::cluster::KUBEVIRT;
 use crate::cluster::access::{Access, Verbs};
 use crate::settings::{FeatureSettings, section};
@@ -34,63 +34,49 @@ enum NumaError {
     /// Cure: the directives in the message, or the same in the VM's template
     #[error("NUMA passthrough needs {missing}; it works only together with {with}")]
     Needs { missing: &'static str, with: &'static str },
-    /// Cause: KubeVirt before 1.4 without the gate
-    /// Cure: add `NUMA` to the gates of the KubeVirt object
-    #[error(
-        "KubeVirt's feature gate NUMA is off, so KubeVirt would refuse the VirtualMachine; have the administrator add NUMA to \
-         spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
-    )]
-    GateOff,
 }
 
-pub(super) static FEATURE: Feature =
-    Feature { name: "numa", options: &[], adds: &[&NUMA_MAPPING], settings: |settings| &settings.numa.feature, plan };
-
-pub(super) static REFERENCE: Reference = Reference {
-    settings: "numa",
-    example: "passthrough",
-    gives: "the guest sees the NUMA nodes of its CPUs and memory",
-    page: "cpu-and-memory.md#numa",
-    takes: "`passthrough`; off: `disabled`, `false`, `no`, `0` or nothing",
-    effect: "`domain.cpu.numa.guestMappingPassthrough: {}`; needs cpu-pinning and hugepages",
-    options: &[],
-    looks_up: &[Access {
-        kinds: &[&KUBEVIRT],
-        verbs: Verbs::Get,
-        what: "the feature gate `NUMA`, which KubeVirt needs before 1.4",
-        without: "the gate is not checked",
-        needed: &[],
-    }],
+pub(super) static FEATURE: Feature = Feature {
+    name: "numa",
+    adds: &[&NUMA_MAPPING],
+    settings: |settings| &settings.numa.feature,
+    plan,
+    reference: Reference {
+        settings: "numa",
+        example: "passthrough",
+        gives: "the guest sees the NUMA nodes of its CPUs and memory",
+        page: "cpu-and-memory.md#numa",
+        takes: "`passthrough`; off: `disabled`, `false`, `no`, `0` or nothing",
+        effect: "`domain.cpu.numa.guestMappingPassthrough: {}`; needs cpu-pinning and hugepages",
+        options: &[],
+        looks_up: &[Access::to(Verbs::Get, &[&KUBEVIRT])
+            .what("the feature gate `NUMA`, which KubeVirt needs before 1.4")
+            .without("the gate is not checked")],
+    },
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
-    let is_on = value.eq_ignore_ascii_case(PASSTHROUGH);
-    if !is_on {
-        return match value.parse() {
-            Ok(Switch::Off) => Ok(None),
-            _ => Err(NumaError::Value.into()),
-        };
+    match is_on(value) {
+        Ok(false) => return Ok(None),
+        _ if value.eq_ignore_ascii_case(PASSTHROUGH) => {}
+        _ => return Err(NumaError::Value.into()),
     }
     if !context.vm.has_instance_type() {
         let is_dedicated = context.vm.cpu()?.dedicated_cpu_placement == Some(true);
         let has_pages = context.vm.page_size()?.is_some();
-        let (missing, with) = match (is_dedicated, has_pages) {
-            (true, true) => ("", ""),
-            (true, false) => ("hugepages", "the directive vm-feature-manager.io/hugepages"),
-            (false, true) => ("pinned CPUs", "the directive vm-feature-manager.io/cpu-pinning"),
-            (false, false) => (
-                "pinned CPUs and hugepages",
-                "the directives vm-feature-manager.io/cpu-pinning and vm-feature-manager.io/hugepages",
-            ),
-        };
-        if !missing.is_empty() {
-            return Err(NumaError::Needs { missing, with }.into());
+        let needs = |missing, with| Err(NumaError::Needs { missing, with }.into());
+        match (is_dedicated, has_pages) {
+            (true, true) => {}
+            (true, false) => return needs("hugepages", "the directive vm-feature-manager.io/hugepages"),
+            (false, true) => return needs("pinned CPUs", "the directive vm-feature-manager.io/cpu-pinning"),
+            (false, false) => {
+                let with = "the directives vm-feature-manager.io/cpu-pinning and vm-feature-manager.io/hugepages";
+                return needs("pinned CPUs and hugepages", with);
+            }
         }
     }
-    if let Ok(kubevirt) = context.lookups.kubevirt() {
-        if kubevirt.is_before(PERMANENT_SINCE) && !kubevirt.has_gate(GATE) {
-            return Err(NumaError::GateOff.into());
-        }
+    if context.lookups.kubevirt().is_ok_and(|kubevirt| kubevirt.is_before(PERMANENT_SINCE)) {
+        context.lookups.check_gate(GATE)?;
     }
     let entries = vec![NUMA_MAPPING.entry("", "")];
     Ok(Some(Plan { entries, applied: PASSTHROUGH.to_owned(), ..Plan::default() }))

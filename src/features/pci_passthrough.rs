@@ -1,7 +1,7 @@
 //! PCI passthrough: the guest gets host devices by PCI address.
 
 use super::feature::{Context, Feature, Plan};
-use super::host_devices::{self, Bus, HostDeviceSettings, NamedBy, Rules};
+use super::host_devices::{self, Bus, HostDeviceSettings, NamedBy};
 use super::reference::Reference;
 use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{KUBEVIRT, PCI_DEVICE, PCI_DEVICE_CLAIM};
@@ -42,13 +42,10 @@ choice! {
 
 pub(super) static FEATURE: Feature = Feature {
     name: "pci-passthrough",
-    options: &[],
     adds: &[&HOST_DEVICE, &NODE_SELECTOR],
     settings: |settings| &settings.pci_passthrough.host.feature,
     plan,
-};
-
-pub(super) static REFERENCE: Reference = Reference {
+    reference: Reference {
     settings: "pciPassthrough",
     example: "'{\"devices\": [\"0000:00:02.0\"]}'",
     gives: "the guest gets the PCI devices at these addresses",
@@ -57,22 +54,16 @@ pub(super) static REFERENCE: Reference = Reference {
     effect: "`domain.devices.hostDevices` gets each device",
     options: &[],
     looks_up: &[
-        Access {
-            kinds: &[&PCI_DEVICE, &PCI_DEVICE_CLAIM],
-            verbs: Verbs::List,
-            what: "where the device is, and whether it is enabled for passthrough; read by name for a new VM whose node \
-                   is known",
-            without: "the directive fails and says what to grant",
-            needed: &[Condition::IsNot("pciPassthrough.deviceNames", "address")],
-        },
-        Access {
-            kinds: &[&KUBEVIRT],
-            verbs: Verbs::Get,
-            what: "the feature gate `HostDevices`",
-            without: "the gate is not checked",
-            needed: &[],
-        },
+        Access::to(Verbs::List, &[&PCI_DEVICE, &PCI_DEVICE_CLAIM])
+            .what(
+                "where the device is, and whether it is enabled for passthrough; read by name for a new VM whose node \
+                 is known",
+            )
+            .without("the directive fails and says what to grant")
+            .only_if(&[Condition::IsNot("pciPassthrough.deviceNames", "address")]),
+        Access::to(Verbs::Get, &[&KUBEVIRT]).what("the feature gate `HostDevices`").without("the gate is not checked"),
     ],
+    },
 };
 
 static BUS: Bus = Bus {
@@ -106,6 +97,5 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
         PciDeviceNames::Harvester => NamedBy::Harvester,
         PciDeviceNames::Address => NamedBy::Other,
     };
-    let rules = Rules { settings: &settings.host, named_by, max_devices: settings.max_devices.0 };
-    host_devices::plan(&BUS, &rules, value, context)
+    host_devices::plan(&BUS, &settings.host, settings.max_devices, named_by, value, context)
 }

@@ -3,7 +3,7 @@
 //!
 //! An entry that was there before the feature is not in the record, so the policy never removes it. This module knows no feature.
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::values::pci::PciAddress;
@@ -14,27 +14,15 @@ use crate::vm::place::{GPU, HOOK_SIDECAR, HOST_DEVICE, Place};
 /// The size limit for a record, in bytes. The policy itself writes records of at most 256 devices.
 const MAX_LENGTH: usize = 64 << 10;
 
-/// An entry that a feature added.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An entry that a feature added, as an item of the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Recorded {
+    #[serde(flatten)]
     pub(crate) entry: Entry,
     /// The PCIDevices that the VirtualMachine had on the entry's node when the entry was added, or that someone added
     /// later. Harvester did not add these because of the entry.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) beside: Vec<String>,
-}
-
-/// An item of the annotation: what the entry is, then the devices beside it.
-impl Serialize for Recorded {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut item = serializer.serialize_map(None)?;
-        for (key, value) in self.entry.to_record() {
-            item.serialize_entry(key, &value)?;
-        }
-        if !self.beside.is_empty() {
-            item.serialize_entry("beside", &self.beside)?;
-        }
-        item.end()
-    }
 }
 
 /// The value of the annotation `-added`.
@@ -57,20 +45,16 @@ impl Record {
         entries.collect::<Option<_>>().map(Self)
     }
 
-    /// The annotation's value.
-    pub(crate) fn to_text(&self) -> String {
-        serde_json::to_string(&self.0).unwrap_or_default()
-    }
-
     /// Finds the entries that are still there, exactly as the feature added them. Only Harvester may rename an entry:
     /// it turns GPUs into host devices, and names a host device after the PCIDevice that a VirtualMachine actually got.
     /// If the record has several entries of a resource, at most that many renamed devices count.
     pub(crate) fn still_in(&self, vm: &VirtualMachine, may_be_ours: impl Fn(&Entry) -> bool) -> Found<'_> {
         let mut found = Found::default();
         let mut missing = Vec::new();
+        let as_it_is = |entry, added: &Recorded| Recorded { entry, beside: added.beside.clone() };
         for added in &self.0 {
             match entry_in(vm, &added.entry) {
-                Some(entry) if may_be_ours(&entry) => found.add(entry, added),
+                Some(entry) if may_be_ours(&entry) => found.ours.push(as_it_is(entry, added)),
                 Some(_) => {}
                 None => missing.push(added),
             }
@@ -82,7 +66,7 @@ impl Record {
         for added in missing {
             let is_it = |entry: &Entry| added.entry.is_of_same_resource_as(entry);
             match renamed.iter().position(is_it) {
-                Some(index) => found.add(renamed.remove(index), added),
+                Some(index) => found.ours.push(as_it_is(renamed.remove(index), added)),
                 None => found.missing.push(&added.entry),
             }
         }
@@ -100,10 +84,6 @@ pub(crate) struct Found<'r> {
 }
 
 impl Found<'_> {
-    fn add(&mut self, entry: Entry, recorded: &Recorded) {
-        self.ours.push(Recorded { entry, beside: recorded.beside.clone() });
-    }
-
     /// Warnings about entries that someone changed.
     pub(crate) fn changes(&self, vm: &VirtualMachine, ownership: &Ownership<'_>) -> Vec<String> {
         let messages = self.missing.iter().filter_map(|entry| {
@@ -152,14 +132,6 @@ pub(super) fn is_pci_device(entry: &Entry) -> bool {
     entry.as_device().is_some_and(|(name, _)| PciAddress::of_pci_device(name).is_some())
 }
 
-/// Whether a VirtualMachine asks for a feature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Demand {
-    /// It does, so an earlier call for the same request may have added an entry.
-    Asked,
-    NotAsked,
-}
-
 /// Distinguishes the entries that features added from those of the user.
 pub(crate) struct Ownership<'o> {
     /// The manifest that `kubectl apply` was last given.
@@ -171,15 +143,16 @@ pub(crate) struct Ownership<'o> {
 }
 
 impl Ownership<'_> {
-    /// Whether a feature can have added an entry. An entry belongs to the user if the manifest declares it, if it was
-    /// there before and no feature had added it, or if it comes with the same update that removes the directive.
-    pub(crate) fn may_be_ours(&self, entry: &Entry, demand: Demand) -> bool {
-        !self.declares(entry)
-            && match self.old {
-                None => true,
-                Some(old) if old.has(entry) => self.added_to_old.iter().any(|added| added.entry == *entry),
-                Some(_) => demand == Demand::Asked,
-            }
+    /// Whether a feature can have added an entry. An entry belongs to the user if the manifest declares it, or if it was
+    /// there before and no feature had added it.
+    pub(crate) fn may_be_ours(&self, entry: &Entry) -> bool {
+        let was_added = || self.added_to_old.iter().any(|added| added.entry == *entry);
+        !self.declares(entry) && (self.is_new(entry) || was_added())
+    }
+
+    /// Whether the VirtualMachine before this update, if there is one, did not have the entry.
+    pub(crate) fn is_new(&self, entry: &Entry) -> bool {
+        !self.old.is_some_and(|old| old.has(entry))
     }
 
     /// Whether the manifest that `kubectl apply` was last given contains the entry.

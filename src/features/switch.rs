@@ -1,13 +1,7 @@
 //! The value of a directive that switches a feature on or off.
 
-use std::str::FromStr;
-
-/// Whether a feature is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Switch {
-    On,
-    Off,
-}
+/// The words that [`is_on`] accepts, for the reference.
+pub(super) const WORDS: &str = "`enabled`, `true`, `yes`, `1`; off: `disabled`, `false`, `no`, `0` or nothing";
 
 /// The error for a value that means neither.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,19 +12,11 @@ pub(super) enum SwitchError {
     Neither,
 }
 
-impl Switch {
-    /// The accepted words, for the reference.
-    pub(super) const TAKES: &str = "`enabled`, `true`, `yes`, `1`; off: `disabled`, `false`, `no`, `0` or nothing";
-}
-
-impl FromStr for Switch {
-    type Err = SwitchError;
-
-    fn from_str(text: &str) -> Result<Self, SwitchError> {
-        match text.to_ascii_lowercase().as_str() {
-            "enabled" | "true" | "yes" | "1" => Ok(Self::On),
-            "disabled" | "false" | "no" | "0" | "" => Ok(Self::Off),
-            _ => Err(SwitchError::Neither),
-        }
+/// Whether the value switches a feature on.
+pub(super) fn is_on(value: &str) -> Result<bool, SwitchError> {
+    match value.to_ascii_lowercase().as_str() {
+        "enabled" | "true" | "yes" | "1" => Ok(true),
+        "disabled" | "false" | "no" | "0" | "" => Ok(false),
+        _ => Err(SwitchError::Neither),
     }
 }

@@ -1,7 +1,7 @@
 //! USB passthrough: the guest gets USB devices by vendor and product.
 
 use super::feature::{Context, Feature, Plan};
-use super::host_devices::{self, Bus, HostDeviceSettings, NamedBy, Rules, USB_PREFIX, is_usb};
+use super::host_devices::{self, Bus, HostDeviceSettings, NamedBy, USB_PREFIX, is_usb};
 use super::reference::Reference;
 use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{KUBEVIRT, LookupError, USB_DEVICE, USB_DEVICE_CLAIM};
@@ -52,43 +52,31 @@ enum UsbPassthroughError {
 
 pub(super) static FEATURE: Feature = Feature {
     name: "usb-passthrough",
-    options: &[],
     adds: &[&HOST_DEVICE, &NODE_SELECTOR],
     settings: |settings| &settings.usb_passthrough.host.feature,
     plan,
-};
-
-pub(super) static REFERENCE: Reference = Reference {
-    settings: "usbPassthrough",
-    example: "'{\"devices\": [\"046d:c52b\"]}'",
-    gives: "the guest gets these USB devices, by vendor and product",
-    page: "passthrough.md#usb-devices",
-    takes: "`{\"devices\": [\"046d:c52b\", \"node1/1050:0407\"]}`",
-    effect: "`domain.devices.hostDevices` gets each device",
-    options: &[],
-    looks_up: &[
-        Access {
-            kinds: &[&USB_DEVICE],
-            verbs: Verbs::List,
-            what: "where the device is, and whether it is enabled for passthrough",
-            without: "the directive fails and says what to grant",
-            needed: &[Condition::IsNot("usbPassthrough.deviceNames", "permitted")],
-        },
-        Access {
-            kinds: &[&USB_DEVICE_CLAIM],
-            verbs: Verbs::Get,
-            what: "who claimed the device, with `requireClaimOwner`",
-            without: "the directive fails and says what to grant",
-            needed: &[Condition::IsNot("usbPassthrough.deviceNames", "permitted")],
-        },
-        Access {
-            kinds: &[&KUBEVIRT],
-            verbs: Verbs::Get,
-            what: "the feature gate `HostDevices`; without Harvester, also `permittedHostDevices.usb`",
-            without: "the gate is not checked; without Harvester, the directive fails",
-            needed: &[],
-        },
-    ],
+    reference: Reference {
+        settings: "usbPassthrough",
+        example: "'{\"devices\": [\"046d:c52b\"]}'",
+        gives: "the guest gets these USB devices, by vendor and product",
+        page: "passthrough.md#usb-devices",
+        takes: "`{\"devices\": [\"046d:c52b\", \"node1/1050:0407\"]}`",
+        effect: "`domain.devices.hostDevices` gets each device",
+        options: &[],
+        looks_up: &[
+            Access::to(Verbs::List, &[&USB_DEVICE])
+                .what("where the device is, and whether it is enabled for passthrough")
+                .without("the directive fails and says what to grant")
+                .only_if(&[Condition::IsNot("usbPassthrough.deviceNames", "permitted")]),
+            Access::to(Verbs::Get, &[&USB_DEVICE_CLAIM])
+                .what("who claimed the device, with `requireClaimOwner`")
+                .without("the directive fails and says what to grant")
+                .only_if(&[Condition::IsNot("usbPassthrough.deviceNames", "permitted")]),
+            Access::to(Verbs::Get, &[&KUBEVIRT])
+                .what("the feature gate `HostDevices`; without Harvester, also `permittedHostDevices.usb`")
+                .without("the gate is not checked; without Harvester, the directive fails"),
+        ],
+    },
 };
 
 static BUS: Bus = Bus {
@@ -116,8 +104,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
         UsbDeviceNames::Harvester => NamedBy::Harvester,
         UsbDeviceNames::Permitted => NamedBy::Other,
     };
-    let rules = Rules { settings: &settings.host, named_by, max_devices: settings.max_devices.0 };
-    host_devices::plan(&BUS, &rules, value, context)
+    host_devices::plan(&BUS, &settings.host, settings.max_devices, named_by, value, context)
 }
 
 /// The resources of the devices that KubeVirt permits. A device with a name in Harvester can be any device of its

@@ -31,28 +31,7 @@ pub enum Content {
 }
 
 impl Description {
-    pub(crate) fn setting(schema: Value, default: Value) -> Self {
-        Self { key: "", label: "", help: String::new(), content: Content::Value { schema, default } }
-    }
-
-    pub(crate) fn section(title: &'static str, settings: Vec<Self>) -> Self {
-        Self { key: "", label: title, help: String::new(), content: Content::Section(settings) }
-    }
-
-    pub(crate) fn named(self, key: &'static str, help: &str) -> Self {
-        Self { key, help: help.trim().to_owned(), ..self }
-    }
-
-    pub(crate) fn labeled(self, label: &'static str) -> Self {
-        Self { label, ..self }
-    }
-
-    /// The section, with the settings of another section before its own.
-    pub(crate) fn with(mut self, other: Self) -> Self {
-        if let (Content::Section(own), Content::Section(mut settings)) = (&mut self.content, other.content) {
-            settings.append(own);
-            *own = settings;
-        }
-        self
+    pub(crate) fn section(key: &'static str, help: &str, (label, settings): (&'static str, Vec<Self>)) -> Self {
+        Self { key, label, help: help.trim().to_owned(), content: Content::Section(settings) }
     }
 }

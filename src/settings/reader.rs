@@ -3,8 +3,9 @@
 
 use std::fmt;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::Content;
 use crate::json::{is_unset, type_name};
 use crate::text::{self, Quoted};
 use crate::values::pattern::Pattern;
@@ -23,6 +24,10 @@ macro_rules! choice {
         impl $crate::settings::Choice for $name {
             const ALL: &'static [Self] = &[$(Self::$variant,)+];
             const WORDS: &'static [&'static str] = &[$($word,)+];
+
+            fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
         }
     };
 }
@@ -48,10 +53,15 @@ macro_rules! section {
         $section.section($key, <$type>::read_section)
     };
     (@describe $type:ty, $key:literal, $help:expr, $default:expr, $label:literal) => {
-        <$type as $crate::settings::Setting>::describe($default).labeled($label).named($key, $help)
+        $crate::settings::Description {
+            key: $key,
+            label: $label,
+            help: $help.trim().to_owned(),
+            content: <$type as $crate::settings::Setting>::describe($default),
+        }
     };
     (@describe $type:ty, $key:literal, $help:expr) => {
-        <$type>::describe().named($key, $help)
+        $crate::settings::Description::section($key, $help, <$type>::describe())
     };
     ($(#[doc = $doc:literal])+ $name:ident($title:literal) {
         $(..$base:ident: $base_type:ty;)?
@@ -72,14 +82,13 @@ macro_rules! section {
                     $($field: $crate::settings::section!(@read section, $type, $key $(, $default)?),)*
                 }
             }
-        }
 
-        impl $name {
-            pub(crate) fn describe() -> $crate::settings::Description {
-                let fields = vec![$($crate::settings::section!(
+            /// The title, and the settings.
+            pub(crate) fn describe() -> (&'static str, Vec<$crate::settings::Description>) {
+                let own = vec![$($crate::settings::section!(
                     @describe $type, $key, concat!($($help),+) $(, $default)? $(, $label)?
                 ),)*];
-                $crate::settings::Description::section($title, fields)$(.with(<$base_type>::describe()))?
+                ($title, [$(<$base_type>::describe().1,)? own].concat())
             }
         }
     };
@@ -92,8 +101,8 @@ pub(crate) trait Setting: Sized {
     /// The setting under this key; its default if it is not set or not valid.
     fn get(section: &mut Section<'_>, key: &'static str, default: Self) -> Self;
 
-    /// What the form and the chart need to know about it.
-    fn describe(default: Self) -> super::Description;
+    /// What the form and the chart need to know about its values.
+    fn describe(default: Self) -> Content;
 }
 
 /// The value of a setting.
@@ -101,12 +110,17 @@ pub(crate) trait SettingValue: Sized {
     /// The accepted values, as an error message describes them.
     fn takes() -> String;
 
+    /// The accepted values, as the message for a list describes them.
+    fn takes_in_list() -> String {
+        Self::takes()
+    }
+
     /// The value; `None` if the setting does not accept it.
     fn read(json: &Value) -> Option<Self>;
 
     /// The accepted values, as a JSON schema. Strings, unless the type says otherwise.
     fn schema() -> Value {
-        serde_json::json!({"type": "string"})
+        json!({"type": "string"})
     }
 
     /// The value, as a manifest has it.
@@ -114,7 +128,7 @@ pub(crate) trait SettingValue: Sized {
 }
 
 /// An enum whose variants are words in the settings; [`choice`] makes it.
-pub(crate) trait Choice: Copy + PartialEq + 'static {
+pub(crate) trait Choice: Copy + 'static {
     /// The variants.
     const ALL: &'static [Self];
 
@@ -122,10 +136,7 @@ pub(crate) trait Choice: Copy + PartialEq + 'static {
     const WORDS: &'static [&'static str];
 
     /// The variant's word in the settings.
-    fn word(self) -> &'static str {
-        let index = Self::ALL.iter().position(|choice| *choice == self);
-        index.and_then(|index| Self::WORDS.get(index)).copied().unwrap_or_default()
-    }
+    fn word(self) -> &'static str;
 }
 
 impl<T: SettingValue> Setting for T {
@@ -139,8 +150,8 @@ impl<T: SettingValue> Setting for T {
         }
     }
 
-    fn describe(default: Self) -> super::Description {
-        super::Description::setting(T::schema(), default.to_json())
+    fn describe(default: Self) -> Content {
+        Content::Value { schema: T::schema(), default: default.to_json() }
     }
 }
 
@@ -158,10 +169,10 @@ impl Setting for Vec<(Pattern, Vec<Pattern>)> {
         }
         let mut map = Vec::new();
         for (namespace, patterns) in json.as_object().into_iter().flatten() {
-            let namespace_pattern = Pattern::read(namespace);
+            let namespace_pattern = Pattern::parse(namespace);
             let patterns_read = match patterns {
                 _ if is_unset(patterns) => Some(Vec::new()),
-                Value::String(text) => text.split(',').map(|p| Pattern::read(p.trim())).collect(),
+                Value::String(text) => text.split(',').map(|p| Pattern::parse(p.trim())).collect(),
                 _ => Vec::read(patterns),
             };
             match (namespace_pattern, patterns_read) {
@@ -177,10 +188,9 @@ impl Setting for Vec<(Pattern, Vec<Pattern>)> {
         map
     }
 
-    fn describe(_default: Self) -> super::Description {
-        let patterns = serde_json::json!({"anyOf": [Vec::<Pattern>::schema(), {"type": "string"}]});
-        let schema = serde_json::json!({"type": "object", "additionalProperties": patterns});
-        super::Description::setting(schema, serde_json::json!({}))
+    fn describe(_default: Self) -> Content {
+        let patterns = json!({"anyOf": [Vec::<Pattern>::schema(), {"type": "string"}]});
+        Content::Value { schema: json!({"type": "object", "additionalProperties": patterns}), default: json!({}) }
     }
 }
 
@@ -216,13 +226,6 @@ impl<'s> Section<'s> {
         value
     }
 
-    /// Marks a key as known if it has no value.
-    fn ignore_if_unset(&mut self, key: &'static str) {
-        if self.json.get(key).is_some_and(is_unset) {
-            self.known.push(key);
-        }
-    }
-
     fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
@@ -237,43 +240,32 @@ impl<'s> Section<'s> {
         let Self { path, json, known, problems } = self;
         for key in json.as_object().into_iter().flat_map(|members| members.keys()) {
             if !known.contains(&key.as_str()) {
-                let near = text::nearest(key, known.iter().copied());
-                problems.push(Problem::Unknown {
-                    path: path.to_owned(),
-                    key: Quoted(key).to_string(),
-                    hint: match near {
-                        Some(near) => format!("did you mean {near}?"),
-                        None => format!("known here: {}", known.join(", ")),
-                    },
-                });
+                let hint = match text::nearest(key, known.iter().copied()) {
+                    Some(near) => format!("did you mean {near}?"),
+                    None => format!("known here: {}", known.join(", ")),
+                };
+                problems.push(Problem::Unknown { path: path.to_owned(), key: Quoted(key).to_string(), hint });
             }
         }
     }
 }
 
 /// Reads all settings with `read`, which reads the root section. Null means the defaults.
-///
-/// # Errors
-/// All problems in the settings.
 pub(crate) fn read_settings<T>(json: &Value, read: impl FnOnce(&mut Section<'_>) -> T) -> Result<T, SettingsError> {
-    let (settings, problems) = read_tolerantly(json, read);
+    let mut problems = Vec::new();
+    let mut root = Section::new("", json, &mut problems);
+    // The form of the Rancher UI writes this key.
+    if json.get("description").is_some_and(is_unset) {
+        root.known.push("description");
+    }
+    let settings = read(&mut root);
+    root.finish();
     if problems.is_empty() { Ok(settings) } else { Err(SettingsError(problems)) }
 }
 
 /// The settings if nothing is set.
 pub(crate) fn default_settings<T>(read: impl FnOnce(&mut Section<'_>) -> T) -> T {
-    read_tolerantly(&Value::Null, read).0
-}
-
-/// Reads all settings, and their problems. A setting with a problem has its default.
-fn read_tolerantly<T>(json: &Value, read: impl FnOnce(&mut Section<'_>) -> T) -> (T, Vec<Problem>) {
-    let mut problems = Vec::new();
-    let mut root = Section::new("", json, &mut problems);
-    // The form of the Rancher UI writes this key.
-    root.ignore_if_unset("description");
-    let settings = read(&mut root);
-    root.finish();
-    (settings, problems)
+    read(&mut Section::new("", &Value::Null, &mut Vec::new()))
 }
 
 /// How many problems a message lists. Kubernetes limits a status to 32 KiB.
@@ -285,10 +277,8 @@ pub struct SettingsError(pub(super) Vec<Problem>);
 
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.0.iter().take(LISTED).enumerate() {
-            let separator = if index > 0 { "; " } else { "" };
-            write!(f, "{separator}{problem}")?;
-        }
+        let listed: Vec<String> = self.0.iter().take(LISTED).map(Problem::to_string).collect();
+        f.write_str(&listed.join("; "))?;
         match self.0.len().saturating_sub(LISTED) {
             0 => Ok(()),
             others => write!(f, "; and {others} more problems"),

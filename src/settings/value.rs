@@ -11,7 +11,11 @@ use crate::values::pci::MAX_DEVICES;
 
 impl<T: Choice> SettingValue for T {
     fn takes() -> String {
-        format!("one of {}", T::WORDS.join(", "))
+        format!("one of {}", Self::takes_in_list())
+    }
+
+    fn takes_in_list() -> String {
+        T::WORDS.join(", ")
     }
 
     fn read(json: &Value) -> Option<Self> {
@@ -46,9 +50,9 @@ impl SettingValue for bool {
     }
 }
 
-impl<T: Choice> SettingValue for Vec<T> {
+impl<T: SettingValue> SettingValue for Vec<T> {
     fn takes() -> String {
-        format!("a list of {}", T::WORDS.join(", "))
+        format!("a list of {}", T::takes_in_list())
     }
 
     fn read(json: &Value) -> Option<Self> {
@@ -61,7 +65,7 @@ impl<T: Choice> SettingValue for Vec<T> {
     }
 
     fn to_json(&self) -> Value {
-        self.iter().map(|choice| choice.to_json()).collect()
+        self.iter().map(T::to_json).collect()
     }
 }
 
@@ -116,23 +120,20 @@ impl SettingValue for ImageReference {
     }
 }
 
-impl SettingValue for Vec<Pattern> {
+impl SettingValue for Pattern {
     fn takes() -> String {
-        "a list of glob patterns: ASCII text without spaces, * for any characters, ? for one".to_owned()
+        "glob patterns: ASCII text without spaces, * for any characters, ? for one".to_owned()
     }
 
     fn read(json: &Value) -> Option<Self> {
-        // A form leaves empty rows in a list.
-        let texts = json.as_array()?.iter().filter(|item| !is_unset(item));
-        texts.map(|item| Pattern::read(item.as_str()?)).collect()
+        Pattern::parse(json.as_str()?)
     }
 
     fn schema() -> Value {
-        let item = json!({"type": "string", "minLength": 1, "maxLength": 512, "pattern": "^\\S+$"});
-        json!({"type": "array", "items": item})
+        json!({"type": "string", "minLength": 1, "maxLength": 512, "pattern": "^\\S+$"})
     }
 
     fn to_json(&self) -> Value {
-        self.iter().map(|pattern| Value::from(pattern.as_str())).collect()
+        self.as_str().into()
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::{is_lower_case, is_word};
+
 /// A reference to a container image, such as `registry.example.com:5000/path/name:tag@sha256:...`.
 ///
 /// Follows the grammar in `github.com/distribution/reference`, which container runtimes use.
@@ -43,11 +45,7 @@ impl ImageReference {
         if self.0.contains('@') {
             return None;
         }
-        let repository = match self.0.rsplit_once(':') {
-            Some((repository, tag)) if !tag.contains('/') => repository,
-            _ => &self.0,
-        };
-        format!("{repository}:{tag}").parse().ok()
+        format!("{}:{tag}", split_tag(&self.0).0).parse().ok()
     }
 }
 
@@ -61,18 +59,11 @@ impl FromStr for ImageReference {
     type Err = ImageReferenceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (rest, digest) = match text.split_once('@') {
-            Some((rest, digest)) => (rest, Some(digest)),
-            None => (text, None),
-        };
+        let (rest, digest) = split_optional(text, '@');
         if digest.is_some_and(|digest| !is_digest(digest)) {
             return Err(ImageReferenceError::Digest);
         }
-        // A colon after the last slash starts the tag. A colon before it starts the registry's port.
-        let (name, tag) = match rest.rsplit_once(':') {
-            Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
-            _ => (rest, None),
-        };
+        let (name, tag) = split_tag(rest);
         if tag.is_some_and(|tag| !is_tag(tag)) {
             return Err(ImageReferenceError::Tag);
         }
@@ -80,11 +71,8 @@ impl FromStr for ImageReference {
             return Err(ImageReferenceError::Length);
         }
         let path = match name.split_once('/') {
-            Some((first, path)) if first.contains(['.', ':']) || first == "localhost" => {
-                if !is_registry(first) {
-                    return Err(ImageReferenceError::Registry);
-                }
-                path
+            Some((registry, path)) if registry.contains(['.', ':']) || registry == "localhost" => {
+                is_registry(registry).then_some(path).ok_or(ImageReferenceError::Registry)?
             }
             _ => name,
         };
@@ -92,25 +80,29 @@ impl FromStr for ImageReference {
     }
 }
 
+/// The text before the separator, and the text after it, if there is one.
+fn split_optional(text: &str, separator: char) -> (&str, Option<&str>) {
+    text.split_once(separator).map_or((text, None), |(before, after)| (before, Some(after)))
+}
+
+/// The name and the tag. A colon after the last slash starts the tag; a colon before it starts the registry's port.
+fn split_tag(text: &str) -> (&str, Option<&str>) {
+    match text.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (text, None),
+    }
+}
+
 fn is_registry(text: &str) -> bool {
-    let (host, port) = match text.split_once(':') {
-        Some((host, port)) => (host, Some(port)),
-        None => (text, None),
-    };
-    let host_part = |part: &str| {
-        !part.is_empty()
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
-            && !part.starts_with('-')
-            && !part.ends_with('-')
-    };
-    host.split('.').all(host_part) && port.is_none_or(|port| port.parse::<u16>().is_ok())
+    let (host, port) = split_optional(text, ':');
+    host.split('.').all(|part| is_word(part, char::is_ascii_alphanumeric, &['-']))
+        && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }
 
 fn is_path_part(text: &str) -> bool {
-    let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let separators_are_known =
-        text.split(letter).all(|s| matches!(s, "" | "." | "_" | "__") || s.chars().all(|c| c == '-'));
-    text.starts_with(letter) && text.ends_with(letter) && separators_are_known
+    let mut separators = text.split(|c| is_lower_case(&c));
+    is_word(text, is_lower_case, &['.', '_', '-'])
+        && separators.all(|s| matches!(s, "." | "_" | "__") || s.chars().all(|c| c == '-'))
 }
 
 fn is_tag(text: &str) -> bool {
@@ -125,9 +117,8 @@ fn is_digest(text: &str) -> bool {
     let algorithm_part = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.chars().all(|c| c.is_ascii_alphanumeric())
     };
-    algorithm.split(['+', '.', '-', '_']).all(algorithm_part)
-        && hex.len() >= 32
-        && hex.chars().all(|c| c.is_ascii_hexdigit())
+    let is_hex = hex.len() >= 32 && hex.chars().all(|c| c.is_ascii_hexdigit());
+    is_hex && algorithm.split(['+', '.', '-', '_']).all(algorithm_part)
 }
 
 #[cfg(test)]

@@ -10,6 +10,18 @@ pub(crate) mod quantity;
 pub(crate) mod resource;
 pub(crate) mod usb;
 
+/// Whether all characters are letters and digits, as `outer` defines them, or one of `inner`. Those of `inner` are
+/// not allowed at the ends, and the text is not empty.
+fn is_word(text: &str, outer: fn(&char) -> bool, inner: &[char]) -> bool {
+    let is_outer = |c: char| outer(&c);
+    text.starts_with(is_outer) && text.ends_with(is_outer) && text.chars().all(|c| outer(&c) || inner.contains(&c))
+}
+
+/// A letter of a DNS name, or a digit.
+fn is_lower_case(c: &char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit()
+}
+
 /// The number, if the text has exactly this many hexadecimal digits, and the number is not above the maximum.
 fn hex(text: &str, digits: RangeInclusive<usize>, max: u16) -> Option<u16> {
     // `from_str_radix` would also accept a sign.

@@ -1,5 +1,7 @@
 //! Kubernetes' rules for names.
 
+use super::{is_lower_case, is_word};
+
 /// A rule for names: which names are allowed, and how a message describes them.
 #[derive(Debug)]
 pub(crate) struct NameRule {
@@ -25,8 +27,8 @@ pub(crate) const SUBDOMAIN: NameRule = NameRule {
 impl NameRule {
     /// Whether the rule allows the name.
     pub(crate) fn allows(&self, name: &str) -> bool {
-        let parts_are_labels = if self.dots { name.split('.').all(is_label) } else { is_label(name) };
-        name.len() <= self.max && parts_are_labels
+        let is_label = |part: &str| is_word(part, is_lower_case, &['-']);
+        name.len() <= self.max && if self.dots { name.split('.').all(is_label) } else { is_label(name) }
     }
 }
 
@@ -57,11 +59,6 @@ impl<const DOTS: bool> ObjectName<DOTS> {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-}
-
-fn is_label(text: &str) -> bool {
-    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    !text.is_empty() && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 #[cfg(test)]

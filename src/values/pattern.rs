@@ -19,7 +19,7 @@ impl Pattern {
     }
 
     /// The pattern, if it is valid.
-    pub(crate) fn read(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         // The texts to match are ASCII, and messages list the pattern.
         let usable = (1..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
         usable.then(|| Pattern::from(text))

@@ -12,11 +12,11 @@ pub(crate) const MAX_DEVICES: usize = 256;
 ///
 /// The text to parse may be in any case, and may omit the domain, which is then `0000`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PciAddress {
+pub(crate) struct PciAddress {
     domain: u16,
-    bus: u8,
-    device: u8,
-    function: u8,
+    bus: u16,
+    device: u16,
+    function: u16,
 }
 
 /// Why a text is not a PCI address.
@@ -24,20 +24,16 @@ pub struct PciAddress {
 /// Cause: a typing mistake
 /// Cure: `lspci -D` on the node, or the PCI devices in Harvester
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum PciAddressError {
-    /// The separators are wrong.
+pub(crate) enum PciAddressError {
     #[error("it does not have the form DDDD:BB:DD.F or BB:DD.F")]
     Form,
-    /// The domain is not four hexadecimal digits.
     #[error("its domain must be four hexadecimal digits")]
     Domain,
-    /// The bus is not two hexadecimal digits.
     #[error("its bus must be two hexadecimal digits")]
     Bus,
-    /// The device is not two hexadecimal digits, or is above 1f: a PCI bus has 32 devices.
+    // A PCI bus has 32 devices.
     #[error("its device must be two hexadecimal digits from 00 to 1f")]
     Device,
-    /// The function is not a digit from 0 to 7.
     #[error("its function must be a digit from 0 to 7")]
     Function,
 }
@@ -45,15 +41,11 @@ pub enum PciAddressError {
 impl PciAddress {
     /// Only the digits, as in the name of Harvester's PCIDevice: `000000020`.
     pub(crate) fn compact(self) -> String {
-        let Self { domain, bus, device, function } = self;
-        format!("{domain:04x}{bus:02x}{device:02x}{function}")
+        self.to_string().replace([':', '.'], "")
     }
 
     /// Reads an address that consists only of digits.
     fn from_compact(digits: &str) -> Option<Self> {
-        if digits.len() != 9 {
-            return None;
-        }
         let (domain, rest) = digits.split_at_checked(4)?;
         let (bus, rest) = rest.split_at_checked(2)?;
         let (device, function) = rest.split_at_checked(2)?;
@@ -73,8 +65,7 @@ impl PciAddress {
 
     /// A name made of the address only, `pci_DDDD_BB_DD_F`, which is also what libvirt calls the node device.
     pub(crate) fn device_name(self) -> String {
-        let Self { domain, bus, device, function } = self;
-        format!("pci_{domain:04x}_{bus:02x}_{device:02x}_{function}")
+        format!("pci_{}", self.to_string().replace([':', '.'], "_"))
     }
 }
 
@@ -97,15 +88,11 @@ impl FromStr for PciAddress {
         }
         Ok(Self {
             domain: hex(domain, 4..=4, 0xffff).ok_or(PciAddressError::Domain)?,
-            bus: hex(bus, 2..=2, 0xff).and_then(narrow).ok_or(PciAddressError::Bus)?,
-            device: hex(device, 2..=2, 0x1f).and_then(narrow).ok_or(PciAddressError::Device)?,
-            function: hex(function, 1..=1, 7).and_then(narrow).ok_or(PciAddressError::Function)?,
+            bus: hex(bus, 2..=2, 0xff).ok_or(PciAddressError::Bus)?,
+            device: hex(device, 2..=2, 0x1f).ok_or(PciAddressError::Device)?,
+            function: hex(function, 1..=1, 7).ok_or(PciAddressError::Function)?,
         })
     }
-}
-
-fn narrow(value: u16) -> Option<u8> {
-    u8::try_from(value).ok()
 }
 
 #[cfg(test)]

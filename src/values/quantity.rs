@@ -64,28 +64,24 @@ impl FromStr for Quantity {
     }
 }
 
+/// The decimal units, each a thousand times the one before. The fourth is one.
+const DECIMAL: [&str; 10] = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
+
+/// The binary units, each 1024 times the one before.
+const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+
 /// A unit, as powers of ten and two.
 fn unit(suffix: &str) -> Option<(i32, u32)> {
-    Some(match suffix {
-        "n" => (-9, 0),
-        "u" => (-6, 0),
-        "m" => (-3, 0),
-        "" => (0, 0),
-        "k" => (3, 0),
-        "M" => (6, 0),
-        "G" => (9, 0),
-        "T" => (12, 0),
-        "P" => (15, 0),
-        "E" => (18, 0),
-        "Ki" => (0, 10),
-        "Mi" => (0, 20),
-        "Gi" => (0, 30),
-        "Ti" => (0, 40),
-        "Pi" => (0, 50),
-        "Ei" => (0, 60),
-        _ => (i32::from(suffix.strip_prefix(['e', 'E'])?.parse::<i8>().ok()?), 0),
-    })
+    let position = |units: &[&str]| units.iter().position(|unit| *unit == suffix);
+    if let Some(position) = position(&DECIMAL) {
+        return Some((3 * i32::try_from(position).ok()? - 9, 0));
+    }
+    if let Some(position) = position(&BINARY) {
+        return Some((0, 10 * (u32::try_from(position).ok()? + 1)));
+    }
+    Some((i32::from(suffix.strip_prefix(['e', 'E'])?.parse::<i8>().ok()?), 0))
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

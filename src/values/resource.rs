@@ -3,30 +3,27 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::values::name::SUBDOMAIN;
+use super::is_word;
+use super::name::SUBDOMAIN;
 
 /// The name of an extended resource, `domain/name`, which a device plugin serves.
 ///
 /// Follows `IsExtendedResourceName` in `k8s.io/kubernetes`, `pkg/apis/core/v1/helper`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResourceName(String);
+pub(crate) struct ResourceName(String);
 
 /// Why a text is not the name of an extended resource.
 ///
 /// Cause: a typing mistake
 /// Cure: `kubectl describe node` lists the names under Capacity
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ResourceNameError {
-    /// There is no domain, or more than one slash.
+pub(crate) enum ResourceNameError {
     #[error("it does not have the form domain/name, as nvidia.com/gpu does")]
     Form,
-    /// The domain is not a DNS subdomain.
     #[error("its domain must consist of lower-case letters, digits, - and ., and have at most 244 characters")]
     Domain,
-    /// The domain is reserved for Kubernetes.
     #[error("its domain is reserved by Kubernetes")]
     Reserved,
-    /// The part after the slash is not a qualified name.
     #[error(
         "the part after the slash must be 1 to 63 letters, digits, -, _ and ., with a letter or digit at both ends"
     )]
@@ -63,9 +60,7 @@ impl FromStr for ResourceName {
         if domain.ends_with("kubernetes.io") || domain.starts_with("requests.") {
             return Err(ResourceNameError::Reserved);
         }
-        let outer = |c: char| c.is_ascii_alphanumeric();
-        let inner = |c: char| outer(c) || matches!(c, '-' | '_' | '.');
-        let qualified = name.len() <= 63 && name.starts_with(outer) && name.ends_with(outer) && name.chars().all(inner);
+        let qualified = name.len() <= 63 && is_word(name, char::is_ascii_alphanumeric, &['-', '_', '.']);
         if qualified { Ok(Self(text.to_owned())) } else { Err(ResourceNameError::Name) }
     }
 }

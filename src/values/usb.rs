@@ -9,7 +9,7 @@ use super::hex;
 ///
 /// The text to parse may be in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UsbIds {
+pub(crate) struct UsbIds {
     vendor: u16,
     product: u16,
 }
@@ -19,8 +19,7 @@ pub struct UsbIds {
 /// Cause: a typing mistake
 /// Cure: `lsusb` on the node, or the USB devices in Harvester
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum UsbIdsError {
-    /// It is neither vendor and product ids nor the name of a USBDevice.
+pub(crate) enum UsbIdsError {
     #[error("it has neither the form VVVV:PPPP nor that of a Harvester USBDevice's name")]
     Form,
 }

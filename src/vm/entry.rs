@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
 use super::place::{Field, Form, GPU, HOOK_SIDECAR, HOST_DEVICE, Place};
 use super::{ShapeError, TEMPLATE_SPEC, VirtualMachine, as_text};
@@ -37,17 +38,6 @@ impl Place {
 }
 
 impl Entry {
-    /// The keys and values that a record contains for the entry.
-    pub(crate) fn to_record(&self) -> Vec<(&'static str, Value)> {
-        let fields = [(&self.place.name, &self.name), (&self.place.value, &self.value)];
-        let members = fields.into_iter().filter_map(|(field, text)| match field {
-            Field::Recorded(key) => Some((*key, json!(text))),
-            Field::Marked(key) => Some((*key, json!(true))),
-            Field::Fixed(_) => None,
-        });
-        members.collect()
-    }
-
     /// The name and the resource of a host device or GPU.
     pub(crate) fn as_device(&self) -> Option<(&str, &str)> {
         [&HOST_DEVICE, &GPU].contains(&self.place).then_some((&self.name, &self.value))
@@ -65,13 +55,11 @@ impl Entry {
     }
 
     /// The entry as an item of a list, with its value under these keys.
-    fn to_item(&self, keys: &[&str]) -> Map<String, Value> {
-        let value = keys.iter().rev().fold(json!(self.value), |value, key| json!({*key: value}));
-        let mut item = match value {
-            Value::Object(members) => members,
-            _ => Map::new(),
-        };
-        item.insert("name".to_owned(), json!(self.name));
+    fn to_item(&self, keys: &[&str]) -> Value {
+        let mut item = keys.iter().rev().fold(json!(self.value), |value, key| json!({*key: value}));
+        if let Value::Object(members) = &mut item {
+            members.insert("name".to_owned(), json!(self.name));
+        }
         item
     }
 
@@ -82,6 +70,18 @@ impl Entry {
             Form::EmptyObject => json!({}),
             Form::Item(_) | Form::Member | Form::Sidecar => json!(self.value),
         }
+    }
+}
+
+/// The keys and values that a record contains for the entry.
+impl Serialize for Entry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fields = [(&self.place.name, &self.name), (&self.place.value, &self.value)];
+        serializer.collect_map(fields.into_iter().filter_map(|(field, text)| match field {
+            Field::Recorded(key) => Some((*key, json!(text))),
+            Field::Marked(key) => Some((*key, json!(true))),
+            Field::Fixed(_) => None,
+        }))
     }
 }
 
@@ -102,7 +102,7 @@ impl VirtualMachine {
         let path = entry.place.path;
         match entry.place.form {
             Form::Item(keys) => {
-                let item = Value::Object(entry.to_item(keys));
+                let item = entry.to_item(keys);
                 path.items(&self.object).is_ok_and(|items| items.contains(&item))
             }
             Form::Member | Form::True | Form::EmptyObject => {
@@ -119,9 +119,6 @@ impl VirtualMachine {
 
     /// Whether something has the entry's place: an item with its name, a member with its key, or a sidecar with the
     /// policy's mark.
-    ///
-    /// # Errors
-    /// [`ShapeError`] if a parent of the entry has a wrong type.
     pub(crate) fn has_in_place_of(&self, entry: &Entry) -> Result<bool, ShapeError> {
         let path = entry.place.path;
         Ok(match entry.place.form {
@@ -139,7 +136,7 @@ impl VirtualMachine {
     /// Whether [`VirtualMachine::add`] would change anything.
     ///
     /// # Errors
-    /// The errors of [`VirtualMachine::has_in_place_of`], and a template that is missing.
+    /// A parent of the entry has a wrong type, or the template is missing.
     pub(crate) fn lacks(&self, entry: &Entry) -> Result<bool, ShapeError> {
         if TEMPLATE_SPEC.find(&self.object)?.is_none() {
             return Err(ShapeError::Missing { path: TEMPLATE_SPEC });
@@ -147,7 +144,7 @@ impl VirtualMachine {
         Ok(match (&entry.place.form, &entry.place.value) {
             // A device or volume with the same name may be a different one.
             (Form::Item(keys), Field::Recorded(_)) => {
-                let item = Value::Object(entry.to_item(keys));
+                let item = entry.to_item(keys);
                 !entry.place.path.items(&self.object)?.iter().any(|found| has_members_of(found, &item))
             }
             (Form::Sidecar, _) => self.hook_sidecars()?.of_policy() != Some(entry.value.as_str()),
@@ -166,7 +163,7 @@ impl VirtualMachine {
         let path = entry.place.path;
         match entry.place.form {
             Form::Item(keys) => {
-                let item = Value::Object(entry.to_item(keys));
+                let item = entry.to_item(keys);
                 match path.reach(&mut self.object)? {
                     Value::Array(items) => items.push(item),
                     list => *list = Value::Array(vec![item]),
@@ -176,7 +173,7 @@ impl VirtualMachine {
                 path.members_mut(&mut self.object)?.insert(entry.name.clone(), entry.to_member());
             }
             Form::Sidecar => {
-                let list = self.hook_sidecars()?.with(&entry.value);
+                let list = self.hook_sidecars()?.with(Some(&entry.value));
                 path.members_mut(&mut self.object)?.insert(entry.name.clone(), json!(list));
             }
         }
@@ -195,7 +192,7 @@ impl VirtualMachine {
         let path = entry.place.path;
         match entry.place.form {
             Form::Item(keys) => {
-                let item = Value::Object(entry.to_item(keys));
+                let item = entry.to_item(keys);
                 if let Value::Array(items) = path.reach(&mut self.object)? {
                     let index = items.iter().position(|found| *found == item);
                     index.map(|index| items.remove(index));
@@ -204,7 +201,7 @@ impl VirtualMachine {
             Form::Member | Form::True | Form::EmptyObject => {
                 path.remove_member(&mut self.object, &entry.name)?;
             }
-            Form::Sidecar => match self.hook_sidecars()?.without_policy() {
+            Form::Sidecar => match self.hook_sidecars()?.with(None) {
                 Some(others) => {
                     path.members_mut(&mut self.object)?.insert(entry.name.clone(), json!(others));
                 }
@@ -237,7 +234,7 @@ mod tests {
     #[test]
     fn a_device_of_the_name_and_of_another_resource_is_another() {
         let text = r#"{"spec":{"template":{"spec":{"domain":{"devices":{"hostDevices":[{"name":"a","deviceName":"x/y","tag":"t"}]}}}}}}"#;
-        let vm = VirtualMachine::of_manifest(text).unwrap();
+        let vm = VirtualMachine::new(serde_json::from_str(text).unwrap());
         assert_eq!(vm.lacks(&HOST_DEVICE.entry("a", "x/y")), Ok(false));
         assert_eq!(vm.lacks(&HOST_DEVICE.entry("a", "x/z")), Ok(true));
         assert_eq!(vm.lacks(&HOST_DEVICE.entry("b", "x/y")), Ok(true));

@@ -121,7 +121,7 @@ pub(crate) struct Volume<'v> {
     #[serde(default, borrow, deserialize_with = "or_default")]
     pub(crate) name: &'v str,
     #[serde(borrow)]
-    config_map: Option<Reference<'v>>,
+    pub(crate) config_map: Option<Reference<'v>>,
     #[serde(borrow)]
     pub(crate) cloud_init_no_cloud: Option<CloudInit<'v>>,
     #[serde(borrow)]
@@ -137,40 +137,21 @@ pub(crate) struct CloudInit<'v> {
     #[serde(default, borrow, deserialize_with = "or_default")]
     pub(crate) user_data_base64: &'v str,
     #[serde(borrow)]
-    secret_ref: Option<Reference<'v>>,
+    pub(crate) secret_ref: Option<Reference<'v>>,
 }
 
 /// A reference to an object in the VirtualMachine's namespace.
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "an object")]
-struct Reference<'v> {
+pub(crate) struct Reference<'v> {
     #[serde(default, borrow, deserialize_with = "or_default")]
-    name: &'v str,
-}
-
-impl<'v> Volume<'v> {
-    /// The name of the ConfigMap, if the volume is one.
-    pub(crate) fn config_map(&self) -> Option<&'v str> {
-        self.config_map.as_ref().map(|source| source.name)
-    }
-}
-
-impl<'v> CloudInit<'v> {
-    /// The name of the Secret with the user data, if there is one.
-    pub(crate) fn secret(&self) -> Option<&'v str> {
-        self.secret_ref.as_ref().map(|secret| secret.name).filter(|name| !name.is_empty())
-    }
+    pub(crate) name: &'v str,
 }
 
 impl VirtualMachine {
     /// A VirtualMachine as the API server sends it. If a part has a wrong type, that is an error only when the part is read.
     pub(crate) fn new(object: Value) -> Self {
         Self { object, is_changed: false }
-    }
-
-    /// A VirtualMachine from a manifest in JSON; `None` if it cannot be parsed.
-    pub(crate) fn of_manifest(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok().map(Self::new)
     }
 
     /// The VirtualMachine as JSON, if anything was changed.
@@ -291,13 +272,10 @@ impl VirtualMachine {
 
     /// The manifest that `kubectl apply` was last given, if the VirtualMachine contains it.
     pub(crate) fn last_applied(&self) -> Option<Self> {
-        Self::of_manifest(LAST_APPLIED.peek(&self.object)?.as_str()?)
+        serde_json::from_str(LAST_APPLIED.peek(&self.object)?.as_str()?).ok().map(Self::new)
     }
 
     /// Sets an annotation of the VirtualMachine itself; without a value, removes it.
-    ///
-    /// # Errors
-    /// [`ShapeError`] if `metadata.annotations` is not an object.
     pub(crate) fn annotate(&mut self, key: &str, value: Option<String>) -> Result<(), ShapeError> {
         let Some(value) = value.map(Value::String) else {
             self.is_changed |= ANNOTATIONS.remove_member(&mut self.object, key)?;
@@ -309,9 +287,6 @@ impl VirtualMachine {
     }
 
     /// Removes a label of the VirtualMachine itself, if it is there.
-    ///
-    /// # Errors
-    /// [`ShapeError`] if `metadata.labels` is not an object.
     pub(crate) fn remove_label(&mut self, key: &str) -> Result<(), ShapeError> {
         self.is_changed |= LABELS.remove_member(&mut self.object, key)?;
         Ok(())

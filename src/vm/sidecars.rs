@@ -55,29 +55,15 @@ impl<'t> Sidecars<'t> {
         volumes.map(|volume| volume.name).collect()
     }
 
-    /// The annotation's value without the policy's sidecar; `None` if there are no other sidecars.
-    pub(super) fn without_policy(&self) -> Option<String> {
-        let others: Vec<&str> =
-            self.entries.iter().filter(|entry| !is_of_policy(entry)).map(|entry| entry.get()).collect();
-        (!others.is_empty()).then(|| format!("[{}]", others.join(",")))
-    }
-
-    /// The annotation's value with this sidecar, which replaces the policy's own or is appended.
-    pub(super) fn with(&self, sidecar: &str) -> String {
-        let mut is_placed = false;
-        let mut list: Vec<&str> = Vec::new();
-        for entry in &self.entries {
-            if !is_of_policy(entry) {
-                list.push(entry.get());
-            } else if !is_placed {
-                list.push(sidecar);
-                is_placed = true;
-            }
-        }
-        if !is_placed {
-            list.push(sidecar);
-        }
-        format!("[{}]", list.join(","))
+    /// The annotation's value with this sidecar in the place of the policy's own; `None` if the list is empty then.
+    pub(super) fn with(&self, sidecar: Option<&str>) -> Option<String> {
+        let of_policy = self.entries.iter().position(|entry| is_of_policy(entry)).unwrap_or(self.entries.len());
+        let (before, after) = self.entries.split_at_checked(of_policy)?;
+        let others = |entries: &[&'t RawValue]| -> Vec<&str> {
+            entries.iter().filter(|entry| !is_of_policy(entry)).map(|entry| entry.get()).collect()
+        };
+        let list = [others(before), sidecar.into_iter().collect(), others(after)].concat();
+        (!list.is_empty()).then(|| format!("[{}]", list.join(",")))
     }
 }
 

@@ -113,3 +113,20 @@ fn a_directive_that_goes_leaves_the_vm_as_it_was() {
     gone["metadata"]["annotations"].as_object_mut().unwrap().remove("vm-feature-manager.io/numa");
     assert_eq!(Request::update(stored, gone).evaluate().domain(), ready());
 }
+
+/// If the request is denied, pinned CPUs stay, so only the feature that the update breaks is to be corrected. Otherwise,
+/// they are removed, and NUMA with them.
+#[rstest]
+#[case::reject("reject", "cpu-pinning")]
+#[case::allow_and_log("allow-and-log", "cpu-pinning,numa")]
+fn fails_with_pinned_cpus_only_if_they_are_removed(#[case] error_handling: &str, #[case] failed: &str) {
+    let annotations = [("numa", "passthrough"), ("hugepages", "2Mi"), ("cpu-pinning", "enabled")];
+    let domain = json!({"cpu": {"cores": 2}, "memory": {"guest": "2Gi"}});
+    let stored = Request::create(vm(&annotations, domain)).evaluate().after();
+    let mut broken = stored.clone();
+    broken["spec"]["template"]["spec"]["domain"]["resources"] = json!({"limits": {"cpu": "1500m"}});
+    let errors = json!({"errorHandling": error_handling});
+    let settings = json!({"cpuPinning": errors, "numa": errors});
+    let answer = Request::update(stored, broken).settings(settings).evaluate();
+    assert_eq!(answer.audit("failed"), failed, "{} {:?}", answer.message(), answer.warnings());
+}

@@ -5,9 +5,10 @@ use std::sync::LazyLock;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use serde_json::{Map, Value, json};
 
-use super::harness::{MemoryCluster, PREFIX, Request, evaluate, features, fixtures, vbios_objects};
+use super::harness::{Answer, MemoryCluster, PREFIX, Request, evaluate, features, fixtures, vbios_objects};
 
 /// The objects of both examples. Of the two KubeVirt objects, the one with the gate `Sidecar` counts.
 static HARVESTER: LazyLock<Vec<Value>> = LazyLock::new(|| {
@@ -385,6 +386,11 @@ fn in_any_order(value: &Value) -> Value {
     }
 }
 
+/// Whether the answer denies with these words, or keeps them in an annotation.
+fn says(answer: &Answer, words: &str) -> bool {
+    answer.message().contains(words) || answer.is_mutated() && answer.after().to_string().contains(words)
+}
+
 fn has_our_sidecar(vm: &Value) -> bool {
     vm["spec"].to_string().contains("vm-feature-manager.io/vbios-injection")
 }
@@ -478,10 +484,22 @@ const YAML: [&str; 36] = [
     "key",
 ];
 
+/// The number of inputs of each property is that of `PROPTEST_CASES`, or 2,000. They are the same ones in each run, unless
+/// `PROPTEST_RNG_SEED` says otherwise: a test of a commit passes always or never.
+fn config() -> ProptestConfig {
+    let mut config =
+        ProptestConfig { max_global_rejects: u32::MAX, failure_persistence: None, ..ProptestConfig::default() };
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 2000;
+    }
+    if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
+        config.rng_seed = RngSeed::Fixed(1);
+    }
+    config
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 2000, max_global_rejects: u32::MAX, failure_persistence: None, ..ProptestConfig::default()
-    })]
+    #![proptest_config(config())]
 
     #[test]
     fn any_vm_gets_a_valid_answer_once_and_for_all(vm in vm(), settings in settings(), old in prop::option::of(vm()), harvester in any::<bool>()) {
@@ -570,6 +588,10 @@ proptest! {
             let stored = first.after();
             let changed = request(Request::update(stored.clone(), with_directives(&stored))).evaluate();
             let always = request(Request::create(with_directives(&plain))).evaluate();
+            // Harvester computes the guest's memory only for a new VM. For an update, hugepages reads what is stored.
+            prop_assume!(!says(&changed, "memory.guest is"));
+            // A kind of device is one that the VM already has. A new VM has none, so the kind must be unambiguous.
+            prop_assume!(!says(&always, "matches different devices"));
             prop_assert_eq!(changed.is_accepted(), always.is_accepted(), "{} / {}", changed.message(), always.message());
             if always.is_accepted() {
                 let (changed, always) = (without_ours_labels(&changed.after()), without_ours_labels(&always.after()));

@@ -291,19 +291,40 @@ fn a_feature_that_the_settings_switch_off_is_left_alone() {
     story.drop(NESTED).assert_accepted_unchanged();
 }
 
-/// Both directives name the node. One feature is switched off before the other directive is removed.
-#[rstest]
-#[case::pci_passthrough("pciPassthrough", "usb-passthrough")]
-#[case::usb_passthrough("usbPassthrough", "pci-passthrough")]
-fn a_node_selector_stays_for_a_feature_that_is_switched_off(#[case] switched_off: &str, #[case] removed: &str) {
+const USB_OF_NODE: (&str, &str) = ("usb-passthrough", r#"{"devices": ["node1/046d:c52b"]}"#);
+
+/// A VM in a cluster with PCI and USB devices.
+fn with_pci_and_usb_devices() -> Story {
     fn cluster() -> MemoryCluster {
         let mut objects = fixtures("../../examples/harvester/cluster/cluster.yaml");
         let usb = fixtures("../../examples/usb-passthrough/cluster/cluster.yaml").into_iter();
         objects.extend(usb.filter(|object| object["kind"] == "USBDevice"));
         MemoryCluster::of(objects)
     }
-    let usb = ("usb-passthrough", r#"{"devices": ["node1/046d:c52b"]}"#);
-    let mut story = Story { cluster, ..Story::of(&[]).on_harvester() }.ask(&[usb]).ask(&[PCI_OF_NODE]);
+    Story { cluster, ..Story::of(&[]).on_harvester() }
+}
+
+/// Both directives come with the new VM, and name the node.
+#[rstest]
+fn a_node_selector_stays_for_the_other_directive(#[values(0, 1)] first: usize) {
+    let directives = [PCI_OF_NODE, USB_OF_NODE];
+    let mut story = with_pci_and_usb_devices().ask(&directives);
+    let selector = spec(&story.vm, "/nodeSelector").clone();
+    assert_eq!(selector, json!({"kubernetes.io/hostname": "node1"}));
+
+    story.vm = story.drop(directives[first]).after();
+    assert_eq!(spec(&story.vm, "/nodeSelector"), &selector);
+    let answer = story.drop(directives[1 - first]);
+    assert_eq!(spec(&answer.after(), "/nodeSelector"), &Value::Null);
+}
+
+/// Both directives name the node. One feature is switched off before the other directive is removed.
+#[rstest]
+#[case::pci_passthrough("pciPassthrough", "usb-passthrough")]
+#[case::usb_passthrough("usbPassthrough", "pci-passthrough")]
+fn a_node_selector_stays_for_a_feature_that_is_switched_off(#[case] switched_off: &str, #[case] removed: &str) {
+    let usb = USB_OF_NODE;
+    let mut story = with_pci_and_usb_devices().ask(&[usb]).ask(&[PCI_OF_NODE]);
     let both = story.vm.clone();
     assert_eq!(spec(&both, "/nodeSelector"), &json!({"kubernetes.io/hostname": "node1"}));
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use syn::visit::{self, Visit};
-use syn::{Attribute, ExprStruct, ImplItemConst, Lit, Macro, Meta};
+use syn::{Attribute, ExprStruct, ItemConst, Lit, Macro, Meta};
 
 use crate::files::root;
 use crate::messages::sources;
@@ -30,7 +30,7 @@ impl<'ast> Visit<'ast> for Literals {
         visit_field(Field),
         visit_field_value(FieldValue),
         visit_impl_item_fn(ImplItemFn),
-        visit_item_const(ItemConst),
+        visit_impl_item_const(ImplItemConst),
         visit_item_enum(ItemEnum),
         visit_item_fn(ItemFn),
         visit_item_impl(ItemImpl),
@@ -56,9 +56,9 @@ impl<'ast> Visit<'ast> for Literals {
     }
 
     /// Skips the constant that several references share.
-    fn visit_impl_item_const(&mut self, node: &'ast ImplItemConst) {
-        if node.ident != "TAKES" && !node.attrs.iter().any(leaves_out) {
-            visit::visit_impl_item_const(self, node);
+    fn visit_item_const(&mut self, node: &'ast ItemConst) {
+        if node.ident != "WORDS" && !node.attrs.iter().any(leaves_out) {
+            visit::visit_item_const(self, node);
         }
     }
 
@@ -192,7 +192,7 @@ fn what_no_user_reads_is_left_out() {
         mod tests { const A: &str = "no"; }
         section! { S("no") { } }
         const C: Access = access::Access { what: "no", needed: &[On("no")] };
-        impl D { const TAKES: &str = "no"; }
+        const WORDS: &str = "no";
         static F: Feature = Feature {
             name: "a",
             reference: Reference { options: &[OptionReference { name: "no" }] },

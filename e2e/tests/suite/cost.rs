@@ -143,11 +143,12 @@ fn what_is_not_to_be_changed_is_only_read(#[case] is_update: bool) {
     assert!(of_a_byte <= 150, "{of_a_byte}");
 }
 
-/// The cost per additional byte of an object that is changed: it is read once and written once.
+/// The cost per additional byte of an object that is changed: it is read once, copied once, because a feature is planned on
+/// what earlier ones add, and written once.
 #[rstest]
 #[case::outside_the_template("/status")]
 #[case::in_the_template("/spec/template/status")]
-fn a_mutation_reads_and_writes_once(#[case] place: &str) {
+fn a_mutation_reads_copies_and_writes_once(#[case] place: &str) {
     let fuel = |conditions: usize| {
         let mut object = vm(&[("nested-virt", "enabled")]);
         let (parent, key) = place.rsplit_once('/').unwrap();
@@ -160,7 +161,7 @@ fn a_mutation_reads_and_writes_once(#[case] place: &str) {
     };
     let ((fuel, length), (more_fuel, more_length)) = (fuel(100), fuel(1000));
     let of_a_byte = (more_fuel - fuel) / (more_length - length);
-    assert!(of_a_byte <= 230, "{of_a_byte}");
+    assert!(of_a_byte <= 250, "{of_a_byte}");
 }
 
 /// The cost per byte of the settings, including checks and defaults.

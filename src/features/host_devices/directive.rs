@@ -1,6 +1,6 @@
 //! The value of a directive that lists devices. An invalid value cannot be represented.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Bus, object};
 use crate::json::type_name;
@@ -91,13 +91,10 @@ impl Devices {
             return Err(DirectiveError::UnknownKey { key: Quoted(key).to_string(), bus });
         }
         let items = match members.get("devices") {
-            None | Some(Value::Null) => &[],
-            Some(Value::Array(items)) => items.as_slice(),
+            Some(Value::Array(items)) if !items.is_empty() => items,
+            None | Some(Value::Null | Value::Array(_)) => return Err(DirectiveError::NoDevice { bus }),
             Some(other) => return Err(DirectiveError::NotAList { found: type_name(other), bus }),
         };
-        if items.is_empty() {
-            return Err(DirectiveError::NoDevice { bus });
-        }
         check_count(items.len(), max, bus)?;
         let mut devices = Devices { list: Vec::with_capacity(items.len()), node: None };
         for (index, item) in items.iter().enumerate() {
@@ -107,26 +104,19 @@ impl Devices {
         Ok(devices)
     }
 
-    /// The devices as a JSON list, for the annotation `-applied`.
-    pub(super) fn to_json(&self) -> String {
-        json!(self.list).to_string()
-    }
-
     fn add(&mut self, index: usize, text: &str, bus: &'static Bus) -> Result<(), DirectiveError> {
         let named = object(text);
         let (node, device) = match (text.rsplit_once('/'), &named) {
-            (Some((node, device)), _) => (Some(node), (bus.read)(device)),
-            (None, Some((node, device))) => (Some(*node), (bus.read)(device)),
-            (None, None) => (None, (bus.read)(text)),
+            (Some((node, device)), _) => (Some(node), device),
+            (None, Some((node, device))) => (Some(*node), device.as_str()),
+            (None, None) => (None, text),
         };
         let value = Quoted(text).to_string();
-        let mut device = match device {
+        let device = match (bus.read)(device) {
+            Ok(_) if named.is_some() && !bus.name_is_address => text.to_owned(),
             Ok(device) => device,
             Err(error) => return Err(DirectiveError::Device { index, value, error, bus }),
         };
-        if named.is_some() && !bus.name_is_address {
-            text.clone_into(&mut device);
-        }
         match (&self.node, node) {
             (_, Some(node)) if !SUBDOMAIN.allows(node) => return Err(DirectiveError::Node { index, value, bus }),
             (Some(first), Some(second)) if first != second => {

@@ -6,13 +6,6 @@ use crate::cluster::{ClusterError, LookupError};
 /// Why a VirtualMachine cannot get devices, although the directive is valid.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::features) enum HostDevicesError {
-    /// Cause: the gate is off; on Harvester it is on
-    /// Cure: add `HostDevices` to the gates of the KubeVirt object
-    #[error(
-        "KubeVirt's feature gate HostDevices is off, so KubeVirt would refuse the VirtualMachine; have the administrator \
-         add HostDevices to spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
-    )]
-    GateOff,
     /// Cause: one of [Lookups](#lookups)
     /// Cure: the remedy there
     #[error("Harvester's {} devices cannot be looked up: {}; {}", .bus.name, .error.why(), remedy(.error, .bus))]

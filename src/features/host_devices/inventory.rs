@@ -17,6 +17,7 @@ const LISTED: usize = 8;
 /// The cluster's devices of a bus that matter to a VirtualMachine.
 pub(super) struct Inventory<'n> {
     bus: &'static Bus,
+    context: &'n Context<'n>,
     devices: Vec<Rc<HostDevice>>,
     /// The claims by name, if the bus is one whose claims say which devices are passed through.
     claims: BTreeMap<String, Rc<Claim>>,
@@ -24,10 +25,13 @@ pub(super) struct Inventory<'n> {
     node: Option<&'n str>,
 }
 
-/// A device that the directive asks for, and the cluster's devices that match it. All of these are enabled for passthrough.
+/// A device that the directive asks for.
 struct Candidates<'i> {
     wanted: &'i str,
+    /// The cluster's devices that match it, in the order of their nodes' names. All are enabled for passthrough.
     devices: Vec<&'i HostDevice>,
+    /// The entry of the VirtualMachine that already is one of them.
+    entry: Option<Device<'i>>,
 }
 
 /// The cluster's device for one that the directive asks for.
@@ -45,48 +49,45 @@ impl<'n> Inventory<'n> {
         bus: &'static Bus,
         devices: &Devices,
         node: Option<&'n str>,
-        context: &Context<'_>,
+        context: &'n Context<'n>,
     ) -> Result<Self, LookupError> {
-        let names = || devices.list.iter().map(|device| object_name(node?, device)).collect::<Option<Vec<_>>>();
-        if let Some(names) = names().filter(|_| context.old.is_none()) {
-            return Self::of_names(bus, names, node, context);
-        }
-        match (Self::of_all(bus, node, context), names()) {
-            // If policy-server may not list devices, it may still be able to get them by name.
-            (Err(error), Some(names)) if !error.is_temporary() => Self::of_names(bus, names, node, context),
-            (result, _) => result,
-        }
-    }
-
-    /// Looks up the devices of all nodes.
-    fn of_all(bus: &'static Bus, node: Option<&'n str>, context: &Context<'_>) -> Result<Self, LookupError> {
-        let devices = context.lookups.list(bus.objects)?;
-        let mut inventory = Self { bus, devices, claims: BTreeMap::new(), node };
-        if bus.claims_enable {
-            let claims = context.lookups.list::<Claim>(bus.claims)?.into_iter();
-            inventory.claims.extend(claims.map(|claim| (claim.name().to_owned(), claim)));
+        let mut inventory = Self { bus, context, devices: Vec::new(), claims: BTreeMap::new(), node };
+        let names = devices.list.iter().map(|device| object_name(node?, device)).collect::<Option<Vec<_>>>();
+        match (names, context.old) {
+            (Some(names), None) => inventory.add(names)?,
+            (names, _) => match (inventory.add_all(), names) {
+                // If policy-server may not list devices, it may still be able to get them by name.
+                (Err(error), Some(names)) if !error.is_temporary() => inventory.add(names)?,
+                (result, _) => result?,
+            },
         }
         Ok(inventory)
     }
 
-    fn of_names(
-        bus: &'static Bus,
-        names: Vec<String>,
-        node: Option<&'n str>,
-        context: &Context<'_>,
-    ) -> Result<Self, LookupError> {
-        let mut inventory = Self { bus, devices: Vec::new(), claims: BTreeMap::new(), node };
+    /// Looks up the devices of all nodes.
+    fn add_all(&mut self) -> Result<(), LookupError> {
+        let (bus, lookups) = (self.bus, self.context.lookups);
+        let devices = lookups.list(bus.objects)?;
+        let claims = if bus.claims_enable { lookups.list::<Claim>(bus.claims)? } else { Vec::new() };
+        self.claims.extend(claims.into_iter().map(|claim| (claim.name().to_owned(), claim)));
+        self.devices = devices;
+        Ok(())
+    }
+
+    /// Looks up the devices of these names.
+    fn add(&mut self, names: Vec<String>) -> Result<(), LookupError> {
+        let (bus, lookups) = (self.bus, self.context.lookups);
         for name in names {
-            match context.lookups.device(bus.objects, &name) {
-                Ok(device) => inventory.devices.push(device),
+            match lookups.device(bus.objects, &name) {
+                Ok(device) => self.devices.push(device),
                 Err(error) if error.cause == ClusterError::NotFound => continue,
                 Err(error) => return Err(error),
             }
             if bus.claims_enable {
-                inventory.claims.extend(context.lookups.claim(bus.claims, &name)?.map(|claim| (name, claim)));
+                self.claims.extend(lookups.claim(bus.claims, &name)?.map(|claim| (name, claim)));
             }
         }
-        Ok(inventory)
+        Ok(())
     }
 
     /// Chooses a device for each one that the directive asks for, in the same order.
@@ -94,72 +95,56 @@ impl<'n> Inventory<'n> {
     /// # Errors
     /// A device is on no node, or is not enabled for passthrough; a text matches devices of different resources; or no
     /// node has all the devices.
-    pub(super) fn choose<'i>(
-        &'i self,
-        devices: &'i Devices,
-        context: &'i Context<'_>,
-    ) -> anyhow::Result<Vec<Chosen<'i>>> {
-        let ours = our_devices(context);
-        let choices = self.choose_with(&ours, devices, context)?;
-        let mut nodes = choices.iter().map(|chosen| match &chosen.entry {
+    pub(super) fn choose<'i>(&'i self, devices: &'i Devices) -> anyhow::Result<Vec<Chosen<'i>>> {
+        let ours = our_devices(self.context);
+        let choices = self.choose_with(&ours, devices)?;
+        let mut nodes = choices.iter().filter_map(|chosen| match &chosen.entry {
             Some(entry) => self.node_of(entry),
             None => Some(chosen.device.node()),
         });
-        let first = nodes.find_map(|node| node);
+        let first = nodes.next();
         // Devices that were added earlier do not help if the others are on another node.
-        if nodes.flatten().any(|node| Some(node) != first) && !ours.is_empty() {
-            return self.choose_with(&[], devices, context);
+        if nodes.any(|node| Some(node) != first) && !ours.is_empty() {
+            return self.choose_with(&[], devices);
         }
         Ok(choices)
     }
 
-    fn choose_with<'i>(
-        &'i self,
-        ours: &[Device<'i>],
-        devices: &'i Devices,
-        context: &'i Context<'_>,
-    ) -> anyhow::Result<Vec<Chosen<'i>>> {
-        let host_devices = context.vm.host_devices()?;
-        let candidates = devices.list.iter().map(|wanted| {
+    fn choose_with<'i>(&'i self, ours: &[Device<'i>], devices: &'i Devices) -> anyhow::Result<Vec<Chosen<'i>>> {
+        let host_devices = self.context.vm.host_devices()?;
+        let mut all = Vec::new();
+        for wanted in &devices.list {
             let resource = wanted.parse().map(PciAddress::device_name);
-            match host_devices.iter().find(|entry| resource.as_deref() == Ok(entry.resource)) {
-                Some(entry) => {
-                    Err(HostDevicesError::NamedByAddress { entry: text::list([entry.name]), address: wanted.clone() })
-                }
-                None => Ok(Candidates { wanted, devices: self.candidates(wanted)? }),
+            if let Some(entry) = host_devices.iter().find(|entry| resource.as_deref() == Ok(entry.resource)) {
+                let (entry, address) = (text::list([entry.name]), wanted.clone());
+                return Err(HostDevicesError::NamedByAddress { entry, address }.into());
             }
-        });
-        let candidates: Vec<Candidates<'_>> = candidates.collect::<Result<_, HostDevicesError>>()?;
-        let there = self.already_there(&candidates, ours, &host_devices);
-        let (present, missing): (Vec<_>, Vec<_>) =
-            candidates.iter().zip(&there).partition(|(_, there)| there.is_some());
-        let present: Vec<_> = present.into_iter().map(|(candidates, _)| candidates).collect();
-        let missing: Vec<_> = missing.into_iter().map(|(candidates, _)| candidates).collect();
+            all.push(Candidates { wanted, devices: self.candidates(wanted)?, entry: None });
+        }
+        self.find_entries(&mut all, ours, &host_devices);
+        let (present, missing): (Vec<_>, Vec<_>) = all.iter().partition(|one| one.entry.is_some());
         let node = self.node_for(&missing, &present, &host_devices)?;
-        let choices = candidates.iter().zip(there).filter_map(|(Candidates { devices, .. }, entry)| {
-            let of_entry = |entry: &Device<'_>| {
-                let by_name = devices.iter().find(|device| device.name() == entry.name);
-                by_name.or_else(|| devices.iter().find(|device| device.resource() == entry.resource))
-            };
-            let device = match &entry {
-                Some(entry) => of_entry(entry),
-                None => devices.iter().find(|device| Some(device.node()) == node),
-            };
-            Some(Chosen { device: device.or(devices.first())?, entry })
+        let choices = all.iter().filter_map(|&Candidates { ref devices, entry, .. }| {
+            // The first device that fits best: `false` comes before `true`.
+            let device = devices.iter().min_by_key(|device| match entry {
+                Some(entry) => (device.name() != entry.name, device.resource() != entry.resource),
+                None => (Some(device.node()) != node, false),
+            });
+            device.map(|device| Chosen { device, entry })
         });
         Ok(choices.collect())
     }
 
     /// The name of the user who claimed a device, if the claim says so.
-    pub(super) fn owner(&self, device: &HostDevice, context: &Context<'_>) -> Result<Option<String>, LookupError> {
+    pub(super) fn owner(&self, device: &HostDevice) -> Result<Option<String>, LookupError> {
         let claim = match self.claims.get(device.name()) {
             Some(claim) => Some(Rc::clone(claim)),
-            None => context.lookups.claim(self.bus.claims, device.name())?,
+            None => self.context.lookups.claim(self.bus.claims, device.name())?,
         };
         Ok(claim.and_then(|claim| claim.user().map(str::to_owned)))
     }
 
-    /// The devices that match, in the order of their nodes' names.
+    /// The devices that match, and are enabled for passthrough, in the order of their nodes' names.
     fn candidates(&self, wanted: &str) -> Result<Vec<&HostDevice>, HostDevicesError> {
         let of_node = |device: &&HostDevice| self.node.is_none_or(|node| device.node() == node);
         let devices = self.devices.iter().map(Rc::as_ref);
@@ -171,51 +156,46 @@ impl<'n> Inventory<'n> {
         if !there.is_empty() {
             return Ok(there);
         }
-        Err(if nodes.is_empty() {
-            let who = self.node.map_or("no node has a".to_owned(), |node| format!("the node {node} has no"));
-            HostDevicesError::NotThere { who, device, bus }
-        } else {
-            HostDevicesError::NotEnabled { device, nodes, bus }
-        })
+        if !nodes.is_empty() {
+            return Err(HostDevicesError::NotEnabled { device, nodes, bus });
+        }
+        let who = self.node.map_or("no node has a".to_owned(), |node| format!("the node {node} has no"));
+        Err(HostDevicesError::NotThere { who, device, bus })
     }
 
     fn is_enabled(&self, device: &HostDevice) -> bool {
         match self.bus.claims_enable {
-            true => self.claims.get(device.name()).is_some_and(|claim| claim.is_on()),
+            true => self.claims.get(device.name()).is_some_and(|claim| claim.status.passthrough_enabled),
             false => device.is_enabled_usb_device(),
         }
     }
 
-    /// For each device, the entry that already is this device. An entry counts for only one device. It matches by the
-    /// device that it is named after, or by its resource. An entry that is named after another device does not match,
-    /// unless the directive added it: Harvester's controller renames entries after the devices that a VirtualMachine
-    /// actually got.
-    fn already_there<'v>(
-        &self,
-        candidates: &[Candidates<'_>],
-        ours: &[Device<'v>],
-        host_devices: &[Device<'v>],
-    ) -> Vec<Option<Device<'v>>> {
+    /// Finds the entries that already are the devices. An entry counts for only one device. It matches by the device
+    /// that it is named after, or by its resource. An entry that is named after another device does not match, unless
+    /// the directive added it: Harvester's controller renames entries after the devices that a VirtualMachine actually got.
+    fn find_entries<'v>(&self, all: &mut [Candidates<'v>], ours: &[Device<'v>], host_devices: &[Device<'v>]) {
         let mut entries = [ours, host_devices].concat();
-        let mut there = vec![None; candidates.len()];
         let is_on_node = |node: &str| self.node.is_none_or(|wanted| wanted == node);
-        let is_named = |entry: &Device<'_>, candidates: &Candidates<'_>| {
-            self.is_named_after(entry, candidates.wanted) && self.node_of(entry).is_some_and(is_on_node)
+        // The name of a PCI device tells the device even if that was not looked up. The name of a USB device does not,
+        // because the device may have been unplugged.
+        let is_named = |entry: &Device<'_>, wanted: &str| match self.known(entry) {
+            Some(device) => is(device, wanted) && is_on_node(device.node()),
+            None => object(entry.name)
+                .is_some_and(|(node, device)| self.bus.name_is_address && device == wanted && is_on_node(node)),
         };
         let is_of_resource = |entry: &Device<'_>, candidates: &Candidates<'_>| {
             let is_it = |node: &str| ours.contains(entry) && is_on_node(node);
             let mut devices = candidates.devices.iter();
             self.node_of(entry).is_none_or(is_it) && devices.any(|device| device.resource() == entry.resource)
         };
-        for (candidates, there) in candidates.iter().zip(&mut there) {
-            let index = entries.iter().position(|entry| is_named(entry, candidates));
-            *there = index.map(|index| entries.remove(index));
+        for one in all.iter_mut() {
+            let index = entries.iter().position(|entry| is_named(entry, one.wanted));
+            one.entry = index.map(|index| entries.remove(index));
         }
-        for (candidates, there) in candidates.iter().zip(&mut there).filter(|(_, there)| there.is_none()) {
-            let index = entries.iter().position(|entry| is_of_resource(entry, candidates));
-            *there = index.map(|index| entries.remove(index));
+        for one in all.iter_mut().filter(|one| one.entry.is_none()) {
+            let index = entries.iter().position(|entry| is_of_resource(entry, one));
+            one.entry = index.map(|index| entries.remove(index));
         }
-        there
     }
 
     /// The first node that has all the missing devices. Harvester rejects a VirtualMachine with devices of two nodes,
@@ -249,7 +229,7 @@ impl<'n> Inventory<'n> {
         if nodes.iter().any(|node| have_all(present, node)) {
             nodes.retain(|node| have_all(present, node));
         }
-        for Candidates { wanted, devices } in missing {
+        for Candidates { wanted, devices, .. } in missing {
             let found = || devices.iter().filter(|device| nodes.contains(&device.node()));
             let Some(one) = found().next() else { continue };
             if found().any(|other| other.resource() != one.resource()) {
@@ -266,21 +246,10 @@ impl<'n> Inventory<'n> {
         self.devices.iter().map(Rc::as_ref).find(|device| device.name() == entry.name)
     }
 
-    /// Whether an entry is named after a device that the directive asks for. The name of a PCI device tells this even
-    /// if the device was not looked up. The name of a USB device does not, because the device may have been unplugged.
-    fn is_named_after(&self, entry: &Device<'_>, wanted: &str) -> bool {
-        match self.known(entry) {
-            Some(device) => is(device, wanted),
-            None => self.bus.name_is_address && object(entry.name).is_some_and(|(_, device)| device == wanted),
-        }
-    }
-
     /// The node of the device that an entry is named after, whether the device was looked up or not.
     fn node_of<'p>(&'p self, entry: &Device<'p>) -> Option<&'p str> {
-        match self.known(entry) {
-            Some(device) => Some(device.node()),
-            None => object(entry.name).map(|(node, _)| node),
-        }
+        let of_name = || object(entry.name).map(|(node, _)| node);
+        self.known(entry).map(HostDevice::node).or_else(of_name)
     }
 }
 
@@ -300,7 +269,7 @@ fn have_all(candidates: &[&Candidates<'_>], node: &str) -> bool {
 
 /// The names of the devices' nodes. The devices must be sorted by node.
 fn names_of_nodes(devices: &[&HostDevice]) -> String {
-    let mut last = "";
-    let nodes = devices.iter().map(|device| device.node());
-    text::list(nodes.filter(|node| std::mem::replace(&mut last, node) != *node))
+    let mut nodes: Vec<&str> = devices.iter().map(|device| device.node()).collect();
+    nodes.dedup();
+    text::list(nodes)
 }

@@ -7,10 +7,12 @@ mod error;
 mod inventory;
 mod siblings;
 
+use serde_json::json;
+
 use super::allowed::allows;
 use super::feature::{Context, Plan};
-use crate::cluster::{LookupError, Lookups};
-use crate::settings::{FeatureSettings, section};
+use crate::cluster::LookupError;
+use crate::settings::{Count, FeatureSettings, section};
 use crate::text::Quoted;
 use crate::values::pattern::Pattern;
 use crate::values::pci::PciAddress;
@@ -52,65 +54,63 @@ pub(super) enum NamedBy {
     Other,
 }
 
-/// What the settings say about devices of a bus.
-pub(super) struct Rules<'a> {
-    pub(super) settings: &'a HostDeviceSettings,
-    pub(super) named_by: NamedBy,
-    pub(super) max_devices: usize,
-}
-
 /// Plans the devices that a directive lists.
 pub(super) fn plan(
     bus: &'static Bus,
-    rules: &Rules<'_>,
+    settings: &HostDeviceSettings,
+    Count(max_devices): Count,
+    named_by: NamedBy,
     value: &str,
     context: &Context<'_>,
 ) -> anyhow::Result<Option<Plan>> {
-    let Rules { settings, named_by, max_devices } = *rules;
     let host_devices = context.vm.host_devices()?;
     let counted = host_devices.iter().filter(|device| (bus.counts)(device)).count();
     let wanted = Wanted { bus, settings, devices: Devices::parse(value, max_devices, bus)?, context };
     check_count(counted, max_devices, bus)?;
-    let mut plan = Plan { applied: wanted.devices.to_json(), ..Plan::default() };
+    let mut plan = Plan { applied: json!(wanted.devices.list).to_string(), ..Plan::default() };
     let placement = context.vm.placement()?;
-    let node = the_node(&wanted.devices, placement.hostname())?;
-    if named_by == NamedBy::Other {
-        wanted.otherwise(None, &mut plan)?;
-    } else {
-        // Without an answer from Harvester, nobody knows who claimed a device.
-        let is_auto = named_by == NamedBy::Auto && !settings.require_claim_owner;
-        match Inventory::look_up(bus, &wanted.devices, node, context) {
-            Ok(inventory) => wanted.by_harvester(&inventory, &mut plan)?,
-            Err(error) if !is_auto => return Err(HostDevicesError::Lookup { error, bus }.into()),
-            Err(error) => match wanted.in_place()? {
-                Some(entries) => plan.entries = entries,
-                None if !has_harvester(&error) && !wanted.has_objects() => wanted.otherwise(Some(&error), &mut plan)?,
-                None => return Err(HostDevicesError::Lookup { error, bus }.into()),
-            },
+    let node = match (wanted.devices.node.as_deref(), placement.hostname()) {
+        (Some(named), Some(placed)) if named != placed => {
+            let (named, placed) = (named.to_owned(), placed.to_owned());
+            return Err(HostDevicesError::PlacedElsewhere { named, placed }.into());
         }
+        (named, placed) => named.or(placed),
+    };
+    // Without an answer from Harvester, nobody knows who claimed a device.
+    let is_auto = named_by == NamedBy::Auto && !settings.require_claim_owner;
+    // Whether the directive added devices under Harvester's names before.
+    let added_objects = our_devices(context).iter().any(|entry| object(entry.name).is_some());
+    match (named_by != NamedBy::Other).then(|| Inventory::look_up(bus, &wanted.devices, node, context)) {
+        None => wanted.otherwise(None, &mut plan)?,
+        Some(Ok(inventory)) => wanted.by_harvester(&inventory, &mut plan)?,
+        Some(Err(error)) => match is_auto.then(|| wanted.in_place()).transpose()?.flatten() {
+            Some(entries) => plan.entries = entries,
+            None if is_auto && !has_harvester(&error) && !added_objects => wanted.otherwise(Some(&error), &mut plan)?,
+            None => return Err(HostDevicesError::Lookup { error, bus }.into()),
+        },
     }
     let is_new = |entry: &&Entry| host_devices.iter().all(|device| host_device(device) != **entry);
     check_count(counted + plan.entries.iter().filter(is_new).count(), max_devices, bus)?;
-    check_gate(context.lookups)?;
+    context.lookups.check_gate(GATE)?;
     let hostname = wanted.devices.node.filter(|_| settings.pin_to_node);
     plan.entries.extend(hostname.map(|hostname| NODE_SELECTOR.entry("", &hostname)));
     Ok(Some(plan))
 }
 
 /// The devices that a directive asks for, and what their plan depends on.
-struct Wanted<'a, 'c> {
+struct Wanted<'a> {
     bus: &'static Bus,
     settings: &'a HostDeviceSettings,
     devices: Devices,
-    context: &'a Context<'c>,
+    context: &'a Context<'a>,
 }
 
-impl Wanted<'_, '_> {
+impl Wanted<'_> {
     /// Plans the devices under Harvester's names.
     fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> anyhow::Result<()> {
-        let choices = inventory.choose(&self.devices, self.context)?;
+        let choices = inventory.choose(&self.devices)?;
         for (index, chosen) in choices.iter().enumerate() {
-            let Chosen { device, entry } = chosen;
+            let Chosen { device, entry } = *chosen;
             if choices.iter().take(index).any(|before| before.device.name() == device.name()) {
                 return Err(DirectiveError::Duplicate { device: device.name().to_owned() }.into());
             }
@@ -118,10 +118,8 @@ impl Wanted<'_, '_> {
             if self.settings.require_claim_owner {
                 self.check_owner(inventory, chosen)?;
             }
-            plan.entries.push(match entry {
-                Some(entry) => host_device(entry),
-                None => HOST_DEVICE.entry(device.name(), device.resource()),
-            });
+            let new = Device { name: device.name(), resource: device.resource() };
+            plan.entries.push(host_device(&entry.unwrap_or(new)));
         }
         if choices.iter().any(|chosen| chosen.entry.is_none()) {
             plan.warnings.extend(siblings::warning(plan, self.context)?);
@@ -138,7 +136,7 @@ impl Wanted<'_, '_> {
         if let Some((error, warning)) = error.zip(bus.warning) {
             plan.warnings.push(format!("{warning}: {}", error.why()));
         }
-        let mut there = [our_devices(context), context.vm.host_devices()?].concat();
+        let mut there = all_devices(context)?;
         let mut names = free_names(bus.prefix, devices.list.len(), context)?;
         for (device, resource) in devices.list.iter().zip((bus.resources)(&devices.list, context)?) {
             self.check_allowed(device, None, &resource, devices.node.as_deref())?;
@@ -158,25 +156,19 @@ impl Wanted<'_, '_> {
     /// lookup is needed.
     fn in_place(&self) -> anyhow::Result<Option<Vec<Entry>>> {
         let Self { devices, context, .. } = self;
-        let there = [our_devices(context), context.vm.host_devices()?].concat();
+        let there = all_devices(context)?;
         let is_on_node = |node: &str| devices.node.as_deref().is_none_or(|wanted| wanted == node);
         let mut entries = Vec::new();
         for wanted in &devices.list {
-            let find = |entry: &Device<'_>| {
+            let found = there.iter().find_map(|entry| {
                 let (node, device) = object(entry.name)?;
-                let is_it = (device == *wanted || entry.name == wanted) && is_on_node(node);
-                is_it.then(|| (host_device(entry), node.to_owned()))
-            };
-            let Some((entry, node)) = there.iter().find_map(find) else { return Ok(None) };
-            self.check_allowed(wanted, None, &entry.value, Some(&node))?;
-            entries.push(entry);
+                ((device == *wanted || entry.name == wanted) && is_on_node(node)).then_some((entry, node))
+            });
+            let Some((entry, node)) = found else { return Ok(None) };
+            self.check_allowed(wanted, None, entry.resource, Some(node))?;
+            entries.push(host_device(entry));
         }
         Ok(Some(entries))
-    }
-
-    /// Whether the directive added devices under Harvester's names before.
-    fn has_objects(&self) -> bool {
-        our_devices(self.context).iter().any(|entry| object(entry.name).is_some())
     }
 
     /// Checks that the settings allow this namespace the device. A pattern may match its address or ids, also in upper
@@ -210,32 +202,13 @@ impl Wanted<'_, '_> {
         if chosen.entry.is_some_and(|entry| before.iter().any(|device| device.resource == entry.resource)) {
             return Ok(());
         }
-        let owner = inventory.owner(chosen.device, context);
-        let owner = owner.map_err(|error| HostDevicesError::Lookup { error, bus })?;
+        let owner = inventory.owner(chosen.device).map_err(|error| HostDevicesError::Lookup { error, bus })?;
         if owner.as_ref().is_some_and(|owner| context.requester.is(owner)) {
             return Ok(());
         }
         let owner = owner.map_or("nobody that the claim names".to_owned(), |owner| Quoted(&owner).to_string());
         let (device, user) = (chosen.device.name().to_owned(), context.requester.to_string());
         Err(HostDevicesError::NotTheOwner { device, owner, user, bus }.into())
-    }
-}
-
-/// Checks that KubeVirt accepts host devices, if policy-server may read its object.
-pub(super) fn check_gate(lookups: &Lookups<'_>) -> Result<(), HostDevicesError> {
-    match lookups.kubevirt() {
-        Ok(kubevirt) if !kubevirt.has_gate("HostDevices") => Err(HostDevicesError::GateOff),
-        _ => Ok(()),
-    }
-}
-
-/// The node that the directive names, or on which the VirtualMachine must run.
-fn the_node<'d>(devices: &'d Devices, placed: Option<&'d str>) -> Result<Option<&'d str>, HostDevicesError> {
-    match (devices.node.as_deref(), placed) {
-        (Some(named), Some(placed)) if named != placed => {
-            Err(HostDevicesError::PlacedElsewhere { named: named.to_owned(), placed: placed.to_owned() })
-        }
-        (named, placed) => Ok(named.or(placed)),
     }
 }
 
@@ -260,10 +233,18 @@ fn our_devices<'c>(context: &'c Context<'_>) -> Vec<Device<'c>> {
     devices.map(|(name, resource)| Device { name, resource }).collect()
 }
 
+/// Those devices, and the VirtualMachine's other host devices.
+fn all_devices<'c>(context: &'c Context<'_>) -> Result<Vec<Device<'c>>, ShapeError> {
+    Ok([our_devices(context), context.vm.host_devices()?].concat())
+}
+
 /// The device as an entry.
 fn host_device(device: &Device<'_>) -> Entry {
     HOST_DEVICE.entry(device.name, device.resource)
 }
+
+/// The feature gate without which KubeVirt accepts no host devices.
+pub(super) const GATE: &str = "HostDevices";
 
 /// The prefix of the names that the policy gives USB devices.
 pub(super) const USB_PREFIX: &str = "usb";
@@ -282,19 +263,10 @@ pub(super) fn free_names(
     count: usize,
     context: &Context<'_>,
 ) -> Result<impl Iterator<Item = String>, ShapeError> {
-    let (host_devices, gpus) = (context.vm.host_devices()?, context.vm.gpus()?);
-    let ours = context.ours.iter().filter_map(|added| added.entry.as_device());
-    let names = host_devices.iter().chain(&gpus).map(|device| device.name);
-    let names = names.chain(ours.map(|(name, _)| name));
-    // With this many numbers, at least `count` are free.
-    let mut taken = vec![false; host_devices.len() + gpus.len() + context.ours.len() + count];
-    for number in names.filter_map(|name| made_number(prefix, name)) {
-        if let Some(is_taken) = taken.get_mut(number) {
-            *is_taken = true;
-        }
-    }
-    let free = taken.into_iter().enumerate().filter(|(_, is_taken)| !is_taken).take(count);
-    Ok(free.map(move |(number, _)| format!("{prefix}-{number}")))
+    let devices = [all_devices(context)?, context.vm.gpus()?].concat();
+    let taken: Vec<usize> = devices.iter().filter_map(|device| made_number(prefix, device.name)).collect();
+    let free = (0..).filter(move |number| !taken.contains(number)).take(count);
+    Ok(free.map(move |number| format!("{prefix}-{number}")))
 }
 
 /// The number in a name that [`free_names`] makes.

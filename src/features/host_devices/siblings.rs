@@ -20,10 +20,7 @@ pub(crate) struct Siblings(Vec<(Entry, Vec<String>)>);
 impl Siblings {
     /// Finds the siblings of the devices in `gone` among the VirtualMachine's devices that nobody is known to have asked
     /// for. If there are no such devices, nothing is looked up. `ours` are the devices that the policy added, with
-    /// those in `gone`.
-    ///
-    /// # Errors
-    /// The names of devices that may be siblings, if PCI devices cannot be looked up.
+    /// those in `gone`. The error has the names of devices that may be siblings, if PCI devices cannot be looked up.
     pub(crate) fn find(
         gone: &[&Recorded],
         ours: &[Recorded],
@@ -112,10 +109,7 @@ pub(super) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<Strin
 
 /// The PCIDevices that the VirtualMachine has on the same node as the entry.
 pub(crate) fn beside(entry: &Entry, vm: &VirtualMachine) -> Vec<String> {
-    let Some(node) = node_of(name_of(entry)) else {
-        return Vec::new();
-    };
-    let devices = vm.host_devices().unwrap_or_default();
-    let names = devices.iter().map(|device| device.name);
-    names.filter(|name| node_of(name) == Some(node)).map(str::to_owned).collect()
+    let Some(node) = node_of(name_of(entry)) else { return Vec::new() };
+    let devices = vm.host_devices().unwrap_or_default().into_iter();
+    devices.map(|device| device.name).filter(|name| node_of(name) == Some(node)).map(str::to_owned).collect()
 }

@@ -25,7 +25,7 @@ pub(super) enum VbiosError {
     /// KubeVirt pod"
     /// Cure: create the ConfigMap again under another name
     #[error("KubeVirt names a pod volume after the ConfigMap, but {0} already has that name; rename the ConfigMap")]
-    NameTaken(String),
+    NameTaken(&'static str),
     /// Cause: with `romDelivery: volume`, the policy gives the ROM's volume this name
     /// Cure: give that volume another name, or remove it
     #[error("the VirtualMachine already has a volume {VOLUME} that is not the ROM's; rename or remove that volume")]
@@ -64,13 +64,6 @@ pub(super) enum VbiosError {
     /// Cure: the cure of that row
     #[error("binaryData.rom of the ConfigMap {name} {error}")]
     Rom { name: String, error: RomError },
-    /// Cause: every release of Harvester has this gate off
-    /// Cure: [switch it on](vbios.md#3-switch-on-kubevirts-gate-sidecar)
-    #[error(
-        "KubeVirt's feature gate Sidecar is off, so KubeVirt would refuse the VirtualMachine; have the administrator add \
-         Sidecar to spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
-    )]
-    GateOff,
     /// Cause: a typing mistake
     /// Cure: write the reference as for `docker pull`
     #[error("the option vm-feature-manager.io/sidecar-image {} is not an image reference: {error}; write one such as quay.io/kubevirt/sidecar-shim:v1.4.0", Quoted(.value))]

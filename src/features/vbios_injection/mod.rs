@@ -96,57 +96,40 @@ const POD_VOLUMES: [&str; 9] = [
 
 pub(super) static FEATURE: Feature = Feature {
     name: NAME,
-    options: &[DEVICE_OPTION, IMAGE_OPTION],
     adds: &[&CONFIG_MAP_VOLUME, &HOOK_SIDECAR],
     settings: |settings| &settings.vbios_injection.feature,
     plan,
-};
-
-pub(super) static REFERENCE: Reference = Reference {
-    settings: "vbiosInjection",
-    example: "igpu-rom",
-    gives: "a passed-through GPU gets the ROM in this ConfigMap",
-    page: "vbios.md",
-    takes: "the name of a ConfigMap with the ROM under `binaryData.rom`",
-    effect: "a hook sidecar gives the device its ROM at each start",
-    options: &[
-        OptionReference {
-            name: DEVICE_OPTION,
-            takes: "the name of a host device or GPU of the VM, or its PCI address",
-            meaning: "which device gets the ROM, if the VM has several",
-        },
-        OptionReference { name: IMAGE_OPTION, takes: "an image reference", meaning: "the sidecar's image" },
-    ],
-    looks_up: &[
-        Access {
-            kinds: &[&CONFIG_MAP],
-            verbs: Verbs::Get,
-            what: "the ROM, in the VM's namespace",
-            without: "the directive fails and says what to grant",
-            needed: &[],
-        },
-        Access {
-            kinds: &[&SUBJECT_ACCESS_REVIEW],
-            verbs: Verbs::Create,
-            what: "whether the requester may get the ConfigMap, with `requireUserAccess`",
-            without: "the directive fails and says what to grant",
-            needed: &[Condition::On("vbiosInjection.requireUserAccess")],
-        },
-        Access {
-            kinds: &[&KUBEVIRT],
-            verbs: Verbs::Get,
-            what: "the feature gate `Sidecar` and the version",
-            without: "the gate is not checked, and the sidecar uses the image in the settings",
-            needed: &[],
-        },
-        Access {
-            kinds: &[&PCI_DEVICE],
-            verbs: Verbs::Get,
-            what: "the device that gets the ROM",
-            without: "the ROM is not compared with the device",
-            needed: &[],
-        },
-    ],
+    reference: Reference {
+        settings: "vbiosInjection",
+        example: "igpu-rom",
+        gives: "a passed-through GPU gets the ROM in this ConfigMap",
+        page: "vbios.md",
+        takes: "the name of a ConfigMap with the ROM under `binaryData.rom`",
+        effect: "a hook sidecar gives the device its ROM at each start",
+        options: &[
+            OptionReference {
+                name: DEVICE_OPTION,
+                takes: "the name of a host device or GPU of the VM, or its PCI address",
+                meaning: "which device gets the ROM, if the VM has several",
+            },
+            OptionReference { name: IMAGE_OPTION, takes: "an image reference", meaning: "the sidecar's image" },
+        ],
+        looks_up: &[
+            Access::to(Verbs::Get, &[&CONFIG_MAP])
+                .what("the ROM, in the VM's namespace")
+                .without("the directive fails and says what to grant"),
+            Access::to(Verbs::Create, &[&SUBJECT_ACCESS_REVIEW])
+                .what("whether the requester may get the ConfigMap, with `requireUserAccess`")
+                .without("the directive fails and says what to grant")
+                .only_if(&[Condition::On("vbiosInjection.requireUserAccess")]),
+            Access::to(Verbs::Get, &[&KUBEVIRT])
+                .what("the feature gate `Sidecar` and the version")
+                .without("the gate is not checked, and the sidecar uses the image in the settings"),
+            Access::to(Verbs::Get, &[&PCI_DEVICE])
+                .what("the device that gets the ROM")
+                .without("the ROM is not compared with the device"),
+        ],
+    },
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
@@ -156,36 +139,40 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     if settings.require_user_access {
         check_access(value, context)?;
     }
-    let target = target(&sidecars, context)?;
-    let option = image_option(context)?;
+    let Target { names, device } = target(&sidecars, context)?;
+    let parse = |text: &str| text.parse().map_err(|error| VbiosError::Image { value: text.to_owned(), error });
+    let named_image = context.directives.option(IMAGE_OPTION)?.map(parse).transpose()?;
     let rom = rom(value, context)?;
+    context.lookups.check_gate("Sidecar")?;
     let kubevirt = context.lookups.kubevirt().ok();
-    if kubevirt.as_ref().is_some_and(|kubevirt| !kubevirt.has_gate("Sidecar")) {
-        return Err(VbiosError::GateOff.into());
+    let image = named_image.unwrap_or_else(|| default_image(kubevirt.as_deref(), settings));
+    let allowed = &settings.allowed_sidecar_images;
+    if !allowed.is_empty() && !allowed.iter().any(|pattern| pattern.matches(&image.to_string())) {
+        return Err(VbiosError::ImageNotAllowed { image, allowed: Pattern::list(allowed) }.into());
     }
-    let image = image(option, kubevirt.as_deref(), context)?;
 
     let mut plan = Plan { applied: value.to_owned(), ..Plan::default() };
-    plan.warnings.extend(target.warning);
-    plan.warnings.extend(target.pci_device.and_then(|name| mismatch(rom, &name, context)));
+    if names == ANY {
+        let warning = "the VirtualMachine has no host device and no GPU that the ROM could be for; add pci-passthrough";
+        plan.warnings.push(warning.to_owned());
+    }
+    plan.warnings.extend(device.and_then(|device| mismatch(rom, device.name, context)));
     if settings.rom_delivery == RomDelivery::Volume {
         plan.entries.push(CONFIG_MAP_VOLUME.entry(VOLUME, value));
     }
-    let json = sidecar(&image, value, &target.devices, settings);
-    plan.entries.push(HOOK_SIDECAR.entry("", &json));
+    plan.entries.push(HOOK_SIDECAR.entry("", &sidecar(&image, value, &names, settings)));
     Ok(Some(plan))
 }
 
 /// Checks that the requester may read the ConfigMap with the ROM.
 fn check_access(name: &str, context: &Context<'_>) -> Result<(), VbiosError> {
     let (requester, namespace) = (context.requester, context.namespace);
-    match context.lookups.may_get(&requester.name, &requester.groups, &CONFIG_MAP, name, namespace) {
+    let is_allowed = context.lookups.may_get(&requester.name, &requester.groups, &CONFIG_MAP, name, namespace);
+    let (user, name, namespace) = (requester.name.clone(), name.to_owned(), namespace.to_owned());
+    match is_allowed {
         Ok(true) => Ok(()),
-        Ok(false) => {
-            let (user, name, namespace) = (requester.name.clone(), name.to_owned(), namespace.to_owned());
-            Err(VbiosError::NoAccess { user, name, namespace })
-        }
-        Err(error) => Err(VbiosError::AccessUnknown { name: name.to_owned(), error }),
+        Ok(false) => Err(VbiosError::NoAccess { user, name, namespace }),
+        Err(error) => Err(VbiosError::AccessUnknown { name, error }),
     }
 }
 
@@ -196,7 +183,8 @@ fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> an
     }
     let volumes = context.vm.volumes()?;
     if context.settings.vbios_injection.rom_delivery == RomDelivery::Volume {
-        let is_taken = volumes.iter().any(|v| v.name == VOLUME && v.config_map() != Some(name));
+        let is_taken =
+            volumes.iter().any(|v| v.name == VOLUME && v.config_map.as_ref().map(|source| source.name) != Some(name));
         return if is_taken { Err(VbiosError::VolumeTaken.into()) } else { Ok(()) };
     }
     if !LABEL.allows(name) {
@@ -211,27 +199,28 @@ fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> an
     } else {
         return Ok(());
     };
-    Err(VbiosError::NameTaken(taken.to_owned()).into())
+    Err(VbiosError::NameTaken(taken).into())
 }
 
-/// The device that the ROM is for.
-struct Target {
+/// The device that gets the ROM.
+struct Target<'v> {
     /// The names and addresses that the hook looks for, in the form that its program takes.
-    devices: String,
-    /// The name of the PCIDevice, if the device is one of Harvester's.
-    pci_device: Option<String>,
-    warning: Option<String>,
+    names: String,
+    /// The device, if the VirtualMachine has it.
+    device: Option<Device<'v>>,
 }
 
 /// Matches the only device, whatever its name: Harvester may rename it.
 const ONLY: &str = "*";
 
+/// Matches the only device, or none.
+const ANY: &str = "?";
+
 /// The device that the option names, or the VirtualMachine's only device.
-fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> anyhow::Result<Target> {
-    let host_devices = context.vm.host_devices()?;
-    let gpus = context.vm.gpus()?;
+fn target<'v>(sidecars: &Sidecars<'_>, context: &Context<'v>) -> anyhow::Result<Target<'v>> {
+    let mut devices = [context.vm.host_devices()?, context.vm.gpus()?].concat();
     // USB devices are in the list of host devices, too, but have no ROM.
-    let devices: Vec<&Device<'_>> = host_devices.iter().chain(&gpus).filter(|device| !is_usb(device)).collect();
+    devices.retain(|device| !is_usb(device));
     let names = || match devices.as_slice() {
         [] => "none".to_owned(),
         devices => text::list(devices.iter().map(|device| device.name)),
@@ -240,41 +229,32 @@ fn target(sidecars: &Sidecars<'_>, context: &Context<'_>) -> anyhow::Result<Targ
     let has_instance_type = context.vm.has_instance_type();
     if let Some(option) = context.directives.option(DEVICE_OPTION)? {
         if let Some(device) = devices.iter().find(|device| device.name == option) {
-            return to_target(device, device.name, "");
+            return to_target(*device, device.name, "");
         }
-        let address: Option<PciAddress> = option.parse().ok();
-        let at_address = |device: &&&Device<'_>| address.is_some() && address_of(device) == address;
-        if let (Some(address), Some(device)) = (address, devices.iter().find(at_address)) {
-            return to_target(device, &address.to_string(), device.name);
-        }
-        // If the policy does not know the address of a device, the hook finds it when the VM starts.
-        let is_unknown = |_: &PciAddress| has_instance_type || devices.iter().any(|d| address_of(d).is_none());
-        if let Some(address) = address.filter(is_unknown) {
-            return Ok(Target { devices: address.to_string(), pci_device: None, warning: None });
+        if let Ok(address) = option.parse::<PciAddress>() {
+            if let Some(device) = devices.iter().find(|device| address_of(device) == Some(address)) {
+                return to_target(*device, &address.to_string(), device.name);
+            }
+            // If the policy does not know the address of a device, the hook finds it when the VM starts.
+            if has_instance_type || devices.iter().any(|device| address_of(device).is_none()) {
+                return Ok(Target { names: address.to_string(), device: None });
+            }
         }
         if has_instance_type {
-            return to_target(&Device { name: option, resource: "" }, option, "");
+            return to_target(Device { name: option, resource: "" }, option, "");
         }
-        let (value, devices) = (option.to_owned(), names());
-        return Err(VbiosError::NoSuchDevice { value, devices }.into());
+        return Err(VbiosError::NoSuchDevice { value: option.to_owned(), devices: names() }.into());
     }
-    match devices.as_slice() {
-        [] if has_instance_type => Ok(Target { devices: ONLY.to_owned(), pci_device: None, warning: None }),
-        [] => Ok(Target {
-            devices: "?".to_owned(),
-            pci_device: None,
-            warning: Some(
-                "the VirtualMachine has no host device and no GPU that the ROM could be for; add pci-passthrough"
-                    .to_owned(),
-            ),
-        }),
-        [device] => to_target(device, device.name, ONLY),
-        // There was only one device when the ROM was added. Harvester added the others because they share its IOMMU group.
-        _ => match devices.iter().find(|device| was_for(device.name, sidecars, context)) {
-            Some(device) => to_target(device, device.name, ONLY),
-            None => Err(VbiosError::SeveralDevices { devices: names() }.into()),
-        },
-    }
+    // If there are several, there was only one when the ROM was added. Harvester added the others because they share its
+    // IOMMU group.
+    let device = match devices.as_slice() {
+        [] if has_instance_type => return Ok(Target { names: ONLY.to_owned(), device: None }),
+        [] => return Ok(Target { names: ANY.to_owned(), device: None }),
+        [device] => Some(device),
+        devices => devices.iter().find(|device| was_for(device.name, sidecars, context)),
+    };
+    let device = device.ok_or_else(|| VbiosError::SeveralDevices { devices: names() })?;
+    to_target(*device, device.name, ONLY)
 }
 
 /// Whether the VirtualMachine's sidecar looks for a device of this name.
@@ -286,17 +266,11 @@ fn was_for(device: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> bool
 }
 
 /// Checks that the hook can look for the names: it splits its argument at spaces, and reads `*` and `?` as wildcards.
-fn to_target(device: &Device<'_>, first: &str, second: &str) -> anyhow::Result<Target> {
-    let is_usable = |name: &str| !name.is_empty() && !name.contains([' ', '\t', '\n', '*', '?']);
-    if !is_usable(first) {
+fn to_target<'v>(device: Device<'v>, first: &str, second: &str) -> anyhow::Result<Target<'v>> {
+    if first.is_empty() || first.contains([' ', '\t', '\n', '*', '?']) {
         return Err(VbiosError::DeviceName { name: first.to_owned() }.into());
     }
-    let is_pci_device = PciAddress::of_pci_device(device.name).is_some();
-    Ok(Target {
-        devices: format!("{first} {second}").trim_end().to_owned(),
-        pci_device: is_pci_device.then(|| device.name.to_owned()),
-        warning: None,
-    })
+    Ok(Target { names: format!("{first} {second}").trim_end().to_owned(), device: Some(device) })
 }
 
 /// The device's address, if its name or resource contains it.
@@ -305,69 +279,41 @@ fn address_of(device: &Device<'_>) -> Option<PciAddress> {
     of_name.or_else(|| PciAddress::of_device_name(device.resource))
 }
 
-fn rom(name: &str, context: &Context<'_>) -> anyhow::Result<Rom> {
-    let name = name.to_owned();
-    let namespace = context.namespace;
-    let config_map = match context.lookups.get::<ConfigMap>(&CONFIG_MAP, &name, Some(namespace)) {
+fn rom(name: &str, context: &Context<'_>) -> Result<Rom, VbiosError> {
+    let config_map = context.lookups.get::<ConfigMap>(&CONFIG_MAP, name, Some(context.namespace));
+    let (name, namespace) = (name.to_owned(), context.namespace.to_owned());
+    let config_map = match config_map {
         Ok(config_map) => config_map,
-        Err(error) if error.cause == ClusterError::NotFound => {
-            return Err(VbiosError::NoConfigMap { name, namespace: namespace.to_owned() }.into());
-        }
-        Err(error) => return Err(VbiosError::Lookup { name, error }.into()),
+        Err(error) if error.cause == ClusterError::NotFound => return Err(VbiosError::NoConfigMap { name, namespace }),
+        Err(error) => return Err(VbiosError::Lookup { name, error }),
     };
     match config_map.binary_data.get("rom") {
-        None => {
-            let found = describe_keys(&config_map);
-            Err(VbiosError::NoRom { name, found }.into())
-        }
-        Some(base64) => Ok(Rom::parse(base64).map_err(|error| VbiosError::Rom { name, error })?),
+        None => Err(VbiosError::NoRom { name, found: describe_keys(&config_map) }),
+        Some(base64) => Rom::parse(base64).map_err(|error| VbiosError::Rom { name, error }),
     }
 }
 
 /// The key that the ConfigMap has instead of `binaryData.rom`, for a message.
 fn describe_keys(config_map: &ConfigMap) -> String {
-    if config_map.data.contains_key("rom") {
-        ", only data.rom, which cannot hold bytes".to_owned()
-    } else if let Some(key) = config_map.binary_data.keys().next() {
-        format!(", but {}", Quoted(key))
-    } else {
-        String::new()
+    match config_map.binary_data.keys().next() {
+        _ if config_map.data.contains_key("rom") => ", only data.rom, which cannot hold bytes".to_owned(),
+        Some(key) => format!(", but {}", Quoted(key)),
+        None => String::new(),
     }
 }
 
-fn image_option(context: &Context<'_>) -> anyhow::Result<Option<ImageReference>> {
-    let Some(value) = context.directives.option(IMAGE_OPTION)? else {
-        return Ok(None);
-    };
-    match value.parse() {
-        Ok(image) => Ok(Some(image)),
-        Err(error) => Err(VbiosError::Image { value: value.to_owned(), error }.into()),
-    }
+/// The image of the settings, with the tag of the running KubeVirt.
+fn default_image(kubevirt: Option<&KubeVirt>, settings: &VbiosInjectionSettings) -> ImageReference {
+    let image = &settings.default_sidecar_image;
+    let version = kubevirt.and_then(KubeVirt::version).filter(|_| settings.auto_detect_version);
+    version.and_then(|version| image.with_tag(&version)).unwrap_or_else(|| image.clone())
 }
 
-/// The image from the option, or the default image with the tag of the running KubeVirt.
-fn image(
-    option: Option<ImageReference>,
-    kubevirt: Option<&KubeVirt>,
-    context: &Context<'_>,
-) -> anyhow::Result<ImageReference> {
-    let settings = &context.settings.vbios_injection;
-    let default = &settings.default_sidecar_image;
-    let image = option.unwrap_or_else(|| {
-        let version = kubevirt.and_then(KubeVirt::version).filter(|_| settings.auto_detect_version);
-        version.and_then(|version| default.with_tag(&version)).unwrap_or_else(|| default.clone())
-    });
-    let allowed = &settings.allowed_sidecar_images;
-    if allowed.is_empty() || allowed.iter().any(|pattern| pattern.matches(&image.to_string())) {
-        return Ok(image);
-    }
-    Err(VbiosError::ImageNotAllowed { image, allowed: Pattern::list(allowed) }.into())
-}
-
-/// Warns if the ROM is made for another device than the one that gets it.
-fn mismatch(rom: Rom, pci_device: &str, context: &Context<'_>) -> Option<String> {
+/// Warns if the ROM is made for another device than the one that gets it, if that is one of Harvester's PCIDevices.
+fn mismatch(rom: Rom, name: &str, context: &Context<'_>) -> Option<String> {
     let (vendor, device) = rom.ids?;
-    let pci_device = context.lookups.device(&PCI_DEVICE, pci_device).ok()?;
+    PciAddress::of_pci_device(name)?;
+    let pci_device = context.lookups.device(&PCI_DEVICE, name).ok()?;
     let rom = format!("{vendor:04x}:{device:04x}");
     let ids = pci_device.ids().to_ascii_lowercase();
     (ids != rom).then(|| {

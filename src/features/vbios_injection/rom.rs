@@ -46,9 +46,7 @@ impl Rom {
         match (byte(0), byte(1)) {
             (None, _) => return Err(RomError::Empty),
             (Some(0x55), Some(0xaa)) => {}
-            (Some(first), second) => {
-                return Err(RomError::Signature([first, second.unwrap_or_default()]));
-            }
+            (Some(first), second) => return Err(RomError::Signature([first, second.unwrap_or_default()])),
         }
         let ids = word(0x18).map(usize::from).and_then(|pcir| {
             let signature = bytes.get(pcir..pcir + 4)?;
