@@ -386,9 +386,9 @@ fn in_any_order(value: &Value) -> Value {
     }
 }
 
-/// Whether the answer denies with these words, or keeps them in an annotation.
+/// Whether the answer denies or warns with these words.
 fn says(answer: &Answer, words: &str) -> bool {
-    answer.message().contains(words) || answer.is_mutated() && answer.after().to_string().contains(words)
+    answer.message().contains(words) || answer.warnings().iter().any(|warning| warning.contains(words))
 }
 
 fn has_our_sidecar(vm: &Value) -> bool {
