@@ -7,11 +7,11 @@ pub(crate) const PREFIX: &str = "vm-feature-manager.io/";
 pub(crate) const APPLIED: &str = "-applied";
 /// The annotation that says why a feature failed under `allow-and-log`.
 pub(crate) const ERROR: &str = "-error";
-/// The annotation that lists the entries that a feature added.
-pub(crate) const ADDED: &str = "-added";
+/// The suffixes of the keys of annotations that the policy writes itself.
+pub(crate) const WRITTEN: [&str; 2] = [APPLIED, ERROR];
 
-/// The suffixes of the keys that the policy writes itself.
-pub(crate) const RECORDS: [&str; 3] = [APPLIED, ERROR, ADDED];
+/// The annotation of the template that says what each feature was applied from, and which entries it added.
+pub(crate) const RECORD: &str = "vm-feature-manager.io/record";
 
 /// The key with which a user asks for a feature, or sets an option.
 pub(crate) fn directive(name: &str) -> String {

@@ -3,11 +3,12 @@
 use slog::{Logger, info, warn};
 
 use crate::cluster::{Cluster, Lookups, SECRET};
-use crate::directives::{Directives, ReadSecret, UserData};
-use crate::evaluation::{Evaluation, Old, ownership};
-use crate::features::Settings;
+use crate::directives::{Asked, Directives, ReadSecret, UserData};
+use crate::evaluation::{Evaluation, Old, Ownership, is_evaluated, put_back};
+use crate::features::record::Record;
+use crate::features::{FEATURES, Settings};
 use crate::request::{Payload, VirtualMachines};
-use crate::settings::reads_user_data;
+use crate::settings::{ConfigSource, reads_user_data};
 use crate::verdict::{Decision, Denial, Verdict};
 use crate::vm::VirtualMachine;
 
@@ -25,14 +26,14 @@ pub(crate) fn evaluate(payload: &[u8], cluster: &dyn Cluster, log: &Logger) -> V
 }
 
 fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &Logger) -> Result<Verdict, Denial> {
-    let VirtualMachines { new, old } = vms;
-    if new.is_deleting() || old.as_ref().is_some_and(|old| new.asks_for_the_same_as(old)) {
-        return Ok(Verdict::default());
-    }
+    let VirtualMachines { mut new, old } = vms;
     let is_any = |is_it: fn(&VirtualMachine) -> bool| is_it(&new) || old.as_ref().is_some_and(is_it);
     let is_mentioned = is_any(VirtualMachine::mentions_policy);
     let reads_user_data = reads_user_data(&payload.settings) && is_any(UserData::is_possible);
-    if !(is_mentioned || reads_user_data) {
+    let has_defaults = false;
+    let is_unchanged = old.as_ref().is_some_and(|old| new.asks_for_the_same_as(old));
+    let may_be_missed = || reads_user_data || has_defaults || may_be_missed(&new);
+    if new.is_deleting() || !(is_mentioned || reads_user_data || has_defaults) || is_unchanged && !may_be_missed() {
         return Ok(Verdict::default());
     }
 
@@ -43,22 +44,35 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
     let read_user_data = |vm: &VirtualMachine, read_secret: Option<ReadSecret<'_>>| {
         if reads_user_data { UserData::read(vm, read_secret) } else { UserData::default() }
     };
-    let user_data =
-        read_user_data(&new, if settings.general.user_data.read_secrets { Some(&read_secret) } else { None });
+    let read = |vm: &VirtualMachine, user_data| {
+        let defaults = std::iter::empty();
+        let directives = Directives::read(vm, settings.general.config_source, user_data, defaults);
+        let record = Record::read(directives.record(), FEATURES);
+        (directives, record)
+    };
+    // A Secret is not looked up for the old VirtualMachine, because its content before the update is not known, and not
+    // for an update that changes nothing.
+    let old_user_data = old.as_ref().map(|old| read_user_data(old, None)).unwrap_or_default();
+    let secret: Option<ReadSecret<'_>> = Some(&read_secret);
+    let secret = secret.filter(|_| settings.general.user_data.read_secrets && !is_unchanged);
+    let user_data = read_user_data(&new, secret);
     for note in &user_data.notes {
         info!(log, "user data passed over"; request, "reason" => note);
     }
-    // A Secret is not looked up for the old VirtualMachine, because its content before the update is not known.
-    let old_user_data = old.as_ref().map(|old| read_user_data(old, None)).unwrap_or_default();
-    if !is_mentioned && user_data.is_empty() && old_user_data.is_empty() {
+    if !(is_mentioned || has_defaults) && user_data.is_empty() && old_user_data.is_empty() {
         return Ok(Verdict::default());
     }
-
-    let source = settings.general.config_source;
-    let directives = &Directives::read(&new, source, user_data);
-    let old = old.map(|vm| Old { directives: Directives::read(&vm, source, old_user_data), vm });
-    let old = old.as_ref();
-    let ownership = ownership(&new, old);
+    let (mut directives, record) = read(&new, user_data);
+    if is_unchanged && !is_any_missed(&directives, &record) {
+        return Ok(Verdict::default());
+    }
+    let mut old = old.map(|vm| {
+        let (directives, record) = read(&vm, old_user_data);
+        Old { vm, directives, record }
+    });
+    let put_back = &put_back(&mut new, &mut directives, &record, old.as_mut(), settings)?;
+    let (old, directives, record) = (old.as_ref(), &directives, &record);
+    let ownership = Ownership::of(&new, record, old);
     let (verdict, refusals, failures_before) = Default::default();
     Evaluation {
         request,
@@ -67,6 +81,8 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
         log,
         old,
         directives,
+        record,
+        put_back,
         vm: new,
         ownership,
         verdict,
@@ -74,4 +90,19 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
         failures_before,
     }
     .all_features()
+}
+
+/// Whether a directive was never evaluated: the VirtualMachine is older than the policy, the policy could not be called
+/// when the directive was set, or it comes from the settings.
+fn is_any_missed(directives: &Directives, record: &Record) -> bool {
+    let is_asked = |name| matches!(directives.get(name), Asked::Yes(_));
+    FEATURES.iter().any(|feature| is_asked(feature.name) && !is_evaluated(feature, directives, record))
+}
+
+/// Whether a directive may be one that was never evaluated, wherever directives are read. Settings and user data are not read.
+fn may_be_missed(vm: &VirtualMachine) -> bool {
+    [ConfigSource::Annotations, ConfigSource::Labels].into_iter().any(|source| {
+        let directives = Directives::read(vm, source, UserData::default(), std::iter::empty());
+        is_any_missed(&directives, &Record::read(directives.record(), FEATURES))
+    })
 }

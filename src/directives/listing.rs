@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use super::{Directives, Source, UserData};
 use crate::features::{Settings, reference};
-use crate::keys::{PREFIX, RECORDS};
+use crate::keys::{PREFIX, RECORD, WRITTEN};
+use crate::settings::ConfigSource;
 use crate::vm::VirtualMachine;
 
 /// A directive or an option of a VirtualMachine.
@@ -27,7 +28,8 @@ pub struct ListedDirective {
 pub fn list_directives(object: &Value, settings: &Value) -> Vec<ListedDirective> {
     let settings = Settings::read(settings).unwrap_or_default();
     let vm = VirtualMachine::new(object.clone());
-    let directives = Directives::read(&vm, settings.general.config_source, UserData::read(&vm, None));
+    let directives =
+        Directives::read(&vm, settings.general.config_source, UserData::read(&vm, None), std::iter::empty());
     let mut listed: Vec<ListedDirective> = Vec::new();
     for (name, source, value) in directives.found() {
         let note = directives.why_not_read(name, source, &settings).or_else(|| {
@@ -44,25 +46,27 @@ pub fn list_directives(object: &Value, settings: &Value) -> Vec<ListedDirective>
 impl Directives {
     /// The names, sources and values of everything that was found, in order of precedence.
     fn found(&self) -> impl Iterator<Item = (&str, Source<'_>, &Value)> {
-        let annotations = self.annotations.iter().map(|(key, value)| (key, Source::Annotation, value));
-        let labels = self.labels.iter().map(|(key, value)| (key, Source::Label, value));
-        let keys = annotations.chain(labels).filter_map(|(key, source, value)| {
+        let sources = [Source::Annotation, Source::Label, Source::Template].into_iter();
+        let keys = sources.flat_map(|source| self.keys(source).iter().map(move |(key, value)| (key, source, value)));
+        let keys = keys.filter_map(|(key, source, value)| {
             let name = key.strip_prefix(PREFIX)?;
-            let is_record = RECORDS.iter().any(|ending| name.ends_with(ending));
-            (!is_record).then_some((name, source, value))
+            let is_written = key == RECORD || WRITTEN.iter().any(|ending| name.ends_with(ending));
+            (!is_written).then_some((name, source, value))
         });
         keys.chain(self.user_data.all())
     }
 
     /// Why the policy does not read a directive or option from this source.
     fn why_not_read(&self, name: &str, source: Source<'_>, settings: &Settings) -> Option<String> {
-        let [(read, config_source, _), _] = self.places();
         let is_read = match source {
-            // Options are always annotations.
-            Source::Annotation | Source::Label if is_option(name) => source == Source::Annotation,
-            Source::Annotation | Source::Label => source == read,
             Source::UserData(_) if settings.general.user_data.enabled => true,
             Source::UserData(_) => return Some("not read: the setting userData.enabled is false".to_owned()),
+            source if is_option(name) => self.places_of_options().contains(&source),
+            source => self.places().contains(&source),
+        };
+        let config_source = match self.config_source {
+            ConfigSource::Annotations => "annotations",
+            ConfigSource::Labels => "labels",
         };
         (!is_read).then(|| format!("not read: the setting configSource is {config_source}"))
     }

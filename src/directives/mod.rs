@@ -7,10 +7,11 @@ mod yaml;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::json::type_name;
-use crate::keys::{self, PREFIX, RECORDS};
+use crate::keys::{self, PREFIX, RECORD, WRITTEN};
 use crate::settings::ConfigSource;
 use crate::text::{self, Quoted};
 use crate::vm::VirtualMachine;
@@ -27,6 +28,16 @@ pub(crate) enum Asked<'o> {
     Unreadable,
 }
 
+/// What is asked for a feature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ask {
+    /// The directive's value, without spaces around it.
+    pub(crate) value: String,
+    /// The options that go with it.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub(crate) options: Map<String, Value>,
+}
+
 /// A directive or an option that was found.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Directive<'o> {
@@ -39,7 +50,8 @@ pub(crate) struct Directive<'o> {
 impl<'o> Directive<'o> {
     /// Its value, without spaces around it.
     pub(crate) fn text(&self) -> Result<&'o str, NotText> {
-        as_text(self.value, self.source, self.feature)
+        let not_text = || NotText { key: self.source.key(self.feature), found: type_name(self.value) };
+        self.value.as_str().map(str::trim).ok_or_else(not_text)
     }
 }
 
@@ -59,8 +71,12 @@ impl fmt::Display for Directive<'_> {
 pub(crate) enum Source<'o> {
     Annotation,
     Label,
+    /// An annotation of the template.
+    Template,
     /// The user data of a volume.
     UserData(&'o str),
+    /// The setting `defaultDirectives`.
+    Default,
 }
 
 impl Source<'_> {
@@ -69,6 +85,8 @@ impl Source<'_> {
         match self {
             Source::Annotation => format!("annotation {PREFIX}{name}"),
             Source::Label => format!("label {PREFIX}{name}"),
+            Source::Template => format!("annotation {PREFIX}{name} of spec.template"),
+            Source::Default => format!("{name} in the setting defaultDirectives"),
             Source::UserData(volume) => {
                 let (volume, name) = (Quoted(volume), name.replace('-', "_"));
                 format!("user data of the volume {volume}, {}.{name}", user_data::SECTION)
@@ -77,71 +95,119 @@ impl Source<'_> {
     }
 }
 
-/// All directives and options of a VirtualMachine, and the policy's records.
+/// All directives and options of a VirtualMachine, and the policy's annotations for people.
 #[derive(Debug)]
 pub(crate) struct Directives {
     config_source: ConfigSource,
-    /// The annotations and labels with the policy's keys.
+    /// The annotations, labels, and annotations of the template that have the policy's keys.
     annotations: Map<String, Value>,
     labels: Map<String, Value>,
+    template: Map<String, Value>,
     user_data: UserData,
+    /// The directives of the settings, with the policy's keys.
+    defaults: Map<String, Value>,
 }
 
 impl Directives {
     /// Finds the directives and options in the VirtualMachine's annotations and labels. `user_data` contains those from
-    /// its user data.
-    pub(crate) fn read(vm: &VirtualMachine, config_source: ConfigSource, user_data: UserData) -> Self {
+    /// its user data, `defaults` those of the settings for its namespace.
+    pub(crate) fn read<'d>(
+        vm: &VirtualMachine,
+        config_source: ConfigSource,
+        user_data: UserData,
+        defaults: impl Iterator<Item = (&'d str, &'d str)>,
+    ) -> Self {
         let owned = |(key, value): (&String, &Value)| (key.clone(), value.clone());
-        let (mut annotations, mut labels) = (Map::new(), Map::new());
-        annotations.extend(vm.policy_annotations().map(owned));
-        labels.extend(vm.policy_labels().map(owned));
-        Self { config_source, annotations, labels, user_data }
+        let [annotations, labels, template] =
+            vm.policy_keys().map(|keys| keys.into_iter().map(owned).collect::<Map<_, _>>());
+        let defaults = defaults.map(|(name, value)| (keys::directive(name), value.into())).collect();
+        Self { config_source, annotations, labels, template, user_data, defaults }
     }
 
-    /// The place where directives are read, and the place where they are not: the source, its name, and the keys there.
-    fn places(&self) -> [(Source<'_>, &'static str, &Map<String, Value>); 2] {
-        let annotations = (Source::Annotation, "annotations", &self.annotations);
-        let labels = (Source::Label, "labels", &self.labels);
+    /// The keys where directives are read, in order of precedence, without user data and defaults.
+    pub(crate) fn places(&self) -> &'static [Source<'static>] {
         match self.config_source {
-            ConfigSource::Annotations => [annotations, labels],
-            ConfigSource::Labels => [labels, annotations],
+            ConfigSource::Annotations => &[Source::Annotation, Source::Template],
+            ConfigSource::Labels => &[Source::Label],
         }
     }
 
-    /// The directive for a feature. Annotations (or labels) take precedence over user data.
-    pub(crate) fn get(&self, feature: &'static str) -> Asked<'_> {
-        let [(source, _, keys), _] = self.places();
-        match keys.get(&keys::directive(feature)) {
-            Some(value) => Asked::Yes(Directive { source, feature, value }),
-            None => self.user_data.get(feature),
+    /// The keys where options are read, likewise.
+    fn places_of_options(&self) -> &'static [Source<'static>] {
+        match self.config_source {
+            ConfigSource::Annotations => &[Source::Annotation, Source::Template],
+            ConfigSource::Labels => &[Source::Annotation],
         }
     }
 
-    /// The annotation that says which directive a feature was applied from.
-    pub(crate) fn applied(&self, feature: &str) -> Option<&str> {
-        self.annotations.get(&keys::about(feature, keys::APPLIED))?.as_str()
+    fn keys(&self, source: Source<'_>) -> &Map<String, Value> {
+        match source {
+            Source::Annotation | Source::UserData(_) => &self.annotations,
+            Source::Label => &self.labels,
+            Source::Template => &self.template,
+            Source::Default => &self.defaults,
+        }
     }
 
-    /// The annotation that lists what a feature added.
-    pub(crate) fn record(&self, feature: &str) -> Option<&str> {
-        self.annotations.get(&keys::about(feature, keys::ADDED))?.as_str()
-    }
-
-    /// The value of an option, without spaces around it. An empty value counts as none. Annotations take precedence
-    /// over user data.
-    pub(crate) fn option(&self, name: &'static str) -> Result<Option<&str>, NotText> {
-        let (value, source) = match self.annotations.get(&keys::directive(name)) {
-            Some(value) => (value, Source::Annotation),
-            None => match self.user_data.get(name) {
-                Asked::Yes(option) => (option.value, option.source),
-                Asked::No | Asked::Unreadable => return Ok(None),
-            },
+    /// The value of a directive or option, and where it is: first at the places, then in user data, then in the settings.
+    fn find(&self, name: &'static str, places: &[Source<'static>]) -> Asked<'_> {
+        let key = keys::directive(name);
+        let at = |source: Source<'static>| {
+            self.keys(source).get(&key).map(|value| Directive { source, feature: name, value })
         };
-        as_text(value, source, name).map(|text| Some(text).filter(|t| !t.is_empty()))
+        match places.iter().find_map(|source| at(*source)) {
+            Some(directive) => Asked::Yes(directive),
+            None => match self.user_data.get(name) {
+                Asked::No if !self.user_data.mentions(name) => at(Source::Default).map_or(Asked::No, Asked::Yes),
+                asked => asked,
+            },
+        }
+    }
+
+    /// The directive for a feature. Annotations (or labels) take precedence over user data, and that over the settings.
+    pub(crate) fn get(&self, feature: &'static str) -> Asked<'_> {
+        self.find(feature, self.places())
+    }
+
+    /// Whether nothing says whether the VirtualMachine has the feature.
+    pub(crate) fn is_silent(&self, feature: &'static str) -> bool {
+        matches!(self.get(feature), Asked::No) && !self.user_data.mentions(feature)
+    }
+
+    /// The policy's record, as it is in the template.
+    pub(crate) fn record(&self) -> Option<&Value> {
+        self.template.get(RECORD)
+    }
+
+    /// The annotation for people about a feature: what it was applied from, or why it failed.
+    pub(crate) fn mark(&self, feature: &str, suffix: &str) -> Option<&Value> {
+        self.annotations.get(&keys::about(feature, suffix))
+    }
+
+    /// Whether there is any annotation for people about a feature.
+    pub(crate) fn is_marked(&self, feature: &str) -> bool {
+        WRITTEN.iter().any(|suffix| self.mark(feature, suffix).is_some())
+    }
+
+    /// The value of an option, without spaces around it. An empty value counts as none. The precedence is that of
+    /// directives, but options are never labels.
+    pub(crate) fn option(&self, name: &'static str) -> Result<Option<&str>, NotText> {
+        match self.find(name, self.places_of_options()) {
+            Asked::Yes(option) => option.text().map(|text| Some(text).filter(|t| !t.is_empty())),
+            Asked::No | Asked::Unreadable => Ok(None),
+        }
+    }
+
+    /// What is asked for a feature, if its directive can be read.
+    pub(crate) fn ask(&self, feature: &'static str, options: impl Iterator<Item = &'static str>) -> Option<Ask> {
+        let Asked::Yes(directive) = self.get(feature) else { return None };
+        let value = |option| Some((option, self.option(option).ok().flatten()?));
+        let options = options.filter_map(value).map(|(option, value)| (option.to_owned(), value.into())).collect();
+        Some(Ask { value: directive.text().ok()?.to_owned(), options })
     }
 
     /// Whether both contain the same directive for a feature, with the same options, wherever it was found.
-    pub(crate) fn ask_the_same(
+    pub(crate) fn ask_for_the_same(
         &self,
         other: &Self,
         feature: &'static str,
@@ -154,23 +220,60 @@ impl Directives {
         value(self) == value(other) && options.all(|option| self.option(option) == other.option(option))
     }
 
+    /// Puts back the directive and options that a record names, where they are read. Returns them with their keys; the
+    /// directive comes first.
+    pub(crate) fn put_back(
+        &mut self,
+        ask: &Ask,
+        feature: &'static str,
+        options: impl Iterator<Item = &'static str>,
+    ) -> Vec<(Source<'static>, String, String)> {
+        let directive = (feature, Some(ask.value.as_str()), self.places());
+        let option = |option| (option, ask.options.get(option).and_then(Value::as_str), self.places_of_options());
+        let all = std::iter::once(directive).chain(options.map(option));
+        let all = all.filter_map(|(name, value, places)| {
+            let is_there = matches!(self.find(name, places), Asked::Yes(_));
+            Some((*places.first()?, keys::directive(name), value.filter(|_| !is_there)?.to_owned()))
+        });
+        let all: Vec<_> = all.collect();
+        for (source, key, value) in &all {
+            let keys = if *source == Source::Label { &mut self.labels } else { &mut self.annotations };
+            keys.insert(key.clone(), value.clone().into());
+        }
+        all
+    }
+
     /// Whether the option may be in user data that cannot be read.
     pub(crate) fn is_unreadable(&self, option: &'static str) -> bool {
-        !self.annotations.contains_key(&keys::directive(option))
-            && matches!(self.user_data.get(option), Asked::Unreadable)
+        matches!(self.find(option, self.places_of_options()), Asked::Unreadable)
     }
 
     /// Warnings about keys of the policy that have no effect. The known names are those of features and options.
     /// Options are annotations even if directives are read from labels or user data.
     pub(crate) fn warnings(&self, features: &[&'static str], known: &[&'static str]) -> Vec<String> {
-        let [(_, read, _), (_, elsewhere, ignored)] = self.places();
         let mut warnings = self.user_data.warnings.clone();
+        let (read, elsewhere, ignored) = match self.config_source {
+            ConfigSource::Annotations => ("annotations", "labels", &self.labels),
+            ConfigSource::Labels => ("labels", "annotations", &self.annotations),
+        };
         let is_misplaced = |name: &&'static str| ignored.contains_key(&keys::directive(name));
         let misplaced = text::list(features.iter().copied().filter(is_misplaced));
         if !misplaced.is_empty() {
             warnings.push(format!(
                 "the policy reads directives from {read}, and these {elsewhere} are ignored: {misplaced}"
             ));
+        }
+        for key in known.iter().map(|name| keys::directive(name)).filter(|_| self.places().contains(&Source::Template))
+        {
+            if let Some((here, there)) = self.annotations.get(&key).zip(self.template.get(&key)).filter(|(a, b)| a != b)
+            {
+                let quoted =
+                    |value: &Value| value.as_str().map_or_else(|| value.to_string(), |text| Quoted(text).to_string());
+                let (here, there) = (quoted(here), quoted(there));
+                warnings.push(format!(
+                    "the annotation {key} is {here} on the VirtualMachine, and {there} on spec.template; the first one counts"
+                ));
+            }
         }
         let unknown = self.unknown(features, known);
         if !unknown.is_empty() {
@@ -181,9 +284,10 @@ impl Directives {
 
     /// Up to as many unknown keys as fit into a warning, each with the most similar known name.
     fn unknown(&self, features: &[&'static str], known: &[&'static str]) -> Vec<String> {
-        let labels = (self.config_source == ConfigSource::Labels).then_some(&self.labels);
-        let keys = labels.into_iter().chain([&self.annotations]).flat_map(Map::keys);
-        keys.filter_map(|key| key.strip_prefix(PREFIX))
+        let sources = self.places().iter().copied().filter(|source| *source != Source::Annotation);
+        let keys = sources.chain([Source::Annotation]).flat_map(|source| self.keys(source).keys());
+        keys.filter(|key| *key != RECORD)
+            .filter_map(|key| key.strip_prefix(PREFIX))
             .chain(self.user_data.all().map(|(name, ..)| name))
             .filter(|name| !is_known(name, features, known))
             .take(4)
@@ -193,7 +297,7 @@ impl Directives {
 }
 
 fn is_known(name: &str, features: &[&str], known: &[&str]) -> bool {
-    let of_record = RECORDS.into_iter().find_map(|suffix| name.strip_suffix(suffix));
+    let of_record = WRITTEN.into_iter().find_map(|suffix| name.strip_suffix(suffix));
     known.contains(&name) || of_record.is_some_and(|feature| features.contains(&feature))
 }
 
@@ -202,10 +306,6 @@ fn describe_unknown(name: &str, known: &[&'static str]) -> String {
         Some(near) => format!("{} (did you mean {PREFIX}{near}?)", Quoted(name)),
         None => Quoted(name).to_string(),
     }
-}
-
-fn as_text<'o>(value: &'o Value, source: Source<'_>, name: &str) -> Result<&'o str, NotText> {
-    value.as_str().map(str::trim).ok_or_else(|| NotText { key: source.key(name), found: type_name(value) })
 }
 
 /// A directive or option whose value is not a string.

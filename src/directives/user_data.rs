@@ -101,6 +101,11 @@ impl UserData {
         }
     }
 
+    /// Whether the user data contains the directive or option, even if only to switch it off.
+    pub(super) fn mentions(&self, name: &str) -> bool {
+        self.found.iter().any(|found| found.name == name)
+    }
+
     /// The names, sources and values of all directives. The value is `false` if a directive is switched off.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, Source<'_>, &Value)> {
         self.found.iter().map(|found| {

@@ -1,5 +1,7 @@
 //! Applies the features to one request, and handles those that fail.
 
+mod copies;
+mod ownership;
 mod planning;
 
 use std::cell::OnceCell;
@@ -8,8 +10,8 @@ use slog::{Logger, info, warn};
 
 use crate::cluster::Lookups;
 use crate::directives::{Asked, Directive, Directives, Source};
-use crate::features::feature::{Feature, Plan};
-use crate::features::record::{Ownership, Recorded};
+use crate::features::feature::Feature;
+use crate::features::record::{Part, Record};
 use crate::features::{FEATURES, Settings};
 use crate::keys;
 use crate::request::AdmissionRequest;
@@ -17,12 +19,20 @@ use crate::settings::ErrorHandling;
 use crate::text;
 use crate::verdict::{Decision, Denial, Verdict};
 use crate::vm::{ShapeError, VirtualMachine};
-use planning::{Ending, Outcome, Step, Task};
+pub(crate) use copies::put_back;
+pub(crate) use ownership::Ownership;
+use planning::{Changes, Outcome, Step, Task};
 
-/// The VirtualMachine before an update, and its directives.
+/// The VirtualMachine before an update, its directives and its record.
 pub(crate) struct Old {
     pub(crate) vm: VirtualMachine,
     pub(crate) directives: Directives,
+    pub(crate) record: Record,
+}
+
+/// Whether a VirtualMachine shows that the directive for a feature was evaluated: the feature was applied or failed.
+pub(crate) fn is_evaluated(feature: &Feature, directives: &Directives, record: &Record) -> bool {
+    record.part(feature.name).is_some() || directives.is_marked(feature.name)
 }
 
 /// One request while the features are applied to it.
@@ -33,28 +43,21 @@ pub(crate) struct Evaluation<'r> {
     pub(crate) log: &'r Logger,
     pub(crate) old: Option<&'r Old>,
     pub(crate) directives: &'r Directives,
+    pub(crate) record: &'r Record,
+    /// The features whose directives were put back, because the VirtualMachine is a copy that lost them.
+    pub(crate) put_back: &'r [&'static str],
     pub(crate) vm: VirtualMachine,
-    pub(crate) ownership: Ownership<'r>,
+    pub(crate) ownership: Ownership,
     pub(crate) verdict: Verdict,
     pub(crate) refusals: Vec<String>,
     /// The features that fail on the VirtualMachine before the update, too. It is found out when a feature fails.
     pub(crate) failures_before: OnceCell<Vec<&'static str>>,
 }
 
-/// Finds out which entries of a VirtualMachine belong to the user.
-pub(crate) fn ownership<'o>(vm: &VirtualMachine, old: Option<&'o Old>) -> Ownership<'o> {
-    let added_to = |old: &Old| {
-        let records = FEATURES.iter().filter_map(|feature| planning::read_record(&old.directives, feature));
-        records.flat_map(|record| record.still_in(&old.vm, |_| true).ours).collect()
-    };
-    let added_to_old = old.map(added_to).unwrap_or_default();
-    Ownership { declared: vm.last_applied(), old: old.map(|old| &old.vm), added_to_old }
-}
-
 impl<'r> Evaluation<'r> {
     /// The evaluation of the VirtualMachine before the update, as an update that changes nothing.
     fn before<'o>(&'o self, old: &'o Old) -> Evaluation<'o> {
-        let Self { request, settings, lookups, log, .. } = *self;
+        let Self { request, settings, lookups, log, put_back, .. } = *self;
         Evaluation {
             request,
             settings,
@@ -62,8 +65,10 @@ impl<'r> Evaluation<'r> {
             log,
             old: Some(old),
             directives: &old.directives,
+            record: &old.record,
+            put_back,
             vm: old.vm.clone(),
-            ownership: ownership(&old.vm, Some(old)),
+            ownership: Ownership::of(&old.vm, &old.record, Some(old)),
             verdict: Verdict::default(),
             refusals: Vec::new(),
             failures_before: OnceCell::from(Vec::new()),
@@ -74,9 +79,11 @@ impl<'r> Evaluation<'r> {
     pub(crate) fn all_features(mut self) -> Result<Verdict, Denial> {
         let tasks: Vec<Task<'r>> = FEATURES.iter().map(|feature| self.task(feature)).collect();
         let changes = self.changes(&tasks)?;
-        changes.gone.iter().try_for_each(|entry| self.vm.remove(entry))?;
+        self.vm.remove(&changes.gone)?;
+        changes.new.iter().try_for_each(|entry| self.vm.add(entry))?;
+        self.write_record(&tasks, &changes)?;
         for (task, ending) in tasks.iter().zip(changes.endings) {
-            self.apply(task, ending)?;
+            self.apply(task, ending.outcome)?;
         }
         self.verdict.warnings.extend(changes.warning);
         self.warn_of_options();
@@ -98,6 +105,33 @@ impl<'r> Evaluation<'r> {
         Ok(self.verdict)
     }
 
+    /// Writes what the features are applied from, and what they added.
+    fn write_record(&mut self, tasks: &[Task<'_>], changes: &Changes) -> Result<(), ShapeError> {
+        if self.record.is_unreadable && self.old.is_none_or(|old| old.record.is_unreadable) {
+            self.verdict.warnings.push(format!(
+                "the annotation {} of spec.template cannot be read, so what the policy added stays; remove that by hand",
+                keys::RECORD
+            ));
+        }
+        let parts = tasks.iter().zip(&changes.endings).filter_map(|(task, ending)| {
+            let part = match &ending.outcome {
+                Outcome::Planned(_) => {
+                    let ask = self.directives.ask(task.feature.name, task.feature.options())?;
+                    Part { ask, added: self.ownership.ours(&ending.wanted, &changes.recorded) }
+                }
+                Outcome::Left | Outcome::FailedBefore(_) => {
+                    Part { ask: task.part?.ask.clone(), added: ending.wanted.clone() }
+                }
+                Outcome::Removed | Outcome::Failed(_) | Outcome::FailedUnasked(_) => return None,
+            };
+            Some((task.feature.name, part))
+        });
+        match (self.record.with(parts.collect()), self.directives.record()) {
+            (None, None) => Ok(()),
+            (record, _) => self.vm.annotate_template(keys::RECORD, record),
+        }
+    }
+
     /// Warns about options without their directive.
     fn warn_of_options(&mut self) {
         for feature in FEATURES.iter().filter(|feature| matches!(self.directives.get(feature.name), Asked::No)) {
@@ -109,13 +143,27 @@ impl<'r> Evaluation<'r> {
         }
     }
 
-    /// Adds what a feature wants, and writes its annotations.
-    fn apply(&mut self, task: &Task<'_>, ending: Ending) -> Result<(), ShapeError> {
-        match (ending.outcome, &task.step) {
-            (Outcome::Planned(plan), _) => self.succeed(task, plan, ending.wanted)?,
+    /// Writes a feature's annotations for people.
+    fn apply(&mut self, task: &Task<'_>, outcome: Outcome) -> Result<(), ShapeError> {
+        let name = task.feature.name;
+        if self.put_back.contains(&name) {
+            self.verdict.warnings.push(format!(
+                "{name}: the VirtualMachine is a copy that came without this directive, so the policy put it back"
+            ));
+        }
+        match (outcome, &task.step) {
+            (Outcome::Planned(plan), _) => {
+                let applied = Some(plan.applied).filter(|_| self.settings.general.add_tracking_annotations);
+                self.vm.annotate(&keys::about(name, keys::APPLIED), applied)?;
+                self.vm.annotate(&keys::about(name, keys::ERROR), None)?;
+                self.warn(task, &task.warnings);
+                self.warn(task, &plan.warnings);
+                self.verdict.applied.push(name);
+            }
             (Outcome::Removed, _) => self.clear(task, None)?,
             (Outcome::Failed(error), Step::Plan(directive)) => self.fail(task, *directive, &error)?,
             (Outcome::FailedBefore(error), _) => self.keep(task, &error),
+            (Outcome::FailedUnasked(error), _) => self.fail_unasked(task, &error)?,
             (Outcome::Left | Outcome::Failed(_), _) => self.warn(task, &task.warnings),
         }
         Ok(())
@@ -132,27 +180,21 @@ impl<'r> Evaluation<'r> {
         ));
     }
 
-    fn succeed(&mut self, task: &Task<'_>, plan: Plan, wanted: Vec<Recorded>) -> Result<(), ShapeError> {
+    /// Leaves the feature out, whatever its error mode: this request did not ask for it. The annotation says that it was
+    /// tried.
+    fn fail_unasked(&mut self, task: &Task<'_>, error: &anyhow::Error) -> Result<(), ShapeError> {
         let name = task.feature.name;
-        wanted.iter().try_for_each(|added| self.vm.add(&added.entry))?;
-        let is_ours = |added: &Recorded| self.ownership.may_be_ours(&added.entry);
-        let record: Vec<Recorded> = wanted.into_iter().filter(is_ours).collect();
-        let record = (!record.is_empty()).then(|| serde_json::to_string(&record).unwrap_or_default());
-        let applied = Some(plan.applied).filter(|_| self.settings.general.add_tracking_annotations);
-        self.vm.annotate(&keys::about(name, keys::ADDED), record)?;
-        self.vm.annotate(&keys::about(name, keys::APPLIED), applied)?;
-        self.vm.annotate(&keys::about(name, keys::ERROR), None)?;
-        self.warn(task, &task.warnings);
-        self.warn(task, &plan.warnings);
-        self.verdict.applied.push(name);
-        Ok(())
+        let error = text::line(&error.to_string());
+        warn!(self.log, "feature not applied"; self.request, "feature" => name, "error" => &error);
+        self.verdict.failed.push(name);
+        self.verdict.warnings.push(format!("{name} is not applied: {error}"));
+        self.clear(task, Some(error))
     }
 
     /// Removes the annotations of a feature that adds nothing any more, and says why if it failed.
     fn clear(&mut self, task: &Task<'_>, error: Option<String>) -> Result<(), ShapeError> {
         let name = task.feature.name;
         self.vm.annotate(&keys::about(name, keys::APPLIED), None)?;
-        self.vm.annotate(&keys::about(name, keys::ADDED), None)?;
         self.vm.annotate(&keys::about(name, keys::ERROR), error)?;
         self.warn(task, &task.warnings);
         if !task.recorded.is_empty() {
@@ -187,18 +229,26 @@ impl<'r> Evaluation<'r> {
             ErrorHandling::StripLabel => {
                 info!(self.log, "directive removed"; self.request, "feature" => name, "error" => &error);
                 self.clear(task, None)?;
-                let key = &keys::directive(name);
-                let removed = match directive.source {
-                    Source::Annotation => self.vm.annotate(key, None).map(|()| true)?,
-                    Source::Label => self.vm.remove_label(key).map(|()| true)?,
-                    // User data belongs to the guest, so the policy does not change it.
-                    Source::UserData(_) => false,
-                };
+                // User data belongs to the guest, so the policy does not change it.
+                let removed = !matches!(directive.source, Source::UserData(_) | Source::Default);
+                if removed {
+                    self.strip(&keys::directive(name))?;
+                }
                 let removed =
                     if removed { ", and its directive is removed (errorHandling is strip-label)" } else { "" };
                 self.verdict.warnings.push(format!("{name} is not applied{removed}: {error}"));
             }
         }
         Ok(())
+    }
+
+    /// Removes a directive wherever the settings say that directives are read, so that the next one does not count instead.
+    fn strip(&mut self, key: &str) -> Result<(), ShapeError> {
+        self.directives.places().iter().try_for_each(|source| match source {
+            Source::Annotation => self.vm.annotate(key, None),
+            Source::Label => self.vm.label(key, None),
+            Source::Template => self.vm.annotate_template(key, None),
+            Source::UserData(_) | Source::Default => Ok(()),
+        })
     }
 }

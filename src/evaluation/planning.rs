@@ -1,24 +1,31 @@
 //! Compares three sets of entries, as `kubectl apply` does: `recorded`, what the features added before this request;
-//! `base`, the VirtualMachine without that; and `wanted`, what the features need on top of it. Nothing is changed here.
+//! `base`, the VirtualMachine without that; and `wanted`, what the features need on top of it. Of two equal entries, both
+//! count. Nothing is changed here.
 
 use std::borrow::Cow;
 
-use super::{Evaluation, Old};
-use crate::directives::{Asked, Directive, Directives};
+use super::ownership::entries;
+use super::{Evaluation, Old, is_evaluated};
+use crate::directives::{Asked, Directive, Directives, Source};
 use crate::features::FEATURES;
 use crate::features::feature::{Context, Feature, Plan};
 use crate::features::host_devices::{Siblings, beside};
-use crate::features::record::{Record, Recorded};
+use crate::features::record::{Part, Record, Recorded};
 use crate::keys;
 use crate::settings::ErrorHandling;
 use crate::text;
+use crate::vm::entries::Entries;
 use crate::vm::entry::Entry;
+use crate::vm::place::HOOK_SIDECAR;
 use crate::vm::{ShapeError, VirtualMachine};
 
 /// What a request means for one feature.
 pub(super) struct Task<'t> {
     pub(super) feature: &'static Feature,
     pub(super) step: Step<'t>,
+    pub(super) occasion: Occasion,
+    /// What the record says about the feature.
+    pub(super) part: Option<&'t Part>,
     /// What the feature added before this request, as it is now.
     pub(super) recorded: Vec<Recorded>,
     pub(super) warnings: Vec<String>,
@@ -33,6 +40,18 @@ pub(super) enum Step<'t> {
     Plan(Directive<'t>),
 }
 
+/// Who asks for a feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Occasion {
+    /// This request: it sets or changes the directive or one of its options.
+    Requested,
+    /// An earlier request, whose directive was evaluated.
+    Known,
+    /// An earlier request, but a failure must not deny this one: the directive was never evaluated, was put back in a
+    /// copy, or comes from the settings.
+    Unasked,
+}
+
 /// How the task of a feature ends.
 pub(super) enum Outcome {
     /// What the feature added stays as it is.
@@ -44,6 +63,8 @@ pub(super) enum Outcome {
     Failed(anyhow::Error),
     /// The feature fails as it did before the request, so what it added stays as it is.
     FailedBefore(anyhow::Error),
+    /// The feature fails, and this request did not ask for it. What it added is removed.
+    FailedUnasked(anyhow::Error),
 }
 
 /// How a task ends, and the entries that the feature wants.
@@ -55,20 +76,49 @@ pub(super) struct Ending {
 /// The changes to the VirtualMachine, and how each task ends.
 pub(super) struct Changes {
     pub(super) endings: Vec<Ending>,
-    pub(super) gone: Vec<Entry>,
+    /// What all features together added before.
+    pub(super) recorded: Entries,
+    pub(super) gone: Entries,
+    pub(super) new: Vec<Entry>,
     /// Why devices that Harvester may have added stay.
     pub(super) warning: Option<String>,
 }
 
-/// The record of a feature, if there is one that can be read.
-pub(super) fn read_record(directives: &Directives, feature: &Feature) -> Option<Record> {
-    Record::read(directives.record(feature.name)?, feature.adds)
+/// The entries of several features. Features share entries, so of each the largest number counts.
+pub(super) fn of_all<'e>(features: impl IntoIterator<Item = &'e [Recorded]>) -> Entries {
+    features.into_iter().map(entries).fold(Entries::default(), Entries::union)
 }
 
-/// The entries that no entry in `staying` is, or replaces.
-fn without<'e>(entries: &'e [Recorded], staying: &[Recorded]) -> Vec<&'e Recorded> {
-    let stays = |added: &Recorded| staying.iter().any(|other| other.entry.replaces(&added.entry));
-    entries.iter().filter(|added| !stays(added)).collect()
+/// The entries that the features want. Those of a feature that fails count as gone, so that devices which Harvester
+/// added because of them do not cause the failure.
+fn wanted(endings: &[Ending]) -> Entries {
+    let successes = endings.iter().filter(|ending| !matches!(ending.outcome, Outcome::Failed(_)));
+    of_all(successes.map(|ending| ending.wanted.as_slice()))
+}
+
+/// The entries that go: those that are recorded and not wanted. A sidecar is replaced, and does not go.
+fn gone(recorded: Entries, wanted: &Entries) -> Entries {
+    let gone = recorded.without(wanted);
+    match (wanted.any_at(&HOOK_SIDECAR), gone.any_at(&HOOK_SIDECAR).cloned()) {
+        (Some(_), Some(replaced)) => gone.without(&[replaced].into_iter().collect()),
+        _ => gone,
+    }
+}
+
+/// The entries that have to be added to what is there for all to be there, in order.
+fn new<'e>(wanted: impl IntoIterator<Item = &'e [Recorded]>, there: &Entries) -> Vec<Entry> {
+    let mut all = there.clone();
+    let mut new = Vec::new();
+    for feature in wanted {
+        let mut there = all.clone();
+        for added in feature {
+            if !there.take(&added.entry) {
+                all.insert(added.entry.clone());
+                new.push(added.entry.clone());
+            }
+        }
+    }
+    new
 }
 
 impl<'r> Evaluation<'r> {
@@ -76,12 +126,12 @@ impl<'r> Evaluation<'r> {
     pub(super) fn task(&self, feature: &'static Feature) -> Task<'r> {
         let asked = self.directives.get(feature.name);
         let is_on = (feature.settings)(self.settings).enabled;
-        let (mut recorded, warnings) = self.recorded(feature);
-        if is_on && self.old.is_some() && !matches!(asked, Asked::Yes(_)) {
-            // An entry that comes with the update that removes the directive belongs to the user.
-            recorded.retain(|added| !self.ownership.is_new(&added.entry));
-        }
-        let task = |step, warnings| Task { feature, step, recorded, warnings };
+        let recorded = self.ownership.recorded(feature);
+        let part = self.record.part(feature.name).or(self.old.and_then(|old| old.record.part(feature.name)));
+        let changes = |part: &Part| self.ownership.changes(part, &recorded, &self.vm);
+        let warnings = part.map(changes).unwrap_or_default();
+        let occasion = self.occasion(feature);
+        let task = |step, warnings| Task { feature, step, occasion, part, recorded, warnings };
         // If its options cannot be read, the feature might be planned differently from what is in place.
         let is_unreadable = match asked {
             _ if !is_on => return task(Step::Leave, Vec::new()),
@@ -101,65 +151,92 @@ impl<'r> Evaluation<'r> {
         }
     }
 
+    /// Finds out who asks for a feature. An update asks if the directive or an option is not as before, a new
+    /// VirtualMachine if they are not as in its record.
+    fn occasion(&self, feature: &'static Feature) -> Occasion {
+        let is_default =
+            matches!(self.directives.get(feature.name), Asked::Yes(Directive { source: Source::Default, .. }));
+        let is_marked = |key| self.directives.mark(feature.name, key).is_some();
+        let is_put_back = self.put_back.contains(&feature.name);
+        let asks_for_the_same = match self.old {
+            Some(old) => self.directives.ask_for_the_same(&old.directives, feature.name, feature.options()),
+            None => {
+                let ask = || self.directives.ask(feature.name, feature.options());
+                let is_as_recorded = |part: &Part| ask().as_ref() == Some(&part.ask);
+                is_marked(keys::ERROR) || self.record.part(feature.name).is_some_and(is_as_recorded)
+            }
+        };
+        match asks_for_the_same {
+            _ if is_default || is_put_back => Occasion::Unasked,
+            false => Occasion::Requested,
+            true if self.old.is_none() && is_marked(keys::ERROR) => Occasion::Unasked,
+            true if self.was_evaluated(feature) => Occasion::Known,
+            true => Occasion::Unasked,
+        }
+    }
+
     /// The directives of the VirtualMachine, and those of the VirtualMachine before an update.
-    fn new_and_old(&self) -> impl Iterator<Item = &Directives> {
-        [Some(self.directives), self.old.map(|old| &old.directives)].into_iter().flatten()
+    fn new_and_old(&self) -> impl Iterator<Item = (&Directives, &Record)> {
+        [Some((self.directives, self.record)), self.old.map(|old| (&old.directives, &old.record))].into_iter().flatten()
     }
 
     /// Whether the feature was applied before, even if it did not need to add anything.
     fn was_applied(&self, feature: &Feature) -> bool {
-        self.new_and_old().any(|d| d.record(feature.name).is_some() || d.applied(feature.name).is_some())
+        self.new_and_old().any(|(directives, record)| {
+            record.part(feature.name).is_some() || directives.mark(feature.name, keys::APPLIED).is_some()
+        })
     }
 
-    /// What the feature added before this request: the entries of its record that are still there and do not belong to
-    /// the user. The warnings are about entries that were changed, or a record that cannot be read.
-    fn recorded(&self, feature: &Feature) -> (Vec<Recorded>, Vec<String>) {
-        let Some(record) = self.new_and_old().find_map(|directives| read_record(directives, feature)) else {
-            let key = keys::about(feature.name, keys::ADDED);
-            let warning =
-                format!("the annotation {key} cannot be read, so what the policy added stays; remove that by hand");
-            let is_there = self.directives.record(feature.name).is_some();
-            return (Vec::new(), is_there.then_some(warning).into_iter().collect());
+    /// Whether the directive was evaluated before this request: the feature was applied or failed.
+    fn was_evaluated(&self, feature: &Feature) -> bool {
+        let (directives, record) = match self.old {
+            Some(old) => (&old.directives, &old.record),
+            None => (self.directives, self.record),
         };
-        let found = record.still_in(&self.vm, |entry| self.ownership.may_be_ours(entry));
-        let warnings = found.changes(&self.vm, &self.ownership);
-        (found.ours, warnings)
+        is_evaluated(feature, directives, record)
     }
 
     /// Plans the features in their order, and compares what they want with what they added before.
     pub(super) fn changes(&self, tasks: &[Task<'_>]) -> Result<Changes, ShapeError> {
-        let recorded: Vec<Recorded> = tasks.iter().flat_map(|task| task.recorded.iter().cloned()).collect();
+        let recorded = of_all(tasks.iter().map(|task| task.recorded.as_slice()));
         let mut endings = self.endings(tasks, &Siblings::default())?;
-        let wanted = |endings: &[Ending]| {
-            let successes = endings.iter().filter(|ending| !matches!(ending.outcome, Outcome::Failed(_)));
-            successes.flat_map(|ending| ending.wanted.clone()).collect::<Vec<_>>()
-        };
+        let mut entries_gone = gone(recorded.clone(), &wanted(&endings));
         // If a device is removed, the devices that Harvester added because of it are removed, too.
-        let (siblings, warning) = self.siblings(&without(&recorded, &wanted(&endings)), &recorded);
-        let is_shrinking = |task: &&Task<'_>| !without(&task.recorded, &wanted(&endings)).is_empty();
-        let feature = tasks.iter().find(is_shrinking).map(|task| task.feature.name);
-        let warning = feature.zip(warning).map(|(name, warning)| format!("{name}: {warning}"));
+        let is_gone = |added: &&Recorded| entries_gone.count(&added.entry) > 0;
+        let all: Vec<&Recorded> = tasks.iter().flat_map(|task| &task.recorded).collect();
+        let gone_of_all: Vec<&Recorded> = all.iter().copied().filter(is_gone).collect();
+        let (siblings, warning) = self.siblings(&gone_of_all, &all);
+        let first = tasks.iter().find(|task| task.recorded.iter().any(|added| is_gone(&added)));
+        let warning = first.zip(warning).map(|(task, warning)| format!("{}: {warning}", task.feature.name));
         if siblings.entries().next().is_some() {
             endings = self.endings(tasks, &siblings)?;
+            entries_gone = gone(recorded.clone(), &wanted(&endings));
         }
-        let wanted = wanted(&endings);
-        let gone = without(&recorded, &wanted).into_iter().map(|added| &added.entry);
-        let gone = gone.chain(siblings.without_those_of(&wanted)).cloned().collect();
-        Ok(Changes { endings, gone, warning })
+        let stays: Vec<&Recorded> = endings.iter().flat_map(|ending| &ending.wanted).collect();
+        let gone = entries_gone.union(siblings.without_those_of(&stays).cloned().collect());
+        let new = new(endings.iter().map(|ending| ending.wanted.as_slice()), &recorded);
+        Ok(Changes { endings, recorded, gone, new, warning })
     }
 
     /// Plans the features in their order, each on the base with what earlier features want.
     fn endings(&self, tasks: &[Task<'_>], siblings: &Siblings) -> Result<Vec<Ending>, ShapeError> {
         let (left, changing): (Vec<_>, Vec<_>) = tasks.iter().partition(|task| matches!(task.step, Step::Leave));
+        let of_all = |tasks: &[&Task<'_>]| of_all(tasks.iter().map(|task| task.recorded.as_slice()));
+        let left = of_all(&left);
+        let removed = of_all(&changing).without(&left).union(siblings.entries().cloned().collect());
         let mut base = Cow::Borrowed(&self.vm);
-        let recorded = changing.iter().flat_map(|task| &task.recorded).map(|added| &added.entry);
-        recorded.chain(siblings.entries()).try_for_each(|entry| base.to_mut().remove(entry))?;
-        left.iter().flat_map(|task| &task.recorded).try_for_each(|added| base.to_mut().add(&added.entry))?;
+        if !removed.is_empty() {
+            base.to_mut().remove(&removed)?;
+        }
         let mut vm = base.clone();
+        let mut there = left;
         let mut endings = Vec::new();
         for task in tasks {
             let ending = self.ending(task, &base, &vm);
-            ending.wanted.iter().try_for_each(|added| vm.to_mut().add(&added.entry))?;
+            for entry in new([ending.wanted.as_slice()], &there) {
+                vm.to_mut().add(&entry)?;
+                there.insert(entry);
+            }
             endings.push(ending);
         }
         Ok(endings)
@@ -176,7 +253,8 @@ impl<'r> Evaluation<'r> {
         match self.plan(task, directive, base, vm) {
             Ok(Some((plan, wanted))) => ending(Outcome::Planned(plan), &wanted),
             Ok(None) => ending(Outcome::Removed, &[]),
-            Err(error) if self.failed_before(task.feature) => ending(Outcome::FailedBefore(error), &task.recorded),
+            Err(error) if self.failed_before(task) => ending(Outcome::FailedBefore(error), &task.recorded),
+            Err(error) if task.occasion == Occasion::Unasked => ending(Outcome::FailedUnasked(error), &[]),
             // The request is denied. Later features are planned as if nothing had changed.
             Err(error) if self.error_handling(task.feature) == ErrorHandling::Reject => {
                 ending(Outcome::Failed(error), &task.recorded)
@@ -187,19 +265,19 @@ impl<'r> Evaluation<'r> {
 
     /// Whether a feature that fails fails on the VirtualMachine before the update, too, with the same directive and the
     /// same options, so that the request does not cause it.
-    fn failed_before(&self, feature: &Feature) -> bool {
+    fn failed_before(&self, task: &Task<'_>) -> bool {
         let failed_on = |old: &Old| {
             let before = self.before(old);
             let tasks: Vec<Task<'_>> = FEATURES.iter().map(|feature| before.task(feature)).collect();
-            let failed = |ending: &Ending| matches!(ending.outcome, Outcome::Failed(_));
+            let failed = |ending: &Ending| matches!(ending.outcome, Outcome::Failed(_) | Outcome::FailedUnasked(_));
             let features = tasks.iter().map(|task| task.feature.name);
             let endings = before.endings(&tasks, &Siblings::default()).unwrap_or_default();
             features.zip(&endings).filter(|(_, ending)| failed(ending)).map(|(name, _)| name).collect()
         };
-        let is_asked_anew =
-            self.old.is_none_or(|old| !self.directives.ask_the_same(&old.directives, feature.name, feature.options()));
         let failures = || self.old.map(failed_on).unwrap_or_default();
-        !is_asked_anew && self.failures_before.get_or_init(failures).contains(&feature.name)
+        task.occasion != Occasion::Requested
+            && self.was_evaluated(task.feature)
+            && self.failures_before.get_or_init(failures).contains(&task.feature.name)
     }
 
     /// Plans a feature. `vm` is the base with what earlier features want. What the base has is not recorded, because
@@ -214,9 +292,13 @@ impl<'r> Evaluation<'r> {
         let Some(plan) = (task.feature.plan)(directive.text()?, &self.context(task, vm))? else {
             return Ok(None);
         };
+        // There must be a place for the record.
+        vm.check_template_annotations()?;
         let mut wanted = Vec::new();
+        let mut planned = Entries::default();
         for entry in &plan.entries {
-            if base.lacks(entry)? {
+            planned.insert(entry.clone());
+            if base.lacks(entry, planned.count(entry))? {
                 let beside = match task.recorded.iter().find(|added| added.entry == *entry) {
                     Some(added) => self.beside_since(added, vm),
                     None => beside(entry, vm),
@@ -239,8 +321,8 @@ impl<'r> Evaluation<'r> {
     }
 
     /// The devices that Harvester added because of devices that are removed, and a warning if that cannot be determined.
-    fn siblings(&self, gone: &[&Recorded], recorded: &[Recorded]) -> (Siblings, Option<String>) {
-        let is_declared = |entry: &Entry| self.ownership.declared.as_ref().is_some_and(|vm| vm.has(entry));
+    fn siblings(&self, gone: &[&Recorded], recorded: &[&Recorded]) -> (Siblings, Option<String>) {
+        let is_declared = |entry: &Entry| self.ownership.declared.count(entry) > 0;
         match Siblings::find(gone, recorded, &self.vm, is_declared, self.lookups) {
             Ok(siblings) => (siblings, None),
             Err((names, error)) => {
@@ -254,19 +336,13 @@ impl<'r> Evaluation<'r> {
     }
 
     fn context<'c>(&'c self, task: &'c Task<'_>, vm: &'c VirtualMachine) -> Context<'c> {
-        let name = task.feature.name;
-        let old = self.old.map(|old| &old.directives);
-        let directive_before = || match old?.get(name) {
-            Asked::Yes(directive) => directive.text().ok(),
-            Asked::No | Asked::Unreadable => None,
-        };
-        let applied_before = old.and_then(|old| old.applied(name));
         Context {
             vm,
             ours: &task.recorded,
-            applied_before: applied_before.or_else(directive_before),
+            applied_before: task.part.map(|part| part.ask.value.as_str()),
             namespace: &self.request.namespace,
             requester: &self.request.requester,
+            is_requested: task.occasion == Occasion::Requested,
             directives: self.directives,
             settings: self.settings,
             lookups: self.lookups,

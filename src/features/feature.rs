@@ -44,12 +44,15 @@ pub(crate) struct Context<'c> {
     pub(crate) vm: &'c VirtualMachine,
     /// The entries that the feature added earlier. If a plan contains them again, they stay as they are; the rest is removed.
     pub(crate) ours: &'c [Recorded],
-    /// The value of the directive from which the feature was applied before this update, if it was.
+    /// The value of the directive from which the feature was applied before this request, if it was.
     pub(crate) applied_before: Option<&'c str>,
     /// The VirtualMachine's namespace.
     pub(crate) namespace: &'c str,
     /// Who sends the request.
     pub(crate) requester: &'c Requester,
+    /// Whether this request sets or changes the directive or its options. If not, the requester does not ask for the
+    /// feature, so rules about people cannot be met.
+    pub(crate) is_requested: bool,
     /// The options that go with the directive.
     pub(crate) directives: &'c Directives,
     pub(crate) settings: &'c Settings,

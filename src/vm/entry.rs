@@ -5,11 +5,12 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::place::{Field, Form, GPU, HOOK_SIDECAR, HOST_DEVICE, Place};
+use super::entries::Entries;
+use super::place::{Field, Form, GPU, HOST_DEVICE, Place};
 use super::{ShapeError, TEMPLATE_SPEC, VirtualMachine, as_text};
 
 /// An entry at one of the places. Adding an entry appends it, or sets what is absent. Nothing is reordered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Entry {
     pub(crate) place: &'static Place,
     pub(crate) name: String,
@@ -49,9 +50,11 @@ impl Entry {
         both.is_some_and(|((_, resource), (_, other))| resource == other)
     }
 
-    /// Whether adding the entry would overwrite the other.
-    pub(crate) fn replaces(&self, other: &Self) -> bool {
-        self == other || (self.place == other.place && self.place == &HOOK_SIDECAR)
+    /// The entry that an item of its place's list is; `None` if the item has other fields.
+    fn of_item(place: &'static Place, keys: &[&str], item: &Value) -> Option<Self> {
+        let value = keys.iter().try_fold(item, |value, key| value.get(key))?;
+        let entry = place.entry(item.get("name")?.as_str()?, value.as_str()?);
+        (entry.to_item(keys) == *item).then_some(entry)
     }
 
     /// The entry as an item of a list, with its value under these keys.
@@ -97,22 +100,30 @@ impl fmt::Display for Entry {
 }
 
 impl VirtualMachine {
-    /// Whether the VirtualMachine has exactly this entry, with no additional fields.
-    pub(crate) fn has(&self, entry: &Entry) -> bool {
-        let path = entry.place.path;
-        match entry.place.form {
+    /// The entries at a place: those that are there without additional fields, in order. A part of a wrong type has none.
+    pub(crate) fn entries(&self, place: &'static Place) -> Vec<Entry> {
+        let member_is = |entry: &Entry| {
+            let member = place.path.member(&self.object, &entry.name).ok().flatten();
+            member.is_some_and(|member| *member == entry.to_member())
+        };
+        match place.form {
             Form::Item(keys) => {
-                let item = entry.to_item(keys);
-                path.items(&self.object).is_ok_and(|items| items.contains(&item))
+                let items = place.path.items(&self.object).unwrap_or_default().iter();
+                items.filter_map(|item| Entry::of_item(place, keys, item)).collect()
             }
-            Form::Member | Form::True | Form::EmptyObject => {
+            Form::Member => {
+                let members = place.path.members(&self.object).ok().flatten().into_iter().flatten();
                 // A quantity may be a number.
-                let is_it = |found: &Value| *found == entry.to_member() || as_text(found) == entry.value;
-                path.member(&self.object, &entry.name).is_ok_and(|member| member.is_some_and(is_it))
+                let members = members.filter(|(_, value)| value.is_string() || value.is_number());
+                let entry = |(key, value): (&String, _)| {
+                    Some(place.entry(key, &as_text(value))).filter(|entry| entry.name == *key)
+                };
+                members.filter_map(entry).collect()
             }
+            Form::True | Form::EmptyObject => Some(place.entry("", "")).filter(member_is).into_iter().collect(),
             Form::Sidecar => {
-                let sidecars = self.hook_sidecars();
-                sidecars.is_ok_and(|sidecars| sidecars.of_policy() == Some(entry.value.as_str()))
+                let sidecars = self.hook_sidecars().unwrap_or_default();
+                sidecars.of_policy().map(|sidecar| place.entry("", sidecar)).into_iter().collect()
             }
         }
     }
@@ -133,11 +144,12 @@ impl VirtualMachine {
         })
     }
 
-    /// Whether [`VirtualMachine::add`] would change anything.
+    /// Whether the VirtualMachine needs the entry added to have it this many times. An item with additional fields
+    /// counts. At a place where only one entry is possible, anything in its place counts.
     ///
     /// # Errors
     /// A parent of the entry has a wrong type, or the template is missing.
-    pub(crate) fn lacks(&self, entry: &Entry) -> Result<bool, ShapeError> {
+    pub(crate) fn lacks(&self, entry: &Entry, times: usize) -> Result<bool, ShapeError> {
         if TEMPLATE_SPEC.find(&self.object)?.is_none() {
             return Err(ShapeError::Missing { path: TEMPLATE_SPEC });
         }
@@ -145,21 +157,19 @@ impl VirtualMachine {
             // A device or volume with the same name may be a different one.
             (Form::Item(keys), Field::Recorded(_)) => {
                 let item = entry.to_item(keys);
-                !entry.place.path.items(&self.object)?.iter().any(|found| has_members_of(found, &item))
+                let items = entry.place.path.items(&self.object)?.iter();
+                items.filter(|found| has_members_of(found, &item)).count() < times
             }
             (Form::Sidecar, _) => self.hook_sidecars()?.of_policy() != Some(entry.value.as_str()),
             _ => !self.has_in_place_of(entry)?,
         })
     }
 
-    /// Adds the entry if [`VirtualMachine::lacks`] it. The policy's own hook sidecar is replaced.
+    /// Adds the entry once. The policy's own hook sidecar is replaced.
     ///
     /// # Errors
-    /// The errors of [`VirtualMachine::lacks`]. Then nothing has changed.
+    /// A parent of the entry has a wrong type. Then nothing has changed.
     pub(crate) fn add(&mut self, entry: &Entry) -> Result<(), ShapeError> {
-        if !self.lacks(entry)? {
-            return Ok(());
-        }
         let path = entry.place.path;
         match entry.place.form {
             Form::Item(keys) => {
@@ -181,37 +191,42 @@ impl VirtualMachine {
         Ok(())
     }
 
-    /// Removes the entry if [`VirtualMachine::has`] it. If its list or object is empty then, that is removed, too.
+    /// Removes those of the entries that are there. A list or object that is empty then is removed, too. Each list is
+    /// read once.
     ///
     /// # Errors
-    /// There is no error if the VirtualMachine has the entry, or if a parent of the entry is absent.
-    pub(crate) fn remove(&mut self, entry: &Entry) -> Result<(), ShapeError> {
-        if !self.has(entry) {
-            return Ok(());
-        }
-        let path = entry.place.path;
-        match entry.place.form {
-            Form::Item(keys) => {
-                let item = entry.to_item(keys);
-                if let Value::Array(items) = path.reach(&mut self.object)? {
-                    let index = items.iter().position(|found| *found == item);
-                    index.map(|index| items.remove(index));
+    /// There is no error if the VirtualMachine has the entries, or if their parents are absent.
+    pub(crate) fn remove(&mut self, entries: &Entries) -> Result<(), ShapeError> {
+        for place in entries.places() {
+            let mut unwanted = entries.at(place);
+            let there: Vec<Entry> = self.entries(place).into_iter().filter(|entry| unwanted.count(entry) > 0).collect();
+            let Some(first) = there.first() else { continue };
+            let path = place.path;
+            match place.form {
+                Form::Item(keys) => {
+                    if let Value::Array(items) = path.reach(&mut self.object)? {
+                        items.retain(|item| {
+                            !Entry::of_item(place, keys, item).is_some_and(|entry| unwanted.take(&entry))
+                        });
+                    }
                 }
+                Form::Member | Form::True | Form::EmptyObject => {
+                    for entry in &there {
+                        path.remove_member(&mut self.object, &entry.name)?;
+                    }
+                }
+                Form::Sidecar => match self.hook_sidecars()?.with(None) {
+                    Some(others) => {
+                        path.members_mut(&mut self.object)?.insert(first.name.clone(), json!(others));
+                    }
+                    None => {
+                        path.remove_member(&mut self.object, &first.name)?;
+                    }
+                },
             }
-            Form::Member | Form::True | Form::EmptyObject => {
-                path.remove_member(&mut self.object, &entry.name)?;
-            }
-            Form::Sidecar => match self.hook_sidecars()?.with(None) {
-                Some(others) => {
-                    path.members_mut(&mut self.object)?.insert(entry.name.clone(), json!(others));
-                }
-                None => {
-                    path.remove_member(&mut self.object, &entry.name)?;
-                }
-            },
+            path.remove_if_empty(&mut self.object)?;
+            self.is_changed = true;
         }
-        path.remove_if_empty(&mut self.object)?;
-        self.is_changed = true;
         Ok(())
     }
 }
@@ -235,8 +250,9 @@ mod tests {
     fn a_device_of_the_name_and_of_another_resource_is_another() {
         let text = r#"{"spec":{"template":{"spec":{"domain":{"devices":{"hostDevices":[{"name":"a","deviceName":"x/y","tag":"t"}]}}}}}}"#;
         let vm = VirtualMachine::new(serde_json::from_str(text).unwrap());
-        assert_eq!(vm.lacks(&HOST_DEVICE.entry("a", "x/y")), Ok(false));
-        assert_eq!(vm.lacks(&HOST_DEVICE.entry("a", "x/z")), Ok(true));
-        assert_eq!(vm.lacks(&HOST_DEVICE.entry("b", "x/y")), Ok(true));
+        assert_eq!(vm.lacks(&HOST_DEVICE.entry("a", "x/y"), 1), Ok(false));
+        assert_eq!(vm.lacks(&HOST_DEVICE.entry("a", "x/y"), 2), Ok(true));
+        assert_eq!(vm.lacks(&HOST_DEVICE.entry("a", "x/z"), 1), Ok(true));
+        assert_eq!(vm.lacks(&HOST_DEVICE.entry("b", "x/y"), 1), Ok(true));
     }
 }

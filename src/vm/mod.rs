@@ -1,6 +1,7 @@
 //! A VirtualMachine as JSON, and typed access to its parts. What a feature can add to it is in [`place`] and [`entry`].
 //! This module knows no feature and no setting.
 
+pub(crate) mod entries;
 pub(crate) mod entry;
 mod path;
 pub(crate) mod place;
@@ -29,8 +30,8 @@ const ANNOTATIONS: Path = Path(&["metadata", "annotations"]);
 const DELETION_TIMESTAMP: Path = Path(&["metadata", "deletionTimestamp"]);
 const LABELS: Path = Path(&["metadata", "labels"]);
 const INSTANCE_TYPE: Path = Path(&["spec", "instancetype"]);
-const TEMPLATE: Path = Path(&["spec", "template"]);
 const TEMPLATE_SPEC: Path = Path(&["spec", "template", "spec"]);
+const TEMPLATE_ANNOTATIONS: Path = Path(&["spec", "template", "metadata", "annotations"]);
 const HOOK_SIDECARS_ANNOTATION: Path = Path(&["spec", "template", "metadata", "annotations", HOOK_SIDECARS]);
 const ARCHITECTURE: Path = Path(&["spec", "template", "spec", "architecture"]);
 const REQUIRED_NODES: Path =
@@ -164,26 +165,24 @@ impl VirtualMachine {
         DELETION_TIMESTAMP.peek(&self.object).is_some_and(|time| !is_unset(time))
     }
 
-    /// Whether it has any annotation or label with a key of the policy.
+    /// Whether it or its template has any annotation or label with a key of the policy.
     pub(crate) fn mentions_policy(&self) -> bool {
-        self.policy_annotations().chain(self.policy_labels()).next().is_some()
+        self.policy_keys().iter().any(|keys| !keys.is_empty())
     }
 
-    /// Whether the other VirtualMachine has the same annotations and labels of the policy, and the same template.
+    /// Whether the other VirtualMachine has the same annotations and labels of the policy, the same hook sidecars, and
+    /// the same `spec.template.spec`. KubeVirt's controllers write other annotations into the template.
     pub(crate) fn asks_for_the_same_as(&self, other: &Self) -> bool {
-        self.policy_annotations().eq(other.policy_annotations())
-            && self.policy_labels().eq(other.policy_labels())
-            && TEMPLATE.peek(&self.object) == TEMPLATE.peek(&other.object)
+        let is_same = |path: Path| path.peek(&self.object) == path.peek(&other.object);
+        self.policy_keys() == other.policy_keys() && is_same(HOOK_SIDECARS_ANNOTATION) && is_same(TEMPLATE_SPEC)
     }
 
-    /// The annotations with keys of the policy.
-    pub(crate) fn policy_annotations(&self) -> impl Iterator<Item = (&String, &Value)> {
-        of_policy(ANNOTATIONS.peek(&self.object))
-    }
-
-    /// The labels with keys of the policy.
-    pub(crate) fn policy_labels(&self) -> impl Iterator<Item = (&String, &Value)> {
-        of_policy(LABELS.peek(&self.object))
+    /// What has keys of the policy: annotations, labels, and annotations of the template.
+    pub(crate) fn policy_keys(&self) -> [Vec<(&String, &Value)>; 3] {
+        [ANNOTATIONS, LABELS, TEMPLATE_ANNOTATIONS].map(|path| {
+            let members = path.peek(&self.object).and_then(Value::as_object).into_iter().flatten();
+            members.filter(|(key, _)| key.starts_with(PREFIX)).collect()
+        })
     }
 
     /// `domain.cpu.features`.
@@ -277,18 +276,33 @@ impl VirtualMachine {
 
     /// Sets an annotation of the VirtualMachine itself; without a value, removes it.
     pub(crate) fn annotate(&mut self, key: &str, value: Option<String>) -> Result<(), ShapeError> {
-        let Some(value) = value.map(Value::String) else {
-            self.is_changed |= ANNOTATIONS.remove_member(&mut self.object, key)?;
-            return Ok(());
-        };
-        let before = ANNOTATIONS.members_mut(&mut self.object)?.insert(key.to_owned(), value.clone());
-        self.is_changed |= before != Some(value);
-        Ok(())
+        self.set(ANNOTATIONS, key, value)
     }
 
-    /// Removes a label of the VirtualMachine itself, if it is there.
-    pub(crate) fn remove_label(&mut self, key: &str) -> Result<(), ShapeError> {
-        self.is_changed |= LABELS.remove_member(&mut self.object, key)?;
+    /// Sets an annotation of the template; without a value, removes it, and metadata that is empty then.
+    pub(crate) fn annotate_template(&mut self, key: &str, value: Option<String>) -> Result<(), ShapeError> {
+        let is_removed = value.is_none() && TEMPLATE_ANNOTATIONS.member(&self.object, key)?.is_some();
+        self.set(TEMPLATE_ANNOTATIONS, key, value)?;
+        if is_removed { TEMPLATE_ANNOTATIONS.remove_if_empty(&mut self.object) } else { Ok(()) }
+    }
+
+    /// Sets a label of the VirtualMachine itself; without a value, removes it.
+    pub(crate) fn label(&mut self, key: &str, value: Option<String>) -> Result<(), ShapeError> {
+        self.set(LABELS, key, value)
+    }
+
+    /// Checks that the template can have annotations.
+    pub(crate) fn check_template_annotations(&self) -> Result<(), ShapeError> {
+        TEMPLATE_ANNOTATIONS.members(&self.object).map(|_| ())
+    }
+
+    fn set(&mut self, path: Path, key: &str, value: Option<String>) -> Result<(), ShapeError> {
+        let Some(value) = value.map(Value::String) else {
+            self.is_changed |= path.remove_member(&mut self.object, key)?;
+            return Ok(());
+        };
+        let before = path.members_mut(&mut self.object)?.insert(key.to_owned(), value.clone());
+        self.is_changed |= before != Some(value);
         Ok(())
     }
 
@@ -327,11 +341,6 @@ impl VirtualMachine {
             Err(_) => Err(ShapeError::Quantity { path, key, text }),
         }
     }
-}
-
-/// The members of an object whose keys are keys of the policy.
-fn of_policy(object: Option<&Value>) -> impl Iterator<Item = (&String, &Value)> {
-    object.and_then(Value::as_object).into_iter().flatten().filter(|(key, _)| key.starts_with(PREFIX))
 }
 
 /// The text of a string, or the JSON of any other value: quantities may be numbers.

@@ -69,10 +69,14 @@ impl Path {
         Some((Self(first), *last))
     }
 
-    /// The CPU, memory or resources of the domain, if the path leads there. They are optional; KubeVirt requires `devices`.
-    fn optional_part_of_domain(self) -> Option<Self> {
-        let is_optional = matches!(self.0, ["spec", "template", "spec", "domain", "cpu" | "memory" | "resources", _]);
-        is_optional.then(|| self.first(5))
+    /// The parent of the path, if it is optional: the template's metadata, and CPU, memory or resources of the domain.
+    /// KubeVirt requires `devices`.
+    fn optional_parent(self) -> Option<Self> {
+        match self.0 {
+            ["spec", "template", "metadata", _] => Some(self.first(3)),
+            ["spec", "template", "spec", "domain", "cpu" | "memory" | "resources", _] => Some(self.first(5)),
+            _ => None,
+        }
     }
 
     /// The value at the path; `None` if it or one of its parents is absent or null.
@@ -147,11 +151,11 @@ impl Path {
         Ok(is_there)
     }
 
-    /// Removes the list or object at the path if it is empty, then an optional part of the domain if that is empty.
-    /// Such a part was created only for the list or object, and Harvester's webhook fails if `memory` is there without
-    /// the guest's memory.
+    /// Removes the list or object at the path if it is empty, then its parent if that is optional and empty. The parent
+    /// was created only for the list or object, and Harvester's webhook fails if `memory` is there without the guest's
+    /// memory.
     pub(super) fn remove_if_empty(self, root: &mut Value) -> Result<(), ShapeError> {
-        for path in [Some(self), self.optional_part_of_domain()].into_iter().flatten() {
+        for path in [Some(self), self.optional_parent()].into_iter().flatten() {
             let is_empty = match path.find(root)? {
                 Some(Value::Array(items)) => items.is_empty(),
                 Some(Value::Object(members)) => members.is_empty(),

@@ -45,11 +45,24 @@ use Field::{Fixed, Marked, Recorded};
 
 impl PartialEq for Place {
     fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other)
+        self.words == other.words
     }
 }
 
 impl Eq for Place {}
+
+impl PartialOrd for Place {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Each place has words of its own.
+impl Ord for Place {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.words.cmp(other.words)
+    }
+}
 
 /// The label with a node's name, which KubeVirt and Kubernetes use for placement.
 pub(super) const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";

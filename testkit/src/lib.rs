@@ -42,6 +42,26 @@ pub fn annotate(vm: &mut Value, annotations: &[(&str, &str)]) {
     }
 }
 
+/// The key of the record in the template's annotations.
+pub const RECORD: &str = "vm-feature-manager.io/record";
+
+/// What the record of a VM says about a feature.
+pub fn record(vm: &Value, feature: &str) -> Option<Value> {
+    let record = vm["spec"]["template"]["metadata"]["annotations"][RECORD].as_str()?;
+    let record: Value = serde_json::from_str(record).expect("the record is JSON");
+    Some(record[feature].clone()).filter(|part| !part.is_null())
+}
+
+/// Writes the record of a VM: features with their directives' values, and what they added.
+pub fn set_record(vm: &mut Value, features: &[(&str, &str, Value)]) {
+    let parts = features.iter().map(|(feature, value, added)| {
+        let part = json!({"value": value, "added": added});
+        ((*feature).to_owned(), part)
+    });
+    let record = Value::Object(parts.collect());
+    vm["spec"]["template"]["metadata"]["annotations"][RECORD] = json!(record.to_string());
+}
+
 /// The document of a file under `tests/data` that contains only one.
 pub fn fixture(name: &str) -> Value {
     fixtures(name).remove(0)

@@ -121,6 +121,12 @@ impl Answer {
         after["metadata"]["annotations"][format!("{PREFIX}{key}")].as_str().map(str::to_owned)
     }
 
+    /// What the record lists as added by a feature after the mutation; `None` if it lists nothing.
+    pub fn added(&self, feature: &str) -> Option<String> {
+        let part = crate::record(&self.after(), feature)?;
+        Some(part["added"].to_string()).filter(|added| added != "[]")
+    }
+
     /// `spec.template.spec.domain` after the mutation.
     pub fn domain(&self) -> Value {
         self.after()["spec"]["template"]["spec"]["domain"].clone()

@@ -26,11 +26,12 @@ fn node(label: &str) -> MemoryCluster {
 fn on(#[values("enabled", "true", "Yes", "1")] value: &str) {
     let answer = Request::create(vm(&[("cpu-pinning", value)])).cluster(node("kubevirt.io/cpumanager")).evaluate();
     assert!(answer.is_accepted(), "{}", answer.message());
+    let record = format!(r#"{{"cpu-pinning":{{"value":"{value}","added":[{{"dedicatedCpuPlacement":true}}]}}}}"#);
     assert_eq!(
         answer.patch(),
         json!([
-            {"op": "add", "path": "/metadata/annotations/vm-feature-manager.io~1cpu-pinning-added", "value": r#"[{"dedicatedCpuPlacement":true}]"#},
             {"op": "add", "path": "/metadata/annotations/vm-feature-manager.io~1cpu-pinning-applied", "value": "true"},
+            {"op": "add", "path": "/spec/template/metadata/annotations/vm-feature-manager.io~1record", "value": record},
             {"op": "add", "path": "/spec/template/spec/domain/cpu/dedicatedCpuPlacement", "value": true},
         ])
     );
@@ -57,7 +58,7 @@ fn the_emulator_thread(#[case] option: &str, #[case] isolated: Value, #[case] re
     let answer = Request::create(vm).evaluate();
     assert_eq!(answer.domain()["cpu"]["dedicatedCpuPlacement"], json!(true));
     assert_eq!(answer.domain()["cpu"]["isolateEmulatorThread"], isolated);
-    assert_eq!(answer.annotation("cpu-pinning-added").unwrap(), record);
+    assert_eq!(answer.added("cpu-pinning").unwrap(), record);
 }
 
 #[test]
@@ -137,7 +138,7 @@ fn what_an_instance_type_has_is_left_to_kubevirt() {
 fn what_the_user_wrote_is_theirs() {
     let answer = Request::create(pinned(json!({"cpu": {"cores": 1, "dedicatedCpuPlacement": true}}))).evaluate();
     assert!(answer.is_accepted());
-    assert_eq!(answer.annotation("cpu-pinning-added"), None);
+    assert_eq!(answer.added("cpu-pinning"), None);
     assert_eq!(answer.annotation("cpu-pinning-applied").unwrap(), "true");
 }
 
@@ -187,7 +188,7 @@ fn an_option_that_goes_takes_its_entry_along() {
     let answer = Request::update(stored, without).evaluate();
     assert_eq!(answer.domain()["cpu"]["isolateEmulatorThread"], Value::Null);
     assert_eq!(answer.domain()["cpu"]["dedicatedCpuPlacement"], json!(true));
-    assert_eq!(answer.annotation("cpu-pinning-added").unwrap(), r#"[{"dedicatedCpuPlacement":true}]"#);
+    assert_eq!(answer.added("cpu-pinning").unwrap(), r#"[{"dedicatedCpuPlacement":true}]"#);
 }
 
 #[test]

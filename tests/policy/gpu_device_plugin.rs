@@ -18,13 +18,13 @@ fn the_limit_is_set() {
         json!([
             {
                 "op": "add",
-                "path": "/metadata/annotations/vm-feature-manager.io~1gpu-device-plugin-added",
-                "value": r#"[{"limit":"nvidia.com/gpu","quantity":"1"}]"#,
+                "path": "/metadata/annotations/vm-feature-manager.io~1gpu-device-plugin-applied",
+                "value": "nvidia.com/gpu",
             },
             {
                 "op": "add",
-                "path": "/metadata/annotations/vm-feature-manager.io~1gpu-device-plugin-applied",
-                "value": "nvidia.com/gpu",
+                "path": "/spec/template/metadata/annotations/vm-feature-manager.io~1record",
+                "value": r#"{"gpu-device-plugin":{"value":"nvidia.com/gpu","added":[{"limit":"nvidia.com/gpu","quantity":"1"}]}}"#,
             },
             {
                 "op": "add",

@@ -246,7 +246,8 @@ fn applied_twice_it_changes_nothing_more_even_after_harvester_renamed_the_device
     let mut renamed = create(vm(&["0000:03:00.0"])).after();
     renamed["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"][0]["name"] = json!("node2-000003000");
     let answer = create(renamed.clone());
-    assert_eq!(answer.after()["spec"], renamed["spec"]);
+    assert_eq!(answer.after()["spec"]["template"]["spec"], renamed["spec"]["template"]["spec"]);
+    assert!(answer.added("pci-passthrough").unwrap().contains("node2-000003000"));
     create(answer.after()).assert_accepted_unchanged();
 }
 

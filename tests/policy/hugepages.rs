@@ -35,7 +35,7 @@ fn sizes(#[values("2Mi", "1Gi")] size: &str) {
     assert!(answer.is_accepted(), "{}", answer.message());
     assert_eq!(answer.domain()["memory"], json!({"guest": "8Gi", "hugepages": {"pageSize": size}}));
     assert_eq!(answer.annotation("hugepages-applied").unwrap(), size);
-    assert_eq!(answer.annotation("hugepages-added").unwrap(), format!(r#"[{{"hugepages":"{size}"}}]"#));
+    assert_eq!(answer.added("hugepages").unwrap(), format!(r#"[{{"hugepages":"{size}"}}]"#));
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
 
@@ -147,7 +147,7 @@ fn what_the_user_wrote_is_theirs() {
     let domain = json!({"memory": {"guest": "2Gi", "hugepages": {"pageSize": "2Mi"}}});
     let answer = Request::create(vm("2Mi", domain)).settings(plain()).evaluate();
     assert!(answer.is_accepted());
-    assert_eq!(answer.annotation("hugepages-added"), None);
+    assert_eq!(answer.added("hugepages"), None);
 }
 
 #[rstest]

@@ -26,11 +26,15 @@ fn require(feature: &str) -> Value {
 fn on(#[values("enabled", "true", "yes", "1", "Enabled", "TRUE", " yes\n")] value: &str) {
     let answer = Request::create(vm(&[("nested-virt", value), ("cpu-vendor", "amd")])).evaluate();
     assert!(answer.is_accepted());
+    let record = format!(
+        r#"{{"nested-virt":{{"value":"{}","options":{{"cpu-vendor":"amd"}},"added":[{{"cpuFeature":"svm"}}]}}}}"#,
+        value.trim()
+    );
     assert_eq!(
         answer.patch(),
         json!([
-            {"op": "add", "path": "/metadata/annotations/vm-feature-manager.io~1nested-virt-added", "value": r#"[{"cpuFeature":"svm"}]"#},
             {"op": "add", "path": "/metadata/annotations/vm-feature-manager.io~1nested-virt-applied", "value": "true"},
+            {"op": "add", "path": "/spec/template/metadata/annotations/vm-feature-manager.io~1record", "value": record},
             {"op": "add", "path": "/spec/template/spec/domain/cpu/features", "value": require("svm")},
         ])
     );

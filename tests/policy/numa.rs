@@ -33,7 +33,7 @@ fn passthrough() {
     assert!(answer.is_accepted(), "{}", answer.message());
     assert_eq!(answer.domain()["cpu"]["numa"], json!({"guestMappingPassthrough": {}}));
     assert_eq!(answer.annotation("numa-applied").unwrap(), "passthrough");
-    assert_eq!(answer.annotation("numa-added").unwrap(), r#"[{"guestMappingPassthrough":true}]"#);
+    assert_eq!(answer.added("numa").unwrap(), r#"[{"guestMappingPassthrough":true}]"#);
 }
 
 #[rstest]
@@ -102,7 +102,7 @@ fn what_the_user_wrote_is_theirs(#[case] numa: Value, #[case] record: Option<&st
     domain["cpu"]["numa"] = numa;
     let answer = Request::create(vm(&[("numa", "passthrough")], domain)).evaluate();
     assert!(answer.is_accepted(), "{}", answer.message());
-    assert_eq!(answer.annotation("numa-added").as_deref(), record);
+    assert_eq!(answer.added("numa").as_deref(), record);
     assert_eq!(answer.domain()["cpu"]["numa"], json!({"guestMappingPassthrough": {}}));
 }
 

@@ -31,16 +31,17 @@ fn devices_are_appended_to_what_the_user_selected() {
         json!([
             {
                 "op": "add",
-                "path": "/metadata/annotations/vm-feature-manager.io~1pci-passthrough-added",
-                "value": concat!(
-                    r#"[{"hostDevice":"pci-device-0","resource":"pci_0000_03_00_0"},"#,
-                    r#"{"hostDevice":"pci-device-1","resource":"pci_0000_03_00_1"}]"#
-                ),
+                "path": "/metadata/annotations/vm-feature-manager.io~1pci-passthrough-applied",
+                "value": r#"["0000:03:00.0","0000:03:00.1"]"#,
             },
             {
                 "op": "add",
-                "path": "/metadata/annotations/vm-feature-manager.io~1pci-passthrough-applied",
-                "value": r#"["0000:03:00.0","0000:03:00.1"]"#,
+                "path": "/spec/template/metadata/annotations/vm-feature-manager.io~1record",
+                "value": concat!(
+                    r#"{"pci-passthrough":{"value":"{\"devices\": [\"0000:03:00.0\", \"03:00.1\"]}","added":["#,
+                    r#"{"hostDevice":"pci-device-0","resource":"pci_0000_03_00_0"},"#,
+                    r#"{"hostDevice":"pci-device-1","resource":"pci_0000_03_00_1"}]}}"#
+                ),
             },
             {
                 "op": "add",

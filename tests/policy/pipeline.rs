@@ -64,7 +64,7 @@ mod update {
 
     #[test]
     fn without_a_change_of_ours_is_accepted_whatever_it_asks_for() {
-        let old = vm(&[GOOD, BAD]);
+        let old = vm(&[GOOD, ("gpu-device-plugin-applied", "x"), BAD, ("pci-passthrough-error", "x")]);
         let mut new = old.clone();
         new["metadata"]["finalizers"] = json!(["a"]);
         new["metadata"]["annotations"]["other.io/x"] = json!("y");
@@ -216,7 +216,8 @@ mod allow_and_log {
 
     #[test]
     fn removes_a_stale_error_where_tracking_is_off() {
-        let answer = Request::create(vm(&[BAD, ("pci-passthrough-error", "another")]))
+        let old = vm(&[("pci-passthrough-error", "another")]);
+        let answer = Request::update(old, vm(&[BAD, ("pci-passthrough-error", "another")]))
             .settings(json!({
                 "addTrackingAnnotations": false,
                 "pciPassthrough": {"errorHandling": "allow-and-log"},
@@ -361,7 +362,7 @@ mod source {
     #[test]
     fn known_keys_are_no_warning() {
         let records: Vec<String> =
-            names().iter().flat_map(|f| ["applied", "error", "added"].map(|record| format!("{f}-{record}"))).collect();
+            names().iter().flat_map(|f| ["applied", "error"].map(|record| format!("{f}-{record}"))).collect();
         let mut vm = vm(&[("nested-virt", "disabled"), ("cpu-vendor", "amd")]);
         records.iter().for_each(|record| annotate(&mut vm, &[(record, "[]")]));
         assert_eq!(Request::create(vm.clone()).evaluate().warnings(), Vec::<&str>::new());
@@ -400,8 +401,8 @@ mod tracking {
             json!([
                 {
                     "op": "add",
-                    "path": "/metadata/annotations/vm-feature-manager.io~1gpu-device-plugin-added",
-                    "value": r#"[{"limit":"nvidia.com/gpu","quantity":"1"}]"#,
+                    "path": "/spec/template/metadata/annotations/vm-feature-manager.io~1record",
+                    "value": r#"{"gpu-device-plugin":{"value":"nvidia.com/gpu","added":[{"limit":"nvidia.com/gpu","quantity":"1"}]}}"#,
                 },
                 {
                     "op": "add",
@@ -632,6 +633,7 @@ mod extremes {
         answer.assert_denied(&["hostDevices has 30000 entries, but a guest can have at most 256 devices"]);
         assert!(answer.message().len() < 1024);
         assert_eq!(answer.warnings().len(), 1);
+        annotate(&mut vm, &[("vbios-injection-error", "x")]);
         Request::update(vm.clone(), vm).evaluate().assert_accepted_unchanged();
     }
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::{Map, Value, json};
 
-use super::harness::{Answer, MemoryCluster, PREFIX, Request, evaluate, features, fixtures, vbios_objects};
+use super::harness::{Answer, MemoryCluster, PREFIX, RECORD, Request, evaluate, features, fixtures, vbios_objects};
 
 /// The objects of both examples. Of the two KubeVirt objects, the one with the gate `Sidecar` counts.
 static HARVESTER: LazyLock<Vec<Value>> = LazyLock::new(|| {
@@ -19,8 +19,8 @@ static HARVESTER: LazyLock<Vec<Value>> = LazyLock::new(|| {
     objects
 });
 
-/// The ends of the keys of a feature's records.
-const RECORDS: [&str; 3] = ["-applied", "-error", "-added"];
+/// The ends of the keys of the annotations for people.
+const MARKS: [&str; 2] = ["-applied", "-error"];
 
 /// Any JSON.
 fn any_json() -> impl Strategy<Value = Value> {
@@ -116,6 +116,28 @@ fn volumes() -> impl Strategy<Value = Value> {
     prop::collection::vec(volume, 0..3).prop_map(Value::Array)
 }
 
+/// A record of some features, or anything else.
+fn record() -> BoxedStrategy<Value> {
+    let entries = vec![
+        json!({"cpuFeature": "svm"}),
+        json!({"hostDevice": "node1-000000020", "resource": "x.io/Y_1"}),
+        json!({"hostDevice": "node1-1050-0407-001003", "resource": "kubevirt.io/node1-1050-0407-001003"}),
+        json!({"hostDevice": "pci-device-0", "resource": "pci_0000_00_02_0", "beside": ["x"]}),
+        json!({"gpu": "gpu-0", "resource": "nvidia.com/gpu"}),
+        json!({"limit": "nvidia.com/gpu", "quantity": "2"}),
+        json!({"nodeSelector": "node1"}),
+        json!({"dedicatedCpuPlacement": true}),
+        json!({"hugepages": "2Mi"}),
+        json!({"hookSidecar": true}),
+    ];
+    let added = prop::collection::vec(prop::sample::select(entries), 0..4);
+    let part = (directive(), added).prop_map(|(value, added)| json!({"value": value, "added": added}));
+    let names = prop::sample::select(features::names());
+    let parts = prop::collection::btree_map(names, part, 0..4);
+    let parts = parts.prop_map(|parts| json!(json!(parts).to_string()));
+    prop_oneof![8 => parts, 1 => directive()].boxed()
+}
+
 fn template_metadata() -> BoxedStrategy<Value> {
     let sidecars = prop::sample::select(vec![
         "[]",
@@ -124,9 +146,13 @@ fn template_metadata() -> BoxedStrategy<Value> {
         r#"[{"image":"mine","configMap":{"name":"other"}}]"#,
         r#"[{"command":["a","b","c","vm-feature-manager.io/vbios-injection"]},{"args":[]}]"#,
     ]);
+    let record = prop_oneof![2 => Just(None), 1 => record().prop_map(Some)];
+    let on_template = prop::sample::select(vec![None, None, None, Some(json!("enabled")), Some(json!("disabled"))]);
     let annotations = object(vec![
         ("hooks.kubevirt.io/hookSidecars", mostly(sidecars.prop_map(|s| json!(s))).boxed()),
         ("other.io/key", mostly(Just(json!("kept"))).boxed()),
+        (RECORD, record.boxed()),
+        ("vm-feature-manager.io/nested-virt", on_template.boxed()),
     ]);
     object(vec![("annotations", mostly(annotations).boxed())])
 }
@@ -219,11 +245,10 @@ fn own_keys() -> BoxedStrategy<Value> {
     let options = features::options().into_iter().map(|(option, _)| option);
     let mut asking: Vec<_> = features::names().into_iter().chain(options).map(str::to_owned).collect();
     asking.push("nonsense".to_owned());
-    let of_feature = |name: &str| RECORDS.map(|record| format!("{name}{record}"));
-    let records: Vec<_> = features::names().into_iter().flat_map(of_feature).collect();
+    let of_feature = |name: &str| MARKS.map(|mark| format!("{name}{mark}"));
+    let marks: Vec<_> = features::names().into_iter().flat_map(of_feature).collect();
     let asking = prop::sample::subsequence(asking, 0..8);
-    let keys =
-        (asking, prop::sample::subsequence(records, 0..5)).prop_map(|(asking, records)| [asking, records].concat());
+    let keys = (asking, prop::sample::subsequence(marks, 0..5)).prop_map(|(asking, marks)| [asking, marks].concat());
     keys.prop_flat_map(|keys| {
         let values: Vec<_> = keys.iter().map(|key| value_for(key)).collect();
         (Just(keys), values).prop_map(|(keys, values)| {
@@ -396,7 +421,7 @@ fn has_our_sidecar(vm: &Value) -> bool {
 }
 
 fn is_record(key: &str) -> bool {
-    RECORDS.iter().any(|suffix| key.ends_with(suffix))
+    key == RECORD || MARKS.iter().any(|suffix| key.ends_with(suffix))
 }
 
 /// The value without empty lists and objects, because these have no effect.
@@ -422,25 +447,26 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// The value without the policy's annotations and labels.
+/// The VM without the policy's annotations and labels, also of its template.
 fn without_ours(vm: &Value) -> Value {
     let mut vm = vm.clone();
-    for place in ["annotations", "labels"] {
-        if let Some(Value::Object(members)) = vm["metadata"].get_mut(place) {
-            members.retain(|key, _| !key.starts_with(PREFIX));
-        }
-    }
+    retain_keys(&mut vm, |key| !key.starts_with(PREFIX));
     vm
 }
 
-/// Like [`without_ours`], but with the policy's records.
-fn without_directives(vm: &Value) -> Value {
-    let mut vm = vm.clone();
-    for place in ["annotations", "labels"] {
-        if let Some(Value::Object(members)) = vm["metadata"].get_mut(place) {
-            members.retain(|key, _| !key.starts_with(PREFIX) || is_record(key));
+/// Removes annotations and labels of the VM, and annotations of its template.
+fn retain_keys(vm: &mut Value, stays: impl Fn(&str) -> bool) {
+    for place in ["/metadata/annotations", "/metadata/labels", "/spec/template/metadata/annotations"] {
+        if let Some(Value::Object(members)) = vm.pointer_mut(place) {
+            members.retain(|key, _| stays(key));
         }
     }
+}
+
+/// Like [`without_ours`], but with the policy's record and annotations for people.
+fn without_directives(vm: &Value) -> Value {
+    let mut vm = vm.clone();
+    retain_keys(&mut vm, |key| !key.starts_with(PREFIX) || is_record(key));
     vm
 }
 
@@ -525,8 +551,7 @@ proptest! {
         if answer.is_mutated() {
             let after = answer.after();
             prop_assert_ne!(&after, &vm, "a mutation that changes nothing");
-            let records = |vm: &Value| vm["metadata"]["annotations"].to_string().contains("-added");
-            let takes_back = records(&vm) || old.is_some();
+            let takes_back = vm["spec"].to_string().contains(RECORD) || old.is_some();
             prop_assert_eq!(is_kept("", &vm, &after, takes_back), Ok(()));
             let again = request(&after).settings(settings).evaluate();
             prop_assert!(again.is_accepted(), "the second time: {}", again.message());
@@ -580,9 +605,7 @@ proptest! {
         prop_assume!(!has_our_sidecar(&vm));
         let plain = without_ours(&vm);
         let mut first = vm;
-        if let Some(Value::Object(annotations)) = first["metadata"].get_mut("annotations") {
-            annotations.retain(|key, _| !is_record(key));
-        }
+        retain_keys(&mut first, |key| !is_record(key));
         let first = request(Request::create(first)).evaluate();
         if first.is_accepted() {
             let stored = first.after();
@@ -613,11 +636,7 @@ proptest! {
         prop_assume!(!has_our_sidecar(&vm));
         // Earlier records are removed, because the policy would also remove what they list.
         let mut vm = vm;
-        for place in ["annotations", "labels"] {
-            if let Some(Value::Object(members)) = vm["metadata"].get_mut(place) {
-                members.retain(|key, _| !is_record(key));
-            }
-        }
+        retain_keys(&mut vm, |key| !is_record(key));
         let applied = request(Request::create(vm.clone())).evaluate();
         if applied.is_mutated() {
             let stored = applied.after();

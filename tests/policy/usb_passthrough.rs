@@ -81,7 +81,7 @@ fn what_was_done_is_recorded() {
     let answer = create(vm(&["node1/046D:C52B", KEY]));
     let applied = answer.annotation("usb-passthrough-applied");
     assert_eq!(applied.as_deref(), Some(r#"["046d:c52b","node1-1050-0407-001003"]"#));
-    let added: Value = serde_json::from_str(&answer.annotation("usb-passthrough-added").unwrap()).unwrap();
+    let added: Value = serde_json::from_str(&answer.added("usb-passthrough").unwrap()).unwrap();
     let record = |name: &str| json!({"hostDevice": name, "resource": format!("kubevirt.io/{name}")});
     assert_eq!(added, json!([record(RECEIVER), record(KEY), {"nodeSelector": "node1"}]));
 }
@@ -241,7 +241,7 @@ fn a_device_that_is_there_is_not_added_again() {
     let there = json!([device("receiver", &format!("kubevirt.io/{RECEIVER}"))]);
     let answer = create(with_host_devices(vm(&["node1/046d:c52b"]), &there));
     assert_eq!(host_devices(&answer), there);
-    assert_eq!(answer.annotation("usb-passthrough-added").as_deref(), Some(r#"[{"nodeSelector":"node1"}]"#));
+    assert_eq!(answer.added("usb-passthrough").as_deref(), Some(r#"[{"nodeSelector":"node1"}]"#));
 }
 
 #[test]

@@ -352,8 +352,8 @@ mod secret {
 
     /// Any of the policy's annotations, on the new or the old VirtualMachine, shows that there may be something to remove.
     #[rstest]
-    #[case::record(&["nested-virt-added"], &[], true)]
-    #[case::record_before(&[], &["nested-virt-added"], true)]
+    #[case::record(&["record"], &[], true)]
+    #[case::record_before(&[], &["record"], true)]
     #[case::applied(&["nested-virt-applied"], &[], true)]
     #[case::applied_before(&[], &["nested-virt-applied"], true)]
     #[case::nothing(&[], &[], false)]
@@ -366,8 +366,10 @@ mod secret {
         let with = |keys: &[&str], cores: u32| {
             let mut vm = stored.clone();
             vm["spec"]["template"]["spec"]["domain"]["cpu"]["cores"] = json!(cores);
-            let annotations = vm["metadata"]["annotations"].as_object_mut().unwrap();
-            annotations.retain(|key, _| key.strip_prefix(PREFIX).is_none_or(|key| keys.contains(&key)));
+            for metadata in ["/metadata/annotations", "/spec/template/metadata/annotations"] {
+                let annotations = vm.pointer_mut(metadata).unwrap().as_object_mut().unwrap();
+                annotations.retain(|key, _| key.strip_prefix(PREFIX).is_none_or(|key| keys.contains(&key)));
+            }
             vm
         };
         let request = Request::update(with(old, 1), with(new, 2)).settings(secrets()).cluster(MemoryCluster::default());

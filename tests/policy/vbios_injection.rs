@@ -54,13 +54,12 @@ fn one_sidecar_is_added_and_nothing_else() {
     assert_eq!(answer.warnings(), Vec::<&str>::new());
     assert_eq!(answer.lookups, ["get ConfigMap igpu-rom", "get KubeVirt kubevirt", "get PCIDevice node2-000005000"]);
     let patch = answer.patch();
-    assert_eq!(patch.as_array().unwrap().len(), 3);
-    assert_eq!(patch[0]["path"], "/metadata/annotations/vm-feature-manager.io~1vbios-injection-added");
-    assert_eq!(patch[0]["value"], r#"[{"hookSidecar":true}]"#);
-    assert_eq!(patch[1]["path"], "/metadata/annotations/vm-feature-manager.io~1vbios-injection-applied");
-    assert_eq!(patch[1]["value"], "igpu-rom");
-    assert_eq!(patch[2]["op"], "add");
-    assert_eq!(patch[2]["path"], "/spec/template/metadata");
+    assert_eq!(patch.as_array().unwrap().len(), 2);
+    assert_eq!(patch[0]["path"], "/metadata/annotations/vm-feature-manager.io~1vbios-injection-applied");
+    assert_eq!(patch[0]["value"], "igpu-rom");
+    assert_eq!(patch[1]["op"], "add");
+    assert_eq!(patch[1]["path"], "/spec/template/metadata");
+    assert_eq!(answer.added("vbios-injection").unwrap(), r#"[{"hookSidecar":true}]"#);
 
     let sidecars = sidecars(&answer);
     assert_eq!(sidecars.len(), 1);

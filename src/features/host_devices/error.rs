@@ -69,6 +69,14 @@ pub(in crate::features) enum HostDevicesError {
         .bus.settings, user
     )]
     NotTheOwner { device: String, owner: String, user: String, bus: &'static Bus },
+    /// Cause: the setting `requireClaimOwner`, and either a directive that was set before this request and never applied, or another
+    /// device in the place of one that is gone
+    /// Cure: remove the directive and set it again, as the user who claimed the device
+    #[error(
+        "{device} is given only by a request that sets the directive, because the setting {}.requireClaimOwner compares the \
+         requester with the user who claimed it; remove the directive and set it again", .bus.settings
+    )]
+    NotRequested { device: String, bus: &'static Bus },
     /// Cause: the setting `requireClaimOwner` is on, but the devices have no claims
     /// Cure: switch the setting off, or use `deviceNames: auto` on Harvester
     #[error(

@@ -25,7 +25,7 @@ use directive::{Devices, DirectiveError, check_count};
 pub(super) use error::HostDevicesError;
 use error::has_harvester;
 use inventory::{Chosen, Inventory, key};
-pub(crate) use siblings::{Siblings, beside};
+pub(crate) use siblings::{Siblings, beside, is_pci_device};
 
 section! {
     /// The settings of a feature that adds host devices.
@@ -201,6 +201,10 @@ impl Wanted<'_> {
         let before = context.old.and_then(|old| old.host_devices().ok()).unwrap_or_default();
         if chosen.entry.is_some_and(|entry| before.iter().any(|device| device.resource == entry.resource)) {
             return Ok(());
+        }
+        if !context.is_requested {
+            let device = chosen.device.name().to_owned();
+            return Err(HostDevicesError::NotRequested { device, bus }.into());
         }
         let owner = inventory.owner(chosen.device).map_err(|error| HostDevicesError::Lookup { error, bus })?;
         if owner.as_ref().is_some_and(|owner| context.requester.is(owner)) {

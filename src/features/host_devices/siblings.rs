@@ -4,10 +4,11 @@ use std::rc::Rc;
 
 use crate::cluster::{ClusterError, HostDevice, LookupError, Lookups, PCI_DEVICE};
 use crate::features::feature::{Context, Plan};
-use crate::features::record::{Recorded, host_devices, is_pci_device};
+use crate::features::record::Recorded;
 use crate::text;
 use crate::values::pci::PciAddress;
 use crate::vm::entry::Entry;
+use crate::vm::place::HOST_DEVICE;
 use crate::vm::{ShapeError, VirtualMachine};
 
 /// The devices that Harvester added because they share an IOMMU group with those of a feature. Harvester does this when
@@ -23,7 +24,7 @@ impl Siblings {
     /// those in `gone`. The error has the names of devices that may be siblings, if PCI devices cannot be looked up.
     pub(crate) fn find(
         gone: &[&Recorded],
-        ours: &[Recorded],
+        ours: &[&Recorded],
         vm: &VirtualMachine,
         is_declared: impl Fn(&Entry) -> bool,
         lookups: &Lookups<'_>,
@@ -35,10 +36,11 @@ impl Siblings {
             shares_node(name)
                 && ours.iter().all(|added| added.entry != *entry)
                 && !gone.iter().all(|added| stood_beside(name, added))
-                && vm.has(entry)
                 && !is_declared(entry)
         };
-        let candidates: Vec<Entry> = host_devices(vm).filter(is_pci_device).filter(may_be_sibling).collect();
+        // With more devices than a guest can have, the VirtualMachine cannot start.
+        let mut candidates = if vm.host_devices().is_ok() { vm.entries(&HOST_DEVICE) } else { Vec::new() };
+        candidates.retain(|entry| is_pci_device(entry) && may_be_sibling(entry));
         if candidates.is_empty() {
             return Ok(Self::default());
         }
@@ -52,7 +54,7 @@ impl Siblings {
         let siblings = candidates.into_iter().filter_map(|entry| {
             let group = group_of(&entry)?;
             let has_group = |added: &&Recorded| group_of(&added.entry) == Some(group);
-            let devices: Vec<&Recorded> = ours.iter().filter(has_group).collect();
+            let devices: Vec<&Recorded> = ours.iter().copied().filter(has_group).collect();
             // Harvester did not add a device that was already there when each of the feature's devices was added.
             let was_there = devices.iter().all(|added| stood_beside(name_of(&entry), added));
             (!was_there).then(|| (entry, devices.iter().map(|added| name_of(&added.entry).to_owned()).collect()))
@@ -66,10 +68,15 @@ impl Siblings {
     }
 
     /// The siblings to remove, because none of the remaining devices is in their group.
-    pub(crate) fn without_those_of<'s>(&'s self, staying: &'s [Recorded]) -> impl Iterator<Item = &'s Entry> {
+    pub(crate) fn without_those_of<'s>(&'s self, staying: &'s [&Recorded]) -> impl Iterator<Item = &'s Entry> {
         let is_staying = |name: &String| staying.iter().any(|added| name_of(&added.entry) == name);
         self.0.iter().filter(move |(_, devices)| !devices.iter().any(is_staying)).map(|(entry, _)| entry)
     }
+}
+
+/// Whether an entry has a name that Harvester gives PCI devices.
+pub(crate) fn is_pci_device(entry: &Entry) -> bool {
+    node_of(name_of(entry)).is_some()
 }
 
 /// The name of a device; empty if the entry is not a device.

@@ -42,6 +42,13 @@ pub(super) enum VbiosError {
     /// Cure: the remedy there
     #[error("whether the user may read the ConfigMap {name} cannot be determined: {error}")]
     AccessUnknown { name: String, error: LookupError },
+    /// Cause: the setting `vbiosInjection.requireUserAccess`, and a directive that was set before this request and never applied
+    /// Cure: remove the directive and set it again, as a user who may get the ConfigMap
+    #[error(
+        "the ROM in the ConfigMap {name} is given only by a request that sets the directive, because the setting \
+         vbiosInjection.requireUserAccess asks what the requester may read; remove the directive and set it again"
+    )]
+    NotRequested { name: String },
     /// Cause: the ConfigMap is in another namespace, or a typing mistake
     /// Cure: create it in the VirtualMachine's namespace, or correct the directive
     #[error(

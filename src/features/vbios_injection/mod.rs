@@ -5,6 +5,8 @@ mod error;
 mod rom;
 mod sidecar;
 
+use serde_json::Value;
+
 use super::feature::{Context, Feature, Plan};
 use super::host_devices::is_usb;
 use super::reference::{OptionReference, Reference};
@@ -136,7 +138,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     let settings = &context.settings.vbios_injection;
     let sidecars = context.vm.hook_sidecars()?;
     check_names(value, &sidecars, context)?;
-    if settings.require_user_access {
+    if settings.require_user_access && (context.is_requested || !was_given(value, context)) {
         check_access(value, context)?;
     }
     let Target { names, device } = target(&sidecars, context)?;
@@ -164,9 +166,20 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     Ok(Some(plan))
 }
 
+/// Whether the feature already gave the VirtualMachine the ROM in this ConfigMap.
+fn was_given(name: &str, context: &Context<'_>) -> bool {
+    context.ours.iter().map(|added| &added.entry).any(|entry| {
+        let sidecar: Value = serde_json::from_str(&entry.value).unwrap_or_default();
+        entry.place == &CONFIG_MAP_VOLUME && entry.value == name || sidecar["configMap"]["name"] == name
+    })
+}
+
 /// Checks that the requester may read the ConfigMap with the ROM.
 fn check_access(name: &str, context: &Context<'_>) -> Result<(), VbiosError> {
     let (requester, namespace) = (context.requester, context.namespace);
+    if !context.is_requested {
+        return Err(VbiosError::NotRequested { name: name.to_owned() });
+    }
     let is_allowed = context.lookups.may_get(&requester.name, &requester.groups, &CONFIG_MAP, name, namespace);
     let (user, name, namespace) = (requester.name.clone(), name.to_owned(), namespace.to_owned());
     match is_allowed {

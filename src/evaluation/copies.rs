@@ -1,0 +1,51 @@
+//! Copies of a VirtualMachine. Harvester's clones, restores and templates keep the template with its annotations, and so
+//! the record, but not the annotations of the VirtualMachine itself.
+
+use super::Old;
+use crate::directives::{Directives, Source};
+use crate::features::feature::Feature;
+use crate::features::record::Record;
+use crate::features::{FEATURES, Settings};
+use crate::vm::{ShapeError, VirtualMachine};
+
+/// Puts the directives back that a copy lost, with their options: those that its record names, if nothing says whether
+/// the VirtualMachine has the feature. Returns the features.
+///
+/// If the copy was made while the policy could not be called, its first update does so, and the directives count for the
+/// VirtualMachine before the update, too. It cannot be told from a VirtualMachine whose directive was removed meanwhile
+/// unless the annotations for people are written: such a VirtualMachine still has them.
+pub(crate) fn put_back(
+    vm: &mut VirtualMachine,
+    directives: &mut Directives,
+    record: &Record,
+    mut old: Option<&mut Old>,
+    settings: &Settings,
+) -> Result<Vec<&'static str>, ShapeError> {
+    let mut features = Vec::new();
+    for feature in FEATURES.iter().filter(|feature| (feature.settings)(settings).enabled) {
+        let Some(part) = record.part(feature.name) else { continue };
+        if let Some(old) = &mut old {
+            if !(settings.general.add_tracking_annotations && is_copy(old, feature)) {
+                continue;
+            }
+            old.directives.put_back(&part.ask, feature.name, feature.options());
+        }
+        if !directives.is_silent(feature.name) {
+            continue;
+        }
+        for (source, key, value) in directives.put_back(&part.ask, feature.name, feature.options()) {
+            match source {
+                Source::Label => vm.label(&key, Some(value))?,
+                _ => vm.annotate(&key, Some(value))?,
+            }
+        }
+        features.push(feature.name);
+    }
+    Ok(features)
+}
+
+/// Whether a VirtualMachine has the record of a feature, but neither a directive nor an annotation for people.
+fn is_copy(old: &Old, feature: &Feature) -> bool {
+    let is_silent = old.directives.is_silent(feature.name) && !old.directives.is_marked(feature.name);
+    is_silent && old.record.part(feature.name).is_some()
+}

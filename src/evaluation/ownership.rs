@@ -1,0 +1,207 @@
+//! Decides which entries of a VirtualMachine the policy added, and which are the user's. The table in docs/design.md has
+//! all cases.
+
+use std::collections::BTreeMap;
+
+use super::Old;
+use crate::features::FEATURES;
+use crate::features::feature::Feature;
+use crate::features::host_devices::is_pci_device;
+use crate::features::record::{Part, Record, Recorded};
+use crate::vm::VirtualMachine;
+use crate::vm::entries::Entries;
+use crate::vm::entry::Entry;
+use crate::vm::place::{GPU, HOOK_SIDECAR, HOST_DEVICE, Place};
+
+/// How many changed entries of a feature a request is warned of.
+const MAX_WARNINGS: usize = 8;
+
+/// Tells the entries that features added to a VirtualMachine from those of the user.
+pub(crate) struct Ownership {
+    present: Present,
+    /// The entries that the manifest declares that `kubectl apply` was last given.
+    pub(super) declared: Entries,
+    /// The entries that are the user's: those that the manifest declares, and those that the VirtualMachine had before
+    /// this update without a feature having added them.
+    users: Entries,
+    /// By feature, what its records list that may be ours.
+    listed: BTreeMap<&'static str, Vec<Recorded>>,
+    /// The entries before this update.
+    before: Option<Present>,
+}
+
+/// The entries that a VirtualMachine has.
+#[derive(Default)]
+struct Present {
+    entries: Entries,
+    /// Its host devices, in order.
+    devices: Vec<Entry>,
+}
+
+/// What a record lists, divided into the entries that are there and those that are not.
+#[derive(Default)]
+struct Found {
+    /// The entries that are there, as they are now.
+    ours: Vec<Recorded>,
+    missing: Vec<Entry>,
+}
+
+impl Present {
+    fn of(vm: &VirtualMachine) -> Self {
+        let mut places: Vec<&'static Place> = FEATURES.iter().flat_map(|feature| feature.adds).copied().collect();
+        places.sort();
+        places.dedup();
+        Self { entries: Entries::of(vm, &places), devices: vm.entries(&HOST_DEVICE) }
+    }
+
+    /// The entry as the VirtualMachine has it; `None` if it is not there, or is renamed.
+    fn get(&self, entry: &Entry) -> Option<Entry> {
+        if entry.place == &HOOK_SIDECAR {
+            return self.entries.any_at(&HOOK_SIDECAR).cloned();
+        }
+        // Harvester turns GPUs into host devices.
+        let as_host_device = || HOST_DEVICE.entry(&entry.name, &entry.value);
+        let host_device = (entry.place == &GPU).then(as_host_device);
+        [Some(entry.clone()), host_device].into_iter().flatten().find(|entry| self.entries.count(entry) > 0)
+    }
+
+    /// Finds the listed entries that are there, exactly as the feature added them, and are not the user's. Only Harvester
+    /// may rename an entry: it names a host device after the PCIDevice that a VirtualMachine actually got. Of the devices
+    /// of a resource, at most as many count as renamed as are listed.
+    fn find(&self, listed: &[Recorded], users: &Entries) -> Found {
+        let mut found = Found::default();
+        let mut taken = Entries::default();
+        let mut missing = Vec::new();
+        let is_free = |entry: &Entry, taken: &Entries| {
+            self.entries.count(entry) > users.count(entry).saturating_add(taken.count(entry))
+        };
+        for added in listed {
+            match self.get(&added.entry) {
+                Some(entry) if is_free(&entry, &taken) => {
+                    taken.insert(entry.clone());
+                    found.ours.push(Recorded { entry, beside: added.beside.clone() });
+                }
+                Some(_) => {}
+                None => missing.push(added),
+            }
+        }
+        let mut renamed: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
+        for entry in self.devices.iter().rev().filter(|entry| !missing.is_empty() && is_pci_device(entry)) {
+            renamed.entry(&entry.value).or_default().push(entry);
+        }
+        for added in missing {
+            let resource = added.entry.as_device().map(|(_, resource)| resource).unwrap_or_default();
+            let candidates = renamed.get_mut(resource);
+            let mut candidates = candidates.into_iter().flat_map(|list| std::iter::from_fn(|| list.pop()));
+            match candidates.find(|entry| is_free(entry, &taken)) {
+                Some(entry) => {
+                    taken.insert(entry.clone());
+                    found.ours.push(Recorded { entry: entry.clone(), beside: added.beside.clone() });
+                }
+                None => found.missing.push(added.entry.clone()),
+            }
+        }
+        found
+    }
+
+    /// Like [`Present::find`], but a sidecar with the policy's mark is ours even if no record lists it.
+    fn find_ours(&self, feature: &Feature, listed: &[Recorded], users: &Entries) -> Vec<Recorded> {
+        let mut ours = self.find(listed, users).ours;
+        let sidecar = self.entries.any_at(&HOOK_SIDECAR).filter(|_| feature.adds.contains(&&HOOK_SIDECAR));
+        let is_known = |sidecar: &Entry| ours.iter().any(|added| added.entry == *sidecar);
+        if let Some(sidecar) = sidecar.filter(|sidecar| !is_known(sidecar) && users.count(sidecar) == 0) {
+            ours.push(Recorded { entry: sidecar.clone(), beside: Vec::new() });
+        }
+        ours
+    }
+}
+
+fn added(part: Option<&Part>) -> &[Recorded] {
+    part.map(|part| part.added.as_slice()).unwrap_or_default()
+}
+
+/// The entries as a set.
+pub(super) fn entries<'r>(recorded: impl IntoIterator<Item = &'r Recorded>) -> Entries {
+    recorded.into_iter().map(|added| added.entry.clone()).collect()
+}
+
+impl Ownership {
+    /// Finds out whose the entries of a VirtualMachine are. `old` is the VirtualMachine before an update.
+    pub(crate) fn of(vm: &VirtualMachine, record: &Record, old: Option<&Old>) -> Self {
+        let present = Present::of(vm);
+        let mut declared = vm.last_applied().map(|vm| Present::of(&vm).entries).unwrap_or_default();
+        // If the manifest has a sidecar with the policy's mark, whatever its content, the sidecar is the user's.
+        if declared.any_at(&HOOK_SIDECAR).is_some() {
+            declared = declared.union(present.entries.any_at(&HOOK_SIDECAR).cloned().into_iter().collect());
+        }
+        let mut listed = BTreeMap::new();
+        let before = old.map(|old| Present::of(&old.vm));
+        let mut added_before = Entries::default();
+        for feature in FEATURES {
+            let ours = added(record.part(feature.name));
+            let listed_here = match old.zip(before.as_ref()) {
+                None => ours.to_vec(),
+                Some((old, before)) => {
+                    // Only what was there before is ours by the old record. What the new one lists beyond the old one came
+                    // with a template that was restored, or from an earlier evaluation of this request.
+                    let known = added(old.record.part(feature.name));
+                    let mut all = before.find_ours(feature, known, &Entries::default());
+                    added_before = added_before.union(entries(&all));
+                    let mut known = entries(known);
+                    all.extend(ours.iter().filter(|added| !known.take(&added.entry)).cloned());
+                    all
+                }
+            };
+            listed.insert(feature.name, listed_here);
+        }
+        let users = before.as_ref().map(|before| before.entries.clone().without(&added_before)).unwrap_or_default();
+        Self { present, users: users.union(declared.clone()), declared, listed, before }
+    }
+
+    /// What the feature added before this request: the entries that its records list, that are still there, and that
+    /// are not the user's.
+    pub(super) fn recorded(&self, feature: &Feature) -> Vec<Recorded> {
+        let listed = self.listed.get(feature.name).map(Vec::as_slice).unwrap_or_default();
+        self.present.find_ours(feature, listed, &self.users)
+    }
+
+    /// Those of a feature's entries that are its own. `recorded` is what all features added before. An entry that is the
+    /// user's stays the user's if it is missing, and the policy adds it again.
+    pub(super) fn ours(&self, wanted: &[Recorded], recorded: &Entries) -> Vec<Recorded> {
+        let mut left = entries(wanted);
+        let is_ours = |added: &&Recorded| {
+            let entry = &added.entry;
+            let base = self.present.entries.count(entry).saturating_sub(recorded.count(entry));
+            let missing = self.users.count(entry).saturating_sub(base);
+            let is_ours = left.count(entry) > missing;
+            left.take(entry);
+            is_ours
+        };
+        wanted.iter().filter(is_ours).cloned().collect()
+    }
+
+    /// Warnings about entries that someone changed since the feature added them. `part` is what the record says.
+    pub(super) fn changes(&self, part: &Part, ours: &[Recorded], vm: &VirtualMachine) -> Vec<String> {
+        let ours = entries(ours);
+        let missing = self.present.find(&part.added, &self.users).missing;
+        let messages = missing.iter().take(MAX_WARNINGS).filter_map(|entry| {
+            match vm.has_in_place_of(entry) {
+                Err(error) => return Some(error.to_string()),
+                Ok(true) => {
+                    return Some(format!("the {entry} has been changed since the policy added it, so it stays"));
+                }
+                Ok(false) => {}
+            }
+            let (name, _) = entry.as_device()?;
+            let is_new = |device: &Entry| {
+                let was_there = |before: &Present| before.entries.count(device) > 0 && before.get(entry).is_some();
+                !self.before.as_ref().is_some_and(was_there) && self.declared.count(device) == 0
+            };
+            let is_renamed =
+                |device: &&Entry| entry.is_of_same_resource_as(device) && ours.count(device) == 0 && is_new(device);
+            let renamed = self.present.devices.iter().find(is_renamed)?;
+            Some(format!("the {renamed} stays, as the policy added its resource under the name {name}"))
+        });
+        messages.collect()
+    }
+}
