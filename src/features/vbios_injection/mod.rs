@@ -170,7 +170,8 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
 fn was_given(name: &str, context: &Context<'_>) -> bool {
     context.ours.iter().map(|added| &added.entry).any(|entry| {
         let sidecar: Value = serde_json::from_str(&entry.value).unwrap_or_default();
-        entry.place == &CONFIG_MAP_VOLUME && entry.value == name || sidecar["configMap"]["name"] == name
+        entry.place == &CONFIG_MAP_VOLUME && entry.value == name
+            || sidecar.pointer("/configMap/name").is_some_and(|config_map| config_map == name)
     })
 }
 
