@@ -1,6 +1,6 @@
 //! Helpers for JSON that serde_json does not have.
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 /// The type of a value, for a message.
@@ -13,6 +13,11 @@ pub(crate) fn type_name(value: &Value) -> &'static str {
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
     }
+}
+
+/// The value as compact JSON. No value of the policy has a key that is not a string, so this cannot fail.
+pub(crate) fn to_text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 /// Whether a form writes this value for "not set": `null`, `""`, `[]`, `{}`, or a list of these.

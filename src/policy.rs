@@ -1,5 +1,6 @@
 //! What happens to a request, in order. This module does not know JSON or waPC.
 
+use serde_json::Map;
 use slog::{Logger, info, warn};
 
 use crate::cluster::{Cluster, Lookups, SECRET};
@@ -45,7 +46,7 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
         if reads_user_data { UserData::read(vm, read_secret) } else { UserData::default() }
     };
     let read = |vm: &VirtualMachine, user_data| {
-        let defaults = std::iter::empty();
+        let defaults = Map::new();
         let directives = Directives::read(vm, settings.general.config_source, user_data, defaults);
         let record = Record::read(directives.record(), FEATURES);
         (directives, record)
@@ -70,7 +71,7 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
         let (directives, record) = read(&vm, old_user_data);
         Old { vm, directives, record }
     });
-    let put_back = &put_back(&mut new, &mut directives, &record, old.as_mut(), settings)?;
+    let put_back = &put_back(&mut new, &mut directives, &record, old.as_mut(), settings);
     let (old, directives, record) = (old.as_ref(), &directives, &record);
     let ownership = Ownership::of(&new, record, old);
     let (verdict, refusals, failures_before) = Default::default();
@@ -102,7 +103,7 @@ fn is_any_missed(directives: &Directives, record: &Record) -> bool {
 /// Whether a directive may be one that was never evaluated, wherever directives are read. Settings and user data are not read.
 fn may_be_missed(vm: &VirtualMachine) -> bool {
     [ConfigSource::Annotations, ConfigSource::Labels].into_iter().any(|source| {
-        let directives = Directives::read(vm, source, UserData::default(), std::iter::empty());
+        let directives = Directives::read(vm, source, UserData::default(), Map::new());
         is_any_missed(&directives, &Record::read(directives.record(), FEATURES))
     })
 }

@@ -11,7 +11,7 @@ use slog::{Logger, o};
 
 use cluster::with_cluster;
 use vm_feature_manager_testkit::log::Lines;
-use vm_feature_manager_testkit::{PREFIX, features};
+use vm_feature_manager_testkit::{PREFIX, RECORD, features};
 
 /// Checks the policy with one input.
 pub type Check = fn(&[u8]);
@@ -244,7 +244,7 @@ fn check_features(vm: &Value, settings: &Value) {
 }
 
 fn is_record(key: &str) -> bool {
-    key.starts_with(PREFIX) && ["-applied", "-error", "-added"].iter().any(|s| key.ends_with(s))
+    key == RECORD || key.starts_with(PREFIX) && ["-applied", "-error"].iter().any(|s| key.ends_with(s))
 }
 
 /// Whitespace in the payload makes no difference.

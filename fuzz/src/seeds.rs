@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use vm_feature_manager_testkit::features;
+use vm_feature_manager_testkit::{features, set_record};
 
 use crate::{PREFIX, VM, asking, keys, payload};
 
@@ -161,14 +161,22 @@ fn settings() -> Vec<Value> {
 fn payloads() -> Vec<Vec<u8>> {
     let mut objects = examples();
     objects.push(VM.clone());
-    objects.push(asking(&VM, &[("nested-virt", "enabled"), ("nested-virt-added", r#"[{"cpuFeature":"svm"}]"#)]));
-    objects.push(asking(
-        &VM,
-        &[(
-            "pci-passthrough-added",
-            r#"[{"hostDevice":"node2-000005000","resource":"amd.com/CEZANNE","beside":["x"]},{"nodeSelector":"node2"}]"#,
-        )],
-    ));
+    let mut recorded = asking(&VM, &[("nested-virt", "enabled")]);
+    set_record(
+        &mut recorded,
+        &[
+            ("nested-virt", "enabled", json!([{"cpuFeature": "svm"}])),
+            (
+                "pci-passthrough",
+                r#"{"devices": ["node2/0000:05:00.0"]}"#,
+                json!([
+                    {"hostDevice": "node2-000005000", "resource": "amd.com/CEZANNE", "beside": ["x"]},
+                    {"nodeSelector": "node2"},
+                ]),
+            ),
+        ],
+    );
+    objects.push(recorded);
     let mut seeds = Vec::new();
     for settings in settings() {
         for object in &objects {

@@ -1,7 +1,7 @@
 //! Lists everything in a VirtualMachine that looks like a directive or an option, for `vmfm --explain`.
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Directives, Source, UserData};
 use crate::features::{Settings, reference};
@@ -28,8 +28,7 @@ pub struct ListedDirective {
 pub fn list_directives(object: &Value, settings: &Value) -> Vec<ListedDirective> {
     let settings = Settings::read(settings).unwrap_or_default();
     let vm = VirtualMachine::new(object.clone());
-    let directives =
-        Directives::read(&vm, settings.general.config_source, UserData::read(&vm, None), std::iter::empty());
+    let directives = Directives::read(&vm, settings.general.config_source, UserData::read(&vm, None), Map::new());
     let mut listed: Vec<ListedDirective> = Vec::new();
     for (name, source, value) in directives.found() {
         let note = directives.why_not_read(name, source, &settings).or_else(|| {

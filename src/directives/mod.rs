@@ -7,14 +7,13 @@ mod yaml;
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::json::type_name;
 use crate::keys::{self, PREFIX, RECORD, WRITTEN};
 use crate::settings::ConfigSource;
 use crate::text::{self, Quoted};
-use crate::vm::VirtualMachine;
+use crate::vm::{VirtualMachine, as_text};
 pub use listing::{ListedDirective, list_directives};
 pub(crate) use user_data::{ReadSecret, SECRETS, UserData};
 
@@ -29,12 +28,11 @@ pub(crate) enum Asked<'o> {
 }
 
 /// What is asked for a feature.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ask {
     /// The directive's value, without spaces around it.
     pub(crate) value: String,
     /// The options that go with it.
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub(crate) options: Map<String, Value>,
 }
 
@@ -110,17 +108,15 @@ pub(crate) struct Directives {
 
 impl Directives {
     /// Finds the directives and options in the VirtualMachine's annotations and labels. `user_data` contains those from
-    /// its user data, `defaults` those of the settings for its namespace.
-    pub(crate) fn read<'d>(
+    /// its user data, `defaults` those of the settings for its namespace, by their keys.
+    pub(crate) fn read(
         vm: &VirtualMachine,
         config_source: ConfigSource,
         user_data: UserData,
-        defaults: impl Iterator<Item = (&'d str, &'d str)>,
+        defaults: Map<String, Value>,
     ) -> Self {
         let owned = |(key, value): (&String, &Value)| (key.clone(), value.clone());
-        let [annotations, labels, template] =
-            vm.policy_keys().map(|keys| keys.into_iter().map(owned).collect::<Map<_, _>>());
-        let defaults = defaults.map(|(name, value)| (keys::directive(name), value.into())).collect();
+        let [annotations, labels, template] = vm.policy_keys().map(|keys| to_map(keys.into_iter().map(owned)));
         Self { config_source, annotations, labels, template, user_data, defaults }
     }
 
@@ -202,8 +198,8 @@ impl Directives {
     pub(crate) fn ask(&self, feature: &'static str, options: impl Iterator<Item = &'static str>) -> Option<Ask> {
         let Asked::Yes(directive) = self.get(feature) else { return None };
         let value = |option| Some((option, self.option(option).ok().flatten()?));
-        let options = options.filter_map(value).map(|(option, value)| (option.to_owned(), value.into())).collect();
-        Some(Ask { value: directive.text().ok()?.to_owned(), options })
+        let options = options.filter_map(value).map(|(option, value)| (option.to_owned(), value.into()));
+        Some(Ask { value: directive.text().ok()?.to_owned(), options: to_map(options) })
     }
 
     /// Whether both contain the same directive for a feature, with the same options, wherever it was found.
@@ -220,10 +216,9 @@ impl Directives {
         value(self) == value(other) && options.all(|option| self.option(option) == other.option(option))
     }
 
-    /// Puts back the directive and options that a record names, where they are read. Returns them with their keys; the
-    /// directive comes first.
-    pub(crate) fn put_back(
-        &mut self,
+    /// The directive and options that a record names and that are not there, with the keys where they would be read.
+    pub(crate) fn lost(
+        &self,
         ask: &Ask,
         feature: &'static str,
         options: impl Iterator<Item = &'static str>,
@@ -231,16 +226,17 @@ impl Directives {
         let directive = (feature, Some(ask.value.as_str()), self.places());
         let option = |option| (option, ask.options.get(option).and_then(Value::as_str), self.places_of_options());
         let all = std::iter::once(directive).chain(options.map(option));
-        let all = all.filter_map(|(name, value, places)| {
+        let lost = all.filter_map(|(name, value, places)| {
             let is_there = matches!(self.find(name, places), Asked::Yes(_));
             Some((*places.first()?, keys::directive(name), value.filter(|_| !is_there)?.to_owned()))
         });
-        let all: Vec<_> = all.collect();
-        for (source, key, value) in &all {
-            let keys = if *source == Source::Label { &mut self.labels } else { &mut self.annotations };
-            keys.insert(key.clone(), value.clone().into());
-        }
-        all
+        lost.collect()
+    }
+
+    /// Adds a directive or option.
+    pub(crate) fn put_back(&mut self, source: Source<'_>, key: String, value: String) {
+        let keys = if source == Source::Label { &mut self.labels } else { &mut self.annotations };
+        keys.insert(key, value.into());
     }
 
     /// Whether the option may be in user data that cannot be read.
@@ -263,15 +259,14 @@ impl Directives {
                 "the policy reads directives from {read}, and these {elsewhere} are ignored: {misplaced}"
             ));
         }
-        for key in known.iter().map(|name| keys::directive(name)).filter(|_| self.places().contains(&Source::Template))
-        {
-            if let Some((here, there)) = self.annotations.get(&key).zip(self.template.get(&key)).filter(|(a, b)| a != b)
-            {
-                let quoted =
-                    |value: &Value| value.as_str().map_or_else(|| value.to_string(), |text| Quoted(text).to_string());
-                let (here, there) = (quoted(here), quoted(there));
+        for name in known.iter().filter(|_| self.places().contains(&Source::Template)) {
+            let key = keys::directive(name);
+            let both = self.annotations.get(&key).zip(self.template.get(&key));
+            if let Some((here, there)) = both.filter(|(here, there)| here != there) {
                 warnings.push(format!(
-                    "the annotation {key} is {here} on the VirtualMachine, and {there} on spec.template; the first one counts"
+                    "the annotation {key} is {} on the VirtualMachine, and {} on spec.template; the first one counts",
+                    Quoted(&as_text(here)),
+                    Quoted(&as_text(there))
                 ));
             }
         }
@@ -294,6 +289,12 @@ impl Directives {
             .map(|name| describe_unknown(name, known))
             .collect()
     }
+}
+
+fn to_map(members: impl Iterator<Item = (String, Value)>) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.extend(members);
+    map
 }
 
 fn is_known(name: &str, features: &[&str], known: &[&str]) -> bool {

@@ -6,7 +6,7 @@ use crate::directives::{Directives, Source};
 use crate::features::feature::Feature;
 use crate::features::record::Record;
 use crate::features::{FEATURES, Settings};
-use crate::vm::{ShapeError, VirtualMachine};
+use crate::vm::VirtualMachine;
 
 /// Puts the directives back that a copy lost, with their options: those that its record names, if nothing says whether
 /// the VirtualMachine has the feature. Returns the features.
@@ -20,7 +20,7 @@ pub(crate) fn put_back(
     record: &Record,
     mut old: Option<&mut Old>,
     settings: &Settings,
-) -> Result<Vec<&'static str>, ShapeError> {
+) -> Vec<&'static str> {
     let mut features = Vec::new();
     for feature in FEATURES.iter().filter(|feature| (feature.settings)(settings).enabled) {
         let Some(part) = record.part(feature.name) else { continue };
@@ -28,20 +28,41 @@ pub(crate) fn put_back(
             if !(settings.general.add_tracking_annotations && is_copy(old, feature)) {
                 continue;
             }
-            old.directives.put_back(&part.ask, feature.name, feature.options());
+            for (source, key, value) in old.directives.lost(&part.ask, feature.name, feature.options()) {
+                old.directives.put_back(source, key, value);
+            }
         }
         if !directives.is_silent(feature.name) {
             continue;
         }
-        for (source, key, value) in directives.put_back(&part.ask, feature.name, feature.options()) {
-            match source {
-                Source::Label => vm.label(&key, Some(value))?,
-                _ => vm.annotate(&key, Some(value))?,
+        let lost = directives.lost(&part.ask, feature.name, feature.options());
+        // A value from another place may not be possible for a label, and then the API server would deny the request.
+        if lost.iter().any(|(source, _, value)| *source == Source::Label && !is_label(value)) {
+            continue;
+        }
+        for (source, key, value) in lost {
+            let is_written = match source {
+                Source::Label => vm.label(&key, Some(value.clone())),
+                _ => vm.annotate(&key, Some(value.clone())),
+            };
+            if is_written.is_ok() {
+                directives.put_back(source, key, value);
             }
         }
-        features.push(feature.name);
+        if !directives.is_silent(feature.name) {
+            features.push(feature.name);
+        }
     }
-    Ok(features)
+    features
+}
+
+/// Whether a label may have the value. Source: `k8s.io/apimachinery`, `pkg/util/validation/validation.go`.
+fn is_label(value: &str) -> bool {
+    let is_alphanumeric = |c: char| c.is_ascii_alphanumeric();
+    value.len() <= 63
+        && value.chars().all(|c| is_alphanumeric(c) || ['-', '_', '.'].contains(&c))
+        && value.starts_with(is_alphanumeric)
+        && value.ends_with(is_alphanumeric)
 }
 
 /// Whether a VirtualMachine has the record of a feature, but neither a directive nor an annotation for people.

@@ -21,7 +21,7 @@ use crate::verdict::{Decision, Denial, Verdict};
 use crate::vm::{ShapeError, VirtualMachine};
 pub(crate) use copies::put_back;
 pub(crate) use ownership::Ownership;
-use planning::{Changes, Outcome, Step, Task};
+use planning::{Changes, Occasion, Outcome, Step, Task};
 
 /// The VirtualMachine before an update, its directives and its record.
 pub(crate) struct Old {
@@ -122,7 +122,7 @@ impl<'r> Evaluation<'r> {
                 Outcome::Left | Outcome::FailedBefore(_) => {
                     Part { ask: task.part?.ask.clone(), added: ending.wanted.clone() }
                 }
-                Outcome::Removed | Outcome::Failed(_) | Outcome::FailedUnasked(_) => return None,
+                Outcome::Removed | Outcome::Failed(_) => return None,
             };
             Some((task.feature.name, part))
         });
@@ -163,7 +163,6 @@ impl<'r> Evaluation<'r> {
             (Outcome::Removed, _) => self.clear(task, None)?,
             (Outcome::Failed(error), Step::Plan(directive)) => self.fail(task, *directive, &error)?,
             (Outcome::FailedBefore(error), _) => self.keep(task, &error),
-            (Outcome::FailedUnasked(error), _) => self.fail_unasked(task, &error)?,
             (Outcome::Left | Outcome::Failed(_), _) => self.warn(task, &task.warnings),
         }
         Ok(())
@@ -173,22 +172,11 @@ impl<'r> Evaluation<'r> {
     fn keep(&mut self, task: &Task<'_>, error: &anyhow::Error) {
         let name = task.feature.name;
         let error = text::line(&error.to_string());
-        info!(self.log, "feature fails as before"; self.request, "feature" => name, "error" => &error);
+        info!(self.log, "feature still fails"; self.request, "feature" => name, "error" => &error);
         self.verdict.failed.push(name);
         self.verdict.warnings.push(format!(
             "{name} fails as before this request, and stays as it is until the directive changes, or what it needs: {error}"
         ));
-    }
-
-    /// Leaves the feature out, whatever its error mode: this request did not ask for it. The annotation says that it was
-    /// tried.
-    fn fail_unasked(&mut self, task: &Task<'_>, error: &anyhow::Error) -> Result<(), ShapeError> {
-        let name = task.feature.name;
-        let error = text::line(&error.to_string());
-        warn!(self.log, "feature not applied"; self.request, "feature" => name, "error" => &error);
-        self.verdict.failed.push(name);
-        self.verdict.warnings.push(format!("{name} is not applied: {error}"));
-        self.clear(task, Some(error))
     }
 
     /// Removes the annotations of a feature that adds nothing any more, and says why if it failed.
@@ -208,15 +196,21 @@ impl<'r> Evaluation<'r> {
         self.verdict.warnings.extend(messages.iter().map(|message| format!("{name}: {message}")));
     }
 
-    fn error_handling(&self, feature: &Feature) -> ErrorHandling {
-        (feature.settings)(self.settings).error_handling
+    /// What happens to the request if the feature fails. If the request did not ask for the feature, it is allowed.
+    fn error_handling(&self, task: &Task<'_>) -> ErrorHandling {
+        match task.occasion {
+            Occasion::Unasked => ErrorHandling::AllowAndLog,
+            Occasion::Requested | Occasion::Known => (task.feature.settings)(self.settings).error_handling,
+        }
     }
 
     fn fail(&mut self, task: &Task<'_>, directive: Directive<'_>, error: &anyhow::Error) -> Result<(), ShapeError> {
         let name = task.feature.name;
         let error = text::line(&error.to_string());
         self.verdict.failed.push(name);
-        match self.error_handling(task.feature) {
+        // If the request did not ask for the feature, the annotation also says that the directive was tried.
+        let is_tracked = self.settings.general.add_tracking_annotations || task.occasion == Occasion::Unasked;
+        match self.error_handling(task) {
             ErrorHandling::Reject => {
                 warn!(self.log, "feature refused"; self.request, "feature" => name, "error" => &error);
                 self.refusals.push(format!("{name} cannot be applied ({directive}): {error}"));
@@ -224,18 +218,18 @@ impl<'r> Evaluation<'r> {
             ErrorHandling::AllowAndLog => {
                 warn!(self.log, "feature not applied"; self.request, "feature" => name, "error" => &error);
                 self.verdict.warnings.push(format!("{name} is not applied: {error}"));
-                self.clear(task, Some(error).filter(|_| self.settings.general.add_tracking_annotations))?;
+                self.clear(task, Some(error).filter(|_| is_tracked))?;
             }
             ErrorHandling::StripLabel => {
                 info!(self.log, "directive removed"; self.request, "feature" => name, "error" => &error);
-                self.clear(task, None)?;
                 // User data belongs to the guest, so the policy does not change it.
-                let removed = !matches!(directive.source, Source::UserData(_) | Source::Default);
-                if removed {
+                let is_removed = !matches!(directive.source, Source::UserData(_));
+                self.clear(task, Some(error.clone()).filter(|_| is_tracked && !is_removed))?;
+                if is_removed {
                     self.strip(&keys::directive(name))?;
                 }
                 let removed =
-                    if removed { ", and its directive is removed (errorHandling is strip-label)" } else { "" };
+                    if is_removed { ", and its directive is removed (errorHandling is strip-label)" } else { "" };
                 self.verdict.warnings.push(format!("{name} is not applied{removed}: {error}"));
             }
         }

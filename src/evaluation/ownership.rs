@@ -1,8 +1,6 @@
 //! Decides which entries of a VirtualMachine the policy added, and which are the user's. The table in docs/design.md has
 //! all cases.
 
-use std::collections::BTreeMap;
-
 use super::Old;
 use crate::features::FEATURES;
 use crate::features::feature::Feature;
@@ -25,7 +23,7 @@ pub(crate) struct Ownership {
     /// this update without a feature having added them.
     users: Entries,
     /// By feature, what its records list that may be ours.
-    listed: BTreeMap<&'static str, Vec<Recorded>>,
+    listed: Vec<(&'static str, Vec<Recorded>)>,
     /// The entries before this update.
     before: Option<Present>,
 }
@@ -34,7 +32,7 @@ pub(crate) struct Ownership {
 #[derive(Default)]
 struct Present {
     entries: Entries,
-    /// Its host devices, in order.
+    /// Its host devices, in order; none if there are more than a guest can have.
     devices: Vec<Entry>,
 }
 
@@ -48,10 +46,14 @@ struct Found {
 
 impl Present {
     fn of(vm: &VirtualMachine) -> Self {
-        let mut places: Vec<&'static Place> = FEATURES.iter().flat_map(|feature| feature.adds).copied().collect();
-        places.sort();
-        places.dedup();
-        Self { entries: Entries::of(vm, &places), devices: vm.entries(&HOST_DEVICE) }
+        let mut places: Vec<&'static Place> = Vec::new();
+        for place in FEATURES.iter().flat_map(|feature| feature.adds) {
+            if !places.contains(place) {
+                places.push(place);
+            }
+        }
+        let devices = if vm.host_devices().is_ok() { vm.entries(&HOST_DEVICE) } else { Vec::new() };
+        Self { entries: Entries::of(vm, &places), devices }
     }
 
     /// The entry as the VirtualMachine has it; `None` if it is not there, or is renamed.
@@ -85,15 +87,11 @@ impl Present {
                 None => missing.push(added),
             }
         }
-        let mut renamed: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
-        for entry in self.devices.iter().rev().filter(|entry| !missing.is_empty() && is_pci_device(entry)) {
-            renamed.entry(&entry.value).or_default().push(entry);
-        }
         for added in missing {
-            let resource = added.entry.as_device().map(|(_, resource)| resource).unwrap_or_default();
-            let candidates = renamed.get_mut(resource);
-            let mut candidates = candidates.into_iter().flat_map(|list| std::iter::from_fn(|| list.pop()));
-            match candidates.find(|entry| is_free(entry, &taken)) {
+            let is_it = |entry: &&Entry| {
+                is_pci_device(entry) && added.entry.is_of_same_resource_as(entry) && is_free(entry, &taken)
+            };
+            match self.devices.iter().find(is_it) {
                 Some(entry) => {
                     taken.insert(entry.clone());
                     found.ours.push(Recorded { entry: entry.clone(), beside: added.beside.clone() });
@@ -121,8 +119,8 @@ fn added(part: Option<&Part>) -> &[Recorded] {
 }
 
 /// The entries as a set.
-pub(super) fn entries<'r>(recorded: impl IntoIterator<Item = &'r Recorded>) -> Entries {
-    recorded.into_iter().map(|added| added.entry.clone()).collect()
+pub(super) fn entries(recorded: &[Recorded]) -> Entries {
+    recorded.iter().map(|added| added.entry.clone()).collect()
 }
 
 impl Ownership {
@@ -134,7 +132,7 @@ impl Ownership {
         if declared.any_at(&HOOK_SIDECAR).is_some() {
             declared = declared.union(present.entries.any_at(&HOOK_SIDECAR).cloned().into_iter().collect());
         }
-        let mut listed = BTreeMap::new();
+        let mut listed = Vec::new();
         let before = old.map(|old| Present::of(&old.vm));
         let mut added_before = Entries::default();
         for feature in FEATURES {
@@ -152,7 +150,7 @@ impl Ownership {
                     all
                 }
             };
-            listed.insert(feature.name, listed_here);
+            listed.push((feature.name, listed_here));
         }
         let users = before.as_ref().map(|before| before.entries.clone().without(&added_before)).unwrap_or_default();
         Self { present, users: users.union(declared.clone()), declared, listed, before }
@@ -161,7 +159,8 @@ impl Ownership {
     /// What the feature added before this request: the entries that its records list, that are still there, and that
     /// are not the user's.
     pub(super) fn recorded(&self, feature: &Feature) -> Vec<Recorded> {
-        let listed = self.listed.get(feature.name).map(Vec::as_slice).unwrap_or_default();
+        let listed = self.listed.iter().find(|(name, _)| *name == feature.name);
+        let listed = listed.map(|(_, listed)| listed.as_slice()).unwrap_or_default();
         self.present.find_ours(feature, listed, &self.users)
     }
 

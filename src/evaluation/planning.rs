@@ -59,12 +59,10 @@ pub(super) enum Outcome {
     /// What the feature added is removed.
     Removed,
     Planned(Plan),
-    /// The feature fails, and its error mode decides.
+    /// The feature fails. Its error mode decides, unless this request did not ask for it.
     Failed(anyhow::Error),
     /// The feature fails as it did before the request, so what it added stays as it is.
     FailedBefore(anyhow::Error),
-    /// The feature fails, and this request did not ask for it. What it added is removed.
-    FailedUnasked(anyhow::Error),
 }
 
 /// How a task ends, and the entries that the feature wants.
@@ -254,9 +252,8 @@ impl<'r> Evaluation<'r> {
             Ok(Some((plan, wanted))) => ending(Outcome::Planned(plan), &wanted),
             Ok(None) => ending(Outcome::Removed, &[]),
             Err(error) if self.failed_before(task) => ending(Outcome::FailedBefore(error), &task.recorded),
-            Err(error) if task.occasion == Occasion::Unasked => ending(Outcome::FailedUnasked(error), &[]),
             // The request is denied. Later features are planned as if nothing had changed.
-            Err(error) if self.error_handling(task.feature) == ErrorHandling::Reject => {
+            Err(error) if self.error_handling(task) == ErrorHandling::Reject => {
                 ending(Outcome::Failed(error), &task.recorded)
             }
             Err(error) => ending(Outcome::Failed(error), &[]),
@@ -269,7 +266,7 @@ impl<'r> Evaluation<'r> {
         let failed_on = |old: &Old| {
             let before = self.before(old);
             let tasks: Vec<Task<'_>> = FEATURES.iter().map(|feature| before.task(feature)).collect();
-            let failed = |ending: &Ending| matches!(ending.outcome, Outcome::Failed(_) | Outcome::FailedUnasked(_));
+            let failed = |ending: &Ending| matches!(ending.outcome, Outcome::Failed(_));
             let features = tasks.iter().map(|task| task.feature.name);
             let endings = before.endings(&tasks, &Siblings::default()).unwrap_or_default();
             features.zip(&endings).filter(|(_, ending)| failed(ending)).map(|(name, _)| name).collect()

@@ -4,11 +4,12 @@
 //! An entry that was there before the feature is not in the record, so the policy never removes it.
 
 use serde::ser::SerializeMap;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::feature::Feature;
 use crate::directives::Ask;
+use crate::json::to_text;
 use crate::vm::entry::Entry;
 
 /// The size limit for a record, in bytes.
@@ -29,10 +30,9 @@ pub(crate) struct Recorded {
 }
 
 /// What a record says about a feature that was applied.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Part {
     /// What was asked.
-    #[serde(flatten)]
     pub(crate) ask: Ask,
     /// The entries that the feature added. A feature that did not need to add any has an empty list.
     pub(crate) added: Vec<Recorded>,
@@ -48,14 +48,6 @@ pub(crate) struct Record {
     pub(crate) is_unreadable: bool,
 }
 
-/// A part as JSON.
-#[derive(Deserialize)]
-struct Json {
-    #[serde(flatten)]
-    ask: Ask,
-    added: Vec<Value>,
-}
-
 impl Record {
     /// Reads a record. A part that is not one is left out, as is a part with an entry at a place where the feature adds
     /// none.
@@ -69,7 +61,7 @@ impl Record {
         for (name, part) in members {
             match features.iter().find(|feature| feature.name == name) {
                 None => record.others.push((name, part)),
-                Some(feature) => match Part::read(part, feature) {
+                Some(feature) => match Part::read(&part, feature) {
                     Some(part) => record.parts.push((feature.name, part)),
                     None => record.is_unreadable = true,
                 },
@@ -87,7 +79,7 @@ impl Record {
     pub(crate) fn with(&self, parts: Vec<(&'static str, Part)>) -> Option<String> {
         let record = Self { parts, others: self.others.clone(), is_unreadable: false };
         let is_empty = record.parts.is_empty() && record.others.is_empty();
-        (!is_empty).then(|| serde_json::to_string(&record).unwrap_or_default())
+        (!is_empty).then(|| to_text(&record))
     }
 }
 
@@ -100,16 +92,30 @@ impl Serialize for Record {
     }
 }
 
+impl Serialize for Part {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { ask: Ask { value, options }, added } = self;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("value", value)?;
+        if !options.is_empty() {
+            map.serialize_entry("options", options)?;
+        }
+        map.serialize_entry("added", added)?;
+        map.end()
+    }
+}
+
 impl Part {
-    fn read(part: Value, feature: &Feature) -> Option<Self> {
-        let Json { ask, added } = serde_json::from_value(part).ok()?;
+    fn read(part: &Value, feature: &Feature) -> Option<Self> {
+        let value = part.get("value")?.as_str()?.to_owned();
+        let options = part.get("options").map_or_else(|| Some(Map::new()), |options| options.as_object().cloned())?;
         let read = |item: &Value| {
             let entry = feature.adds.iter().find_map(|place| place.recorded(item))?;
             let beside = item.get("beside").and_then(Value::as_array).into_iter().flatten();
             let beside = beside.filter_map(Value::as_str).map(str::to_owned).collect();
             Some(Recorded { entry, beside })
         };
-        let added = Some(added).filter(|added| added.len() <= MAX_ENTRIES)?;
-        Some(Self { ask, added: added.iter().map(read).collect::<Option<_>>()? })
+        let added = part.get("added")?.as_array().filter(|added| added.len() <= MAX_ENTRIES)?;
+        Some(Self { ask: Ask { value, options }, added: added.iter().map(read).collect::<Option<_>>()? })
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use super::Content;
-use crate::json::{is_unset, type_name};
+use crate::json::{is_unset, to_text, type_name};
 use crate::text::{self, Quoted};
 use crate::values::pattern::Pattern;
 
@@ -330,8 +330,8 @@ impl Problem {
     fn wrong(path: String, json: &Value, takes: String) -> Self {
         let got = match json {
             Value::String(text) => Quoted(text).to_string(),
-            Value::Bool(_) | Value::Number(_) => json.to_string(),
-            Value::Array(_) | Value::Object(_) => format!("{} {}", type_name(json), Quoted(&json.to_string())),
+            Value::Bool(_) | Value::Number(_) => to_text(json),
+            Value::Array(_) | Value::Object(_) => format!("{} {}", type_name(json), Quoted(&to_text(json))),
             Value::Null => type_name(json).to_owned(),
         };
         Problem::Wrong { path, got, takes }

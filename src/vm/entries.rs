@@ -6,8 +6,8 @@ use super::VirtualMachine;
 use super::entry::Entry;
 use super::place::Place;
 
-/// A set of entries, each with the number of times that it is there.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// A set of entries, each with the number of times that it is there, which may be zero.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Entries(BTreeMap<Entry, usize>);
 
 impl Entries {
@@ -44,10 +44,9 @@ impl Entries {
 
     /// The entries without those of the other.
     pub(crate) fn without(mut self, other: &Self) -> Self {
-        self.0.retain(|entry, count| {
+        for (entry, count) in &mut self.0 {
             *count = count.saturating_sub(other.count(entry));
-            *count > 0
-        });
+        }
         self
     }
 
@@ -59,17 +58,14 @@ impl Entries {
     /// The only entry at a place, or one of them.
     pub(crate) fn any_at(&self, place: &'static Place) -> Option<&Entry> {
         let first = Entry { place, name: String::new(), value: String::new() };
-        self.0.range(first..).next().map(|(entry, _)| entry).filter(|entry| entry.place == place)
-    }
-
-    /// The entries at a place.
-    pub(super) fn at(&self, place: &'static Place) -> Self {
-        Self(self.0.iter().filter(|(entry, _)| entry.place == place).map(|(e, n)| (e.clone(), *n)).collect())
+        let of_place = self.0.range(first..).take_while(|(entry, _)| entry.place == place);
+        of_place.filter(|(_, count)| **count > 0).map(|(entry, _)| entry).next()
     }
 
     /// The places of the entries, each once.
     pub(super) fn places(&self) -> Vec<&'static Place> {
-        let mut places: Vec<_> = self.0.keys().map(|entry| entry.place).collect();
+        let there = self.0.iter().filter(|(_, count)| **count > 0);
+        let mut places: Vec<_> = there.map(|(entry, _)| entry.place).collect();
         places.dedup();
         places
     }

@@ -197,8 +197,8 @@ impl VirtualMachine {
     /// # Errors
     /// There is no error if the VirtualMachine has the entries, or if their parents are absent.
     pub(crate) fn remove(&mut self, entries: &Entries) -> Result<(), ShapeError> {
+        let mut unwanted = entries.clone();
         for place in entries.places() {
-            let mut unwanted = entries.at(place);
             let there: Vec<Entry> = self.entries(place).into_iter().filter(|entry| unwanted.count(entry) > 0).collect();
             let Some(first) = there.first() else { continue };
             let path = place.path;

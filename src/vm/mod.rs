@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::NodeSelector;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::json::{is_unset, or_default};
+use crate::json::{is_unset, or_default, to_text};
 use crate::keys::PREFIX;
 use crate::values::pci::MAX_DEVICES;
 use crate::values::quantity::Quantity;
@@ -344,9 +344,9 @@ impl VirtualMachine {
 }
 
 /// The text of a string, or the JSON of any other value: quantities may be numbers.
-fn as_text(value: &Value) -> Cow<'_, str> {
+pub(crate) fn as_text(value: &Value) -> Cow<'_, str> {
     match value {
         Value::String(text) => Cow::Borrowed(text),
-        other => Cow::Owned(other.to_string()),
+        other => Cow::Owned(to_text(other)),
     }
 }

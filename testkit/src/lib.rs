@@ -42,6 +42,16 @@ pub fn annotate(vm: &mut Value, annotations: &[(&str, &str)]) {
     }
 }
 
+/// The VM with each of its directives marked as evaluated, as if it had been updated before.
+pub fn evaluated(mut vm: Value) -> Value {
+    for feature in features::names() {
+        if !vm["metadata"]["annotations"][format!("{PREFIX}{feature}")].is_null() {
+            annotate(&mut vm, &[(&format!("{feature}-applied"), "as before")]);
+        }
+    }
+    vm
+}
+
 /// The key of the record in the template's annotations.
 pub const RECORD: &str = "vm-feature-manager.io/record";
 

@@ -7,7 +7,7 @@ use vm_feature_manager_policy::cluster::{
     Account, Cluster, ClusterError, Kind, NODE, PCI_DEVICE, SUBJECT_ACCESS_REVIEW,
 };
 
-use super::harness::{KUBEWARDEN, MemoryCluster, RANCHER, Request, annotate, bare_vm, fixtures, vm};
+use super::harness::{KUBEWARDEN, MemoryCluster, RANCHER, Request, bare_vm, evaluated, fixtures, vm};
 
 fn harvester() -> MemoryCluster {
     MemoryCluster::of(fixtures("../../examples/harvester/cluster/cluster.yaml"))
@@ -44,16 +44,9 @@ fn a_vm_that_does_not_tell_its_cpu_vendor_takes_one_more() {
     );
 }
 
-/// A VM with directives that are marked as evaluated.
-fn evaluated(directives: &[(&str, &str)]) -> Value {
-    let mut vm = vm(directives);
-    directives.iter().for_each(|(name, _)| annotate(&mut vm, &[(&format!("{name}-applied"), "x")]));
-    vm
-}
-
 #[rstest]
 #[case::no_directive(vm(&[]), vm(&[]))]
-#[case::nothing_of_ours_changed(evaluated(THREE), evaluated(THREE))]
+#[case::nothing_of_ours_changed(evaluated(vm(THREE)), evaluated(vm(THREE)))]
 fn there_are_none_where_nothing_is_to_be_done(#[case] old: Value, #[case] mut new: Value) {
     new["spec"]["runStrategy"] = json!("Halted");
     let answer = Request::update(old, new.clone()).cluster(harvester()).evaluate();

@@ -368,6 +368,10 @@ fn may_be_ours(path: &str, value: &Value) -> bool {
         "gpu" => path.ends_with("limits/nvidia.com/gpu"),
         "hostname" => path.ends_with("nodeSelector/kubernetes.io/hostname"),
         "hookSidecars" => true,
+        // Of the template, if they have only annotations of the policy.
+        "metadata" | "annotations" => value.as_object().is_some_and(|members| {
+            members.iter().all(|(key, value)| key.starts_with(PREFIX) || may_be_ours(&format!("{path}/{key}"), value))
+        }),
         "dedicatedCpuPlacement" | "isolateEmulatorThread" => *value == json!(true),
         "guestMappingPassthrough" => *value == json!({}),
         "pageSize" => path.ends_with("hugepages/pageSize"),
@@ -399,9 +403,9 @@ fn in_any_order(value: &Value) -> Value {
             Value::Array(items)
         }
         // A record lists such names, too.
-        Value::String(text) if text.starts_with("[{") => match serde_json::from_str(text) {
-            Ok(list @ Value::Array(_)) => in_any_order(&list),
-            _ => value.clone(),
+        Value::String(text) if text.starts_with(['[', '{']) => match serde_json::from_str(text) {
+            Ok(json) => in_any_order(&json),
+            Err(_) => value.clone(),
         },
         Value::String(text) => match text.rsplit_once('-') {
             Some((made @ ("gpu" | "pci-device"), _)) => json!(made),

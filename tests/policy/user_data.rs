@@ -135,8 +135,13 @@ fn strip_label_leaves_the_guests_text_alone() {
     settings["nestedVirtualization"]["errorHandling"] = json!("strip-label");
     let vm = no_cloud("#cloud-config\nx_kubevirt_features: {nested_virt: maybe}\n");
     let answer = Request::create(vm).settings(settings).evaluate();
-    answer.assert_accepted_unchanged();
+    assert_eq!(answer.after()["spec"], no_cloud("#cloud-config\nx_kubevirt_features: {nested_virt: maybe}\n")["spec"]);
     assert_eq!(answer.audit("failed"), "nested-virt");
+    // The directive stays, so an annotation says that it was tried.
+    assert_eq!(
+        answer.annotation("nested-virt-error").as_deref(),
+        Some("neither on nor off; write enabled or disabled")
+    );
 }
 
 mod precedence {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vm_feature_manager_policy::reference::{self, Reference};
 use vm_feature_manager_policy::{ListedDirective, list_directives};
@@ -14,7 +14,7 @@ use crate::host::{Evaluation, Event};
 use crate::paint::{Paint, Part};
 
 /// The prefix of the policy's keys.
-const PREFIX: &str = "vm-feature-manager.io/";
+const RECORD: &str = "vm-feature-manager.io/record";
 
 /// The explanation of an answer.
 #[derive(Debug, Serialize)]
@@ -63,6 +63,8 @@ pub enum Outcome {
     Refused,
     /// It cannot be applied, but the request is allowed.
     NotApplied,
+    /// It fails as before the update, so it stays as it is.
+    StillFails,
     /// What it had added is removed.
     TakenBack,
     /// Nothing was done about it.
@@ -111,6 +113,7 @@ impl Explanation {
                 Outcome::Applied => (Part::Good, "applied"),
                 Outcome::Refused => (Part::Bad, "refused"),
                 Outcome::NotApplied => (Part::Warning, "not applied"),
+                Outcome::StillFails => (Part::Warning, "fails as before"),
                 Outcome::TakenBack => (Part::Good, "taken back"),
                 Outcome::Nothing => (Part::Place, "nothing to do"),
             };
@@ -154,6 +157,9 @@ impl Facts<'_> {
         } else if let Some(line) = self.logged("directive removed", feature) {
             because.extend([error(line), "errorHandling is strip-label, so the directive is removed".to_owned()]);
             Outcome::NotApplied
+        } else if let Some(line) = self.logged("feature still fails", feature) {
+            because.push(error(line));
+            Outcome::StillFails
         } else if self.logged("feature taken back", feature).is_some() {
             Outcome::TakenBack
         } else if let Some(directive) = directive {
@@ -183,7 +189,7 @@ impl Facts<'_> {
             return "the request is denied for another reason".to_owned();
         }
         if response.patch.is_none() && self.request["operation"] == "UPDATE" {
-            return "neither a directive nor the template has changed".to_owned();
+            return "nothing has changed that matters to the policy".to_owned();
         }
         format!("{} switches it off", directive.value)
     }
@@ -213,8 +219,9 @@ impl Facts<'_> {
 
 /// The entries in the object's record of a feature.
 fn record(object: &Value, feature: &str) -> Vec<String> {
-    let text = object["metadata"]["annotations"][format!("{PREFIX}{feature}-added")].as_str().unwrap_or_default();
-    let entries: Vec<BTreeMap<String, Value>> = serde_json::from_str(text).unwrap_or_default();
+    let text = object["spec"]["template"]["metadata"]["annotations"][RECORD].as_str().unwrap_or_default();
+    let record: Value = serde_json::from_str(text).unwrap_or_default();
+    let entries = Vec::<BTreeMap<String, Value>>::deserialize(&record[feature]["added"]).unwrap_or_default();
     let member = |(key, value): (&String, &Value)| match value {
         Value::Bool(true) => key.clone(),
         Value::String(text) => format!("{key} {text}"),

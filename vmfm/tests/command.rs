@@ -189,8 +189,9 @@ fn a_vm_that_asks_for_nothing_is_unchanged() {
 
 #[test]
 fn an_old_manifest_makes_an_update() {
-    let old = file("old.yaml", VM);
-    let (code, stdout, _) = run(&["--old", &old, "-"], VM);
+    let applied = run(&["--output", "jsonpath={$}", "-"], VM).1;
+    let old = file("old.yaml", &applied);
+    let (code, stdout, _) = run(&["--old", &old, "-"], &applied);
     assert_eq!((code, stdout.as_str()), (0, "VirtualMachine default/vm: allowed, unchanged\n"));
 }
 
@@ -337,8 +338,10 @@ mod several {
 
     #[test]
     fn old_manifests_are_found_by_name() {
-        let old = file("two-old.yaml", &[named("a", "nvidia.com/gpu"), named("b", "nvidia.com/gpu")].join("---\n"));
-        let input = [named("b", "nvidia.com/gpu"), named("c", "nvidia.com/gpu")].join("---\n");
+        let applied = "annotations:\n    vm-feature-manager.io/gpu-device-plugin-applied: x\n";
+        let b = named("b", "nvidia.com/gpu").replace("annotations:\n", applied);
+        let old = file("two-old.yaml", &[&named("a", "nvidia.com/gpu"), &b[..]].join("---\n"));
+        let input = [&b[..], &named("c", "nvidia.com/gpu")].join("---\n");
         let (code, stdout, _) = run(&["--output", "summary", "--old", &old, "-"], &input);
         assert_eq!(code, 0);
         assert!(stdout.starts_with("-: VirtualMachine default/b: allowed, unchanged\n"), "{stdout}");
@@ -503,7 +506,7 @@ mod explain {
         assert_eq!(part(&text, "decisions:"), expected, "{text}");
 
         let text = explain(&["--old", &old, "-"], &stdout);
-        let expected = ["  gpu-device-plugin: nothing to do", "    neither a directive nor the template has changed"];
+        let expected = ["  gpu-device-plugin: nothing to do", "    nothing has changed that matters to the policy"];
         assert_eq!(part(&text, "decisions:"), expected, "{text}");
     }
 

@@ -12,6 +12,8 @@ use vmfm::cluster::{Cluster, Faults, granted_by};
 use vmfm::host::Evaluation;
 use vmfm::yaml;
 
+use vm_feature_manager_testkit::evaluated;
+
 use crate::harness::{HOST, message, patch, request, root, vm};
 
 fn cluster() -> Cluster {
@@ -65,12 +67,15 @@ fn all_features_on_harvester() {
     assert_eq!(
         patch(&evaluation),
         json!([
-            {"op": "add", "path": format!("{annotations}gpu-device-plugin-added"), "value": r#"[{"gpu":"gpu-0","resource":"nvidia.com/GRID_T4-1Q"}]"#},
             {"op": "add", "path": format!("{annotations}gpu-device-plugin-applied"), "value": "nvidia.com/GRID_T4-1Q"},
-            {"op": "add", "path": format!("{annotations}nested-virt-added"), "value": r#"[{"cpuFeature":"vmx"}]"#},
             {"op": "add", "path": format!("{annotations}nested-virt-applied"), "value": "true"},
-            {"op": "add", "path": format!("{annotations}pci-passthrough-added"), "value": r#"[{"hostDevice":"node1-000001000","resource":"nvidia.com/TU104GL_TESLA_T4","beside":["node1-000000020"]}]"#},
             {"op": "add", "path": format!("{annotations}pci-passthrough-applied"), "value": r#"["0000:01:00.0"]"#},
+            {"op": "add", "path": "/spec/template/metadata/annotations/vm-feature-manager.io~1record", "value": concat!(
+                r#"{"pci-passthrough":{"value":"{\"devices\": [\"0000:01:00.0\"]}","added":["#,
+                r#"{"hostDevice":"node1-000001000","resource":"nvidia.com/TU104GL_TESLA_T4","beside":["node1-000000020"]}]},"#,
+                r#""gpu-device-plugin":{"value":"nvidia.com/GRID_T4-1Q","added":[{"gpu":"gpu-0","resource":"nvidia.com/GRID_T4-1Q"}]},"#,
+                r#""nested-virt":{"value":"enabled","added":[{"cpuFeature":"vmx"}]}}"#,
+            )},
             {"op": "add", "path": format!("{domain}/cpu/features"), "value": [{"name": "vmx", "policy": "require"}]},
             {"op": "add", "path": format!("{domain}/devices/gpus"), "value": [{
                 "name": "gpu-0", "deviceName": "nvidia.com/GRID_T4-1Q",
@@ -106,7 +111,7 @@ fn operations(evaluation: &Evaluation) -> Vec<&str> {
 
 #[rstest]
 #[case::no_directive(vm(&[]), vm(&[]))]
-#[case::no_change_of_ours(vm(THREE), vm(THREE))]
+#[case::no_change_of_ours(evaluated(vm(THREE)), evaluated(vm(THREE)))]
 fn nothing_is_looked_up_where_nothing_is_to_be_done(#[case] old: Value, #[case] mut new: Value) {
     new["metadata"]["finalizers"] = json!(["x"]);
     let evaluation = HOST.with_cluster(cluster()).validate(&json!({}), &request(new, Some(old)));

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_testkit::features;
+use vm_feature_manager_testkit::{RECORD, features};
 use vmfm::cluster::{Cluster, Faults, granted_by};
 use vmfm::yaml;
 
@@ -65,14 +65,14 @@ fn with_directives(vm: &Value, source: &str, directives: &[(&str, &str)]) -> (Va
         }
         "secret" => {
             // The VM changes, too, because a change of its Secret alone causes no request.
-            vm["spec"]["template"]["metadata"]["labels"]["user-data"] = json!(text.len().to_string());
+            vm["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(text.len());
             let volume = json!({"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": "seed"}}});
             vm["spec"]["template"]["spec"]["volumes"] = json!([volume]);
             return (vm, Some(text));
         }
         _ => {
             let own = vm["metadata"][source].as_object_mut().unwrap();
-            own.retain(|key, _| !key.starts_with(PREFIX) || ["-applied", "-added"].iter().any(|s| key.ends_with(s)));
+            own.retain(|key, _| !key.starts_with(PREFIX) || key.ends_with("-applied"));
             own.extend(directives.iter().map(|(k, v)| (format!("{PREFIX}{k}"), json!(v))));
             return (vm, None);
         }
@@ -98,7 +98,8 @@ fn evaluate(source: &str, tracking: bool, (vm, text): (Value, Option<String>), o
 
 /// The parts of a VM that features change.
 fn changed_part(vm: &Value) -> Value {
-    let template = &vm["spec"]["template"];
+    let mut template = vm["spec"]["template"].clone();
+    template["metadata"]["annotations"].as_object_mut().unwrap().remove(RECORD);
     json!({
         "domain": template["spec"]["domain"],
         "nodeSelector": template["spec"]["nodeSelector"],
@@ -140,6 +141,7 @@ fn directives_come_change_and_go(
 
     let gone = evaluate(source, tracking, with_directives(&changed, source, &[]), Some(changed.clone()));
     assert_eq!(changed_part(&gone), before);
+    assert_eq!(gone["spec"]["template"]["metadata"]["annotations"][RECORD], Value::Null);
 }
 
 #[test]

@@ -148,8 +148,10 @@ impl<'n> Inventory<'n> {
     fn candidates(&self, wanted: &str) -> Result<Vec<&HostDevice>, HostDevicesError> {
         let of_node = |device: &&HostDevice| self.node.is_none_or(|node| device.node() == node);
         let devices = self.devices.iter().map(Rc::as_ref);
-        let mut there: Vec<&HostDevice> = devices.filter(|device| is(device, wanted)).filter(of_node).collect();
-        there.sort_by(|one, other| one.node().cmp(other.node()));
+        let mut there: Vec<&HostDevice> = Vec::new();
+        for device in devices.filter(|device| is(device, wanted)).filter(of_node) {
+            there.insert(there.partition_point(|other| other.node() <= device.node()), device);
+        }
         let nodes = names_of_nodes(&there);
         there.retain(|device| self.is_enabled(device));
         let (device, bus) = (wanted.to_owned(), self.bus);

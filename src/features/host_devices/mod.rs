@@ -7,7 +7,7 @@ mod error;
 mod inventory;
 mod siblings;
 
-use serde_json::json;
+use crate::json::to_text;
 
 use super::allowed::allows;
 use super::feature::{Context, Plan};
@@ -67,7 +67,7 @@ pub(super) fn plan(
     let counted = host_devices.iter().filter(|device| (bus.counts)(device)).count();
     let wanted = Wanted { bus, settings, devices: Devices::parse(value, max_devices, bus)?, context };
     check_count(counted, max_devices, bus)?;
-    let mut plan = Plan { applied: json!(wanted.devices.list).to_string(), ..Plan::default() };
+    let mut plan = Plan { applied: to_text(&wanted.devices.list), ..Plan::default() };
     let placement = context.vm.placement()?;
     let node = match (wanted.devices.node.as_deref(), placement.hostname()) {
         (Some(named), Some(placed)) if named != placed => {

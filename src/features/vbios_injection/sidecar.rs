@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::json::to_text;
 use crate::values::image::ImageReference;
 
 use super::{RomDelivery, VbiosInjectionSettings};
@@ -57,5 +58,5 @@ pub(super) fn sidecar(
             RomDelivery::Volume => None,
         },
     };
-    serde_json::to_string(&sidecar).unwrap_or_default()
+    to_text(&sidecar)
 }
