@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use serde::Deserialize;
 use serde_json::Value;
 use serde_json::error::Category;
 
@@ -14,36 +13,26 @@ use crate::vm::VirtualMachine;
 ///
 /// The SDK's type has all fields of an AdmissionRequest, and reading them takes a tenth of the time of a request without
 /// directives.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct Payload {
     /// The policy's settings; null if there are none.
-    #[serde(default)]
     pub(crate) settings: Value,
     pub(crate) request: AdmissionRequest,
 }
 
-/// What the policy reads of an AdmissionRequest (`admission.k8s.io/v1`).
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+/// What the policy reads of an AdmissionRequest (`admission.k8s.io/v1`). Texts are empty if they are absent.
+#[derive(Debug)]
 pub(crate) struct AdmissionRequest {
     uid: String,
-    kind: GroupKind,
+    /// The group and kind of the object. Every API version counts.
+    kind: (String, String),
     name: String,
     pub(crate) namespace: String,
     operation: String,
     sub_resource: String,
-    #[serde(rename = "userInfo")]
     pub(crate) requester: Requester,
     object: Value,
     old_object: Value,
-}
-
-/// The kind of the object. Every API version counts.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct GroupKind {
-    group: String,
-    kind: String,
 }
 
 /// The VirtualMachine that a request creates or updates.
@@ -55,10 +44,8 @@ pub(crate) struct VirtualMachines {
 }
 
 /// Who sends a request.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug)]
 pub(crate) struct Requester {
-    #[serde(rename = "username")]
     pub(crate) name: String,
     pub(crate) groups: Vec<String>,
     /// What the authenticator adds.
@@ -99,11 +86,11 @@ impl fmt::Display for Requester {
 pub(crate) enum Unreadable {
     #[error("the admission request cannot be read: it is not UTF-8")]
     NotUtf8,
-    /// Cause: "it ends too early", "it is not valid JSON, nested too deeply, or has a number out of range", or "a field is missing or
-    /// has the wrong type": the request does not come from an API server, or the VM is nested more than about 120 levels deep
+    /// Cause: "it ends too early", or "it is not valid JSON, nested too deeply, or has a number out of range": the request does not
+    /// come from an API server, or the VM is nested more than about 120 levels deep
     #[error("the admission request cannot be read: {problem} at line {line}, column {column}")]
     Json { problem: &'static str, line: usize, column: usize },
-    #[error("the admission request cannot be read: {0} is missing, or is not as an API server writes it")]
+    #[error("the admission request cannot be read: request{} is missing, or is not as an API server writes it", .0.replace('/', "."))]
     Field(&'static str),
 }
 
@@ -111,7 +98,6 @@ impl From<serde_json::Error> for Unreadable {
     fn from(error: serde_json::Error) -> Self {
         let problem = match error.classify() {
             Category::Eof => "it ends too early",
-            Category::Data => "a field is missing or has the wrong type",
             _ => "it is not valid JSON, nested too deeply, or has a number out of range",
         };
         Self::Json { problem, line: error.line(), column: error.column() }
@@ -122,26 +108,64 @@ impl Payload {
     /// Reads the payload of `validate`.
     pub(crate) fn parse(payload: &[u8]) -> Result<Self, Unreadable> {
         let payload = std::str::from_utf8(payload).map_err(|_| Unreadable::NotUtf8)?;
-        let payload: Self = serde_json::from_str(payload)?;
-        let request = &payload.request;
-        if request.kind.kind.is_empty() {
-            return Err(Unreadable::Field("request.kind.kind"));
+        let mut payload: Value = serde_json::from_str(payload)?;
+        let [settings, mut request] = ["settings", "request"].map(|key| take(&mut payload, key));
+        let [object, old_object] = ["object", "oldObject"].map(|key| take(&mut request, key));
+        let request = AdmissionRequest {
+            uid: text(&request, "/uid")?,
+            kind: (text(&request, "/kind/group")?, text(&request, "/kind/kind")?),
+            name: text(&request, "/name")?,
+            namespace: text(&request, "/namespace")?,
+            operation: text(&request, "/operation")?,
+            sub_resource: text(&request, "/subResource")?,
+            requester: Requester {
+                name: text(&request, "/userInfo/username")?,
+                groups: texts(&request, "/userInfo/groups")?,
+                extra: request.pointer("/userInfo/extra").cloned().unwrap_or_default(),
+            },
+            object,
+            old_object,
+        };
+        if request.kind.1.is_empty() {
+            return Err(Unreadable::Field("/kind/kind"));
         }
         if request.operation.is_empty() {
-            return Err(Unreadable::Field("request.operation"));
+            return Err(Unreadable::Field("/operation"));
         }
         if !request.namespace.is_empty() && !LABEL.allows(&request.namespace) {
-            return Err(Unreadable::Field("request.namespace"));
+            return Err(Unreadable::Field("/namespace"));
         }
-        Ok(payload)
+        Ok(Self { settings, request })
     }
+}
+
+/// Takes a member out of an object; null if it is absent.
+fn take(object: &mut Value, key: &str) -> Value {
+    object.get_mut(key).map(Value::take).unwrap_or_default()
+}
+
+fn text(request: &Value, pointer: &'static str) -> Result<String, Unreadable> {
+    match request.pointer(pointer) {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(_) => Err(Unreadable::Field(pointer)),
+    }
+}
+
+fn texts(request: &Value, pointer: &'static str) -> Result<Vec<String>, Unreadable> {
+    let items = match request.pointer(pointer) {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(value) => value.as_array().ok_or(Unreadable::Field(pointer))?,
+    };
+    items.iter().map(|item| item.as_str().map(str::to_owned).ok_or(Unreadable::Field(pointer))).collect()
 }
 
 impl AdmissionRequest {
     /// Takes the VirtualMachine out of the request, if the request creates or updates one, not only its status.
     pub(crate) fn take_virtual_machines(&mut self) -> Option<VirtualMachines> {
-        let is_concerned = self.kind.group == "kubevirt.io"
-            && self.kind.kind == "VirtualMachine"
+        let (group, kind) = &self.kind;
+        let is_concerned = group == "kubevirt.io"
+            && kind == "VirtualMachine"
             && matches!(self.operation.as_str(), "CREATE" | "UPDATE")
             && self.sub_resource.is_empty();
         let [new, old] = [self.object.take(), self.old_object.take()].map(|object| {

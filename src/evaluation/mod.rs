@@ -162,14 +162,15 @@ impl<'r> Evaluation<'r> {
             }
             (Outcome::Removed, _) => self.clear(task, None)?,
             (Outcome::Failed(error), Step::Plan(directive)) => self.fail(task, *directive, &error)?,
-            (Outcome::FailedBefore(error), _) => self.keep(task, &error),
+            (Outcome::FailedBefore(error), _) => self.keep(task, &error)?,
             (Outcome::Left | Outcome::Failed(_), _) => self.warn(task, &task.warnings),
         }
         Ok(())
     }
 
-    /// Leaves the feature as it is, because it failed in the same way before this request.
-    fn keep(&mut self, task: &Task<'_>, error: &anyhow::Error) {
+    /// Leaves the feature as it is, because it failed before this request, too. The annotation with the error is kept up
+    /// to date.
+    fn keep(&mut self, task: &Task<'_>, error: &anyhow::Error) -> Result<(), ShapeError> {
         let name = task.feature.name;
         let error = text::line(&error.to_string());
         info!(self.log, "feature still fails"; self.request, "feature" => name, "error" => &error);
@@ -177,6 +178,10 @@ impl<'r> Evaluation<'r> {
         self.verdict.warnings.push(format!(
             "{name} fails as before this request, and stays as it is until the directive changes, or what it needs: {error}"
         ));
+        match self.directives.mark(name, keys::ERROR) {
+            Some(_) => self.vm.annotate(&keys::about(name, keys::ERROR), Some(error)),
+            None => Ok(()),
+        }
     }
 
     /// Removes the annotations of a feature that adds nothing any more, and says why if it failed.

@@ -206,7 +206,7 @@ fn a_device_that_is_there_is_not_added_under_another_kind_of_name() {
 #[rstest]
 #[case::by_name(json!([igpu()]), &["node1/0000:00:02.0"], 1)]
 #[case::by_the_address_of_another_nodes_device(
-    json!([{"name": "node2-000003000", "deviceName": "other/x"}]), &["0000:03:00.0"], 1
+    json!([{"name": "node2-000003000", "deviceName": "intel.com/I350_GIGABIT_NETWORK_CONNECTION"}]), &["0000:03:00.0"], 1
 )]
 #[case::by_resource(
     json!([{"name": "mine", "deviceName": "intel.com/I350_GIGABIT_NETWORK_CONNECTION"}]), &["0000:03:00.0"], 1
@@ -224,6 +224,31 @@ fn what_is_there_already_is_not_added(#[case] present: Value, #[case] devices: &
     let after = host_devices(&create(with_host_devices(vm(devices), &present)));
     assert_eq!(after.as_array().unwrap().len(), count, "{after}");
     assert_eq!(after[0], present[0]);
+}
+
+/// A new driver or another vGPU profile gives a device another resource. An entry that the user wrote is theirs to correct.
+#[test]
+fn a_device_of_the_users_that_has_another_resource_now_is_an_error() {
+    let old = device("node1-000003000", "other/x");
+    let answer = create(with_host_devices(vm(&["node1/0000:03:00.0"]), &json!([old])));
+    answer.assert_denied(&[
+        "the VirtualMachine's host device node1-000003000 has the resource other/x",
+        "has intel.com/I350_GIGABIT_NETWORK_CONNECTION now",
+        "correct or remove that entry",
+    ]);
+}
+
+/// An entry that the policy wrote is written anew, at the next update that changes anything.
+#[test]
+fn a_device_of_ours_that_has_another_resource_now_is_written_anew() {
+    let stored = create(vm(&["node1/0000:03:00.0"])).after();
+    let mut cluster = harvester();
+    cluster.object("PCIDevice", "node1-000003000")["status"]["resourceName"] = json!("intel.com/NEW");
+    let mut new = stored.clone();
+    new["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(1);
+    let answer = Request::update(stored, new).cluster(cluster).evaluate();
+    assert_eq!(host_devices(&answer), json!([device("node1-000003000", "intel.com/NEW")]));
+    assert!(answer.added("pci-passthrough").unwrap().contains("intel.com/NEW"));
 }
 
 #[test]

@@ -322,7 +322,7 @@ fn is_kept(path: &str, before: &Value, after: &Value, takes_back: bool) -> Resul
                 let path = format!("{path}/{key}");
                 match after.get(key) {
                     Some(after) => is_kept(&path, value, after, takes_back),
-                    None if may_go(&path, value) => Ok(()),
+                    None if may_go(&path, value) || is_only_the_policys(value) => Ok(()),
                     None => Err(format!("{path} is gone")),
                 }
             })
@@ -354,6 +354,12 @@ fn is_kept(path: &str, before: &Value, after: &Value, takes_back: bool) -> Resul
     }
 }
 
+/// Whether an object has no keys but the policy's: the template's metadata, which goes with the last of them.
+fn is_only_the_policys(value: &Value) -> bool {
+    let is_it = |(key, value): (&String, &Value)| key.starts_with(PREFIX) || is_only_the_policys(value);
+    value.as_object().is_some_and(|members| !members.is_empty() && members.iter().all(is_it))
+}
+
 /// Whether the policy could have written the value. Of an object or a list, it must have written everything.
 fn may_be_ours(path: &str, value: &Value) -> bool {
     let name = value["name"].as_str().unwrap_or_default();
@@ -370,7 +376,10 @@ fn may_be_ours(path: &str, value: &Value) -> bool {
         "hookSidecars" => true,
         // Of the template, if they have only annotations of the policy.
         "metadata" | "annotations" => value.as_object().is_some_and(|members| {
-            members.iter().all(|(key, value)| key.starts_with(PREFIX) || may_be_ours(&format!("{path}/{key}"), value))
+            let is_it = |(key, value): (&String, &Value)| {
+                key.starts_with(PREFIX) || may_be_ours(&format!("{path}/{key}"), value)
+            };
+            members.iter().all(is_it)
         }),
         "dedicatedCpuPlacement" | "isolateEmulatorThread" => *value == json!(true),
         "guestMappingPassthrough" => *value == json!({}),

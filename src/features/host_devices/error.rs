@@ -46,6 +46,13 @@ pub(in crate::features) enum HostDevicesError {
          Harvester does not know it; remove that entry"
     )]
     NamedByAddress { entry: String, address: String },
+    /// Cause: the device got another resource, with a new driver or another vGPU profile, since the user wrote the entry
+    /// Cure: correct the entry's `deviceName`, or remove the entry; the directive adds the right one
+    #[error(
+        "the VirtualMachine's host device {entry} has the resource {found}, but Harvester's {} device of that name has \
+         {resource} now; correct or remove that entry", .bus.name
+    )]
+    OtherResource { entry: String, found: String, resource: String, bus: &'static Bus },
     /// Cause: the directive and the VM's node selector or affinity name different nodes
     /// Cure: make the two agree
     #[error(

@@ -180,10 +180,15 @@ impl<'n> Inventory<'n> {
         let is_on_node = |node: &str| self.node.is_none_or(|wanted| wanted == node);
         // The name of a PCI device tells the device even if that was not looked up. The name of a USB device does not,
         // because the device may have been unplugged.
-        let is_named = |entry: &Device<'_>, wanted: &str| match self.known(entry) {
-            Some(device) => is(device, wanted) && is_on_node(device.node()),
+        // An entry that the directive added gives way if its device is not enabled any more, or has another resource.
+        let is_current = |entry: &Device<'_>, candidates: &Candidates<'_>| {
+            let is_it = |device: &&HostDevice| device.name() == entry.name && device.resource() == entry.resource;
+            !ours.contains(entry) || candidates.devices.iter().any(is_it)
+        };
+        let is_named = |entry: &Device<'_>, one: &Candidates<'_>| match self.known(entry) {
+            Some(device) => is(device, one.wanted) && is_on_node(device.node()) && is_current(entry, one),
             None => object(entry.name)
-                .is_some_and(|(node, device)| self.bus.name_is_address && device == wanted && is_on_node(node)),
+                .is_some_and(|(node, device)| self.bus.name_is_address && device == one.wanted && is_on_node(node)),
         };
         let is_of_resource = |entry: &Device<'_>, candidates: &Candidates<'_>| {
             let is_it = |node: &str| ours.contains(entry) && is_on_node(node);
@@ -191,7 +196,7 @@ impl<'n> Inventory<'n> {
             self.node_of(entry).is_none_or(is_it) && devices.any(|device| device.resource() == entry.resource)
         };
         for one in all.iter_mut() {
-            let index = entries.iter().position(|entry| is_named(entry, one.wanted));
+            let index = entries.iter().position(|entry| is_named(entry, one));
             one.entry = index.map(|index| entries.remove(index));
         }
         for one in all.iter_mut().filter(|one| one.entry.is_none()) {

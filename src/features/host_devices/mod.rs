@@ -13,7 +13,7 @@ use super::allowed::allows;
 use super::feature::{Context, Plan};
 use crate::cluster::LookupError;
 use crate::settings::{Count, FeatureSettings, section};
-use crate::text::Quoted;
+use crate::text::{self, Quoted};
 use crate::values::pattern::Pattern;
 use crate::values::pci::PciAddress;
 use crate::values::usb::UsbIds;
@@ -114,6 +114,11 @@ impl Wanted<'_> {
             if choices.iter().take(index).any(|before| before.device.name() == device.name()) {
                 return Err(DirectiveError::Duplicate { device: device.name().to_owned() }.into());
             }
+            if let Some(entry) = entry.filter(|it| it.name == device.name() && it.resource != device.resource()) {
+                let (entry, found) = (text::list([entry.name]), text::list([entry.resource]));
+                let resource = device.resource().to_owned();
+                return Err(HostDevicesError::OtherResource { entry, found, resource, bus: self.bus }.into());
+            }
             self.check_allowed(&key(device), Some(device.name()), device.resource(), Some(device.node()))?;
             if self.settings.require_claim_owner {
                 self.check_owner(inventory, chosen)?;
@@ -199,7 +204,10 @@ impl Wanted<'_> {
     fn check_owner(&self, inventory: &Inventory<'_>, chosen: &Chosen<'_>) -> anyhow::Result<()> {
         let Self { bus, context, .. } = self;
         let before = context.old.and_then(|old| old.host_devices().ok()).unwrap_or_default();
-        if chosen.entry.is_some_and(|entry| before.iter().any(|device| device.resource == entry.resource)) {
+        // An entry is written anew if the device has another resource now.
+        let was_given = our_devices(context).iter().any(|entry| entry.name == chosen.device.name());
+        if was_given || chosen.entry.is_some_and(|entry| before.iter().any(|device| device.resource == entry.resource))
+        {
             return Ok(());
         }
         if !context.is_requested {
