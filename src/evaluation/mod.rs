@@ -126,10 +126,9 @@ impl<'r> Evaluation<'r> {
             };
             Some((task.feature.name, part))
         });
-        match (self.record.with(parts.collect()), self.directives.record()) {
-            (None, None) => Ok(()),
-            (record, _) => self.vm.annotate_template(keys::RECORD, record),
-        }
+        let record = self.record.with(parts.collect());
+        // A record that says the same is left as it is, however it is written.
+        if record == *self.record { Ok(()) } else { self.vm.annotate_template(keys::RECORD, record.text()) }
     }
 
     /// Warns about options without their directive.

@@ -43,7 +43,7 @@ pub(crate) struct Part {
 pub(crate) struct Record {
     parts: Vec<(&'static str, Part)>,
     /// The parts of features that this version of the policy does not have.
-    others: Vec<(String, Value)>,
+    others: Map<String, Value>,
     /// Whether it, or a part, cannot be read.
     pub(crate) is_unreadable: bool,
 }
@@ -54,19 +54,18 @@ impl Record {
     pub(crate) fn read(annotation: Option<&Value>, features: &[&'static Feature]) -> Self {
         let Some(annotation) = annotation else { return Self::default() };
         let text = annotation.as_str().filter(|text| text.len() <= MAX_LENGTH).unwrap_or_default();
-        let Ok(members) = serde_json::from_str::<Map<String, Value>>(text) else {
+        let Ok(mut members) = serde_json::from_str::<Map<String, Value>>(text) else {
             return Self { is_unreadable: true, ..Self::default() };
         };
         let mut record = Self::default();
-        for (name, part) in members {
-            match features.iter().find(|feature| feature.name == name) {
-                None => record.others.push((name, part)),
-                Some(feature) => match Part::read(&part, feature) {
-                    Some(part) => record.parts.push((feature.name, part)),
-                    None => record.is_unreadable = true,
-                },
+        for feature in features {
+            let Some(part) = members.remove(feature.name) else { continue };
+            match Part::read(&part, feature) {
+                Some(part) => record.parts.push((feature.name, part)),
+                None => record.is_unreadable = true,
             }
         }
+        record.others = members;
         record
     }
 
@@ -75,11 +74,15 @@ impl Record {
         self.parts.iter().find(|(name, _)| *name == feature).map(|(_, part)| part)
     }
 
-    /// The record with these parts instead; `None` if it says nothing then.
-    pub(crate) fn with(&self, parts: Vec<(&'static str, Part)>) -> Option<String> {
-        let record = Self { parts, others: self.others.clone(), is_unreadable: false };
-        let is_empty = record.parts.is_empty() && record.others.is_empty();
-        (!is_empty).then(|| to_text(&record))
+    /// The record with these parts instead.
+    pub(crate) fn with(&self, parts: Vec<(&'static str, Part)>) -> Self {
+        Self { parts, others: self.others.clone(), is_unreadable: false }
+    }
+
+    /// The annotation's value; `None` if the record says nothing.
+    pub(crate) fn text(&self) -> Option<String> {
+        let is_empty = self.parts.is_empty() && self.others.is_empty();
+        (!is_empty).then(|| to_text(self))
     }
 }
 
