@@ -13,7 +13,8 @@ section! {
         /// Writes the annotations -applied and -error, which say what was applied and what failed. The policy always records what
         /// it added.
         add_tracking_annotations: bool = true, "addTrackingAnnotations", "Record on the VM what was applied";
-        /// The policy reads either the annotations or the labels of the virtual machine. Options and records are always annotations.
+        /// With annotations, directives are annotations of the virtual machine or of its template. With labels, they are labels of
+        /// the virtual machine. Options and records are always annotations.
         config_source: ConfigSource = ConfigSource::Annotations, "configSource", "Where directives are read";
         /// Maps a namespace pattern to directives and options, as in nested-virt=enabled; hugepages=2Mi. They are for virtual machines
         /// that a tool creates without annotations, such as Terraform, Rancher, its node drivers or HyperShift. A directive of the
@@ -33,7 +34,7 @@ section! {
 choice! {
     /// Where directives are read.
     ConfigSource {
-        /// The VirtualMachine's annotations.
+        /// The annotations of the VirtualMachine and of its template.
         Annotations = "annotations",
         /// The VirtualMachine's labels.
         Labels = "labels",
