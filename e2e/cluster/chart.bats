@@ -103,6 +103,18 @@ mutatingwebhookconfiguration.admissionregistration.k8s.io/clusterwide-$RUN"
     same "$(stored kept | summary)" $'features: vmx=require\napplied: nested-virt=true'
 }
 
+@test "default directives are for virtual machines that nobody annotates" {
+    helm upgrade "$RUN" charts/vm-feature-manager-policy --namespace "$NAMESPACE" --values "$BATS_FILE_TMPDIR/values.json" \
+        --set settings.nestedVirtualization.cpuVendor=intel --set-json "settings.defaultDirectives={\"$NAMESPACE\": {\"nested-virt\": \"enabled\"}}"
+    eventually_reloaded
+    same "$(kubectl get clusteradmissionpolicies "$RUN" --output json | jq '.spec.matchConditions')" null
+    eventually 180 gets_defaults
+}
+
+gets_defaults() {
+    has "$(try plain nested-virt "$plain" | summary)" "features: vmx=require"
+}
+
 @test "uninstalled, it leaves nothing, and virtual machines stay as they are" {
     helm uninstall "$RUN" --namespace "$NAMESPACE"
     eventually_reloaded

@@ -73,9 +73,15 @@ impl Settings {
     /// Reads settings. A setting that is `null`, `""`, `[]` or `{}` counts as not set, and has its default.
     ///
     /// # Errors
-    /// Every problem in the settings: each unknown setting, and each value that a setting does not take.
+    /// Every problem in the settings: each unknown setting or directive, and each value that a setting does not take.
     pub fn read(settings: &Value) -> Result<Self, SettingsError> {
-        read_settings(settings, Self::read_section)
+        read_settings(settings, |root| {
+            let settings = Self::read_section(root);
+            let options = FEATURES.iter().flat_map(|feature| feature.options());
+            let known: Vec<&str> = FEATURES.iter().map(|feature| feature.name).chain(options).collect();
+            settings.general.default_directives.check_names(root, &known);
+            settings
+        })
     }
 
     /// Like [`Settings::read`], but from JSON text.

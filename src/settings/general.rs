@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::values::name::{Label, Subdomain};
 
+use super::defaults::DefaultDirectives;
 use super::{choice, section};
 
 section! {
@@ -12,8 +13,15 @@ section! {
         /// Writes the annotations -applied and -error, which say what was applied and what failed. The policy always records what
         /// it added.
         add_tracking_annotations: bool = true, "addTrackingAnnotations", "Record on the VM what was applied";
-        /// The policy reads either the annotations or the labels of the virtual machine. Options and records are always annotations.
+        /// With annotations, directives are annotations of the virtual machine or of its template. With labels, they are labels of
+        /// the virtual machine. Options and records are always annotations.
         config_source: ConfigSource = ConfigSource::Annotations, "configSource", "Where directives are read";
+        /// Maps a namespace pattern to directives and options, as in nested-virt=enabled; hugepages=2Mi. They are for virtual machines
+        /// that a tool creates without annotations, such as Terraform, Rancher, its node drivers or HyperShift. A directive of the
+        /// virtual machine itself takes precedence, also one that switches the feature off. If a default fails, a warning says so,
+        /// and the request is not denied. An existing virtual machine gets its defaults at its next update. The
+        /// ClusterAdmissionPolicy must have no matchConditions, because every virtual machine must reach the policy.
+        default_directives: DefaultDirectives = DefaultDirectives::default(), "defaultDirectives", "Directives for VMs without annotations";
         /// Directives in cloud-init user data.
         user_data: UserDataSettings, "userData";
         /// The cluster's one KubeVirt object.
@@ -26,7 +34,7 @@ section! {
 choice! {
     /// Where directives are read.
     ConfigSource {
-        /// The VirtualMachine's annotations.
+        /// The annotations of the VirtualMachine and of its template.
         Annotations = "annotations",
         /// The VirtualMachine's labels.
         Labels = "labels",
@@ -93,6 +101,12 @@ pub(crate) fn reads_user_data(settings: &Value) -> bool {
     settings.get("userData").and_then(|section| section.get("enabled")) == Some(&Value::Bool(true))
 }
 
+/// Whether the settings have default directives. The other settings are not read.
+#[allow(dead_code)] // The evaluation does not use it yet.
+pub(crate) fn has_default_directives(settings: &Value) -> bool {
+    settings.get("defaultDirectives").and_then(Value::as_object).is_some_and(|map| !map.is_empty())
+}
+
 /// The namespace of Harvester's own components.
 const HARVESTER: &str = "harvester-system";
 
@@ -100,5 +114,24 @@ impl GeneralSettings {
     /// Whether the cluster is Harvester: only Harvester has its KubeVirt object in this namespace.
     pub(crate) fn is_harvester(&self) -> bool {
         self.kubevirt.namespace.as_str() == HARVESTER
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    #[rstest]
+    #[case::not_set(json!({}), false)]
+    #[case::no_settings(json!(null), false)]
+    #[case::empty(json!({"defaultDirectives": {}}), false)]
+    #[case::null(json!({"defaultDirectives": null}), false)]
+    #[case::not_valid(json!({"defaultDirectives": ["a"]}), false)]
+    #[case::some(json!({"defaultDirectives": {"a": "numa=passthrough"}}), true)]
+    fn default_directives_are_seen_without_reading_the_settings(#[case] settings: Value, #[case] expected: bool) {
+        assert_eq!(has_default_directives(&settings), expected);
     }
 }

@@ -179,9 +179,8 @@ impl Setting for Vec<(Pattern, Vec<Pattern>)> {
                 (Some(namespace), Some(patterns)) => map.push((namespace, patterns)),
                 (None, _) => section.wrong(key, json, takes.to_owned()),
                 (_, None) => {
-                    let path = format!("{}.{}", section.path_of(key), Quoted(namespace));
                     let takes = format!("{}; or one text with commas between them", Vec::<Pattern>::takes());
-                    section.problems.push(Problem::wrong(path, patterns, takes));
+                    section.wrong(&format!("{key}.{}", Quoted(namespace)), patterns, takes);
                 }
             }
         }
@@ -211,7 +210,7 @@ impl<'s> Section<'s> {
     }
 
     /// The value under the key, unless it is not set.
-    fn value(&mut self, key: &'static str) -> Option<&'s Value> {
+    pub(super) fn value(&mut self, key: &'static str) -> Option<&'s Value> {
         self.known.push(key);
         self.json.get(key).filter(|value| !is_unset(value))
     }
@@ -230,9 +229,16 @@ impl<'s> Section<'s> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    fn wrong(&mut self, key: &str, json: &Value, takes: String) {
+    /// Reports a value that the setting does not accept. The key may have further parts, after dots.
+    pub(super) fn wrong(&mut self, key: &str, json: &Value, takes: String) {
         let path = self.path_of(key);
         self.problems.push(Problem::wrong(path, json, takes));
+    }
+
+    /// Reports a directive that no feature has.
+    pub(super) fn unknown_directive(&mut self, key: &str, name: &str, known: &[&str]) {
+        let (path, name, hint) = (self.path_of(key), Quoted(name).to_string(), hint(name, known));
+        self.problems.push(Problem::UnknownDirective { path, name, hint });
     }
 
     /// Reports the keys that no setting has.
@@ -240,13 +246,18 @@ impl<'s> Section<'s> {
         let Self { path, json, known, problems } = self;
         for key in json.as_object().into_iter().flat_map(|members| members.keys()) {
             if !known.contains(&key.as_str()) {
-                let hint = match text::nearest(key, known.iter().copied()) {
-                    Some(near) => format!("did you mean {near}?"),
-                    None => format!("known here: {}", known.join(", ")),
-                };
+                let hint = hint(key, &known);
                 problems.push(Problem::Unknown { path: path.to_owned(), key: Quoted(key).to_string(), hint });
             }
         }
+    }
+}
+
+/// The known name that is most similar to an unknown one, or all known names.
+fn hint(name: &str, known: &[&str]) -> String {
+    match text::nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("known here: {}", known.join(", ")),
     }
 }
 
@@ -317,10 +328,16 @@ pub(crate) enum Problem {
     /// Cure: use the name that the message suggests, or one that it lists
     #[error("unknown setting {key}{}; {hint}", within(.path))]
     Unknown { path: String, key: String, hint: String },
+    /// Cause: a typing mistake in the setting `defaultDirectives`
+    /// Cure: use the name that the message suggests, or one that it lists; names of directives and of options are known
+    #[error("unknown directive {name} in {path}; {hint}")]
+    UnknownDirective { path: String, name: String, hint: String },
     /// Cause: not "true or false", "one of" the words, "a whole number from 1 to 256", "an image reference such as
     /// registry.example.com:5000/kubevirt/sidecar-shim:v1.4.0", "a list of glob patterns: ASCII text without
     /// spaces, * for any characters, ? for one" ("; or one text with commas between them"), "a map from namespace patterns to
-    /// lists of patterns", or a name that Kubernetes accepts
+    /// lists of patterns", "a map from namespace patterns to directives", "a map from directives to values; or one text such as
+    /// nested-virt=enabled; hugepages=2Mi", "directives such as nested-virt=enabled; hugepages=2Mi, each name once", "the value
+    /// of a directive, each name once", "text in quotes", or a name that Kubernetes accepts
     /// Cure: write a value of the expected type
     #[error("setting {path}: got {got}, expected {takes}")]
     Wrong { path: String, got: String, takes: String },

@@ -22,6 +22,7 @@ fn defaults() -> Value {
     json!({
         "addTrackingAnnotations": true,
         "configSource": "annotations",
+        "defaultDirectives": {},
         "userData": {"enabled": false, "readSecrets": false},
         "kubevirt": {"namespace": "harvester-system", "name": "kubevirt"},
         "policyServer": {"serviceAccount": "policy-server", "namespace": "kubewarden"},
@@ -167,13 +168,72 @@ fn the_forms_empty_description_is_tolerated() {
 #[case::allowed_devices(json!({"pciPassthrough": {"allowedDevices": ["*"]}}), r#"setting pciPassthrough.allowedDevices: got a list "["*"]", expected a map from namespace patterns to lists of patterns"#)]
 #[case::allowed_devices_inside(json!({"pciPassthrough": {"allowedDevices": {"team-*": "a, b c"}}}), r#"setting pciPassthrough.allowedDevices."team-*": got "a, b c", expected a list of glob patterns: ASCII text without spaces, * for any characters, ? for one; or one text with commas between them"#)]
 #[case::allowed_devices_key(json!({"pciPassthrough": {"allowedDevices": {"": ["*"]}}}), r#"setting pciPassthrough.allowedDevices: got an object "{"":["*"]}", expected a map from namespace patterns to lists of patterns"#)]
+#[case::defaults(json!({"defaultDirectives": ["rke2-*"]}), r#"setting defaultDirectives: got a list "["rke2-*"]", expected a map from namespace patterns to directives"#)]
+#[case::defaults_namespace(json!({"defaultDirectives": {"a b": "numa=passthrough"}}), r#"setting defaultDirectives: got an object "{"a b":"numa=passthrough"}", expected a map from namespace patterns to directives"#)]
+#[case::defaults_of_a_namespace(json!({"defaultDirectives": {"rke2-*": ["nested-virt"]}}), r#"setting defaultDirectives."rke2-*": got a list "["nested-virt"]", expected a map from directives to values; or one text such as nested-virt=enabled; hugepages=2Mi"#)]
+#[case::default_is_no_text(json!({"defaultDirectives": {"rke2-*": {"nested-virt": true}}}), r#"setting defaultDirectives."rke2-*"."nested-virt": got true, expected text in quotes"#)]
+#[case::default_is_a_map(json!({"defaultDirectives": {"a": {"pci-passthrough": {"devices": []}}}}), r#"setting defaultDirectives."a"."pci-passthrough": got an object "{"devices":[]}", expected text in quotes"#)]
+#[case::default_has_no_name(json!({"defaultDirectives": {"a": {" ": "enabled"}}}), r#"setting defaultDirectives."a"." ": got "enabled", expected the value of a directive, each name once"#)]
+#[case::default_has_only_the_prefix(json!({"defaultDirectives": {"a": {"vm-feature-manager.io/": "enabled"}}}), r#"setting defaultDirectives."a"."vm-feature-manager.io/": got "enabled", expected the value of a directive, each name once"#)]
+#[case::default_is_there_twice(json!({"defaultDirectives": {"a": {"numa": "passthrough", "vm-feature-manager.io/numa": "off"}}}), r#"setting defaultDirectives."a"."vm-feature-manager.io/numa": got "off", expected the value of a directive, each name once"#)]
+#[case::text_without_a_value(json!({"defaultDirectives": {"a": "cpu-pinning=enabled; numa"}}), r#"setting defaultDirectives."a": got "numa", expected directives such as nested-virt=enabled; hugepages=2Mi, each name once"#)]
+#[case::text_with_an_empty_value(json!({"defaultDirectives": {"a": "numa= ;"}}), r#"setting defaultDirectives."a": got "numa=", expected directives such as nested-virt=enabled; hugepages=2Mi, each name once"#)]
+#[case::text_without_a_name(json!({"defaultDirectives": {"a": "=enabled"}}), r#"setting defaultDirectives."a": got "=enabled", expected directives such as nested-virt=enabled; hugepages=2Mi, each name once"#)]
+#[case::text_with_a_name_twice(json!({"defaultDirectives": {"a": "numa=passthrough;numa=off"}}), r#"setting defaultDirectives."a": got "numa=off", expected directives such as nested-virt=enabled; hugepages=2Mi, each name once"#)]
+#[case::text_with_a_comma(json!({"defaultDirectives": {"a": "nested-virtualisation, numa"}}), r#"setting defaultDirectives."a": got "nested-virtualisation, numa", expected directives such as nested-virt=enabled; hugepages=2Mi, each name once"#)]
+#[case::mistyped_default(json!({"defaultDirectives": {"rke2-*": {"nested-vrt": "enabled"}}}), r#"unknown directive "nested-vrt" in defaultDirectives."rke2-*"; did you mean nested-virt?"#)]
+#[case::mistyped_option_in_a_text(json!({"defaultDirectives": {"rke2-*": "vm-feature-manager.io/cpu-vender=amd"}}), r#"unknown directive "cpu-vender" in defaultDirectives."rke2-*"; did you mean cpu-vendor?"#)]
 fn a_problem_says_which_setting_what_it_got_and_what_it_takes(#[case] settings: Value, #[case] message: &str) {
     assert_eq!(problem(&settings).as_deref(), Some(message));
 }
 
 #[test]
+fn an_unknown_default_is_told_with_all_directives_and_options() {
+    let options = features::options().into_iter().map(|(option, _)| option);
+    let names = features::names().into_iter().chain(options).collect::<Vec<_>>().join(", ");
+    let message = format!(r#"unknown directive "gpu" in defaultDirectives."a"; known here: {names}"#);
+    assert_eq!(problem(&json!({"defaultDirectives": {"a": {"gpu": "1"}}})), Some(message));
+}
+
+/// The default directives of a namespace.
+fn defaults_of(namespace: &str, setting: &Value) -> Vec<(String, String)> {
+    let settings = Settings::read(&json!({"defaultDirectives": setting})).unwrap();
+    let defaults = settings.general.default_directives.of(namespace);
+    defaults.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+#[rstest]
+#[case::a_map(json!({"rke2-*": {"nested-virt": "enabled", "cpu-vendor": "amd"}}), &[("cpu-vendor", "amd"), ("nested-virt", "enabled")])]
+#[case::a_text(json!({"rke2-*": "nested-virt=enabled; cpu-vendor=amd"}), &[("nested-virt", "enabled"), ("cpu-vendor", "amd")])]
+#[case::spaces_and_empty_parts(json!({"rke2-*": " ; nested-virt = enabled ;;"}), &[("nested-virt", "enabled")])]
+#[case::the_first_equals_sign_ends_the_name(json!({"rke2-*": "gpu-device-plugin=nvidia.com/gpu=2"}), &[("gpu-device-plugin", "nvidia.com/gpu=2")])]
+#[case::json_in_a_text(json!({"rke2-*": r#"pci-passthrough={"devices": ["node1/0000:00:02.0", "0000:03:00.0"]}; numa=passthrough"#}),
+    &[("pci-passthrough", r#"{"devices": ["node1/0000:00:02.0", "0000:03:00.0"]}"#), ("numa", "passthrough")])]
+#[case::json_in_a_map(json!({"rke2-*": {"usb-passthrough": r#"{"devices": ["046d:c52b"]}"#}}), &[("usb-passthrough", r#"{"devices": ["046d:c52b"]}"#)])]
+#[case::whole_keys(json!({"rke2-*": {"vm-feature-manager.io/hugepages": "2Mi"}}), &[("hugepages", "2Mi")])]
+#[case::whole_keys_in_a_text(json!({"rke2-*": "vm-feature-manager.io/hugepages=2Mi"}), &[("hugepages", "2Mi")])]
+#[case::not_set(json!({"rke2-*": {"nested-virt": "", "numa": null, "hugepages": "2Mi"}, "rke2-a": null, "*": {}, "?": ""}), &[("hugepages", "2Mi")])]
+#[case::another_namespace(json!({"rke2": "nested-virt=enabled"}), &[])]
+#[case::several_patterns(json!({"*": "hugepages=2Mi", "rke2-*": "nested-virt=enabled"}), &[("nested-virt", "enabled"), ("hugepages", "2Mi")])]
+#[case::the_longer_pattern(json!({"*": "hugepages=2Mi", "rke2-*": "hugepages=1Gi", "r*": "hugepages=off"}), &[("hugepages", "1Gi")])]
+#[case::more_wildcards_are_not_longer(json!({"rke2-????": "hugepages=2Mi", "rke2-a*": "hugepages=1Gi"}), &[("hugepages", "1Gi")])]
+#[case::the_name_before_a_pattern(json!({"rke2-ab12": "hugepages=1Gi", "rke2-ab12*": "hugepages=2Mi", "*rke2-ab12": "hugepages=off"}), &[("hugepages", "1Gi")])]
+fn defaults_are_those_of_the_patterns_that_match(#[case] setting: Value, #[case] expected: &[(&str, &str)]) {
+    let expected: Vec<_> = expected.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    assert_eq!(defaults_of("rke2-ab12", &setting), expected);
+}
+
+#[test]
+fn settings_without_any_default_have_none() {
+    let is_empty =
+        |setting| Settings::read(&json!({"defaultDirectives": setting})).unwrap().general.default_directives.is_empty();
+    assert!(is_empty(json!({})) && is_empty(json!({"*": ""})) && is_empty(json!({"*": {}})));
+    assert!(!is_empty(json!({"*": "numa=passthrough"})));
+}
+
+#[test]
 fn a_setting_that_is_unknown_is_told_with_all_sections() {
-    let general = "addTrackingAnnotations, configSource, userData, kubevirt, policyServer";
+    let general = "addTrackingAnnotations, configSource, defaultDirectives, userData, kubevirt, policyServer";
     let sections = features::sections().join(", ");
     let message = format!(r#"unknown setting "description"; known here: {general}, {sections}"#);
     assert_eq!(problem(&json!({"description": "mine"})), Some(message));

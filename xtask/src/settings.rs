@@ -265,6 +265,9 @@ fn takes(schema: &Value) -> String {
         Some("integer") => format!("{} to {}", schema["minimum"], schema["maximum"]),
         Some("array") if schema["items"]["enum"].is_array() => format!("a list of {}", takes(&schema["items"])),
         Some("array") => "a list of glob patterns".to_owned(),
+        Some("object") if schema.pointer("/additionalProperties/anyOf/0/type") == Some(&json!("object")) => {
+            "a map from namespace patterns to directives".to_owned()
+        }
         Some("object") => "a map from patterns to lists of patterns".to_owned(),
         _ => "a string".to_owned(),
     }
@@ -312,6 +315,13 @@ mod tests {
             assert!(!leaf.help.is_empty() && leaf.help.ends_with('.'), "{}: {:?}", leaf.path, leaf.help);
             assert_eq!(leaves.iter().filter(|other| other.label == leaf.label).count(), 1, "{}", leaf.label);
         }
+    }
+
+    #[test]
+    fn maps_are_told_apart_by_what_is_in_them() {
+        let takes = |path: &str| takes(&leaves().into_iter().find(|leaf| leaf.path == path).unwrap().schema);
+        assert_eq!(takes("defaultDirectives"), "a map from namespace patterns to directives");
+        assert_eq!(takes("gpuDevicePlugin.allowedIn"), "a map from patterns to lists of patterns");
     }
 
     #[test]

@@ -184,6 +184,12 @@ mod questions {
                 "array[" => {
                     vec![json!([]), json!(["*"]), json!(["registry.example.com:5000/a*", "b?"])]
                 }
+                "map[" if variable == "defaultDirectives" => {
+                    vec![
+                        json!({}),
+                        json!({"rke2-*": "nested-virt=enabled; gpu-device-plugin=nvidia.com/gpu=2", "default": ""}),
+                    ]
+                }
                 "map[" => {
                     vec![json!({}), json!({"team-*": "0000:0?:*, nvidia.com/*", "default": ""})]
                 }
@@ -387,7 +393,26 @@ mod chart {
         assert_eq!(file("no-rbac").len(), 1);
     }
 
+    /// Otherwise, the API server would not send the virtual machines that they are for.
+    #[test]
+    fn with_default_directives_every_virtual_machine_reaches_the_policy() {
+        assert!(policy(&file("defaults"))["spec"]["matchConditions"].is_null());
+        let empty = chart(&["--set-json", "settings.defaultDirectives={}"]).unwrap();
+        assert!(policy(&empty)["spec"]["matchConditions"].is_array());
+        let notes = |values: &[&str]| {
+            let mut install = Command::new("helm");
+            install.args(["install", "--dry-run=client", "release", CHART]).args(values).current_dir(root());
+            String::from_utf8(install.output().expect("helm; make test installs it").stdout).unwrap()
+        };
+        let note = "the API server sends every virtual machine to it";
+        let values = format!("{CHART}/ci/defaults-values.yaml");
+        assert!(notes(&["--values", &values]).contains(note));
+        assert!(!notes(&[]).contains(note));
+        assert!(!notes(&["--values", &values, "--set", "matchConditions=false"]).contains(note));
+    }
+
     #[rstest]
+    #[case::default_is_no_text("settings.defaultDirectives.a.numa=true", "defaultDirectives/a")]
     #[case::unknown_setting("settings.nestedVirtualisation.enabled=true", "nestedVirtualisation")]
     #[case::unknown_word("settings.configSource=both", "configSource")]
     #[case::out_of_range("settings.pciPassthrough.maxDevices=300", "maxDevices")]
@@ -450,8 +475,30 @@ mod match_conditions {
         vm
     }
 
+    /// A virtual machine whose template has this metadata.
+    fn with_template(metadata: Value) -> Value {
+        let mut vm = vm(&[]);
+        vm["spec"]["template"]["metadata"] = metadata;
+        vm
+    }
+
+    fn recorded() -> Value {
+        with_template(json!({"annotations": {"a": "b", "vm-feature-manager.io/record": "{}"}}))
+    }
+
     #[rstest]
     #[case::asks(vm(&[("nested-virt", "enabled")]), Value::Null, true)]
+    #[case::asks_in_the_template(with_template(json!({"annotations": {"vm-feature-manager.io/numa": "passthrough"}})), Value::Null, true)]
+    #[case::has_a_record_in_the_template(recorded(), recorded(), true)]
+    #[case::had_a_record_in_the_template(vm(&[]), recorded(), true)]
+    #[case::has_another_annotation_in_the_template(with_template(json!({"annotations": {"a": "b"}})), Value::Null, false)]
+    #[case::has_a_label_in_the_template(with_template(json!({"labels": {"vm-feature-manager.io/numa": "x"}})), Value::Null, false)]
+    #[case::has_empty_metadata_in_the_template(with_template(json!({})), Value::Null, false)]
+    #[case::has_no_metadata_in_the_template(json!({"metadata": {}, "spec": {"template": {}}}), Value::Null, false)]
+    #[case::has_no_template(json!({"metadata": {}, "spec": {}}), json!({"metadata": {}}), false)]
+    #[case::has_null_for_metadata(with_template(Value::Null), recorded(), true)]
+    #[case::had_null_for_metadata(vm(&[]), with_template(Value::Null), false)]
+    #[case::has_null_for_annotations(with_template(json!({"annotations": null})), Value::Null, false)]
     #[case::asks_for_nothing(vm(&[]), Value::Null, false)]
     #[case::has_no_annotations(json!({"metadata": {"name": "a"}}), Value::Null, false)]
     #[case::asks_no_more(vm(&[]), vm(&[("nested-virt", "enabled")]), true)]
