@@ -8,8 +8,9 @@ use crate::directives::{Asked, Directives, ReadSecret, UserData};
 use crate::evaluation::{Evaluation, Old, Ownership, is_evaluated, put_back};
 use crate::features::record::Record;
 use crate::features::{FEATURES, Settings};
+use crate::keys;
 use crate::request::{Payload, VirtualMachines};
-use crate::settings::{ConfigSource, reads_user_data};
+use crate::settings::{ConfigSource, has_default_directives, reads_user_data};
 use crate::verdict::{Decision, Denial, Verdict};
 use crate::vm::VirtualMachine;
 
@@ -31,7 +32,7 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
     let is_any = |is_it: fn(&VirtualMachine) -> bool| is_it(&new) || old.as_ref().is_some_and(is_it);
     let is_mentioned = is_any(VirtualMachine::mentions_policy);
     let reads_user_data = reads_user_data(&payload.settings) && is_any(UserData::is_possible);
-    let has_defaults = false;
+    let has_defaults = has_default_directives(&payload.settings);
     let is_unchanged = old.as_ref().is_some_and(|old| new.asks_for_the_same_as(old));
     let may_be_missed = || reads_user_data || has_defaults || may_be_missed(&new);
     if new.is_deleting() || !(is_mentioned || reads_user_data || has_defaults) || is_unchanged && !may_be_missed() {
@@ -45,9 +46,11 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
     let read_user_data = |vm: &VirtualMachine, read_secret: Option<ReadSecret<'_>>| {
         if reads_user_data { UserData::read(vm, read_secret) } else { UserData::default() }
     };
+    let mut defaults = Map::new();
+    let named = settings.general.default_directives.of(&request.namespace);
+    defaults.extend(named.map(|(name, value)| (keys::directive(name), value.into())));
     let read = |vm: &VirtualMachine, user_data| {
-        let defaults = Map::new();
-        let directives = Directives::read(vm, settings.general.config_source, user_data, defaults);
+        let directives = Directives::read(vm, settings.general.config_source, user_data, defaults.clone());
         let record = Record::read(directives.record(), FEATURES);
         (directives, record)
     };

@@ -1,6 +1,7 @@
 //! Requests in, responses out: the policy as a Kubewarden host calls it, but native, and with a cluster in memory.
 
 mod cpu_pinning;
+mod default_directives;
 mod failing_before;
 mod gpu_device_plugin;
 use vm_feature_manager_testkit as harness;
