@@ -2,7 +2,7 @@
 //! the record, but not the annotations of the VirtualMachine itself.
 
 use super::Old;
-use crate::directives::{Directives, Source};
+use crate::directives::{Ask, Asked, Directive, Directives, Source};
 use crate::features::feature::Feature;
 use crate::features::record::Record;
 use crate::features::{FEATURES, Settings};
@@ -32,10 +32,13 @@ pub(crate) fn put_back(
                 old.directives.put_back(source, key, value);
             }
         }
-        if !directives.is_silent(feature.name) {
+        if !directives.is_silent(feature.name) && !has_only_the_label(directives, &part.ask, feature) {
             continue;
         }
         let lost = directives.lost(&part.ask, feature.name, feature.options());
+        if lost.is_empty() {
+            continue;
+        }
         // A value from another place may not be possible for a label, and then the API server would deny the request.
         if lost.iter().any(|(source, _, value)| *source == Source::Label && !is_label(value)) {
             continue;
@@ -54,6 +57,13 @@ pub(crate) fn put_back(
         }
     }
     features
+}
+
+/// Whether a copy kept the directive, because it is a label, and lost its options, which are annotations.
+fn has_only_the_label(directives: &Directives, ask: &Ask, feature: &Feature) -> bool {
+    let is_it = |directive: Directive<'_>| directive.source == Source::Label && directive.text() == Ok(&ask.value);
+    matches!(directives.get(feature.name), Asked::Yes(directive) if is_it(directive))
+        && !directives.is_marked(feature.name)
 }
 
 /// Whether a label may have the value. Source: `k8s.io/apimachinery`, `pkg/util/validation/validation.go`.

@@ -2,6 +2,7 @@
 //! tests of the module, and the fuzz targets use it. It panics if a test has to fail.
 
 pub mod cluster;
+pub mod copies;
 pub mod features;
 pub mod log;
 mod request;

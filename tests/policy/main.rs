@@ -1,5 +1,6 @@
 //! Requests in, responses out: the policy as a Kubewarden host calls it, but native, and with a cluster in memory.
 
+mod copies;
 mod cpu_pinning;
 mod default_directives;
 mod failing_before;
