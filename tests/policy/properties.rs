@@ -8,7 +8,9 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::{Map, Value, json};
 
-use super::harness::{Answer, MemoryCluster, PREFIX, RECORD, Request, evaluate, features, fixtures, vbios_objects};
+use super::harness::{
+    Answer, MemoryCluster, PREFIX, RECORD, Request, annotate, evaluate, features, fixtures, set_record, vbios_objects,
+};
 
 /// The objects of both examples. Of the two KubeVirt objects, the one with the gate `Sidecar` counts.
 static HARVESTER: LazyLock<Vec<Value>> = LazyLock::new(|| {
@@ -658,6 +660,101 @@ proptest! {
             prop_assert!(answer.is_accepted(), "{}", answer.message());
             prop_assert_eq!(without_empty(&without_ours(&vm)), without_empty(&answer.after()));
         }
+    }
+
+    /// Clones and restores of Harvester keep the template, and lose the annotations and labels of the VM.
+    #[test]
+    fn a_copy_whose_directives_are_removed_is_as_the_original_was_before(
+        vm in vm(), settings in settings(), harvester in any::<bool>(), restored in any::<bool>(),
+    ) {
+        let mut settings = settings;
+        if settings.is_object() {
+            settings["addTrackingAnnotations"] = json!(true);
+        }
+        let request = |request: Request| {
+            let request = request.settings(settings.clone());
+            if harvester { request.cluster(MemoryCluster::of(HARVESTER.clone())) } else { request }
+        };
+        prop_assume!(!has_our_sidecar(&vm));
+        let mut vm = vm;
+        retain_keys(&mut vm, |key| !is_record(key));
+        let applied = request(Request::create(vm.clone())).evaluate();
+        if applied.is_accepted() {
+            let copy = |vm: &Value| {
+                let mut copy = vm.clone();
+                copy["metadata"] = json!({"name": "copy", "namespace": vm["metadata"]["namespace"]});
+                if !restored {
+                    copy["metadata"]["labels"] = vm["metadata"]["labels"].clone();
+                }
+                copy
+            };
+            let made = request(Request::create(copy(&applied.after()))).evaluate();
+            prop_assert!(made.is_accepted() || !restored, "{}", made.message());
+            if made.is_accepted() {
+                let again = request(Request::create(made.after())).evaluate();
+                prop_assert!(again.is_accepted(), "the second time: {}", again.message());
+                prop_assert_eq!(again.patch(), json!([]), "the second time");
+                let gone = request(Request::update(made.after(), without_directives(&made.after()))).evaluate();
+                prop_assert!(gone.is_accepted(), "{}", gone.message());
+                let before = without_ours(&copy(&without_ours(&vm)));
+                prop_assert_eq!(without_empty(&before), without_empty(&without_ours(&gone.after())));
+            }
+        }
+    }
+
+    /// The settings switch features off and on, while the VM changes in other ways.
+    #[test]
+    fn whatever_is_switched_off_and_on_nothing_is_left_in_the_end(
+        vm in vm(), settings in settings(), harvester in any::<bool>(),
+        switched in prop::collection::vec((prop::sample::select(features::sections()), any::<bool>()), 0..6),
+    ) {
+        prop_assume!(settings.is_object() && !has_our_sidecar(&vm));
+        let mut settings = settings;
+        let request = |request: Request, settings: &Value| {
+            let request = request.settings(settings.clone());
+            if harvester { request.cluster(MemoryCluster::of(HARVESTER.clone())) } else { request }
+        };
+        let mut vm = vm;
+        retain_keys(&mut vm, |key| !is_record(key));
+        let mut stored = request(Request::create(vm.clone()), &settings).evaluate();
+        prop_assume!(stored.is_accepted());
+        let mut plain = without_ours(&vm);
+        for (index, (section, is_on)) in switched.into_iter().enumerate() {
+            settings[section]["enabled"] = json!(is_on);
+            let mut new = stored.after();
+            if let Some(Value::Object(spec)) = new.pointer_mut("/spec/template/spec") {
+                spec.insert("terminationGracePeriodSeconds".to_owned(), json!(index));
+                plain["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(index);
+            }
+            let next = request(Request::update(stored.after(), new), &settings).evaluate();
+            prop_assume!(next.is_accepted());
+            stored = next;
+        }
+        for section in features::sections() {
+            settings[section]["enabled"] = json!(true);
+        }
+        let gone = request(Request::update(stored.after(), without_directives(&stored.after())), &settings).evaluate();
+        prop_assert!(gone.is_accepted(), "{}", gone.message());
+        prop_assert_eq!(without_empty(&plain), without_empty(&without_ours(&gone.after())));
+    }
+
+    /// Of equal entries, as many are the user's as the user wrote.
+    #[test]
+    fn equal_entries_stay_as_often_as_the_user_wrote_them(users in 0..4_usize, ours in 0..4_usize, tracking in any::<bool>()) {
+        let entry = json!({"name": "node1-000000020", "deviceName": "x.io/Y_1"});
+        let mut vm = json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "vm", "namespace": "default"},
+            "spec": {"template": {"spec": {"domain": {"devices": {"hostDevices": vec![entry.clone(); users + ours]}}}}},
+        });
+        let added = vec![json!({"hostDevice": "node1-000000020", "resource": "x.io/Y_1"}); ours];
+        set_record(&mut vm, &[("pci-passthrough", "x", json!(added))]);
+        annotate(&mut vm, &[("pci-passthrough-applied", "x")]);
+        let mut old = vm.clone();
+        annotate(&mut old, &[("pci-passthrough", r#"{"devices": ["0000:00:02.0"]}"#)]);
+        let settings = json!({"addTrackingAnnotations": tracking});
+        let answer = Request::update(old, vm).settings(settings).evaluate();
+        let left = answer.domain()["devices"]["hostDevices"].as_array().map_or(0, Vec::len);
+        prop_assert_eq!(left, users);
     }
 
     #[test]
