@@ -54,7 +54,7 @@ struct Found {
 pub(crate) const SECRETS: Access = Access {
     kinds: &[&SECRET],
     verbs: Verbs::Get,
-    what: "user data in a Secret, in the VM's namespace, when a VM is created or its template changes",
+    what: "user data in a Secret, in the VM's namespace, when a VM is created or its `spec.template.spec` changes",
     without: "the directives in it are not read, with a warning",
     needed: &[Condition::On("userData.enabled"), Condition::On("userData.readSecrets")],
 };

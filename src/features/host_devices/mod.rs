@@ -204,10 +204,13 @@ impl Wanted<'_> {
     fn check_owner(&self, inventory: &Inventory<'_>, chosen: &Chosen<'_>) -> anyhow::Result<()> {
         let Self { bus, context, .. } = self;
         let before = context.old.and_then(|old| old.host_devices().ok()).unwrap_or_default();
-        // An entry is written anew if the device has another resource now.
-        let was_given = our_devices(context).iter().any(|entry| entry.name == chosen.device.name());
-        if was_given || chosen.entry.is_some_and(|entry| before.iter().any(|device| device.resource == entry.resource))
-        {
+        let name = chosen.device.name();
+        // An entry that the directive added is written anew if the device has another resource now.
+        let was_given = |device: &Device<'_>| {
+            let is_anew = device.name == name && our_devices(context).iter().any(|ours| ours.name == name);
+            is_anew || chosen.entry.is_some_and(|entry| entry.resource == device.resource)
+        };
+        if before.iter().any(was_given) {
             return Ok(());
         }
         if !context.is_requested {
