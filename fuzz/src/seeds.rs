@@ -154,6 +154,11 @@ fn settings() -> Vec<Value> {
             },
             "gpuDevicePlugin": {"allowedPlugins": ["nvidia.com/*"], "attachDevice": "never", "maxDevices": 2},
         }),
+        json!({"defaultDirectives": {
+            "*": {"hugepages": "2Mi", "cpu-vendor": "amd"},
+            "default": "nested-virt=enabled; pci-passthrough={\"devices\": [\"node1/0000:00:02.0\"]}",
+        }}),
+        json!({"defaultDirectives": {"default": "nested-vrt; numa=; gpu-device-plugin=a=2", "": {"numa": true}}}),
         json!({"nestedVirtualisation": {}, "pciPassthrough": {"maxDevices": -1, "deviceNames": ["auto"]}}),
     ]
 }

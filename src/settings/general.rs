@@ -102,7 +102,6 @@ pub(crate) fn reads_user_data(settings: &Value) -> bool {
 }
 
 /// Whether the settings have default directives. The other settings are not read.
-#[allow(dead_code)] // The evaluation does not use it yet.
 pub(crate) fn has_default_directives(settings: &Value) -> bool {
     settings.get("defaultDirectives").and_then(Value::as_object).is_some_and(|map| !map.is_empty())
 }

@@ -8,9 +8,9 @@ mod reader;
 mod value;
 
 pub use describe::{Content, Description};
-#[allow(unused_imports)] // The evaluation does not use it yet.
-pub(crate) use general::has_default_directives;
-pub(crate) use general::{ConfigSource, ErrorHandling, FeatureSettings, GeneralSettings, reads_user_data};
+pub(crate) use general::{
+    ConfigSource, ErrorHandling, FeatureSettings, GeneralSettings, has_default_directives, reads_user_data,
+};
 pub use reader::SettingsError;
 pub(crate) use reader::{Choice, Section, Setting, SettingValue, choice, default_settings, read_settings, section};
 pub(crate) use value::Count;
