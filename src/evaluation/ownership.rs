@@ -2,6 +2,7 @@
 //! all cases.
 
 use super::Old;
+use crate::directives::{Asked, Directives};
 use crate::features::FEATURES;
 use crate::features::feature::Feature;
 use crate::features::host_devices::is_pci_device;
@@ -103,14 +104,14 @@ impl Present {
     }
 
     /// Like [`Present::find`], but a sidecar with the policy's mark is ours even if no record lists it.
-    fn find_ours(&self, feature: &Feature, listed: &[Recorded], users: &Entries) -> Vec<Recorded> {
-        let mut ours = self.find(listed, users).ours;
+    fn find_ours(&self, feature: &Feature, listed: &[Recorded], users: &Entries) -> Found {
+        let mut found = self.find(listed, users);
         let sidecar = self.entries.any_at(&HOOK_SIDECAR).filter(|_| feature.adds.contains(&&HOOK_SIDECAR));
-        let is_known = |sidecar: &Entry| ours.iter().any(|added| added.entry == *sidecar);
+        let is_known = |sidecar: &Entry| found.ours.iter().any(|added| added.entry == *sidecar);
         if let Some(sidecar) = sidecar.filter(|sidecar| !is_known(sidecar) && users.count(sidecar) == 0) {
-            ours.push(Recorded { entry: sidecar.clone(), beside: Vec::new() });
+            found.ours.push(Recorded { entry: sidecar.clone(), beside: Vec::new() });
         }
-        ours
+        found
     }
 }
 
@@ -125,7 +126,7 @@ pub(super) fn entries(recorded: &[Recorded]) -> Entries {
 
 impl Ownership {
     /// Finds out whose the entries of a VirtualMachine are. `old` is the VirtualMachine before an update.
-    pub(crate) fn of(vm: &VirtualMachine, record: &Record, old: Option<&Old>) -> Self {
+    pub(crate) fn of(vm: &VirtualMachine, directives: &Directives, record: &Record, old: Option<&Old>) -> Self {
         let present = Present::of(vm);
         let mut declared = vm.last_applied().map(|vm| Present::of(&vm).entries).unwrap_or_default();
         // If the manifest has a sidecar with the policy's mark, whatever its content, the sidecar is the user's.
@@ -140,13 +141,17 @@ impl Ownership {
             let listed_here = match old.zip(before.as_ref()) {
                 None => ours.to_vec(),
                 Some((old, before)) => {
-                    // Only what was there before is ours by the old record. What the new one lists beyond the old one came
-                    // with a template that was restored, or from an earlier evaluation of this request.
+                    // What the new record lists beyond the old one came with a template that was restored, or from an
+                    // earlier evaluation of this request. What the old one lists was there before, or was missing and
+                    // comes with this update: from the user if the directive goes, otherwise from an earlier evaluation.
                     let known = added(old.record.part(feature.name));
-                    let mut all = before.find_ours(feature, known, &Entries::default());
+                    let Found { ours: mut all, missing } = before.find_ours(feature, known, &Entries::default());
                     added_before = added_before.union(entries(&all));
+                    let is_asked = !matches!(directives.get(feature.name), Asked::No);
                     let mut known = entries(known);
-                    all.extend(ours.iter().filter(|added| !known.take(&added.entry)).cloned());
+                    let mut missing: Entries = missing.into_iter().filter(|_| is_asked).collect();
+                    let is_listed = |added: &&Recorded| !known.take(&added.entry) || missing.take(&added.entry);
+                    all.extend(ours.iter().filter(is_listed).cloned());
                     all
                 }
             };
@@ -161,7 +166,7 @@ impl Ownership {
     pub(super) fn recorded(&self, feature: &Feature) -> Vec<Recorded> {
         let listed = self.listed.iter().find(|(name, _)| *name == feature.name);
         let listed = listed.map(|(_, listed)| listed.as_slice()).unwrap_or_default();
-        self.present.find_ours(feature, listed, &self.users)
+        self.present.find_ours(feature, listed, &self.users).ours
     }
 
     /// Those of a feature's entries that are its own. `recorded` is what all features added before. An entry that is the
