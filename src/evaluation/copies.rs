@@ -32,7 +32,7 @@ pub(crate) fn put_back(
                 old.directives.put_back(source, key, value);
             }
         }
-        if !directives.is_silent(feature.name) && !has_only_the_label(directives, &part.ask, feature) {
+        if !directives.is_silent(feature.name) && !kept_only_the_directive(directives, &part.ask, feature) {
             continue;
         }
         let lost = directives.lost(&part.ask, feature.name, feature.options());
@@ -59,9 +59,10 @@ pub(crate) fn put_back(
     features
 }
 
-/// Whether a copy kept the directive, because it is a label, and lost its options, which are annotations.
-fn has_only_the_label(directives: &Directives, ask: &Ask, feature: &Feature) -> bool {
-    let is_it = |directive: Directive<'_>| directive.source == Source::Label && directive.text() == Ok(&ask.value);
+/// Whether a copy kept the directive, because it is a label or in the template, and may have lost its options, which are
+/// annotations.
+fn kept_only_the_directive(directives: &Directives, ask: &Ask, feature: &Feature) -> bool {
+    let is_it = |found: Directive<'_>| found.source != Source::Annotation && found.text() == Ok(&ask.value);
     matches!(directives.get(feature.name), Asked::Yes(directive) if is_it(directive))
         && !directives.is_marked(feature.name)
 }

@@ -135,6 +135,18 @@ fn labels_are_put_back_as_labels(#[case] copy: Copy) {
     assert_eq!(spec(&answer.after())["domain"]["cpu"]["features"], json!([{"name": "svm", "policy": "require"}]));
 }
 
+/// The directive is on the template, which copies keep, and its option on the VM.
+#[test]
+fn an_option_of_a_directive_on_the_template_is_put_back() {
+    let mut vm = with(plain(), &[("cpu-vendor", "amd")]);
+    vm["spec"]["template"]["metadata"]["annotations"][format!("{PREFIX}nested-virt")] = json!("enabled");
+    let original = create(vm).after();
+    let answer = create(harvester_clone(&original, "copy"));
+    assert_eq!(answer.annotation("cpu-vendor").as_deref(), Some("amd"));
+    assert_eq!(answer.annotation("nested-virt"), None);
+    assert_eq!(spec(&answer.after())["domain"]["cpu"]["features"], json!([{"name": "svm", "policy": "require"}]));
+}
+
 /// A value that no label can have came from another place. What it added is taken back, as nothing asks for it.
 #[test]
 fn a_value_that_no_label_can_have_is_not_put_back() {
@@ -321,7 +333,7 @@ fn which_annotations_of_the_template_matter(#[case] key: &str, #[case] matters: 
     let mut new = stored.clone();
     new["spec"]["template"]["metadata"]["annotations"][key] = json!("v3");
     let answer = Request::update(stored, new).cluster(cluster()).evaluate();
-    assert_eq!(!answer.is_accepted() || answer.audit("applied") != "", matters);
+    assert_eq!(!answer.is_accepted() || !answer.audit("applied").is_empty(), matters);
 }
 
 #[test]

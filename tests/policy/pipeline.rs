@@ -649,3 +649,74 @@ mod extremes {
         answer.assert_denied(&["50000 host devices"]);
     }
 }
+
+/// Directives under `spec.template.metadata.annotations`, where KubeVirt's own annotations are.
+mod on_the_template {
+    use super::*;
+
+    fn with(on_vm: &[(&str, &str)], on_template: &[(&str, &str)]) -> Value {
+        let mut vm = vm(on_vm);
+        for (key, value) in on_template {
+            vm["spec"]["template"]["metadata"]["annotations"][format!("{PREFIX}{key}")] = json!(value);
+        }
+        vm
+    }
+
+    #[test]
+    fn count_beside_those_of_the_vm() {
+        let answer = Request::create(with(&[GOOD], &[("nested-virt", "enabled"), ("cpu-vendor", "amd")])).evaluate();
+        assert_eq!(answer.audit("applied"), "gpu-device-plugin,nested-virt");
+        assert_eq!(answer.domain()["cpu"]["features"], json!([{"name": "svm", "policy": "require"}]));
+    }
+
+    #[rstest]
+    #[case::the_same("nvidia.com/gpu", &[])]
+    #[case::another(
+        "amd.com/gpu",
+        &["the annotation vm-feature-manager.io/gpu-device-plugin is \"nvidia.com/gpu\" on the VirtualMachine, and \"amd.com/gpu\" on \
+           spec.template; the first one counts"]
+    )]
+    fn come_after_those_of_the_vm(#[case] on_template: &str, #[case] warnings: &[&str]) {
+        let answer = Request::create(with(&[GOOD], &[(GOOD.0, on_template)])).evaluate();
+        assert_eq!(answer.annotation("gpu-device-plugin-applied").as_deref(), Some("nvidia.com/gpu"));
+        let differ = |warning: &&str| warning.contains("the first one counts") || warning.contains("on spec.template");
+        let said: Vec<_> = answer.warnings().into_iter().filter(differ).collect();
+        assert_eq!(said.concat(), warnings.concat().replace("  ", " "));
+    }
+
+    #[test]
+    fn that_are_unknown_are_a_warning() {
+        let answer = Request::create(with(&[], &[("nested-vrit", "enabled")])).evaluate();
+        answer.assert_accepted_unchanged();
+        assert!(answer.warnings()[0].contains("did you mean vm-feature-manager.io/nested-virt?"));
+    }
+
+    #[test]
+    fn that_fail_name_their_place() {
+        let answer = Request::create(with(&[], &[BAD])).evaluate();
+        answer.assert_denied(&["(annotation vm-feature-manager.io/pci-passthrough of spec.template: "]);
+    }
+
+    #[test]
+    fn are_stripped_in_both_places() {
+        let settings = json!({"pciPassthrough": {"errorHandling": "strip-label"}});
+        let answer = Request::create(with(&[BAD], &[BAD])).settings(settings).evaluate();
+        assert!(!answer.after().to_string().contains("vm-feature-manager.io/pci-passthrough"), "{}", answer.after());
+    }
+
+    #[test]
+    fn do_not_count_where_directives_are_labels() {
+        let request = Request::create(with(&[], &[GOOD])).settings(json!({"configSource": "labels"}));
+        request.evaluate().assert_accepted_unchanged();
+    }
+
+    #[test]
+    fn that_go_take_back_what_was_added() {
+        let stored = Request::create(with(&[], &[GOOD])).evaluate().after();
+        let mut new = stored.clone();
+        let annotations = new.pointer_mut("/spec/template/metadata/annotations").unwrap();
+        annotations.as_object_mut().unwrap().remove(&format!("{PREFIX}{}", GOOD.0));
+        let answer = Request::update(stored, new).evaluate();
+        assert_eq!(answer.domain()["resources"]["limits"]["nvidia.com/gpu"], Value::Null);
+    }
+}

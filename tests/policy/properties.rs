@@ -386,7 +386,7 @@ fn may_be_ours(path: &str, value: &Value) -> bool {
         "dedicatedCpuPlacement" | "isolateEmulatorThread" => *value == json!(true),
         "guestMappingPassthrough" => *value == json!({}),
         "pageSize" => path.ends_with("hugepages/pageSize"),
-        "hugepages" | "numa" => value
+        "hugepages" | "numa" | "resources" | "cpu" | "memory" => value
             .as_object()
             .is_some_and(|members| members.iter().all(|(key, value)| may_be_ours(&format!("{path}/{key}"), value))),
         "features" => ["svm", "vmx"].contains(&name) && value["policy"] == "require",
