@@ -50,7 +50,8 @@ patch() {
         def without_record: del(.["vm-feature-manager.io/record"]?) | del(.annotations["vm-feature-manager.io/record"]?);
         .[] | select(.path | endswith("vm-feature-manager.io~1record") | not)
         | .value |= (if type == "object" then without_record else . end)
-        | select(.value != {} and .value != {annotations: {}} or (.path | startswith("/spec/template/metadata") | not))
+        | select((.path | startswith("/spec/template/metadata") | not)
+            or (.value != {} and .value != {annotations: {}} and .op != "remove"))
         | "\(.op) \(.path) \(.value | if type == "string" then . else tojson end)"'
 }
 

@@ -23,24 +23,30 @@ pub(crate) fn put_back(
 ) -> Vec<&'static str> {
     let mut features = Vec::new();
     for feature in FEATURES.iter().filter(|feature| (feature.settings)(settings).enabled) {
-        let Some(part) = record.part(feature.name) else { continue };
+        let part = old.as_ref().map_or(record, |old| &old.record).part(feature.name).cloned();
+        let Some(part) = part else { continue };
+        let is_asked = || directives.ask(feature.name, feature.options()).as_ref() == Some(&part.ask);
         if let Some(old) = &mut old {
-            if !(settings.general.add_tracking_annotations && is_copy(old, feature)) {
+            // Without its part of the record, the VirtualMachine shall not have the feature, unless an earlier evaluation of
+            // this request put the directive back, and the feature failed.
+            let is_kept = record.part(feature.name).is_some() || is_asked();
+            if !(settings.general.add_tracking_annotations && is_copy(old, feature) && is_kept) {
                 continue;
             }
             for (source, key, value) in old.directives.lost(&part.ask, feature.name, feature.options()) {
                 old.directives.put_back(source, key, value);
+            }
+            if is_asked() {
+                features.push(feature.name);
+                continue;
             }
         }
         if !directives.is_silent(feature.name) && !kept_only_the_directive(directives, &part.ask, feature) {
             continue;
         }
         let lost = directives.lost(&part.ask, feature.name, feature.options());
-        if lost.is_empty() {
-            continue;
-        }
         // A value from another place may not be possible for a label, and then the API server would deny the request.
-        if lost.iter().any(|(source, _, value)| *source == Source::Label && !is_label(value)) {
+        if lost.is_empty() || lost.iter().any(|(source, _, value)| *source == Source::Label && !is_label(value)) {
             continue;
         }
         for (source, key, value) in lost {
