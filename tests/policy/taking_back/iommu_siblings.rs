@@ -1,0 +1,154 @@
+//! Harvester adds the devices that share an IOMMU group with those of a new VirtualMachine.
+
+use super::*;
+
+const CARD: (&str, &str) = ("pci-passthrough", r#"{"devices": ["node1/0000:01:00.0"]}"#);
+const BOTH: &str = r#"{"devices": ["node1/0000:01:00.0", "node1/0000:03:00.0"]}"#;
+
+fn card() -> Value {
+    json!({"name": "node1-000001000", "deviceName": "nvidia.com/TU104GL_TESLA_T4"})
+}
+
+fn audio() -> Value {
+    json!({"name": "node1-000001001", "deviceName": "nvidia.com/TU104_HD_AUDIO_CONTROLLER"})
+}
+
+fn other() -> Value {
+    json!({"name": "node1-000003000", "deviceName": "intel.com/I350_GIGABIT_NETWORK_CONNECTION"})
+}
+
+/// A VM that was created with the directive. Harvester added the sibling.
+fn created(entries: &[Value]) -> Story {
+    let before = entries.to_vec();
+    let mut story = Story::of(&[]).on_harvester();
+    if !before.is_empty() {
+        story.vm = with(story.vm, &[(HOST_DEVICES, json!(before))]);
+    }
+    let story = story.ask(&[CARD]);
+    story.edit(|vm| {
+        let mut devices = spec(vm, HOST_DEVICES).as_array().unwrap().clone();
+        if !devices.contains(&audio()) {
+            devices.push(audio());
+        }
+        *vm = with(vm.clone(), &[(HOST_DEVICES, json!(devices))]);
+    })
+}
+
+#[test]
+fn go_with_their_device() {
+    let answer = created(&[]).drop(CARD);
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+    assert!(answer.lookups.contains(&"list PCIDevice".to_owned()), "{:?}", answer.lookups);
+}
+
+#[test]
+fn go_when_the_directive_names_another_device() {
+    let answer = created(&[]).update(set("pci-passthrough", r#"{"devices": ["node1/0000:03:00.0"]}"#));
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([other()]));
+    let answer = created(&[]).update(set("pci-passthrough", r#"{"devices": ["node2/0000:00:02.0"]}"#));
+    assert_eq!(spec(&answer.after(), "/domain/devices/hostDevices/0/name"), "node2-000000020");
+    assert_eq!(spec(&answer.after(), "/domain/devices/hostDevices/1"), &Value::Null);
+}
+
+#[test]
+fn go_when_the_directive_fails() {
+    let story = created(&[]).allowing_failures();
+    let answer = story.update(set("pci-passthrough", "nonsense"));
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
+}
+
+#[test]
+fn stay_while_their_device_stays() {
+    let answer = created(&[]).update(|vm| *vm = with(vm.clone(), &[("/domain/cpu/cores", json!(2))]));
+    answer.assert_accepted_unchanged();
+    let answer = created(&[]).update(set("pci-passthrough", BOTH));
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([card(), audio(), other()]));
+}
+
+#[test]
+fn stay_with_a_warning_where_pci_devices_cannot_be_listed() {
+    let mut story = created(&[]);
+    story.cluster = || cluster().without("list", &PCI_DEVICE);
+    let answer = story.drop(CARD);
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
+    let warning = answer.warnings().join(" ");
+    let start = "pci-passthrough: the host devices node1-000001001 stay: Harvester may have added them with one that is removed,";
+    assert!(warning.starts_with(start), "{warning}");
+    assert!(warning.contains("run: kubectl create clusterrolebinding"), "{warning}");
+}
+
+#[test]
+fn go_with_their_device_alone() {
+    let created = || created(&[]).update(set("pci-passthrough", BOTH)).after();
+    for (stays, devices) in [
+        (r#"{"devices": ["node1/0000:01:00.0"]}"#, json!([card(), audio()])),
+        (r#"{"devices": ["node1/0000:03:00.0"]}"#, json!([other()])),
+    ] {
+        let mut story = Story::of(&[]).on_harvester();
+        story.vm = created();
+        let answer = story.update(set("pci-passthrough", stays));
+        assert_eq!(spec(&answer.after(), HOST_DEVICES), &devices);
+    }
+}
+
+#[test]
+fn are_none_where_harvester_is_gone() {
+    let mut story = created(&[]);
+    story.cluster = || cluster().failing(&PCI_DEVICE, ClusterError::KindNotServed);
+    let answer = story.drop(CARD);
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+#[test]
+fn stay_where_the_manifest_declares_them() {
+    let manifest = with(bare_vm(&[CARD]), &[(HOST_DEVICES, json!([audio()]))]).to_string();
+    let story = created(&[]);
+    let answer = story.update(|vm| {
+        remove(vm, CARD.0);
+        vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] = json!(manifest);
+    });
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
+}
+
+#[test]
+fn stay_where_the_user_had_them_before_the_directive() {
+    let answer = created(&[audio()]).drop(CARD);
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+/// Another directive added the device, and Harvester renamed it after the function that the VM used.
+#[test]
+fn stay_where_another_directive_added_them() {
+    let resource = "nvidia.com/TU104_HD_AUDIO_CONTROLLER";
+    let added = json!([{"hostDevice": "node1-000001001", "resource": resource}]);
+    let mut story = created(&[]).edit(|vm| {
+        annotate(vm, &[("gpu-device-plugin", resource), ("gpu-device-plugin-applied", resource)]);
+        let card = record(vm, CARD.0).unwrap()["added"].clone();
+        set_record(vm, &[(CARD.0, CARD.1, card), ("gpu-device-plugin", resource, added.clone())]);
+    });
+    story.settings["gpuDevicePlugin"]["allowedPlugins"] = json!([resource]);
+    let answer = story.drop(CARD);
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
+    assert_eq!(answer.added("gpu-device-plugin"), Some(added.to_string()));
+}
+
+/// The user adds a device while the VM has the directive.
+#[test]
+fn stay_where_the_user_added_them_since() {
+    let mut story = Story::of(&[]).on_harvester().ask(&[CARD]);
+    let both = json!([card(), audio()]);
+    story.vm = story.update(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, both.clone())])).after();
+    assert_eq!(spec(&story.drop(CARD).after(), HOST_DEVICES), &json!([audio()]));
+}
+
+#[test]
+fn of_no_device_of_ours_stay() {
+    let story = created(&[]).edit(|vm| {
+        let devices = json!([card(), audio(), other()]);
+        *vm = with(vm.clone(), &[(HOST_DEVICES, devices)]);
+    });
+    assert_eq!(spec(&story.drop(CARD).after(), HOST_DEVICES), &json!([other()]));
+}
