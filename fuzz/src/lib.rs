@@ -86,14 +86,19 @@ impl Answer {
 }
 
 /// The only messages about a payload that cannot be read, without their numbers. They show nothing of the payload.
-const UNREADABLE: [&str; 7] = [
+const UNREADABLE: [&str; 12] = [
     "it is not UTF-",
     "it is not valid JSON, nested too deeply, or has a number out of range at line , column ",
     "it ends too early at line , column ",
-    "a field is missing or has the wrong type at line , column ",
+    "request.kind.group is missing, or is not as an API server writes it",
     "request.kind.kind is missing, or is not as an API server writes it",
+    "request.name is missing, or is not as an API server writes it",
     "request.namespace is missing, or is not as an API server writes it",
     "request.operation is missing, or is not as an API server writes it",
+    "request.subResource is missing, or is not as an API server writes it",
+    "request.uid is missing, or is not as an API server writes it",
+    "request.userInfo.groups is missing, or is not as an API server writes it",
+    "request.userInfo.username is missing, or is not as an API server writes it",
 ];
 
 /// Any payload of `validate`.
@@ -107,8 +112,9 @@ pub fn validate(data: &[u8]) {
     check_format(&payload);
     let request = &payload["request"];
     let Some(mutated) = answer.mutated() else { return };
-    let annotations = request["object"]["metadata"]["annotations"].as_object();
-    let is_recorded = annotations.into_iter().flatten().any(|(key, _)| is_record(key));
+    let object = &request["object"];
+    let annotations = [&object["metadata"]["annotations"], &object["spec"]["template"]["metadata"]["annotations"]];
+    let is_recorded = annotations.into_iter().filter_map(Value::as_object).flatten().any(|(key, _)| is_record(key));
     if request["operation"] == "CREATE" && !is_recorded {
         check_kept("", &request["object"], mutated);
     }
