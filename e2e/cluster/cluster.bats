@@ -551,15 +551,17 @@ applied: pci-passthrough=[\"0000:01:00.0\"]"
     remove dry
 }
 
-@test "a virtual machine whose ROM is gone can be labeled, stopped and deleted, and a change says what is missing" {
+@test "a virtual machine whose ROM is gone can be changed and deleted, and a change says what is missing" {
     needs_harvester
     needs_gate HostDevices Sidecar
     k get configmap igpu-rom --output json | jq '.metadata = {name: "lost-rom"}' | k create --filename -
     create lost vbios "$(with vbios-injection lost-rom)"
     k delete configmap lost-rom
     # policy-server caches what it reads for some seconds.
-    eventually 30 refused "there is no ConfigMap lost-rom in the namespace $NAMESPACE" \
+    eventually 30 warned "vbios-injection fails as before this request" \
         k patch virtualmachines.kubevirt.io lost --type merge --patch '{"spec": {"template": {"spec": {"domain": {"cpu": {"cores": 2}}}}}}' --dry-run=server
+    refused "there is no ConfigMap lost-too in the namespace $NAMESPACE" \
+        annotate lost vbios-injection=lost-too
     stays lost k label virtualmachines.kubevirt.io lost somebody=here
     stays lost change lost '{"spec": {"runStrategy": "Halted"}}'
     same "$(stored lost | jq --raw-output .spec.runStrategy)" Halted
@@ -572,7 +574,7 @@ applied: pci-passthrough=[\"0000:05:00.0\"]"
     remove lost
 }
 
-@test "a virtual machine whose claim is gone can be labeled, stopped and deleted, and a change says what is missing" {
+@test "a virtual machine whose claim is gone can be changed and deleted, and a change says what is missing" {
     needs_harvester
     needs_gate HostDevices
     local claim=$INTEL-000003000
@@ -581,7 +583,7 @@ applied: pci-passthrough=[\"0000:05:00.0\"]"
     # Harvester does not delete a claim that a virtual machine uses. In that case, the claim's status says that it has no effect.
     kubectl delete "pcideviceclaims.$pci" "$claim" ||
         kubectl patch "pcideviceclaims.$pci" "$claim" --subresource status --type merge --patch '{"status": {"passthroughEnabled": false}}'
-    eventually 30 refused "pci-passthrough cannot be applied" \
+    eventually 30 warned "pci-passthrough fails as before this request" \
         k patch virtualmachines.kubevirt.io claimed --type merge --patch '{"spec": {"template": {"spec": {"domain": {"cpu": {"cores": 2}}}}}}' --dry-run=server
     stays claimed k label virtualmachines.kubevirt.io claimed somebody=here
     stays claimed change claimed '{"spec": {"runStrategy": "Halted"}}'
@@ -589,6 +591,21 @@ applied: pci-passthrough=[\"0000:05:00.0\"]"
     jq '{apiVersion, kind, metadata: {name: .metadata.name}, spec}' "$BATS_TEST_TMPDIR/claim.json" | kubectl apply --filename -
     kubectl patch "pcideviceclaims.$pci" "$claim" --subresource status --type merge --patch "$(jq --compact-output '{status}' "$BATS_TEST_TMPDIR/claim.json")"
     eventually 30 try claimed pci-passthrough "$(with_pci "$INTEL/0000:03:00.0")"
+}
+
+@test "a copy without annotations, as Harvester clones and restores, gets its directives back" {
+    local plain
+    create original nested-virt "$(with nested-virt enabled) | $(with cpu-vendor intel)"
+    stored original | jq '{apiVersion, kind, metadata: {name: "copy"}, spec}
+        | del(.spec.template.spec.domain.firmware, .spec.template.spec.domain.devices.interfaces[].macAddress)' >"$BATS_TEST_TMPDIR/copy.json"
+    warned "the policy put it back" k create --filename "$BATS_TEST_TMPDIR/copy.json"
+    same "$(stored copy | summary)" "$(stored original | summary)"
+    same "$(stored copy | jq --raw-output '.metadata.annotations["vm-feature-manager.io/cpu-vendor"]')" intel
+    annotate copy nested-virt- cpu-vendor-
+    plain=$(stored copy | jq --compact-output '[.spec.template.spec.domain.cpu.features, .spec.template.metadata.annotations["vm-feature-manager.io/record"]]')
+    same "$plain" '[null,null]'
+    remove original
+    remove copy
 }
 
 @test "a user without rights is refused by Kubernetes" {

@@ -51,6 +51,13 @@ refused() {
     has "$message" "$1"
 }
 
+# Runs a command that must succeed with a warning: part of the warning, command.
+warned() {
+    local output
+    output=$("${@:2}" 2>&1) || { echo "$output"; return 1; }
+    has "$output" "$1"
+}
+
 # --- The cluster, and what is installed in it ---
 
 # Ends the tests if a program or a part of the cluster is missing.
