@@ -5,9 +5,10 @@ use serde_json::{Map, Value};
 
 use super::{Directives, Source, UserData};
 use crate::features::{Settings, reference};
-use crate::keys::{PREFIX, RECORD, WRITTEN};
+use crate::keys::{self, PREFIX, RECORD, WRITTEN};
 use crate::settings::ConfigSource;
-use crate::vm::VirtualMachine;
+use crate::text;
+use crate::vm::{VirtualMachine, as_text};
 
 /// A directive or an option of a VirtualMachine.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -28,7 +29,11 @@ pub struct ListedDirective {
 pub fn list_directives(object: &Value, settings: &Value) -> Vec<ListedDirective> {
     let settings = Settings::read(settings).unwrap_or_default();
     let vm = VirtualMachine::new(object.clone());
-    let directives = Directives::read(&vm, settings.general.config_source, UserData::read(&vm, None), Map::new());
+    let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("default");
+    let mut defaults = Map::new();
+    let named = settings.general.default_directives.of(namespace);
+    defaults.extend(named.map(|(name, value)| (keys::directive(name), value.into())));
+    let directives = Directives::read(&vm, settings.general.config_source, UserData::read(&vm, None), defaults);
     let mut listed: Vec<ListedDirective> = Vec::new();
     for (name, source, value) in directives.found() {
         let note = directives.why_not_read(name, source, &settings).or_else(|| {
@@ -39,7 +44,22 @@ pub fn list_directives(object: &Value, settings: &Value) -> Vec<ListedDirective>
         let (name, place) = (name.to_owned(), format!("the {}", source.key(name)));
         listed.push(ListedDirective { name, value, place, note });
     }
+    let metadata = ["/metadata", "/spec/template/metadata"].into_iter().filter_map(|path| object.pointer(path));
+    let members = metadata.flat_map(|metadata| [metadata.get("annotations"), metadata.get("labels")]);
+    for (key, value) in members.flatten().filter_map(Value::as_object).flatten() {
+        listed.extend(near(key, value));
+    }
     listed
+}
+
+/// A key that is nearly one of the policy's: its prefix is mistyped.
+fn near(key: &str, value: &Value) -> Option<ListedDirective> {
+    let (prefix, name) = key.split_once('/')?;
+    let right = PREFIX.trim_end_matches('/');
+    text::nearest(prefix, std::iter::once(right)).filter(|_| prefix != right)?;
+    let (name, value) = (name.to_owned(), as_text(value).into_owned());
+    let note = Some(format!("not read: the key does not start with {PREFIX}"));
+    Some(ListedDirective { name, value, place: format!("the key {key}"), note })
 }
 
 impl Directives {
@@ -52,7 +72,9 @@ impl Directives {
             let is_written = key == RECORD || WRITTEN.iter().any(|ending| name.ends_with(ending));
             (!is_written).then_some((name, source, value))
         });
-        keys.chain(self.user_data.all())
+        let defaults =
+            self.defaults.iter().filter_map(|(key, value)| Some((key.strip_prefix(PREFIX)?, Source::Default, value)));
+        keys.chain(self.user_data.all()).chain(defaults)
     }
 
     /// Why the policy does not read a directive or option from this source.
@@ -60,6 +82,7 @@ impl Directives {
         let is_read = match source {
             Source::UserData(_) if settings.general.user_data.enabled => true,
             Source::UserData(_) => return Some("not read: the setting userData.enabled is false".to_owned()),
+            Source::Default => true,
             source if is_option(name) => self.places_of_options().contains(&source),
             source => self.places().contains(&source),
         };

@@ -84,7 +84,7 @@ impl Source<'_> {
             Source::Annotation => format!("annotation {PREFIX}{name}"),
             Source::Label => format!("label {PREFIX}{name}"),
             Source::Template => format!("annotation {PREFIX}{name} of spec.template"),
-            Source::Default => format!("{name} in the setting defaultDirectives"),
+            Source::Default => format!("default {name} in the setting defaultDirectives"),
             Source::UserData(volume) => {
                 let (volume, name) = (Quoted(volume), name.replace('-', "_"));
                 format!("user data of the volume {volume}, {}.{name}", user_data::SECTION)

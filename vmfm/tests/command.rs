@@ -496,6 +496,35 @@ mod explain {
         }
     }
 
+    /// The policy does not see such keys, and the API server does not call it because of them.
+    #[rstest]
+    #[case::without_a_domain("vm-feature-manager/nested-virt")]
+    #[case::another_domain("vm-feature-manager.com/nested-virt")]
+    #[case::without_hyphens("vmfeaturemanager.io/nested-virt")]
+    fn a_key_whose_prefix_is_mistyped_is_told(#[case] key: &str) {
+        let text = explain(&["-"], &VM.replace("vm-feature-manager.io/gpu-device-plugin", key));
+        let expected = [
+            "  nested-virt: nvidia.com/gpu",
+            &format!("    found in the key {key}"),
+            "    not read: the key does not start with vm-feature-manager.io/",
+        ];
+        assert_eq!(part(&text, "directives:"), expected, "{text}");
+    }
+
+    #[test]
+    fn default_directives_are_listed_last() {
+        let settings = file("settings.yaml", "defaultDirectives: {default: {gpu-device-plugin: a.b/c, numa: \"off\"}}");
+        let text = explain(&["--settings", &settings, "-"], VM);
+        let directives = part(&text, "directives:");
+        let found: Vec<&str> = directives.into_iter().filter(|line| line.starts_with("    ")).collect();
+        assert_eq!(found[0], "    found in the annotation vm-feature-manager.io/gpu-device-plugin");
+        assert_eq!(found[1], "    found in the default gpu-device-plugin in the setting defaultDirectives");
+        assert!(
+            found[2].contains("not read: the annotation vm-feature-manager.io/gpu-device-plugin comes first"),
+            "{text}"
+        );
+    }
+
     #[test]
     fn a_directive_that_is_gone_is_taken_back() {
         let (_, stdout, _) = run(&["--output", "jsonpath={$}", "-"], VM);
