@@ -6,7 +6,9 @@ use slog::{Logger, info, warn};
 use crate::cluster::{Cluster, Lookups, SECRET};
 use crate::directives::{Asked, Directives, ReadSecret, UserData};
 use crate::evaluation::{Evaluation, Old, Ownership, is_evaluated, put_back};
+use crate::features::feature::Feature;
 use crate::features::record::Record;
+use crate::features::switch::is_on;
 use crate::features::{FEATURES, Settings};
 use crate::keys;
 use crate::request::{Payload, VirtualMachines};
@@ -67,7 +69,8 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
         return Ok(Verdict::default());
     }
     let (mut directives, record) = read(&new, user_data);
-    if is_unchanged && !is_any_missed(&directives, &record) {
+    let enabled = FEATURES.iter().filter(|feature| (feature.settings)(settings).enabled);
+    if is_unchanged && !is_any_missed(enabled, &directives, &record) {
         return Ok(Verdict::default());
     }
     let mut old = old.map(|vm| {
@@ -96,17 +99,27 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
     .all_features()
 }
 
-/// Whether a directive was never evaluated: the VirtualMachine is older than the policy, the policy could not be called
-/// when the directive was set, or it comes from the settings.
-fn is_any_missed(directives: &Directives, record: &Record) -> bool {
-    let is_asked = |name| matches!(directives.get(name), Asked::Yes(_));
-    FEATURES.iter().any(|feature| is_asked(feature.name) && !is_evaluated(feature, directives, record))
+/// Whether the directive for one of the features was never evaluated: the VirtualMachine is older than the policy, the
+/// policy could not be called when the directive was set, or it comes from the settings. A directive that switches its
+/// feature off needs no evaluation.
+fn is_any_missed<'f>(
+    mut features: impl Iterator<Item = &'f &'static Feature>,
+    directives: &Directives,
+    record: &Record,
+) -> bool {
+    features.any(|feature| match directives.get(feature.name) {
+        Asked::Yes(directive) => {
+            let is_off = directive.text().is_ok_and(|text| is_on(text) == Ok(false));
+            !is_off && !is_evaluated(feature, directives, record)
+        }
+        Asked::No | Asked::Unreadable => false,
+    })
 }
 
 /// Whether a directive may be one that was never evaluated, wherever directives are read. Settings and user data are not read.
 fn may_be_missed(vm: &VirtualMachine) -> bool {
     [ConfigSource::Annotations, ConfigSource::Labels].into_iter().any(|source| {
         let directives = Directives::read(vm, source, UserData::default(), Map::new());
-        is_any_missed(&directives, &Record::read(directives.record(), FEATURES))
+        is_any_missed(FEATURES.iter(), &directives, &Record::read(directives.record(), FEATURES))
     })
 }

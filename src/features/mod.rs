@@ -11,7 +11,7 @@ mod numa;
 mod pci_passthrough;
 pub(crate) mod record;
 pub mod reference;
-mod switch;
+pub(crate) mod switch;
 mod usb_passthrough;
 mod vbios_injection;
 

@@ -5,7 +5,7 @@ pub(super) const WORDS: &str = "`enabled`, `true`, `yes`, `1`; off: `disabled`, 
 
 /// The error for a value that means neither.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum SwitchError {
+pub(crate) enum SwitchError {
     /// Cause: another value
     /// Cure: `enabled`, `true`, `yes`, `1`; `disabled`, `false`, `no`, `0`
     #[error("neither on nor off; write enabled or disabled")]
@@ -13,7 +13,7 @@ pub(super) enum SwitchError {
 }
 
 /// Whether the value switches a feature on.
-pub(super) fn is_on(value: &str) -> Result<bool, SwitchError> {
+pub(crate) fn is_on(value: &str) -> Result<bool, SwitchError> {
     match value.to_ascii_lowercase().as_str() {
         "enabled" | "true" | "yes" | "1" => Ok(true),
         "disabled" | "false" | "no" | "0" | "" => Ok(false),

@@ -314,6 +314,18 @@ mod unseen {
         assert_eq!(next.warnings(), Vec::<&str>::new());
     }
 
+    /// Neither is evaluated at every update that changes nothing, because it has nothing to be marked with.
+    #[rstest]
+    #[case::off(("nested-virt", "disabled"), json!({}))]
+    #[case::empty(("cpu-pinning", " "), json!({}))]
+    #[case::of_a_feature_that_is_off(("hugepages", "2Mi"), json!({"hugepages": {"enabled": false}}))]
+    fn a_directive_that_does_nothing_is_no_missed_one(#[case] directive: (&str, &str), #[case] settings: Value) {
+        let vm = with(stored(&DIRECTIVES[2..3]), &[directive]);
+        let answer = evaluate(Request::update(vm.clone(), started(&vm)), settings);
+        answer.assert_accepted_unchanged();
+        assert_eq!(answer.lookups, Vec::<String>::new());
+    }
+
     /// A VM that is being deleted is left alone.
     #[test]
     fn a_vm_that_is_being_deleted_is_left_alone() {
