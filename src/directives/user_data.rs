@@ -206,7 +206,7 @@ impl UserData {
 
 fn describe_secret(name: &str, volume: &str, error: &LookupError) -> String {
     let secret = format!("the Secret {} with the user data of the volume {}", Quoted(name), Quoted(volume));
-    let takes_effect = "what it asks for takes effect when the VirtualMachine's template next changes";
+    let takes_effect = "what it asks for takes effect when the VirtualMachine's spec.template.spec next changes";
     match error.cause {
         ClusterError::NotFound => format!("{secret} does not exist yet; {takes_effect}"),
         ClusterError::Unavailable => format!("{secret} cannot be read for now; {takes_effect}"),

@@ -308,7 +308,7 @@ mod secret {
     }
 
     #[rstest]
-    #[case::not_there_yet(MemoryCluster::of(vec![]), "does not exist yet; what it asks for takes effect when the VirtualMachine's template next changes")]
+    #[case::not_there_yet(MemoryCluster::of(vec![]), "does not exist yet; what it asks for takes effect when the VirtualMachine's spec.template.spec next changes")]
     #[case::not_granted(
         MemoryCluster::default(),
         "cannot be read: the ClusterAdmissionPolicy does not list v1 Secret under spec.contextAwareResources; write the directives as annotations, or have an administrator add {apiVersion: v1, kind: Secret} to that list"
@@ -321,7 +321,7 @@ mod secret {
          vm-feature-manager-secrets --namespace=default --role=vm-feature-manager-secrets \
          --serviceaccount=kubewarden:policy-server"
     )]
-    #[case::unavailable(MemoryCluster::of(vec![]).failing(&SECRET, ClusterError::Unavailable), "cannot be read for now; what it asks for takes effect when the VirtualMachine's template next changes")]
+    #[case::unavailable(MemoryCluster::of(vec![]).failing(&SECRET, ClusterError::Unavailable), "cannot be read for now; what it asks for takes effect when the VirtualMachine's spec.template.spec next changes")]
     fn that_cannot_be_read_is_a_warning(#[case] cluster: MemoryCluster, #[case] why: &str) {
         let answer = Request::create(of_secret()).settings(secrets()).cluster(cluster).evaluate();
         let warning = format!("the Secret \"seed\" with the user data of the volume \"cloudinitdisk\" {why}");
