@@ -5,7 +5,7 @@ use slog::{Logger, info, warn};
 
 use crate::cluster::{Cluster, Lookups, SECRET};
 use crate::directives::{Asked, Directives, ReadSecret, UserData};
-use crate::evaluation::{Evaluation, Old, Ownership, is_evaluated, put_back};
+use crate::evaluation::{Evaluation, Old, Ownership, is_copy, is_evaluated, put_back};
 use crate::features::feature::Feature;
 use crate::features::record::Record;
 use crate::features::switch::is_on;
@@ -100,8 +100,8 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
 }
 
 /// Whether the directive for one of the features was never evaluated: the VirtualMachine is older than the policy, the
-/// policy could not be called when the directive was set, or it comes from the settings. A directive that switches its
-/// feature off needs no evaluation.
+/// policy could not be called when the directive was set, or it comes from the settings; or whether it was lost in a copy
+/// that the policy did not see. A directive that switches its feature off needs no evaluation.
 fn is_any_missed<'f>(
     mut features: impl Iterator<Item = &'f &'static Feature>,
     directives: &Directives,
@@ -112,7 +112,8 @@ fn is_any_missed<'f>(
             let is_off = directive.text().is_ok_and(|text| is_on(text) == Ok(false));
             !is_off && !is_evaluated(feature, directives, record)
         }
-        Asked::No | Asked::Unreadable => false,
+        Asked::No => is_copy(feature, directives, record),
+        Asked::Unreadable => false,
     })
 }
 

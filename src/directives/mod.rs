@@ -170,6 +170,11 @@ impl Directives {
         matches!(self.get(feature), Asked::No) && !self.user_data.mentions(feature)
     }
 
+    /// Whether user data or the settings have, or may have, the directive.
+    pub(crate) fn is_elsewhere(&self, feature: &'static str) -> bool {
+        !matches!(self.find(feature, &[]), Asked::No)
+    }
+
     /// The policy's record, as it is in the template.
     pub(crate) fn record(&self) -> Option<&Value> {
         self.template.get(RECORD)

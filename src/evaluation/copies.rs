@@ -30,7 +30,8 @@ pub(crate) fn put_back(
             // Without its part of the record, the VirtualMachine shall not have the feature, unless an earlier evaluation of
             // this request put the directive back, and the feature failed.
             let is_kept = record.part(feature.name).is_some() || is_asked();
-            if !(settings.general.add_tracking_annotations && is_copy(old, feature) && is_kept) {
+            if !(settings.general.add_tracking_annotations && is_copy(feature, &old.directives, &old.record) && is_kept)
+            {
                 continue;
             }
             for (source, key, value) in old.directives.lost(&part.ask, feature.name, feature.options()) {
@@ -83,7 +84,6 @@ fn is_label(value: &str) -> bool {
 }
 
 /// Whether a VirtualMachine has the record of a feature, but neither a directive nor an annotation for people.
-fn is_copy(old: &Old, feature: &Feature) -> bool {
-    let is_silent = old.directives.is_silent(feature.name) && !old.directives.is_marked(feature.name);
-    is_silent && old.record.part(feature.name).is_some()
+pub(crate) fn is_copy(feature: &Feature, directives: &Directives, record: &Record) -> bool {
+    record.part(feature.name).is_some() && directives.is_silent(feature.name) && !directives.is_marked(feature.name)
 }

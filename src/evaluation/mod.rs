@@ -19,7 +19,7 @@ use crate::settings::ErrorHandling;
 use crate::text;
 use crate::verdict::{Decision, Denial, Verdict};
 use crate::vm::{ShapeError, VirtualMachine};
-pub(crate) use copies::put_back;
+pub(crate) use copies::{is_copy, put_back};
 pub(crate) use ownership::Ownership;
 use planning::{Changes, Occasion, Outcome, Step, Task};
 
@@ -122,7 +122,7 @@ impl<'r> Evaluation<'r> {
                 Outcome::Left | Outcome::FailedBefore(_) => {
                     Part { ask: task.part?.ask.clone(), added: ending.wanted.clone() }
                 }
-                Outcome::Removed | Outcome::Failed(_) => return None,
+                Outcome::Removed | Outcome::Failed(..) => return None,
             };
             Some((task.feature.name, part))
         });
@@ -160,18 +160,19 @@ impl<'r> Evaluation<'r> {
                 self.verdict.applied.push(name);
             }
             (Outcome::Removed, _) => self.clear(task, None)?,
-            (Outcome::Failed(error), Step::Plan(directive)) => self.fail(task, *directive, &error)?,
-            (Outcome::FailedBefore(error), _) => self.keep(task, &error)?,
-            (Outcome::Left | Outcome::Failed(_), _) => self.warn(task, &task.warnings),
+            (Outcome::Failed(error, handling), Step::Plan(directive)) => {
+                self.fail(task, *directive, &error, handling)?
+            }
+            (Outcome::FailedBefore(error), _) => self.keep(task, error)?,
+            (Outcome::Left | Outcome::Failed(..), _) => self.warn(task, &task.warnings),
         }
         Ok(())
     }
 
     /// Leaves the feature as it is, because it failed before this request, too. The annotation with the error is kept up
     /// to date.
-    fn keep(&mut self, task: &Task<'_>, error: &anyhow::Error) -> Result<(), ShapeError> {
+    fn keep(&mut self, task: &Task<'_>, error: String) -> Result<(), ShapeError> {
         let name = task.feature.name;
-        let error = text::line(&error.to_string());
         info!(self.log, "feature still fails"; self.request, "feature" => name, "error" => &error);
         self.verdict.failed.push(name);
         self.verdict.warnings.push(format!(
@@ -208,13 +209,19 @@ impl<'r> Evaluation<'r> {
         }
     }
 
-    fn fail(&mut self, task: &Task<'_>, directive: Directive<'_>, error: &anyhow::Error) -> Result<(), ShapeError> {
+    fn fail(
+        &mut self,
+        task: &Task<'_>,
+        directive: Directive<'_>,
+        error: &anyhow::Error,
+        handling: ErrorHandling,
+    ) -> Result<(), ShapeError> {
         let name = task.feature.name;
         let error = text::line(&error.to_string());
         self.verdict.failed.push(name);
         // If the request did not ask for the feature, the annotation also says that the directive was tried.
-        let is_tracked = self.settings.general.add_tracking_annotations || task.occasion == Occasion::Unasked;
-        match self.error_handling(task) {
+        let is_tracked = self.settings.general.add_tracking_annotations || task.occasion != Occasion::Requested;
+        match handling {
             ErrorHandling::Reject => {
                 warn!(self.log, "feature refused"; self.request, "feature" => name, "error" => &error);
                 self.refusals.push(format!("{name} cannot be applied ({directive}): {error}"));
@@ -226,8 +233,10 @@ impl<'r> Evaluation<'r> {
             }
             ErrorHandling::StripLabel => {
                 info!(self.log, "directive removed"; self.request, "feature" => name, "error" => &error);
-                // User data belongs to the guest, so the policy does not change it.
-                let is_removed = !matches!(directive.source, Source::UserData(_));
+                // User data belongs to the guest, so the policy does not change it, nor does it change settings.
+                // If the directive is in another place, too, that one would count instead.
+                let is_removed =
+                    self.directives.places().contains(&directive.source) && !self.directives.is_elsewhere(name);
                 self.clear(task, Some(error.clone()).filter(|_| is_tracked && !is_removed))?;
                 if is_removed {
                     self.strip(&keys::directive(name))?;

@@ -59,10 +59,10 @@ pub(super) enum Outcome {
     /// What the feature added is removed.
     Removed,
     Planned(Plan),
-    /// The feature fails. Its error mode decides, unless this request did not ask for it.
-    Failed(anyhow::Error),
+    /// The feature fails, and the request is handled in this way.
+    Failed(anyhow::Error, ErrorHandling),
     /// The feature fails as it did before the request, so what it added stays as it is.
-    FailedBefore(anyhow::Error),
+    FailedBefore(String),
 }
 
 /// How a task ends, and the entries that the feature wants.
@@ -82,6 +82,16 @@ pub(super) struct Changes {
     pub(super) warning: Option<String>,
 }
 
+#[derive(Debug, thiserror::Error)]
+enum RecordError {
+    /// Cause: the directive is very long, or the VM has very many PCI devices
+    /// Cure: shorten the directive, or ask for fewer devices
+    #[error(
+        "what the policy has to record about it is longer than 32 KiB; shorten the directive, or ask for fewer devices"
+    )]
+    TooLong,
+}
+
 /// The entries of several features. Features share entries, so of each the largest number counts.
 pub(super) fn of_all<'e>(features: impl IntoIterator<Item = &'e [Recorded]>) -> Entries {
     features.into_iter().map(entries).fold(Entries::default(), Entries::union)
@@ -90,7 +100,7 @@ pub(super) fn of_all<'e>(features: impl IntoIterator<Item = &'e [Recorded]>) -> 
 /// The entries that the features want. Those of a feature that fails count as gone, so that devices which Harvester
 /// added because of them do not cause the failure.
 fn wanted(endings: &[Ending]) -> Entries {
-    let successes = endings.iter().filter(|ending| !matches!(ending.outcome, Outcome::Failed(_)));
+    let successes = endings.iter().filter(|ending| !matches!(ending.outcome, Outcome::Failed(..)));
     of_all(successes.map(|ending| ending.wanted.as_slice()))
 }
 
@@ -197,7 +207,17 @@ impl<'r> Evaluation<'r> {
     /// Plans the features in their order, and compares what they want with what they added before.
     pub(super) fn changes(&self, tasks: &[Task<'_>]) -> Result<Changes, ShapeError> {
         let recorded = of_all(tasks.iter().map(|task| task.recorded.as_slice()));
-        let mut endings = self.endings(tasks, &Siblings::default())?;
+        let mut endings = self.endings(tasks, &Siblings::default(), &[])?;
+        // What a feature keeps although it fails is there for the other features, too.
+        let mut kept = Vec::new();
+        for (task, ending) in tasks.iter().zip(&endings) {
+            if let Outcome::FailedBefore(error) = &ending.outcome {
+                kept.push((task.feature.name, error.clone()));
+            }
+        }
+        if !kept.is_empty() {
+            endings = self.endings(tasks, &Siblings::default(), &kept)?;
+        }
         let mut entries_gone = gone(recorded.clone(), &wanted(&endings));
         // If a device is removed, the devices that Harvester added because of it are removed, too.
         let is_gone = |added: &&Recorded| entries_gone.count(&added.entry) > 0;
@@ -207,7 +227,7 @@ impl<'r> Evaluation<'r> {
         let first = tasks.iter().find(|task| task.recorded.iter().any(|added| is_gone(&added)));
         let warning = first.zip(warning).map(|(task, warning)| format!("{}: {warning}", task.feature.name));
         if siblings.entries().next().is_some() {
-            endings = self.endings(tasks, &siblings)?;
+            endings = self.endings(tasks, &siblings, &kept)?;
             entries_gone = gone(recorded.clone(), &wanted(&endings));
         }
         let stays: Vec<&Recorded> = endings.iter().flat_map(|ending| &ending.wanted).collect();
@@ -216,9 +236,18 @@ impl<'r> Evaluation<'r> {
         Ok(Changes { endings, recorded, gone, new, warning })
     }
 
-    /// Plans the features in their order, each on the base with what earlier features want.
-    fn endings(&self, tasks: &[Task<'_>], siblings: &Siblings) -> Result<Vec<Ending>, ShapeError> {
-        let (left, changing): (Vec<_>, Vec<_>) = tasks.iter().partition(|task| matches!(task.step, Step::Leave));
+    /// Plans the features in their order, each on the base with what earlier features want. `kept` are features that fail
+    /// as before, with their errors.
+    fn endings(
+        &self,
+        tasks: &[Task<'_>],
+        siblings: &Siblings,
+        kept: &[(&str, String)],
+    ) -> Result<Vec<Ending>, ShapeError> {
+        let error_of =
+            |task: &Task<'_>| kept.iter().find(|(name, _)| *name == task.feature.name).map(|(_, error)| error);
+        let is_left = |task: &&Task<'_>| matches!(task.step, Step::Leave) || error_of(task).is_some();
+        let (left, changing): (Vec<_>, Vec<_>) = tasks.iter().partition(is_left);
         let of_all = |tasks: &[&Task<'_>]| of_all(tasks.iter().map(|task| task.recorded.as_slice()));
         let left = of_all(&left);
         let removed = of_all(&changing).without(&left).union(siblings.entries().cloned().collect());
@@ -230,7 +259,10 @@ impl<'r> Evaluation<'r> {
         let mut there = left;
         let mut endings = Vec::new();
         for task in tasks {
-            let ending = self.ending(task, &base, &vm);
+            let ending = match error_of(task) {
+                Some(error) => Ending { outcome: Outcome::FailedBefore(error.clone()), wanted: task.recorded.clone() },
+                None => self.ending(task, &base, &vm),
+            };
             for entry in new([ending.wanted.as_slice()], &there) {
                 vm.to_mut().add(&entry)?;
                 there.insert(entry);
@@ -251,12 +283,19 @@ impl<'r> Evaluation<'r> {
         match self.plan(task, directive, base, vm) {
             Ok(Some((plan, wanted))) => ending(Outcome::Planned(plan), &wanted),
             Ok(None) => ending(Outcome::Removed, &[]),
-            Err(error) if self.failed_before(task) => ending(Outcome::FailedBefore(error), &task.recorded),
-            // The request is denied. Later features are planned as if nothing had changed.
-            Err(error) if self.error_handling(task) == ErrorHandling::Reject => {
-                ending(Outcome::Failed(error), &task.recorded)
+            Err(error) if self.failed_before(task) => {
+                // If the request itself removes what the feature added, nothing is left to stay.
+                let is_lost = task.recorded.is_empty() && task.part.is_some_and(|part| !part.added.is_empty());
+                match is_lost {
+                    true => ending(Outcome::Failed(error, ErrorHandling::AllowAndLog), &[]),
+                    false => ending(Outcome::FailedBefore(text::line(&error.to_string())), &task.recorded),
+                }
             }
-            Err(error) => ending(Outcome::Failed(error), &[]),
+            Err(error) => match self.error_handling(task) {
+                // The request is denied. Later features are planned as if nothing had changed.
+                ErrorHandling::Reject => ending(Outcome::Failed(error, ErrorHandling::Reject), &task.recorded),
+                handling => ending(Outcome::Failed(error, handling), &[]),
+            },
         }
     }
 
@@ -266,9 +305,9 @@ impl<'r> Evaluation<'r> {
         let failed_on = |old: &Old| {
             let before = self.before(old);
             let tasks: Vec<Task<'_>> = FEATURES.iter().map(|feature| before.task(feature)).collect();
-            let failed = |ending: &Ending| matches!(ending.outcome, Outcome::Failed(_));
+            let failed = |ending: &Ending| matches!(ending.outcome, Outcome::Failed(..));
             let features = tasks.iter().map(|task| task.feature.name);
-            let endings = before.endings(&tasks, &Siblings::default()).unwrap_or_default();
+            let endings = before.endings(&tasks, &Siblings::default(), &[]).unwrap_or_default();
             features.zip(&endings).filter(|(_, ending)| failed(ending)).map(|(name, _)| name).collect()
         };
         let failures = || self.old.map(failed_on).unwrap_or_default();
@@ -303,7 +342,12 @@ impl<'r> Evaluation<'r> {
                 wanted.push(Recorded { entry: entry.clone(), beside });
             }
         }
-        Ok(Some((plan, wanted)))
+        let ask = self.directives.ask(task.feature.name, task.feature.options());
+        let part = ask.map(|ask| Part { ask, added: wanted });
+        if part.as_ref().is_some_and(Part::is_too_long) {
+            return Err(RecordError::TooLong.into());
+        }
+        Ok(Some((plan, part.map(|part| part.added).unwrap_or_default())))
     }
 
     /// The PCIDevices that were beside an entry when it was added, and those that someone adds in this update.

@@ -11,9 +11,13 @@ use super::feature::Feature;
 use crate::directives::Ask;
 use crate::json::to_text;
 use crate::vm::entry::Entry;
+use crate::vm::place::LIMIT;
+
+/// The size limit for what a record says about a feature, in bytes of JSON.
+const MAX_PART: usize = 32 << 10;
 
 /// The size limit for a record, in bytes.
-const MAX_LENGTH: usize = 64 << 10;
+const MAX_LENGTH: usize = 256 << 10;
 
 /// The most entries that a record may list for a feature. The policy writes at most 256 devices and a node selector.
 const MAX_ENTRIES: usize = 300;
@@ -109,11 +113,18 @@ impl Serialize for Part {
 }
 
 impl Part {
+    /// Whether it is longer than a record may have it. `MAX_PART` times the number of features is `MAX_LENGTH`.
+    pub(crate) fn is_too_long(&self) -> bool {
+        to_text(self).len() > MAX_PART
+    }
+
     fn read(part: &Value, feature: &Feature) -> Option<Self> {
         let value = part.get("value")?.as_str()?.to_owned();
         let options = part.get("options").map_or_else(|| Some(Map::new()), |options| options.as_object().cloned())?;
         let read = |item: &Value| {
             let entry = feature.adds.iter().find_map(|place| place.recorded(item))?;
+            // Features add only limits on extended resources.
+            let entry = Some(entry).filter(|entry| entry.place != &LIMIT || entry.name.contains('/'))?;
             let beside = item.get("beside").and_then(Value::as_array).into_iter().flatten();
             let beside = beside.filter_map(Value::as_str).map(str::to_owned).collect();
             Some(Recorded { entry, beside })

@@ -266,6 +266,15 @@ mod unseen {
         }
     }
 
+    /// Starting it is an update that changes nothing else.
+    #[test]
+    fn a_copy_gets_its_directives_when_it_is_started() {
+        let copy = harvester_clone(&stored(&DIRECTIVES), "copy");
+        let answer = update(&copy, started(&copy));
+        assert_eq!(spec(&answer.after()), spec(&copy));
+        assert_eq!(answer.annotation("pci-passthrough").as_deref(), Some(DIRECTIVES[2].1));
+    }
+
     /// Without the annotations for people, the copy cannot be told from a VM whose directive was removed.
     #[test]
     fn without_annotations_for_people_it_is_taken_back() {

@@ -135,6 +135,19 @@ fn that_are_removed_are_taken_back() {
     assert_eq!(answer.after()["spec"], plain["spec"]);
 }
 
+/// If the directive of the VM were removed, the default would count instead.
+#[test]
+fn a_directive_over_a_default_is_not_stripped() {
+    let mut settings = settings();
+    settings["nestedVirtualization"]["errorHandling"] = json!("strip-label");
+    let mut vm = vm();
+    annotate(&mut vm, &[("nested-virt", "maybe")]);
+    let answer = Request::create(vm).settings(settings.clone()).evaluate();
+    assert_eq!(answer.annotation("nested-virt").as_deref(), Some("maybe"));
+    assert!(answer.annotation("nested-virt-error").is_some());
+    Request::create(answer.after()).settings(settings).evaluate().assert_accepted_unchanged();
+}
+
 #[test]
 fn name_options_too() {
     let settings = json!({"defaultDirectives": {"default": "nested-virt=enabled; cpu-vendor=intel"}});

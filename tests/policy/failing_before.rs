@@ -108,3 +108,50 @@ fn nothing_is_looked_up_twice() {
     lookups.dedup();
     assert_eq!(lookups.len(), answer.lookups.len(), "{:?}", answer.lookups);
 }
+
+/// The device that is unplugged still decides about the node, so it is the request that breaks something.
+#[test]
+fn what_a_failing_feature_keeps_counts_for_the_others() {
+    let pci = ("pci-passthrough", r#"{"devices": ["node2/0000:03:00.0"]}"#);
+    let old = stored(&[RECEIVER]);
+    let mut new = old.clone();
+    annotate(&mut new, &[pci]);
+    let mut objects = fixtures("../../examples/harvester/cluster/cluster.yaml");
+    objects.retain(|object| object["kind"] != "KubeVirt");
+    let answer = Request::update(old, new).cluster(MemoryCluster::of(objects)).evaluate();
+    answer.assert_denied(&["the directive names the node node2, but the VirtualMachine may run only on node1"]);
+}
+
+/// A pool, or the user, writes the whole template anew while the device is unplugged. Nothing is left that could stay.
+#[rstest]
+fn a_feature_whose_entries_the_request_removes_is_not_applied_any_more(
+    #[values("reject", "allow-and-log", "strip-label")] error_handling: &str,
+) {
+    let old = stored(&[RECEIVER]);
+    let remove = |vm: &mut Value| {
+        let spec = vm["spec"]["template"]["spec"].as_object_mut().unwrap();
+        spec.remove("nodeSelector");
+        spec["domain"]["devices"].as_object_mut().unwrap().remove("hostDevices");
+    };
+    let answer = update(&old, error_handling, remove);
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert!(answer.warnings().concat().starts_with("usb-passthrough is not applied: "), "{:?}", answer.warnings());
+    assert!(answer.annotation("usb-passthrough-error").is_some());
+    assert_eq!(answer.added("usb-passthrough"), None);
+    let again = Request::update(old, answer.after()).settings(settings(error_handling)).cluster(unplugged()).evaluate();
+    assert!(again.is_accepted() && !again.is_mutated(), "{}", again.response);
+    // When the device is there again, any change gives it back.
+    let mut next = answer.after();
+    hotplug_a_volume(&mut next);
+    let answer =
+        Request::update(answer.after(), next).settings(settings(error_handling)).cluster(plugged_in()).evaluate();
+    assert_eq!(answer.domain()["devices"]["hostDevices"][0]["name"], "node1-046d-c52b-001002");
+}
+
+/// A record that is too long would not be read again.
+#[test]
+fn what_cannot_be_recorded_is_refused() {
+    let long = format!(r#"{{"devices": ["node1/046d:c52b"]{}}}"#, " ".repeat(40_000));
+    let answer = Request::create(bare_vm(&[("usb-passthrough", &long)])).cluster(plugged_in()).evaluate();
+    answer.assert_denied(&["what the policy has to record about it is longer than 32 KiB", "shorten the directive"]);
+}

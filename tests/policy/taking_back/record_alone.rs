@@ -55,7 +55,7 @@ fn it_tells_whether_the_node_was_selected() {
     r#"{"pci-passthrough":{"value":"","added":[{"hostDevice":"pci-device-0","resource":"pci_0000_00_02_0"},1]}}"#
 )]
 #[case::too_many(&format!(r#"{{"pci-passthrough":{{"value":"","added":[{}1]}}}}"#, r#"{"nodeSelector":"a"},"#.repeat(300)))]
-#[case::too_large(&format!("{{{}}}", " ".repeat(1 << 17)))]
+#[case::too_large(&format!("{{{}}}", " ".repeat(1 << 19)))]
 fn that_cannot_be_read_takes_nothing_away(#[case] record: &str) {
     let story = Story::of(&[]).ask(&[PCI]);
     let story = story.edit(|vm| vm["spec"]["template"]["metadata"]["annotations"][RECORD] = json!(record));
