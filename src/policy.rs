@@ -8,7 +8,7 @@ use crate::directives::{Asked, Directives, ReadSecret, UserData};
 use crate::evaluation::{Evaluation, Old, Ownership, is_copy, is_evaluated, put_back};
 use crate::features::feature::Feature;
 use crate::features::record::Record;
-use crate::features::switch::is_on;
+use crate::features::switch::is_off;
 use crate::features::{FEATURES, Settings};
 use crate::keys;
 use crate::request::{Payload, VirtualMachines};
@@ -108,10 +108,7 @@ fn is_any_missed<'f>(
     record: &Record,
 ) -> bool {
     features.any(|feature| match directives.get(feature.name) {
-        Asked::Yes(directive) => {
-            let is_off = directive.text().is_ok_and(|text| is_on(text) == Ok(false));
-            !is_off && !is_evaluated(feature, directives, record)
-        }
+        Asked::Yes(directive) => !is_off(&directive) && !is_evaluated(feature, directives, record),
         Asked::No => is_copy(feature, directives, record),
         Asked::Unreadable => false,
     })

@@ -11,6 +11,7 @@ use crate::features::FEATURES;
 use crate::features::feature::{Context, Feature, Plan};
 use crate::features::host_devices::{Siblings, beside};
 use crate::features::record::{Part, Record, Recorded};
+use crate::features::switch::is_off;
 use crate::keys;
 use crate::settings::ErrorHandling;
 use crate::text;
@@ -153,6 +154,7 @@ impl<'r> Evaluation<'r> {
                     "what the policy added stays as it is, because user data that may say otherwise cannot be read";
                 task(Step::Leave, vec![why.to_owned()])
             }
+            Asked::Yes(directive) if is_off(&directive) => task(Step::Remove, warnings),
             Asked::Yes(directive) => task(Step::Plan(directive), warnings),
             Asked::No => task(Step::Remove, warnings),
             Asked::Unreadable => task(Step::Leave, Vec::new()),
@@ -281,8 +283,7 @@ impl<'r> Evaluation<'r> {
             Step::Plan(directive) => directive,
         };
         match self.plan(task, directive, base, vm) {
-            Ok(Some((plan, wanted))) => ending(Outcome::Planned(plan), &wanted),
-            Ok(None) => ending(Outcome::Removed, &[]),
+            Ok((plan, wanted)) => ending(Outcome::Planned(plan), &wanted),
             Err(error) if self.failed_before(task) => {
                 // If the request itself removes what the feature added, nothing is left to stay.
                 let is_lost = task.recorded.is_empty() && task.part.is_some_and(|part| !part.added.is_empty());
@@ -324,10 +325,8 @@ impl<'r> Evaluation<'r> {
         directive: Directive<'_>,
         base: &VirtualMachine,
         vm: &VirtualMachine,
-    ) -> anyhow::Result<Option<(Plan, Vec<Recorded>)>> {
-        let Some(plan) = (task.feature.plan)(directive.text()?, &self.context(task, vm))? else {
-            return Ok(None);
-        };
+    ) -> anyhow::Result<(Plan, Vec<Recorded>)> {
+        let plan = (task.feature.plan)(directive.text()?, &self.context(task, vm))?;
         // There must be a place for the record.
         vm.check_template_annotations()?;
         let mut wanted = Vec::new();
@@ -347,7 +346,7 @@ impl<'r> Evaluation<'r> {
         if part.as_ref().is_some_and(Part::is_too_long) {
             return Err(RecordError::TooLong.into());
         }
-        Ok(Some((plan, part.map(|part| part.added).unwrap_or_default())))
+        Ok((plan, part.map(|part| part.added).unwrap_or_default()))
     }
 
     /// The PCIDevices that were beside an entry when it was added, and those that someone adds in this update.

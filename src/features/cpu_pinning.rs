@@ -98,10 +98,8 @@ pub(super) static FEATURE: Feature = Feature {
     },
 };
 
-fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
-    if !is_on(value)? {
-        return Ok(None);
-    }
+fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
+    is_on(value)?;
     let read = |option: &str| is_on(option).map_err(|_| CpuPinningError::Option(option.to_owned()));
     let is_isolated = context.directives.option(ISOLATION_OPTION)?.map(read).transpose()? == Some(true);
     let cpu = context.vm.cpu()?;
@@ -127,7 +125,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
              manager of a node, in Harvester under Hosts"
         ));
     }
-    Ok(Some(plan))
+    Ok(plan)
 }
 
 /// Checks that KubeVirt would pin the CPUs.

@@ -21,12 +21,12 @@ pub(crate) struct Feature {
     pub(crate) adds: &'static [&'static Place],
     /// Its part of the settings that all features have.
     pub(crate) settings: fn(&Settings) -> &FeatureSettings,
-    /// Plans what the directive's value needs; `None` if it switches the feature off.
+    /// Plans what the directive's value needs. A value that switches the feature off does not get here.
     ///
     /// # Errors
     /// Why the feature cannot be applied, in words for the user: what the obstacle is, and what to do. Each feature has
     /// its own enum of reasons; outside of the feature, only the words matter.
-    pub(crate) plan: fn(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>>,
+    pub(crate) plan: fn(value: &str, context: &Context<'_>) -> anyhow::Result<Plan>,
     /// What users and administrators need to know of it.
     pub(crate) reference: Reference,
 }

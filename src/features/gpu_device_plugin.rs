@@ -100,7 +100,7 @@ pub(super) static FEATURE: Feature = Feature {
     },
 };
 
-fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
+fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let settings = &context.settings.gpu_device_plugin;
     let request = parse(value, settings.max_devices.0)?;
     let (name, count) = &request;
@@ -129,7 +129,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
     plan.entries.extend(ours.take(reused).cloned());
     let attached = in_place + plan.entries.len();
     if attached >= *count {
-        return Ok(Some(plan));
+        return Ok(plan);
     }
     match serving(resource, context) {
         // KubeVirt computes the limit for a device. An explicit limit would override the count.
@@ -162,7 +162,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
             plan.entries.push(LIMIT.entry(resource, &count.to_string()));
         }
     }
-    Ok(Some(plan))
+    Ok(plan)
 }
 
 /// The resource that a directive asks for, and the number of devices.

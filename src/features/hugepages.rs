@@ -93,7 +93,7 @@ pub(super) static FEATURE: Feature = Feature {
     },
 };
 
-fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
+fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let allowed = &context.settings.hugepages.page_sizes;
     let Some(size) = allowed.iter().copied().find(|size| size.word() == value) else {
         let words: Vec<_> = allowed.iter().map(|size| size.word()).collect();
@@ -126,7 +126,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
             ));
         }
     }
-    Ok(Some(plan))
+    Ok(plan)
 }
 
 /// An amount of memory that must be a multiple of the page size.

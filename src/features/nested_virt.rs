@@ -131,10 +131,8 @@ pub(super) static FEATURE: Feature = Feature {
     },
 };
 
-fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
-    if !is_on(value)? {
-        return Ok(None);
-    }
+fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
+    is_on(value)?;
     if let Some(architecture) = context.vm.architecture()?.filter(|architecture| !matches!(*architecture, "" | AMD64)) {
         let (who, architecture) = ("the VirtualMachine is", architecture.to_owned());
         return Err(NestedVirtError::Architecture { who, architecture }.into());
@@ -146,11 +144,11 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
         let policy = feature.policy.to_owned();
         return Err(NestedVirtError::Contradiction { extension, policy }.into());
     }
-    Ok(Some(Plan {
+    Ok(Plan {
         entries: vec![CPU_FEATURE.entry(extension, "")],
         applied: "true".to_owned(),
         warnings: warning.into_iter().collect(),
-    }))
+    })
 }
 
 fn is_off(feature: &CpuFeature<'_>) -> bool {

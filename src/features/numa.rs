@@ -2,7 +2,6 @@
 
 use super::feature::{Context, Feature, Plan};
 use super::reference::Reference;
-use super::switch::is_on;
 use crate::cluster::KUBEVIRT;
 use crate::cluster::access::{Access, Verbs};
 use crate::settings::{FeatureSettings, section};
@@ -46,7 +45,7 @@ pub(super) static FEATURE: Feature = Feature {
         example: "passthrough",
         gives: "the guest sees the NUMA nodes of its CPUs and memory",
         page: "cpu-and-memory.md#numa",
-        takes: "`passthrough`; off: `disabled`, `false`, `no`, `0` or nothing",
+        takes: "`passthrough`; off: `disabled`, `false`, `no`, `off`, `0` or nothing",
         effect: "`domain.cpu.numa.guestMappingPassthrough: {}`; needs cpu-pinning and hugepages",
         options: &[],
         looks_up: &[Access::to(Verbs::Get, &[&KUBEVIRT])
@@ -55,11 +54,9 @@ pub(super) static FEATURE: Feature = Feature {
     },
 };
 
-fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
-    match is_on(value) {
-        Ok(false) => return Ok(None),
-        _ if value.eq_ignore_ascii_case(PASSTHROUGH) => {}
-        _ => return Err(NumaError::Value.into()),
+fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
+    if !value.eq_ignore_ascii_case(PASSTHROUGH) {
+        return Err(NumaError::Value.into());
     }
     if !context.vm.has_instance_type() {
         let is_dedicated = context.vm.cpu()?.dedicated_cpu_placement == Some(true);
@@ -79,5 +76,5 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
         context.lookups.check_gate(GATE)?;
     }
     let entries = vec![NUMA_MAPPING.entry("", "")];
-    Ok(Some(Plan { entries, applied: PASSTHROUGH.to_owned(), ..Plan::default() }))
+    Ok(Plan { entries, applied: PASSTHROUGH.to_owned(), ..Plan::default() })
 }

@@ -90,7 +90,7 @@ static BUS: Bus = Bus {
     remedy: None,
 };
 
-fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
+fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let settings = &context.settings.pci_passthrough;
     let named_by = match settings.device_names {
         PciDeviceNames::Auto => NamedBy::Auto,

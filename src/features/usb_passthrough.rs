@@ -97,7 +97,7 @@ static BUS: Bus = Bus {
     remedy: Some("set usbPassthrough.deviceNames to permitted"),
 };
 
-fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
+fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let settings = &context.settings.usb_passthrough;
     let named_by = match settings.device_names {
         UsbDeviceNames::Auto => NamedBy::Auto,

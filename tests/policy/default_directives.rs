@@ -71,6 +71,20 @@ fn do_not_count_where_the_virtual_machine_has_the_directive(#[case] value: &str,
     assert_eq!(answer.domain()["cpu"]["dedicatedCpuPlacement"], true);
 }
 
+/// Also for a feature whose directive is not a switch.
+#[rstest]
+fn of_any_feature_can_be_switched_off(#[values("disabled", "off", "false", "")] word: &str) {
+    let settings = json!({"defaultDirectives": {"default": {
+        "gpu-device-plugin": "nvidia.com/gpu", "hugepages": "2Mi", "vbios-injection": "igpu-rom",
+        "pci-passthrough": "{\"devices\": [\"0000:00:02.0\"]}", "usb-passthrough": "{\"devices\": [\"046d:c52b\"]}",
+    }}});
+    let mut vm = vm();
+    for name in ["gpu-device-plugin", "hugepages", "vbios-injection", "pci-passthrough", "usb-passthrough"] {
+        annotate(&mut vm, &[(name, word)]);
+    }
+    Request::create(vm).settings(settings).evaluate().assert_accepted_unchanged();
+}
+
 #[test]
 fn do_not_count_in_other_namespaces() {
     let mut vm = vm();

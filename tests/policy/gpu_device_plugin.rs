@@ -99,7 +99,6 @@ fn no_limit_is_set_beside_a_device_of_the_resource(#[case] list: &str) {
 }
 
 #[rstest]
-#[case::empty("", "the form domain/name")]
 #[case::no_domain("gpu", "the form domain/name")]
 #[case::upper_case_domain("NVIDIA.com/gpu", "its domain must consist of lower-case letters")]
 #[case::reserved("kubernetes.io/gpu", "reserved by Kubernetes")]

@@ -42,7 +42,6 @@ fn sizes(#[values("2Mi", "1Gi")] size: &str) {
 #[rstest]
 #[case::another_size("4Ki", json!({}), "write 2Mi or 1Gi")]
 #[case::another_case("2mi", json!({}), "write 2Mi or 1Gi")]
-#[case::nothing("", json!({}), "write 2Mi or 1Gi")]
 #[case::setting("1Gi", json!({"hugepages": {"pageSizes": ["2Mi"]}}), "write 2Mi")]
 fn sizes_that_are_not_allowed(#[case] size: &str, #[case] settings: Value, #[case] part: &str) {
     let answer = Request::create(vm(size, guest("8Gi"))).settings(settings).evaluate();

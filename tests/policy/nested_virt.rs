@@ -23,7 +23,7 @@ fn require(feature: &str) -> Value {
 }
 
 #[rstest]
-fn on(#[values("enabled", "true", "yes", "1", "Enabled", "TRUE", " yes\n")] value: &str) {
+fn on(#[values("enabled", "true", "yes", "on", "1", "Enabled", "TRUE", " yes\n")] value: &str) {
     let answer = Request::create(vm(&[("nested-virt", value), ("cpu-vendor", "amd")])).evaluate();
     assert!(answer.is_accepted());
     let record = format!(
@@ -42,12 +42,12 @@ fn on(#[values("enabled", "true", "yes", "1", "Enabled", "TRUE", " yes\n")] valu
 }
 
 #[rstest]
-fn off(#[values("disabled", "false", "no", "0", "", "Disabled", "  ")] value: &str) {
+fn off(#[values("disabled", "false", "no", "off", "0", "", "Disabled", "  ")] value: &str) {
     Request::create(vm(&[("nested-virt", value)])).evaluate().assert_accepted_unchanged();
 }
 
 #[rstest]
-fn anything_else_is_an_error(#[values("on", "2", "enable", "svm", "{}")] value: &str) {
+fn anything_else_is_an_error(#[values("2", "enable", "svm", "{}")] value: &str) {
     let answer = Request::create(vm(&[("nested-virt", value)])).evaluate();
     let quoted = format!("annotation vm-feature-manager.io/nested-virt: {value:?}");
     answer.assert_denied(&["nested-virt", &quoted, "write enabled or disabled"]);

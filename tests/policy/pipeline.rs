@@ -650,6 +650,18 @@ mod extremes {
     }
 }
 
+/// The words that switch a feature off are the same for all.
+#[rstest]
+fn every_feature_can_be_switched_off(#[values("disabled", "FALSE", "no", "off", "0", "", " ")] word: &str) {
+    for feature in names() {
+        Request::create(vm(&[(feature, word)])).evaluate().assert_accepted_unchanged();
+        let (_, example) = directives().into_iter().find(|(name, _)| *name == feature).unwrap();
+        let old = vm(&[(feature, example)]);
+        let answer = Request::update(old, vm(&[(feature, word)])).evaluate();
+        answer.assert_accepted_unchanged();
+    }
+}
+
 /// Directives under `spec.template.metadata.annotations`, where KubeVirt's own annotations are.
 mod on_the_template {
     use super::*;

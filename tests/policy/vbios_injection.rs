@@ -403,7 +403,6 @@ mod config_map {
     }
 
     #[rstest]
-    #[case::empty("", "not the name of a ConfigMap")]
     #[case::upper_case("Rom", "not the name of a ConfigMap")]
     #[case::path("../rom", "not the name of a ConfigMap")]
     #[case::dot("igpu.rom", "KubeVirt names a pod volume after the ConfigMap")]

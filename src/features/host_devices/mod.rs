@@ -62,7 +62,7 @@ pub(super) fn plan(
     named_by: NamedBy,
     value: &str,
     context: &Context<'_>,
-) -> anyhow::Result<Option<Plan>> {
+) -> anyhow::Result<Plan> {
     let host_devices = context.vm.host_devices()?;
     let counted = host_devices.iter().filter(|device| (bus.counts)(device)).count();
     let wanted = Wanted { bus, settings, devices: Devices::parse(value, max_devices, bus)?, context };
@@ -94,7 +94,7 @@ pub(super) fn plan(
     context.lookups.check_gate(GATE)?;
     let hostname = wanted.devices.node.filter(|_| settings.pin_to_node);
     plan.entries.extend(hostname.map(|hostname| NODE_SELECTOR.entry("", &hostname)));
-    Ok(Some(plan))
+    Ok(plan)
 }
 
 /// The devices that a directive asks for, and what their plan depends on.

@@ -134,7 +134,7 @@ pub(super) static FEATURE: Feature = Feature {
     },
 };
 
-fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
+fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let settings = &context.settings.vbios_injection;
     let sidecars = context.vm.hook_sidecars()?;
     check_names(value, &sidecars, context)?;
@@ -163,7 +163,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Option<Plan>> {
         plan.entries.push(CONFIG_MAP_VOLUME.entry(VOLUME, value));
     }
     plan.entries.push(HOOK_SIDECAR.entry("", &sidecar(&image, value, &names, settings)));
-    Ok(Some(plan))
+    Ok(plan)
 }
 
 /// Whether the feature already gave the VirtualMachine the ROM in this ConfigMap.
