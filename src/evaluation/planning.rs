@@ -306,10 +306,15 @@ impl<'r> Evaluation<'r> {
         let failed_on = |old: &Old| {
             let before = self.before(old);
             let tasks: Vec<Task<'_>> = FEATURES.iter().map(|feature| before.task(feature)).collect();
-            let failed = |ending: &Ending| matches!(ending.outcome, Outcome::Failed(..));
-            let features = tasks.iter().map(|task| task.feature.name);
-            let endings = before.endings(&tasks, &Siblings::default(), &[]).unwrap_or_default();
-            features.zip(&endings).filter(|(_, ending)| failed(ending)).map(|(name, _)| name).collect()
+            let failing = |kept: &[(&str, String)]| -> Vec<&'static str> {
+                let endings = before.endings(&tasks, &Siblings::default(), kept).unwrap_or_default();
+                let fails = |ending: &Ending| matches!(ending.outcome, Outcome::Failed(..) | Outcome::FailedBefore(_));
+                let tasks = tasks.iter().zip(&endings).filter(|(_, ending)| fails(ending));
+                tasks.map(|(task, _)| task.feature.name).collect()
+            };
+            // What they keep may make others fail.
+            let kept: Vec<_> = failing(&[]).into_iter().map(|name| (name, String::new())).collect();
+            failing(&kept)
         };
         let failures = || self.old.map(failed_on).unwrap_or_default();
         task.occasion != Occasion::Requested

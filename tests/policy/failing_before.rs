@@ -155,3 +155,25 @@ fn what_cannot_be_recorded_is_refused() {
     let answer = Request::create(bare_vm(&[("usb-passthrough", &long)])).cluster(plugged_in()).evaluate();
     answer.assert_denied(&["what the policy has to record about it is longer than 32 KiB", "shorten the directive"]);
 }
+
+/// Because of what the unplugged device keeps, the other feature failed before, too.
+#[test]
+fn a_feature_that_fails_because_of_another_that_fails_is_left_alone() {
+    let mut old = stored(&[RECEIVER]);
+    annotate(
+        &mut old,
+        &[
+            ("pci-passthrough", r#"{"devices": ["node2/0000:03:00.0"]}"#),
+            ("pci-passthrough-error", "the directive names the node node2"),
+        ],
+    );
+    let mut new = old.clone();
+    hotplug_a_volume(&mut new);
+    let mut objects = fixtures("../../examples/harvester/cluster/cluster.yaml");
+    objects.retain(|object| object["kind"] != "KubeVirt");
+    let settings = json!({"usbPassthrough": {"errorHandling": "allow-and-log"}});
+    let answer = Request::update(old, new).settings(settings).cluster(MemoryCluster::of(objects)).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(answer.audit("failed"), "pci-passthrough,usb-passthrough");
+    assert_eq!(answer.domain()["devices"]["hostDevices"][0]["name"], "node1-046d-c52b-001002");
+}
