@@ -87,3 +87,22 @@ fn is_label(value: &str) -> bool {
 pub(crate) fn is_copy(feature: &Feature, directives: &Directives, record: &Record) -> bool {
     record.part(feature.name).is_some() && directives.is_silent(feature.name) && !directives.is_marked(feature.name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::word("enabled", true)]
+    #[case::with_signs("a-b_c.d", true)]
+    #[case::as_long_as_can_be(&"a".repeat(63), true)]
+    #[case::too_long(&"a".repeat(64), false)]
+    #[case::slash("nvidia.com/gpu", false)]
+    #[case::json("{}", false)]
+    #[case::begins_with_a_sign("-a", false)]
+    #[case::ends_with_a_sign("a.", false)]
+    fn what_a_label_may_have(#[case] value: &str, #[case] expected: bool) {
+        assert_eq!(is_label(value), expected);
+    }
+}

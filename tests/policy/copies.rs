@@ -147,6 +147,27 @@ fn an_option_of_a_directive_on_the_template_is_put_back() {
     assert_eq!(spec(&answer.after())["domain"]["cpu"]["features"], json!([{"name": "svm", "policy": "require"}]));
 }
 
+/// The option is missing because the user wants it so: without it, the nodes of both vendors are a failure.
+#[rstest]
+#[case::another_directive(|original: &Value| {
+    let mut copy = harvester_clone(original, "copy");
+    copy["spec"]["template"]["metadata"]["annotations"][format!("{PREFIX}nested-virt")] = json!("yes");
+    copy
+})]
+#[case::an_export(|original: &Value| {
+    let mut copy = exported(original);
+    copy["metadata"]["annotations"].as_object_mut().unwrap().remove(&format!("{PREFIX}cpu-vendor"));
+    copy
+})]
+#[case::the_directive_of_the_copy(|original: &Value| with(harvester_clone(original, "copy"), &[DIRECTIVES[0]]))]
+fn an_option_that_the_user_left_out_is_not_put_back(#[case] copy: fn(&Value) -> Value) {
+    let mut vm = with(plain(), &[("cpu-vendor", "amd")]);
+    vm["spec"]["template"]["metadata"]["annotations"][format!("{PREFIX}nested-virt")] = json!("enabled");
+    let original = create(vm).after();
+    let answer = Request::create(copy(&original)).cluster(cluster()).evaluate();
+    answer.assert_denied(&["are of both AMD and Intel"]);
+}
+
 /// A value that no label can have came from another place. What it added is taken back, as nothing asks for it.
 #[test]
 fn a_value_that_no_label_can_have_is_not_put_back() {
