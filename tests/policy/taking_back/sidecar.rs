@@ -37,6 +37,25 @@ fn that_a_record_does_not_list_goes(#[case] added: Value) {
     assert_eq!(sidecars(&answer.after()), &Value::Null);
 }
 
+/// Without any record, unless the manifest declares it.
+#[rstest]
+#[case::declared_by_nobody(false)]
+#[case::declared(true)]
+fn in_a_new_vm_without_the_directive_goes(#[case] is_declared: bool) {
+    let mut story = with_rom(None, "sidecar");
+    let sidecar = sidecars(&story.vm).clone();
+    remove(&mut story.vm, ROM.0);
+    set_record(&mut story.vm, &[]);
+    if is_declared {
+        let annotations = json!({"hooks.kubevirt.io/hookSidecars": sidecar});
+        let manifest = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
+        story.vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] =
+            json!(manifest.to_string());
+    }
+    let answer = story.answer(Request::create(story.vm.clone()));
+    assert_eq!(sidecars(&answer.after()), if is_declared { &sidecar } else { &Value::Null });
+}
+
 /// The user removed the policy's entry. The policy does not rewrite the others.
 #[test]
 fn without_an_entry_of_ours_the_list_is_left_alone() {
