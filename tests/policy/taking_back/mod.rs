@@ -368,6 +368,30 @@ fn a_device_that_the_user_renamed_stays_with_a_warning() {
     );
 }
 
+/// The update that removes the directive renames the device, too.
+#[test]
+fn a_device_that_the_user_renames_as_the_directive_goes_stays_with_a_warning() {
+    let renamed = json!([{"name": "gpu0", "deviceName": "pci_0000_00_02_0"}]);
+    let answer = Story::of(&[]).ask(&[PCI]).update(|vm| {
+        remove(vm, PCI.0);
+        *vm = with(vm.clone(), &[(HOST_DEVICES, renamed.clone())]);
+    });
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &renamed);
+    assert!(answer.warnings()[0].contains("the host device gpu0 stays"), "{:?}", answer.warnings());
+}
+
+/// The user's entry, which the user removes as the directive comes, stays the user's.
+#[test]
+fn what_the_user_removes_as_the_directive_comes_is_not_recorded() {
+    let story = Story::of(&[(CPU_FEATURES, json!([svm()]))]);
+    let answer = story.update(|vm| {
+        annotate(vm, &[NESTED]);
+        *vm = with(vm.clone(), &[(CPU_FEATURES, json!([]))]);
+    });
+    assert_eq!(spec(&answer.after(), CPU_FEATURES), &json!([svm()]));
+    assert_eq!(record(&answer.after(), NESTED.0).unwrap()["added"], json!([]));
+}
+
 /// The directive changes to a device that the user had before.
 #[test]
 fn a_device_of_the_users_that_a_directive_comes_to_stays_when_it_goes() {
