@@ -56,11 +56,11 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
         let record = Record::read(directives.record(), FEATURES);
         (directives, record)
     };
-    // A Secret is not looked up for the old VirtualMachine, because its content before the update is not known, and not
-    // for an update that changes nothing.
-    let old_user_data = old.as_ref().map(|old| read_user_data(old, None)).unwrap_or_default();
+    // A Secret is not looked up for an update that changes nothing. For the old VirtualMachine, its content of today
+    // counts: no request changed it, so none asks for what is in it.
     let secret: Option<ReadSecret<'_>> = Some(&read_secret);
     let secret = secret.filter(|_| settings.general.user_data.read_secrets && !is_unchanged);
+    let old_user_data = old.as_ref().map(|old| read_user_data(old, secret)).unwrap_or_default();
     let user_data = read_user_data(&new, secret);
     for note in &user_data.notes {
         info!(log, "user data passed over"; request, "reason" => note);

@@ -139,6 +139,30 @@ fn an_orphaned_device_is_not_enabled() {
     answer.assert_denied(&["1050:0407 is not enabled for passthrough on node1"]);
 }
 
+/// The key was plugged in again, so Harvester has it under another name, and keeps the old object as an orphan.
+#[test]
+fn an_orphaned_device_gives_way_to_the_one_that_is_enabled() {
+    let stored = create(vm(&["1050:0407"])).after();
+    let again = "node1-1050-0407-001009";
+    let mut objects = fixtures("../../examples/usb-passthrough/cluster/cluster.yaml");
+    let mut device = objects.iter().find(|object| object["metadata"]["name"] == KEY).unwrap().clone();
+    device["metadata"]["name"] = json!(again);
+    device["status"]["resourceName"] = json!(format!("kubevirt.io/{again}"));
+    objects.push(device);
+    let mut cluster = MemoryCluster::of(objects);
+    cluster.object("USBDevice", KEY)["status"]["status"] = json!("orphaned");
+    let mut new = stored.clone();
+    new["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(1);
+    let answer = Request::update(stored, new).cluster(cluster).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    let expected = json!([{"name": again, "deviceName": format!("kubevirt.io/{again}")}]);
+    assert_eq!(answer.domain()["devices"]["hostDevices"], expected);
+    assert_eq!(
+        answer.added("usb-passthrough"),
+        Some(format!(r#"[{{"hostDevice":"{again}","resource":"kubevirt.io/{again}"}}]"#))
+    );
+}
+
 #[test]
 fn two_alike_on_one_node_are_told_apart_by_their_names() {
     let cluster = || {

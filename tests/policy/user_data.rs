@@ -355,6 +355,22 @@ mod secret {
         assert_eq!(answer.domain()["cpu"], json!({"cores": 2}));
     }
 
+    /// No request changes the Secret, so none is denied because of it, and none is the request of who changed it.
+    #[rstest]
+    #[case::fails_as_before("nested_virt: maybe", "nested-virt fails as before this request")]
+    #[case::is_new("cpu_pinning: maybe", "cpu-pinning is not applied")]
+    fn that_changed_since_denies_no_request(#[case] directive: &str, #[case] warning: &str) {
+        let applied = answer(vec![secret("userdata", NESTED)]).after();
+        let mut new = applied.clone();
+        new["spec"]["template"]["spec"]["domain"]["cpu"]["cores"] = json!(2);
+        let text = format!("#cloud-config\nx_kubevirt_features: {{{directive}}}\n");
+        let cluster = MemoryCluster::of(vec![secret("userdata", &text)]);
+        let answer = Request::update(applied, new).settings(secrets()).cluster(cluster).evaluate();
+        assert!(answer.is_accepted(), "{}", answer.message());
+        assert!(answer.warnings().join(" ").contains(warning), "{:?}", answer.warnings());
+        assert_eq!(answer.lookups, ["get Secret seed"]);
+    }
+
     /// Any of the policy's annotations, on the new or the old VirtualMachine, shows that there may be something to remove.
     #[rstest]
     #[case::record(&["record"], &[], true)]

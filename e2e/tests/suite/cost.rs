@@ -101,6 +101,8 @@ type Part = fn(&mut Value, usize);
 #[case::annotations_of_the_template(|vm: &mut Value, n| for i in 0..n { vm["spec"]["template"]["metadata"]["annotations"][format!("vm-feature-manager.io/x{i}")] = json!("x"); })]
 #[case::last_applied(|vm: &mut Value, n| vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] = json!(json!({"spec": {"template": {"spec": {"volumes": vec![json!({"name": "x"}); n]}}}}).to_string()))]
 #[case::cpu_features(|vm: &mut Value, n| list(vm, "/domain/cpu/features", (0..n).map(|i| json!({"name": format!("f{i}")}))))]
+#[case::node_selector(|vm: &mut Value, n| for i in 0..n { vm["spec"]["template"]["spec"]["nodeSelector"][format!("example.com/{i}")] = json!("x"); })]
+#[case::last_applied_entries(|vm: &mut Value, n| vm["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] = json!(json!({"spec": {"template": {"spec": {"domain": {"cpu": {"features": vec![json!({"name": "svm", "policy": "require"}); n]}}}}}}).to_string()))]
 #[case::node_affinity(|vm: &mut Value, n| vm["spec"]["template"]["spec"]["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": vec![json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}); n]}}}))]
 #[case::parts_that_are_not_read(|vm: &mut Value, n| vm["status"] = json!({"conditions": vec![json!({"type": "Ready", "status": "True"}); n]}))]
 fn of_a_part_four_times_as_large_is_at_most_so_much_more(

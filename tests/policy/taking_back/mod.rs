@@ -392,6 +392,38 @@ fn what_the_user_removes_as_the_directive_comes_is_not_recorded() {
     assert_eq!(record(&answer.after(), NESTED.0).unwrap()["added"], json!([]));
 }
 
+/// What the record says counts, not how it is written.
+#[test]
+fn a_record_that_says_the_same_is_not_written_again() {
+    let story = Story::of(&[]).ask(&[NESTED]).edit(|vm| {
+        let annotations = &mut vm["spec"]["template"]["metadata"]["annotations"];
+        let record: Value = serde_json::from_str(annotations[RECORD].as_str().unwrap()).unwrap();
+        annotations[RECORD] = json!(format!("{record:#}"));
+    });
+    story.update(|vm| *vm = with(vm.clone(), &[("/architecture", json!("amd64"))])).assert_accepted_unchanged();
+}
+
+/// After a downgrade, the record has parts of features that the policy does not know.
+#[test]
+fn what_the_record_says_about_an_unknown_feature_stays() {
+    let future = json!({"value": "on", "added": [{"moon": "full"}]});
+    let mut story = Story::of(&[]).ask(&[NESTED]).edit(|vm| {
+        let nested = record(vm, NESTED.0).unwrap()["added"].clone();
+        set_record(vm, &[(NESTED.0, NESTED.1, nested), ("moonlight", "on", json!([{"moon": "full"}]))]);
+    });
+    story.vm = story.drop(NESTED).after();
+    assert_eq!(record(&story.vm, NESTED.0), None);
+    assert_eq!(record(&story.vm, "moonlight"), Some(future));
+}
+
+/// The empty list is the mark that the directive was evaluated.
+#[rstest]
+fn a_directive_that_adds_nothing_is_recorded(#[values(true, false)] tracking: bool) {
+    let story = Story::of(&[(CPU_FEATURES, json!([svm()]))]);
+    let story = if tracking { story } else { story.without_tracking() }.ask(&[NESTED]);
+    assert_eq!(record(&story.vm, NESTED.0), Some(json!({"value": "enabled", "added": []})));
+}
+
 /// The directive changes to a device that the user had before.
 #[test]
 fn a_device_of_the_users_that_a_directive_comes_to_stays_when_it_goes() {
