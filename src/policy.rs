@@ -1,16 +1,12 @@
 //! What happens to a request, in order. This module does not know JSON or waPC.
 
-use serde_json::Map;
 use slog::{Logger, info, warn};
 
 use crate::cluster::{Cluster, Lookups, SECRET};
-use crate::directives::{Asked, Directives, ReadSecret, UserData};
-use crate::evaluation::{Evaluation, Old, Ownership, is_copy, is_evaluated, put_back};
-use crate::features::feature::Feature;
+use crate::directives::{Directives, ReadSecret, UserData};
+use crate::evaluation::{Evaluation, Old, Ownership, is_missed, put_back};
 use crate::features::record::Record;
-use crate::features::switch::is_off;
 use crate::features::{FEATURES, Settings};
-use crate::keys;
 use crate::request::{Payload, VirtualMachines};
 use crate::settings::{ConfigSource, has_default_directives, reads_user_data};
 use crate::verdict::{Decision, Denial, Verdict};
@@ -48,11 +44,9 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
     let read_user_data = |vm: &VirtualMachine, read_secret: Option<ReadSecret<'_>>| {
         if reads_user_data { UserData::read(vm, read_secret) } else { UserData::default() }
     };
-    let mut defaults = Map::new();
-    let named = settings.general.default_directives.of(&request.namespace);
-    defaults.extend(named.map(|(name, value)| (keys::directive(name), value.into())));
     let read = |vm: &VirtualMachine, user_data| {
-        let directives = Directives::read(vm, settings.general.config_source, user_data, defaults.clone());
+        let defaults = settings.general.default_directives.of(&request.namespace);
+        let directives = Directives::read(vm, settings.general.config_source, user_data, defaults);
         let record = Record::read(directives.record(), FEATURES);
         (directives, record)
     };
@@ -69,8 +63,8 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
         return Ok(Verdict::default());
     }
     let (mut directives, record) = read(&new, user_data);
-    let enabled = FEATURES.iter().filter(|feature| (feature.settings)(settings).enabled);
-    if is_unchanged && !is_any_missed(enabled, &directives, &record) {
+    let mut enabled = FEATURES.iter().filter(|feature| (feature.settings)(settings).enabled);
+    if is_unchanged && !enabled.any(|feature| is_missed(feature, &directives, &record)) {
         return Ok(Verdict::default());
     }
     let mut old = old.map(|vm| {
@@ -99,25 +93,11 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
     .all_features()
 }
 
-/// Whether the directive for one of the features was never evaluated: the VirtualMachine is older than the policy, the
-/// policy could not be called when the directive was set, or it comes from the settings; or whether it was lost in a copy
-/// that the policy did not see. A directive that switches its feature off needs no evaluation.
-fn is_any_missed<'f>(
-    mut features: impl Iterator<Item = &'f &'static Feature>,
-    directives: &Directives,
-    record: &Record,
-) -> bool {
-    features.any(|feature| match directives.get(feature.name) {
-        Asked::Yes(directive) => !is_off(&directive) && !is_evaluated(feature, directives, record),
-        Asked::No => is_copy(feature, directives, record),
-        Asked::Unreadable => false,
-    })
-}
-
 /// Whether a directive may be one that was never evaluated, wherever directives are read. Settings and user data are not read.
 fn may_be_missed(vm: &VirtualMachine) -> bool {
     [ConfigSource::Annotations, ConfigSource::Labels].into_iter().any(|source| {
-        let directives = Directives::read(vm, source, UserData::default(), Map::new());
-        is_any_missed(FEATURES.iter(), &directives, &Record::read(directives.record(), FEATURES))
+        let directives = Directives::read(vm, source, UserData::default(), std::iter::empty());
+        let record = Record::read(directives.record(), FEATURES);
+        FEATURES.iter().any(|feature| is_missed(feature, &directives, &record))
     })
 }

@@ -25,7 +25,8 @@ pub(crate) struct Payload {
 pub(crate) struct AdmissionRequest {
     uid: String,
     /// The group and kind of the object. Every API version counts.
-    kind: (String, String),
+    group: String,
+    kind: String,
     name: String,
     pub(crate) namespace: String,
     operation: String,
@@ -113,7 +114,8 @@ impl Payload {
         let [object, old_object] = ["object", "oldObject"].map(|key| take(&mut request, key));
         let request = AdmissionRequest {
             uid: text(&request, "/uid")?,
-            kind: (text(&request, "/kind/group")?, text(&request, "/kind/kind")?),
+            group: text(&request, "/kind/group")?,
+            kind: text(&request, "/kind/kind")?,
             name: text(&request, "/name")?,
             namespace: text(&request, "/namespace")?,
             operation: text(&request, "/operation")?,
@@ -126,7 +128,7 @@ impl Payload {
             object,
             old_object,
         };
-        if request.kind.1.is_empty() {
+        if request.kind.is_empty() {
             return Err(Unreadable::Field("/kind/kind"));
         }
         if request.operation.is_empty() {
@@ -163,9 +165,8 @@ fn texts(request: &Value, pointer: &'static str) -> Result<Vec<String>, Unreadab
 impl AdmissionRequest {
     /// Takes the VirtualMachine out of the request, if the request creates or updates one, not only its status.
     pub(crate) fn take_virtual_machines(&mut self) -> Option<VirtualMachines> {
-        let (group, kind) = &self.kind;
-        let is_concerned = group == "kubevirt.io"
-            && kind == "VirtualMachine"
+        let is_concerned = self.group == "kubevirt.io"
+            && self.kind == "VirtualMachine"
             && matches!(self.operation.as_str(), "CREATE" | "UPDATE")
             && self.sub_resource.is_empty();
         let [new, old] = [self.object.take(), self.old_object.take()].map(|object| {

@@ -1,11 +1,11 @@
 //! Lists everything in a VirtualMachine that looks like a directive or an option, for `vmfm --explain`.
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{Directives, Source, UserData};
 use crate::features::{Settings, reference};
-use crate::keys::{self, PREFIX, RECORD, WRITTEN};
+use crate::keys::{PREFIX, RECORD, WRITTEN};
 use crate::settings::ConfigSource;
 use crate::text;
 use crate::vm::{VirtualMachine, as_text};
@@ -30,9 +30,7 @@ pub fn list_directives(object: &Value, settings: &Value) -> Vec<ListedDirective>
     let settings = Settings::read(settings).unwrap_or_default();
     let vm = VirtualMachine::new(object.clone());
     let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("default");
-    let mut defaults = Map::new();
-    let named = settings.general.default_directives.of(namespace);
-    defaults.extend(named.map(|(name, value)| (keys::directive(name), value.into())));
+    let defaults = settings.general.default_directives.of(namespace);
     let directives = Directives::read(&vm, settings.general.config_source, UserData::read(&vm, None), defaults);
     let mut listed: Vec<ListedDirective> = Vec::new();
     for (name, source, value) in directives.found() {
@@ -66,7 +64,8 @@ impl Directives {
     /// The names, sources and values of everything that was found, in order of precedence.
     fn found(&self) -> impl Iterator<Item = (&str, Source<'_>, &Value)> {
         let sources = [Source::Annotation, Source::Label, Source::Template].into_iter();
-        let keys = sources.flat_map(|source| self.keys(source).iter().map(move |(key, value)| (key, source, value)));
+        let keys = sources.filter_map(|source| Some((source, self.keys(source)?)));
+        let keys = keys.flat_map(|(source, keys)| keys.iter().map(move |(key, value)| (key, source, value)));
         let keys = keys.filter_map(|(key, source, value)| {
             let name = key.strip_prefix(PREFIX)?;
             let is_written = key == RECORD || WRITTEN.iter().any(|ending| name.ends_with(ending));

@@ -13,7 +13,7 @@ use crate::json::type_name;
 use crate::keys::{self, PREFIX, RECORD, WRITTEN};
 use crate::settings::ConfigSource;
 use crate::text::{self, Quoted};
-use crate::vm::{VirtualMachine, as_text};
+use crate::vm::{ShapeError, VirtualMachine, as_text};
 pub use listing::{ListedDirective, list_directives};
 pub(crate) use user_data::{ReadSecret, SECRETS, UserData};
 
@@ -64,6 +64,15 @@ impl fmt::Display for Directive<'_> {
     }
 }
 
+/// A directive or an option that a copy lost.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    /// Where it would be read.
+    pub(crate) source: Source<'static>,
+    pub(crate) key: String,
+    pub(crate) value: String,
+}
+
 /// Where a directive was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source<'o> {
@@ -78,6 +87,17 @@ pub(crate) enum Source<'o> {
 }
 
 impl Source<'_> {
+    /// Sets the key at this place; without a value, removes it. User data belongs to the guest, and settings to the
+    /// administrator, so neither is changed.
+    pub(crate) fn write(self, vm: &mut VirtualMachine, key: &str, value: Option<String>) -> Result<(), ShapeError> {
+        match self {
+            Source::Annotation => vm.annotate(key, value),
+            Source::Label => vm.label(key, value),
+            Source::Template => vm.annotate_template(key, value),
+            Source::UserData(_) | Source::Default => Ok(()),
+        }
+    }
+
     /// The place and key of a directive or option, in words.
     fn key(&self, name: &str) -> String {
         match self {
@@ -108,15 +128,16 @@ pub(crate) struct Directives {
 
 impl Directives {
     /// Finds the directives and options in the VirtualMachine's annotations and labels. `user_data` contains those from
-    /// its user data, `defaults` those of the settings for its namespace, by their keys.
-    pub(crate) fn read(
+    /// its user data, `defaults` those of the settings for its namespace: their names and values.
+    pub(crate) fn read<'d>(
         vm: &VirtualMachine,
         config_source: ConfigSource,
         user_data: UserData,
-        defaults: Map<String, Value>,
+        defaults: impl Iterator<Item = (&'d str, &'d str)>,
     ) -> Self {
         let owned = |(key, value): (&String, &Value)| (key.clone(), value.clone());
         let [annotations, labels, template] = vm.policy_keys().map(|keys| to_map(keys.into_iter().map(owned)));
+        let defaults = to_map(defaults.map(|(name, value)| (keys::directive(name), value.into())));
         Self { config_source, annotations, labels, template, user_data, defaults }
     }
 
@@ -136,12 +157,14 @@ impl Directives {
         }
     }
 
-    fn keys(&self, source: Source<'_>) -> &Map<String, Value> {
+    /// The keys and values at a place; `None` for user data, which has none of the policy's keys.
+    fn keys(&self, source: Source<'_>) -> Option<&Map<String, Value>> {
         match source {
-            Source::Annotation | Source::UserData(_) => &self.annotations,
-            Source::Label => &self.labels,
-            Source::Template => &self.template,
-            Source::Default => &self.defaults,
+            Source::Annotation => Some(&self.annotations),
+            Source::Label => Some(&self.labels),
+            Source::Template => Some(&self.template),
+            Source::Default => Some(&self.defaults),
+            Source::UserData(_) => None,
         }
     }
 
@@ -149,7 +172,7 @@ impl Directives {
     fn find(&self, name: &'static str, places: &[Source<'static>]) -> Asked<'_> {
         let key = keys::directive(name);
         let at = |source: Source<'static>| {
-            self.keys(source).get(&key).map(|value| Directive { source, feature: name, value })
+            self.keys(source)?.get(&key).map(|value| Directive { source, feature: name, value })
         };
         match places.iter().find_map(|source| at(*source)) {
             Some(directive) => Asked::Yes(directive),
@@ -221,25 +244,26 @@ impl Directives {
         value(self) == value(other) && options.all(|option| self.option(option) == other.option(option))
     }
 
-    /// The directive and options that a record names and that are not there, with the keys where they would be read.
+    /// The directive and options that a record names and that are not there.
     pub(crate) fn lost(
         &self,
         ask: &Ask,
         feature: &'static str,
         options: impl Iterator<Item = &'static str>,
-    ) -> Vec<(Source<'static>, String, String)> {
+    ) -> Vec<Lost> {
         let directive = (feature, Some(ask.value.as_str()), self.places());
         let option = |option| (option, ask.options.get(option).and_then(Value::as_str), self.places_of_options());
         let all = std::iter::once(directive).chain(options.map(option));
         let lost = all.filter_map(|(name, value, places)| {
             let is_there = matches!(self.find(name, places), Asked::Yes(_));
-            Some((*places.first()?, keys::directive(name), value.filter(|_| !is_there)?.to_owned()))
+            let value = value.filter(|_| !is_there)?.to_owned();
+            Some(Lost { source: *places.first()?, key: keys::directive(name), value })
         });
         lost.collect()
     }
 
-    /// Adds a directive or option.
-    pub(crate) fn put_back(&mut self, source: Source<'_>, key: String, value: String) {
+    /// Adds a directive or option that was lost.
+    pub(crate) fn put_back(&mut self, Lost { source, key, value }: Lost) {
         let keys = if source == Source::Label { &mut self.labels } else { &mut self.annotations };
         keys.insert(key, value.into());
     }
@@ -285,7 +309,7 @@ impl Directives {
     /// Up to as many unknown keys as fit into a warning, each with the most similar known name.
     fn unknown(&self, features: &[&'static str], known: &[&'static str]) -> Vec<String> {
         let sources = self.places().iter().copied().filter(|source| *source != Source::Annotation);
-        let keys = sources.chain([Source::Annotation]).flat_map(|source| self.keys(source).keys());
+        let keys = sources.chain([Source::Annotation]).filter_map(|source| self.keys(source)).flat_map(Map::keys);
         keys.filter(|key| *key != RECORD)
             .filter_map(|key| key.strip_prefix(PREFIX))
             .chain(self.user_data.all().map(|(name, ..)| name))

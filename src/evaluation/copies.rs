@@ -34,9 +34,8 @@ pub(crate) fn put_back(
             {
                 continue;
             }
-            for (source, key, value) in old.directives.lost(&part.ask, feature.name, feature.options()) {
-                old.directives.put_back(source, key, value);
-            }
+            let lost = old.directives.lost(&part.ask, feature.name, feature.options());
+            lost.into_iter().for_each(|lost| old.directives.put_back(lost));
             if is_asked() {
                 features.push(feature.name);
                 continue;
@@ -47,16 +46,12 @@ pub(crate) fn put_back(
         }
         let lost = directives.lost(&part.ask, feature.name, feature.options());
         // A value from another place may not be possible for a label, and then the API server would deny the request.
-        if lost.is_empty() || lost.iter().any(|(source, _, value)| *source == Source::Label && !is_label(value)) {
+        if lost.is_empty() || lost.iter().any(|lost| lost.source == Source::Label && !is_label(&lost.value)) {
             continue;
         }
-        for (source, key, value) in lost {
-            let is_written = match source {
-                Source::Label => vm.label(&key, Some(value.clone())),
-                _ => vm.annotate(&key, Some(value.clone())),
-            };
-            if is_written.is_ok() {
-                directives.put_back(source, key, value);
+        for lost in lost {
+            if lost.source.write(vm, &lost.key, Some(lost.value.clone())).is_ok() {
+                directives.put_back(lost);
             }
         }
         if !directives.is_silent(feature.name) {
@@ -84,7 +79,7 @@ fn is_label(value: &str) -> bool {
 }
 
 /// Whether a VirtualMachine has the record of a feature, but neither a directive nor an annotation for people.
-pub(crate) fn is_copy(feature: &Feature, directives: &Directives, record: &Record) -> bool {
+pub(super) fn is_copy(feature: &Feature, directives: &Directives, record: &Record) -> bool {
     record.part(feature.name).is_some() && directives.is_silent(feature.name) && !directives.is_marked(feature.name)
 }
 

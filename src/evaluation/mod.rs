@@ -9,9 +9,10 @@ use std::cell::OnceCell;
 use slog::{Logger, info, warn};
 
 use crate::cluster::Lookups;
-use crate::directives::{Asked, Directive, Directives, Source};
+use crate::directives::{Asked, Directive, Directives};
 use crate::features::feature::Feature;
 use crate::features::record::{Part, Record};
+use crate::features::switch::is_off;
 use crate::features::{FEATURES, Settings};
 use crate::keys;
 use crate::request::AdmissionRequest;
@@ -19,7 +20,8 @@ use crate::settings::ErrorHandling;
 use crate::text;
 use crate::verdict::{Decision, Denial, Verdict};
 use crate::vm::{ShapeError, VirtualMachine};
-pub(crate) use copies::{is_copy, put_back};
+use copies::is_copy;
+pub(crate) use copies::put_back;
 pub(crate) use ownership::Ownership;
 use planning::{Changes, Occasion, Outcome, Step, Task};
 
@@ -31,8 +33,19 @@ pub(crate) struct Old {
 }
 
 /// Whether a VirtualMachine shows that the directive for a feature was evaluated: the feature was applied or failed.
-pub(crate) fn is_evaluated(feature: &Feature, directives: &Directives, record: &Record) -> bool {
+fn is_evaluated(feature: &Feature, directives: &Directives, record: &Record) -> bool {
     record.part(feature.name).is_some() || directives.is_marked(feature.name)
+}
+
+/// Whether an update must evaluate a feature although nothing changes: its directive was never evaluated, because the
+/// VirtualMachine is older than the policy, the policy could not be called, or it comes from the settings; or a copy that
+/// the policy did not see lost it. A directive that switches its feature off needs no evaluation.
+pub(crate) fn is_missed(feature: &Feature, directives: &Directives, record: &Record) -> bool {
+    match directives.get(feature.name) {
+        Asked::Yes(directive) => !is_off(&directive) && !is_evaluated(feature, directives, record),
+        Asked::No => is_copy(feature, directives, record),
+        Asked::Unreadable => false,
+    }
 }
 
 /// One request while the features are applied to it.
@@ -239,7 +252,9 @@ impl<'r> Evaluation<'r> {
                     self.directives.places().contains(&directive.source) && !self.directives.is_elsewhere(name);
                 self.clear(task, Some(error.clone()).filter(|_| is_tracked && !is_removed))?;
                 if is_removed {
-                    self.strip(&keys::directive(name))?;
+                    let key = keys::directive(name);
+                    let mut places = self.directives.places().iter();
+                    places.try_for_each(|place| place.write(&mut self.vm, &key, None))?;
                 }
                 let removed =
                     if is_removed { ", and its directive is removed (errorHandling is strip-label)" } else { "" };
@@ -247,15 +262,5 @@ impl<'r> Evaluation<'r> {
             }
         }
         Ok(())
-    }
-
-    /// Removes a directive wherever the settings say that directives are read, so that the next one does not count instead.
-    fn strip(&mut self, key: &str) -> Result<(), ShapeError> {
-        self.directives.places().iter().try_for_each(|source| match source {
-            Source::Annotation => self.vm.annotate(key, None),
-            Source::Label => self.vm.label(key, None),
-            Source::Template => self.vm.annotate_template(key, None),
-            Source::UserData(_) | Source::Default => Ok(()),
-        })
     }
 }

@@ -30,7 +30,6 @@ pub(crate) struct Ownership {
 }
 
 /// The entries that a VirtualMachine has.
-#[derive(Default)]
 struct Present {
     entries: Entries,
     /// Its host devices, in order; none if there are more than a guest can have.

@@ -72,6 +72,12 @@ pub(super) struct Ending {
     pub(super) wanted: Vec<Recorded>,
 }
 
+/// A feature that fails as before the request, and why.
+struct Kept {
+    feature: &'static str,
+    error: String,
+}
+
 /// The changes to the VirtualMachine, and how each task ends.
 pub(super) struct Changes {
     pub(super) endings: Vec<Ending>,
@@ -164,22 +170,25 @@ impl<'r> Evaluation<'r> {
     /// Finds out who asks for a feature. An update asks if the directive or an option is not as before, a new
     /// VirtualMachine if they are not as in its record.
     fn occasion(&self, feature: &'static Feature) -> Occasion {
-        let is_default =
-            matches!(self.directives.get(feature.name), Asked::Yes(Directive { source: Source::Default, .. }));
-        let is_marked = |key| self.directives.mark(feature.name, key).is_some();
-        let is_put_back = self.put_back.contains(&feature.name);
+        let directive = self.directives.get(feature.name);
+        if matches!(directive, Asked::Yes(Directive { source: Source::Default, .. })) {
+            return Occasion::Unasked;
+        }
+        if self.put_back.contains(&feature.name) {
+            return Occasion::Unasked;
+        }
+        let options = || feature.options();
         let asks_for_the_same = match self.old {
-            Some(old) => self.directives.ask_for_the_same(&old.directives, feature.name, feature.options()),
+            Some(old) => self.directives.ask_for_the_same(&old.directives, feature.name, options()),
+            // An earlier evaluation of this request put the directive back, and it failed.
+            None if self.directives.mark(feature.name, keys::ERROR).is_some() => return Occasion::Unasked,
             None => {
-                let ask = || self.directives.ask(feature.name, feature.options());
-                let is_as_recorded = |part: &Part| ask().as_ref() == Some(&part.ask);
-                is_marked(keys::ERROR) || self.record.part(feature.name).is_some_and(is_as_recorded)
+                let recorded = self.record.part(feature.name).map(|part| &part.ask);
+                recorded.is_some() && self.directives.ask(feature.name, options()).as_ref() == recorded
             }
         };
         match asks_for_the_same {
-            _ if is_default || is_put_back => Occasion::Unasked,
             false => Occasion::Requested,
-            true if self.old.is_none() && is_marked(keys::ERROR) => Occasion::Unasked,
             true if self.was_evaluated(feature) => Occasion::Known,
             true => Occasion::Unasked,
         }
@@ -214,7 +223,7 @@ impl<'r> Evaluation<'r> {
         let mut kept = Vec::new();
         for (task, ending) in tasks.iter().zip(&endings) {
             if let Outcome::FailedBefore(error) = &ending.outcome {
-                kept.push((task.feature.name, error.clone()));
+                kept.push(Kept { feature: task.feature.name, error: error.clone() });
             }
         }
         if !kept.is_empty() {
@@ -238,16 +247,10 @@ impl<'r> Evaluation<'r> {
         Ok(Changes { endings, recorded, gone, new, warning })
     }
 
-    /// Plans the features in their order, each on the base with what earlier features want. `kept` are features that fail
-    /// as before, with their errors.
-    fn endings(
-        &self,
-        tasks: &[Task<'_>],
-        siblings: &Siblings,
-        kept: &[(&str, String)],
-    ) -> Result<Vec<Ending>, ShapeError> {
-        let error_of =
-            |task: &Task<'_>| kept.iter().find(|(name, _)| *name == task.feature.name).map(|(_, error)| error);
+    /// Plans the features in their order, each on the base with what earlier features want.
+    fn endings(&self, tasks: &[Task<'_>], siblings: &Siblings, kept: &[Kept]) -> Result<Vec<Ending>, ShapeError> {
+        let kept_for = |task: &Task<'_>| kept.iter().find(|kept| kept.feature == task.feature.name);
+        let error_of = |task: &Task<'_>| kept_for(task).map(|kept| &kept.error);
         let is_left = |task: &&Task<'_>| matches!(task.step, Step::Leave) || error_of(task).is_some();
         let (left, changing): (Vec<_>, Vec<_>) = tasks.iter().partition(is_left);
         let of_all = |tasks: &[&Task<'_>]| of_all(tasks.iter().map(|task| task.recorded.as_slice()));
@@ -306,14 +309,15 @@ impl<'r> Evaluation<'r> {
         let failed_on = |old: &Old| {
             let before = self.before(old);
             let tasks: Vec<Task<'_>> = FEATURES.iter().map(|feature| before.task(feature)).collect();
-            let failing = |kept: &[(&str, String)]| -> Vec<&'static str> {
+            let failing = |kept: &[Kept]| -> Vec<&'static str> {
                 let endings = before.endings(&tasks, &Siblings::default(), kept).unwrap_or_default();
                 let fails = |ending: &Ending| matches!(ending.outcome, Outcome::Failed(..) | Outcome::FailedBefore(_));
                 let tasks = tasks.iter().zip(&endings).filter(|(_, ending)| fails(ending));
                 tasks.map(|(task, _)| task.feature.name).collect()
             };
             // What they keep may make others fail.
-            let kept: Vec<_> = failing(&[]).into_iter().map(|name| (name, String::new())).collect();
+            let kept = failing(&[]).into_iter().map(|feature| Kept { feature, error: String::new() });
+            let kept: Vec<_> = kept.collect();
             failing(&kept)
         };
         let failures = || self.old.map(failed_on).unwrap_or_default();

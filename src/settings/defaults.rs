@@ -53,20 +53,12 @@ impl DefaultDirectives {
 /// the Rancher UI cannot have maps in maps.
 impl Setting for DefaultDirectives {
     fn get(section: &mut Section<'_>, key: &'static str, default: Self) -> Self {
-        let Some(json) = section.value(key) else {
+        let Some(namespaces) = section.by_namespace(key, "a map from namespace patterns to directives") else {
             return default;
         };
-        let takes = "a map from namespace patterns to directives";
-        if !json.is_object() {
-            section.wrong(key, json, takes.to_owned());
-        }
         let mut map: Vec<(Pattern, Named)> = Vec::new();
-        for (namespace, directives) in json.as_object().into_iter().flatten().filter(|(_, value)| !is_unset(value)) {
-            let Some(pattern) = Pattern::parse(namespace) else {
-                section.wrong(key, json, takes.to_owned());
-                continue;
-            };
-            let named = read_directives(section, &path(key, namespace), directives);
+        for (pattern, directives) in namespaces.into_iter().filter(|(_, directives)| !is_unset(directives)) {
+            let named = read_directives(section, &path(key, pattern.as_str()), directives);
             let at = map.partition_point(|(other, _)| weight(other) >= weight(&pattern));
             map.insert(at, (pattern, named));
         }

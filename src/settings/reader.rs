@@ -160,27 +160,22 @@ impl<T: SettingValue> Setting for T {
 /// that would allow what the administrator forbids.
 impl Setting for Vec<(Pattern, Vec<Pattern>)> {
     fn get(section: &mut Section<'_>, key: &'static str, default: Self) -> Self {
-        let Some(json) = section.value(key) else {
+        let takes = "a map from namespace patterns to lists of patterns";
+        let Some(namespaces) = section.by_namespace(key, takes) else {
             return default;
         };
-        let takes = "a map from namespace patterns to lists of patterns";
-        if !json.is_object() {
-            section.wrong(key, json, takes.to_owned());
-        }
         let mut map = Vec::new();
-        for (namespace, patterns) in json.as_object().into_iter().flatten() {
-            let namespace_pattern = Pattern::parse(namespace);
-            let patterns_read = match patterns {
-                _ if is_unset(patterns) => Some(Vec::new()),
+        for (namespace, json) in namespaces {
+            let patterns = match json {
+                _ if is_unset(json) => Some(Vec::new()),
                 Value::String(text) => text.split(',').map(|p| Pattern::parse(p.trim())).collect(),
-                _ => Vec::read(patterns),
+                _ => Vec::read(json),
             };
-            match (namespace_pattern, patterns_read) {
-                (Some(namespace), Some(patterns)) => map.push((namespace, patterns)),
-                (None, _) => section.wrong(key, json, takes.to_owned()),
-                (_, None) => {
+            match patterns {
+                Some(patterns) => map.push((namespace, patterns)),
+                None => {
                     let takes = format!("{}; or one text with commas between them", Vec::<Pattern>::takes());
-                    section.wrong(&format!("{key}.{}", Quoted(namespace)), patterns, takes);
+                    section.wrong(&format!("{key}.{}", Quoted(namespace.as_str())), json, takes);
                 }
             }
         }
@@ -213,6 +208,23 @@ impl<'s> Section<'s> {
     pub(super) fn value(&mut self, key: &'static str) -> Option<&'s Value> {
         self.known.push(key);
         self.json.get(key).filter(|value| !is_unset(value))
+    }
+
+    /// The members of the map under the key, by their namespace patterns, unless it is not set. Whatever is no map or no
+    /// pattern is reported.
+    pub(super) fn by_namespace(&mut self, key: &'static str, takes: &str) -> Option<Vec<(Pattern, &'s Value)>> {
+        let json = self.value(key)?;
+        if !json.is_object() {
+            self.wrong(key, json, takes.to_owned());
+        }
+        let mut namespaces = Vec::new();
+        for (namespace, value) in json.as_object().into_iter().flatten() {
+            match Pattern::parse(namespace) {
+                Some(pattern) => namespaces.push((pattern, value)),
+                None => self.wrong(key, json, takes.to_owned()),
+            }
+        }
+        Some(namespaces)
     }
 
     /// Reads the section under the key.

@@ -485,6 +485,11 @@ fn without_directives(vm: &Value) -> Value {
     vm
 }
 
+/// The request in a cluster of Harvester, or in one without any objects.
+fn in_cluster(request: Request, harvester: bool) -> Request {
+    if harvester { request.cluster(MemoryCluster::of(HARVESTER.clone())) } else { request }
+}
+
 /// Parts of YAML.
 const YAML: [&str; 36] = [
     ": ",
@@ -549,7 +554,7 @@ proptest! {
                 None => Request::create(object.clone()),
                 Some(old) => Request::update(old.clone(), object.clone()),
             };
-            if harvester { request.cluster(MemoryCluster::of(HARVESTER.clone())) } else { request }
+            in_cluster(request, harvester)
         };
         let answer = request(&vm).settings(settings.clone()).evaluate();
 
@@ -582,7 +587,7 @@ proptest! {
         let [before, since] = settings;
         let [was_harvester, is_harvester] = harvester;
         let request = |request: Request, harvester| {
-            if harvester { request.cluster(MemoryCluster::of(HARVESTER.clone())) } else { request }
+            in_cluster(request, harvester)
         };
         let created = request(Request::create(vm), was_harvester).settings(before).evaluate();
         if created.is_accepted() {
@@ -606,8 +611,7 @@ proptest! {
                 settings["addTrackingAnnotations"] = json!(true);
                 settings["configSource"] = json!("annotations");
             }
-            let request = request.settings(settings);
-            if harvester { request.cluster(MemoryCluster::of(HARVESTER.clone())) } else { request }
+            in_cluster(request.settings(settings), harvester)
         };
         let with_directives = |vm: &Value| {
             let mut vm = without_directives(vm);
@@ -645,8 +649,7 @@ proptest! {
             if settings.is_object() {
                 settings["addTrackingAnnotations"] = json!(true);
             }
-            let request = request.settings(settings);
-            if harvester { request.cluster(MemoryCluster::of(HARVESTER.clone())) } else { request }
+            in_cluster(request.settings(settings), harvester)
         };
         prop_assume!(!has_our_sidecar(&vm));
         // Earlier records are removed, because the policy would also remove what they list.
@@ -671,10 +674,7 @@ proptest! {
         if settings.is_object() {
             settings["addTrackingAnnotations"] = json!(true);
         }
-        let request = |request: Request| {
-            let request = request.settings(settings.clone());
-            if harvester { request.cluster(MemoryCluster::of(HARVESTER.clone())) } else { request }
-        };
+        let request = |request: Request| in_cluster(request.settings(settings.clone()), harvester);
         prop_assume!(!has_our_sidecar(&vm));
         let mut vm = vm;
         retain_keys(&mut vm, |key| !is_record(key));
@@ -710,10 +710,7 @@ proptest! {
     ) {
         prop_assume!(settings.is_object() && !has_our_sidecar(&vm));
         let mut settings = settings;
-        let request = |request: Request, settings: &Value| {
-            let request = request.settings(settings.clone());
-            if harvester { request.cluster(MemoryCluster::of(HARVESTER.clone())) } else { request }
-        };
+        let request = |request: Request, settings: &Value| in_cluster(request.settings(settings.clone()), harvester);
         let mut vm = vm;
         retain_keys(&mut vm, |key| !is_record(key));
         let mut stored = request(Request::create(vm.clone()), &settings).evaluate();
