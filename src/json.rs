@@ -1,5 +1,6 @@
 //! Helpers for JSON that serde_json does not have.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -18,6 +19,15 @@ pub(crate) fn type_name(value: &Value) -> &'static str {
 /// The value as compact JSON. No value of the policy has a key that is not a string, so this cannot fail.
 pub(crate) fn to_text(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
+}
+
+/// Reads JSON as a type. `None` if it is not valid, or not of the type.
+///
+/// The type is read from a `Value`, as the parts of a VirtualMachine are. Code that reads it from text would be added for
+/// each type, 15 KB in all.
+pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Option<T> {
+    let value: Value = serde_json::from_str(text).ok()?;
+    T::deserialize(&value).ok()
 }
 
 /// Whether a form writes this value for "not set": `null`, `""`, `[]`, `{}`, or a list of these.

@@ -1,6 +1,6 @@
 //! Kubernetes' own objects.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
@@ -39,13 +39,13 @@ pub(crate) struct Node {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct NodeMetadata {
-    labels: HashMap<String, String>,
+    labels: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct NodeStatus {
-    allocatable: HashMap<String, String>,
+    allocatable: BTreeMap<String, String>,
 }
 
 impl Node {

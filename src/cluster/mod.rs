@@ -18,7 +18,9 @@ use kubewarden_policy_sdk::host_capabilities::kubernetes::{
 };
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::value::RawValue;
 
+use crate::json;
 use crate::settings::GeneralSettings;
 use crate::values::name::SUBDOMAIN;
 pub(crate) use error::LookupError;
@@ -87,7 +89,7 @@ struct Query {
     namespace: Option<String>,
 }
 
-/// An object, or the [`List`] of all objects, in the type that the caller asked for.
+/// An object, or a vector of all objects, in the type that the caller asked for.
 type Answer = Result<Rc<dyn Any>, LookupError>;
 
 impl Query {
@@ -105,10 +107,11 @@ impl Query {
     }
 }
 
-/// A list, as the host writes it.
+/// A list, as the host writes it. Each item is read alone, because thousands of objects as a `Value` take much memory.
 #[derive(Deserialize)]
-struct List<T> {
-    items: Vec<Rc<T>>,
+struct List<'a> {
+    #[serde(borrow)]
+    items: Vec<&'a RawValue>,
 }
 
 impl<'c> Lookups<'c> {
@@ -141,12 +144,17 @@ impl<'c> Lookups<'c> {
     where
         T: DeserializeOwned + 'static,
     {
-        self.once(Query::one(kind, name, namespace))
+        self.once(Query::one(kind, name, namespace), read)
     }
 
     /// Looks up all objects of a kind.
     pub(crate) fn list<T: DeserializeOwned + 'static>(&self, kind: &'static Kind) -> Result<Vec<Rc<T>>, LookupError> {
-        self.once::<List<T>>(Query::all(kind)).map(|list| list.items.clone())
+        let all: Rc<Vec<Rc<T>>> = self.once(Query::all(kind), |answer| {
+            let list = text_of(answer).and_then(|text| serde_json::from_str(text).ok());
+            let List { items } = list.ok_or(ClusterError::Unavailable)?;
+            items.into_iter().map(|item| read(item.get().as_bytes()).map(Rc::new)).collect()
+        })?;
+        Ok(all.to_vec())
     }
 
     /// A device by its name, taken from the list of all devices if that was looked up. `kind` is PCIDevice or USBDevice.
@@ -158,10 +166,14 @@ impl<'c> Lookups<'c> {
     }
 
     /// Answers a query from the answers so far, or looks it up.
-    fn once<T: DeserializeOwned + 'static>(&self, query: Query) -> Result<Rc<T>, LookupError> {
+    fn once<T: 'static>(
+        &self,
+        query: Query,
+        read: impl FnOnce(&[u8]) -> Result<T, ClusterError>,
+    ) -> Result<Rc<T>, LookupError> {
         let answer = self.known(&query).unwrap_or_else(|| {
             let answer = self.look_up(&query);
-            let answer = answer.and_then(|json| read::<T>(&json).map_err(|cause| query.failed(cause)));
+            let answer = answer.and_then(|json| read(&json).map_err(|cause| query.failed(cause)));
             let answer = answer.map(|content| Rc::new(content) as Rc<dyn Any>);
             self.answers.borrow_mut().push((query.clone(), answer.clone()));
             answer
@@ -278,10 +290,14 @@ impl<'c> Lookups<'c> {
     }
 }
 
-/// Parses an answer of the host.
+/// Reads an object that the host sends.
 fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ClusterError> {
-    let parsed = std::str::from_utf8(answer).ok().and_then(|json| serde_json::from_str(json).ok());
-    parsed.ok_or(ClusterError::Unavailable)
+    text_of(answer).and_then(|text| json::read(text)).ok_or(ClusterError::Unavailable)
+}
+
+/// The text of an answer of the host.
+fn text_of(answer: &[u8]) -> Option<&str> {
+    std::str::from_utf8(answer).ok()
 }
 
 fn not_reviewed(cause: ClusterError) -> LookupError {

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::path::ShapeError;
+use crate::json;
 use crate::keys::PREFIX;
 
 /// The position of the mark in the command of the policy's sidecar: after `python3 -c PROGRAM`.
@@ -77,6 +78,6 @@ pub(crate) fn argument_of(sidecar: &str, index: usize) -> Option<String> {
 }
 
 /// Reads a sidecar. If it does not follow KubeVirt's API, its fields are empty.
-fn read(json: &str) -> Sidecar {
-    serde_json::from_str(json).unwrap_or_default()
+fn read(sidecar: &str) -> Sidecar {
+    json::read(sidecar).unwrap_or_default()
 }
