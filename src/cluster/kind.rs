@@ -1,6 +1,6 @@
 //! A kind of Kubernetes object that the policy may look up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
@@ -84,12 +84,18 @@ pub(crate) struct Object<Spec, Status> {
 #[serde(default)]
 struct Metadata {
     name: String,
+    labels: BTreeMap<String, String>,
 }
 
 impl<Spec, Status> Object<Spec, Status> {
     /// The object's name.
     pub(crate) fn name(&self) -> &str {
         &self.metadata.name
+    }
+
+    /// The value of a label.
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+        self.metadata.labels.get(key).map(String::as_str)
     }
 }
 

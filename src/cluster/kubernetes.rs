@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::kind::{Kind, Provider};
+use super::kind::{Kind, Object, Provider};
+use crate::json::or_default;
 
 /// `v1`, `Node`.
-pub static NODE: Kind = Kind::of(Provider::Kubernetes, "v1", "Node", "nodes", &["status.allocatable"]);
+pub static NODE: Kind =
+    Kind::of(Provider::Kubernetes, "v1", "Node", "nodes", &["spec.taints", "spec.unschedulable", "status.allocatable"]);
 
 /// `v1`, `ConfigMap`.
 pub static CONFIG_MAP: Kind =
@@ -28,35 +30,71 @@ pub static SUBJECT_ACCESS_REVIEW: Kind = Kind::of(
     &["status"],
 );
 
+/// The label that a VirtualMachine selects a node by. Its value is not always the node's name.
+pub(crate) const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
+
+/// The label of nodes on which KubeVirt starts VirtualMachines at the moment. Source: `kubevirt.io/kubevirt`,
+/// `pkg/virt-controller/services/nodeselectorrenderer.go`.
+const SCHEDULABLE_LABEL: &str = "kubevirt.io/schedulable";
+
 /// A Kubernetes node.
+pub(crate) type Node = Object<NodeSpec, NodeStatus>;
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct Node {
-    metadata: NodeMetadata,
-    status: NodeStatus,
+pub(crate) struct NodeSpec {
+    #[serde(deserialize_with = "or_default")]
+    taints: Vec<Taint>,
+    unschedulable: bool,
+}
+
+/// A taint, which keeps pods that do not tolerate it away from a node.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Taint {
+    pub(crate) key: String,
+    pub(crate) value: String,
+    pub(crate) effect: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct NodeMetadata {
-    labels: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct NodeStatus {
+pub(crate) struct NodeStatus {
     allocatable: BTreeMap<String, String>,
 }
 
 impl Node {
-    /// The value of a label.
-    pub(crate) fn label(&self, key: &str) -> Option<&str> {
-        self.metadata.labels.get(key).map(String::as_str)
-    }
-
     /// How much of a resource the node has for pods, as the API has it.
     pub(crate) fn allocatable(&self, resource: &str) -> Option<&str> {
         self.status.allocatable.get(resource).map(String::as_str)
+    }
+
+    /// The value of the label that selects the node; its name if it has no such label.
+    pub(crate) fn hostname(&self) -> &str {
+        self.label(HOSTNAME_LABEL).unwrap_or(self.name())
+    }
+
+    /// The taints that keep pods away, except those of a state that passes. Kubernetes and KubeVirt set these while the
+    /// node is not ready, under pressure, or drained.
+    pub(crate) fn lasting_taints(&self) -> impl Iterator<Item = &Taint> {
+        self.taints().filter(|taint| !taint.is_of_a_state())
+    }
+
+    fn taints(&self) -> impl Iterator<Item = &Taint> {
+        self.spec.taints.iter().filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"))
+    }
+
+    /// Whether the node takes new VirtualMachines at the moment: it is not cordoned or drained, and KubeVirt runs on it.
+    pub(crate) fn is_ready(&self) -> bool {
+        let is_schedulable = self.label(SCHEDULABLE_LABEL) == Some("true");
+        is_schedulable && !self.spec.unschedulable && !self.taints().any(Taint::is_of_a_state)
+    }
+}
+
+impl Taint {
+    fn is_of_a_state(&self) -> bool {
+        let prefixes = ["node.kubernetes.io/", "node.cloudprovider.kubernetes.io/", "kubevirt.io/drain"];
+        prefixes.iter().any(|prefix| self.key.starts_with(prefix))
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) struct Spec {
 #[serde(default, rename_all = "camelCase")]
 struct Configuration {
     developer_configuration: DeveloperConfiguration,
-    permitted_host_devices: PermittedHostDevices,
+    permitted_host_devices: Option<PermittedHostDevices>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -52,6 +52,8 @@ struct PermittedHostDevices {
 #[serde(default, rename_all = "camelCase")]
 struct PermittedDevice {
     resource_name: String,
+    /// PCI devices only: vendor and device, such as `10DE:27B8`.
+    pci_vendor_selector: String,
     /// USB devices only.
     selectors: Vec<UsbSelector>,
 }
@@ -111,12 +113,20 @@ impl KubeVirt {
 
     /// Whether KubeVirt gives a guest a PCI or mediated device if it asks for the resource.
     pub(crate) fn serves_device(&self, resource: &str) -> bool {
-        self.serves_pci_device(resource) || has_resource(&self.permitted().mediated_devices, resource)
+        self.serves_pci_device(resource)
+            || self.permitted().any(|permitted| has_resource(&permitted.mediated_devices, resource))
     }
 
     /// Whether KubeVirt gives a guest a PCI device if it asks for the resource.
     pub(crate) fn serves_pci_device(&self, resource: &str) -> bool {
-        has_resource(&self.permitted().pci_host_devices, resource)
+        self.permitted().any(|permitted| has_resource(&permitted.pci_host_devices, resource))
+    }
+
+    /// The resource for which KubeVirt gives a guest a PCI device of this vendor and device.
+    pub(crate) fn pci_resource(&self, ids: UsbIds) -> Option<&str> {
+        let mut devices = self.permitted().flat_map(|permitted| &permitted.pci_host_devices);
+        let device = devices.find(|device| device.pci_vendor_selector.parse() == Ok(ids));
+        device.map(|device| device.resource_name.as_str())
     }
 
     /// The resource for which KubeVirt gives a guest this USB device, and no other device with it.
@@ -125,11 +135,21 @@ impl KubeVirt {
             [one] => UsbIds::of_parts(&one.vendor, &one.product) == Some(ids),
             _ => false,
         };
-        self.permitted().usb.iter().find(is_permitted).map(|device| device.resource_name.as_str())
+        let mut devices = self.permitted().flat_map(|permitted| &permitted.usb);
+        devices.find(is_permitted).map(|device| device.resource_name.as_str())
     }
 
-    fn permitted(&self) -> &PermittedHostDevices {
-        &self.spec.configuration.permitted_host_devices
+    /// Whether KubeVirt's object lists the host devices that it permits, but none with this resource.
+    pub(crate) fn does_not_permit(&self, resource: &str) -> bool {
+        let is_missing = |permitted: &PermittedHostDevices| {
+            let devices = [&permitted.pci_host_devices, &permitted.mediated_devices, &permitted.usb];
+            !devices.into_iter().any(|devices| has_resource(devices, resource))
+        };
+        self.permitted().any(is_missing)
+    }
+
+    fn permitted(&self) -> impl Iterator<Item = &PermittedHostDevices> {
+        self.spec.configuration.permitted_host_devices.iter()
     }
 }
 

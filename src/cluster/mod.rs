@@ -30,7 +30,7 @@ pub use harvester::{PCI_DEVICE, PCI_DEVICE_CLAIM, USB_DEVICE, USB_DEVICE_CLAIM};
 pub(crate) use host::HostCluster;
 pub use kind::{Kind, Provider};
 pub use kubernetes::{CONFIG_MAP, NODE, SECRET, SUBJECT_ACCESS_REVIEW};
-pub(crate) use kubernetes::{ConfigMap, Node, UserDataSecret};
+pub(crate) use kubernetes::{ConfigMap, HOSTNAME_LABEL, Node, Taint, UserDataSecret};
 pub use kubevirt::KUBEVIRT;
 pub(crate) use kubevirt::{GateError, KubeVirt};
 

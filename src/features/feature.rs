@@ -5,13 +5,13 @@ use std::rc::Rc;
 use super::Settings;
 use super::record::Recorded;
 use super::reference::Reference;
-use crate::cluster::{LookupError, Lookups, NODE, Node};
+use crate::cluster::{ClusterError, LookupError, Lookups, NODE, Node};
 use crate::directives::Directives;
 use crate::request::Requester;
 use crate::settings::FeatureSettings;
 use crate::vm::entry::Entry;
 use crate::vm::place::Place;
-use crate::vm::{ShapeError, VirtualMachine};
+use crate::vm::{OnlyNode, Placement, ShapeError, VirtualMachine};
 
 /// One feature.
 pub(crate) struct Feature {
@@ -62,20 +62,60 @@ pub(crate) struct Context<'c> {
 }
 
 impl Context<'_> {
-    /// Looks up the nodes that the VirtualMachine may run on, as far as its placement says so.
-    pub(super) fn nodes(&self) -> Result<Result<Vec<Rc<Node>>, LookupError>, ShapeError> {
+    /// Which nodes the VirtualMachine may run on.
+    pub(super) fn placement(&self) -> Result<Placement, ShapeError> {
         let placement = self.vm.placement()?;
-        let nodes = match placement.hostname() {
-            Some(name) => self.lookups.get(&NODE, name, None).map(|node| vec![node]),
-            None => self.lookups.list(&NODE),
+        Ok(if self.settings.general.is_harvester() { placement.on_harvester() } else { placement })
+    }
+
+    /// Looks up the nodes that the VirtualMachine may run on. Those that take no new VirtualMachines at the moment only
+    /// count if there is no other.
+    pub(super) fn nodes(&self) -> Result<Result<Vec<Rc<Node>>, LookupError>, ShapeError> {
+        let placement = self.placement()?;
+        let only = placement.only_node().and_then(|only| self.node(only).transpose());
+        let nodes = only.map_or_else(|| self.lookups.list(&NODE), |node| node.map(|node| vec![node]));
+        Ok(nodes.map(|nodes| {
+            let allowed: Vec<_> = nodes.into_iter().filter(|node| placement.allows(node)).collect();
+            let is_any_ready = allowed.iter().any(|node| node.is_ready());
+            allowed.into_iter().filter(|node| !is_any_ready || node.is_ready()).collect()
+        }))
+    }
+
+    /// Looks up a node. A single node needs the fewest permissions, and the node's name usually is its hostname; `None` if
+    /// there is no node of the name, or it has another hostname.
+    pub(super) fn node(&self, only: OnlyNode<'_>) -> Result<Option<Rc<Node>>, LookupError> {
+        let (OnlyNode::Named(name) | OnlyNode::WithHostname(name)) = only;
+        match self.lookups.get::<Node>(&NODE, name, None) {
+            Ok(node) => Ok(Some(node).filter(|node| matches!(only, OnlyNode::Named(_)) || node.hostname() == name)),
+            Err(error) if error.cause == ClusterError::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The name of the only node that the VirtualMachine may run on, if it chooses one. Its hostname is taken for its
+    /// name if that cannot be looked up.
+    pub(super) fn only_node(&self) -> Result<Option<String>, ShapeError> {
+        let placement = self.placement()?;
+        let Some(only) = placement.only_node() else { return Ok(None) };
+        let (OnlyNode::Named(name) | OnlyNode::WithHostname(name)) = only;
+        let listed = || self.lookups.list::<Node>(&NODE).ok()?.into_iter().find(|node| node.hostname() == name);
+        let node = match (self.node(only), only) {
+            (Ok(None), OnlyNode::WithHostname(_)) => listed(),
+            (node, _) => node.ok().flatten(),
         };
-        let is_allowed = |node: &Rc<Node>| placement.allows(|key| node.label(key));
-        Ok(nodes.map(|nodes| nodes.into_iter().filter(is_allowed).collect()))
+        Ok(Some(node.map_or_else(|| name.to_owned(), |node| node.name().to_owned())))
     }
 
     /// Whether it is known that none of these nodes fits. It is not known if policy-server may not read them.
     pub(super) fn no_node(&self, fits: impl Fn(&Node) -> bool) -> Result<bool, ShapeError> {
         Ok(self.nodes()?.is_ok_and(|nodes| !nodes.iter().any(|node| fits(node))))
+    }
+}
+
+impl Plan {
+    /// The names of the host devices and GPUs among the entries.
+    pub(super) fn devices(&self) -> Vec<&str> {
+        self.entries.iter().filter_map(|entry| Some(entry.as_device()?.0)).collect()
     }
 }
 

@@ -6,11 +6,11 @@ use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
 use super::switch::{WORDS, is_on};
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{ClusterError, NODE, Node};
+use crate::cluster::{NODE, Node};
 use crate::settings::{Choice, FeatureSettings, choice, section};
 use crate::text::Quoted;
-use crate::vm::place::CPU_FEATURE;
-use crate::vm::{CpuFeature, VirtualMachine};
+use crate::vm::CpuFeature;
+use crate::vm::place::{CPU_FEATURE, OPTIONAL_CPU_FEATURE};
 
 const OPTION: &str = "cpu-vendor";
 
@@ -32,6 +32,8 @@ choice! {
         Amd = "amd",
         /// Intel: `vmx`.
         Intel = "intel",
+        /// Both `svm` and `vmx`, each only if the node has it.
+        Any = "any",
     }
 }
 
@@ -41,27 +43,32 @@ const AMD64: &str = "amd64";
 
 /// A CPU vendor, which determines the virtualization extension.
 struct Vendor {
+    /// AMD or Intel.
+    name: &'static str,
     /// The CPU feature for the vendor's virtualization extension.
     extension: &'static str,
     /// The labels that KubeVirt's node labeller adds to nodes: one for the vendor of the CPU, one for the extension if
     /// it is enabled. Source: `kubevirt.io/kubevirt`, `pkg/virt-handler/node-labeller`.
     labels: [&'static str; 2],
-    /// How the names of the vendor's CPU models start, in lower case. Source: libvirt, `src/cpu_map/x86_*.xml`.
+    /// How the names of the vendor's CPU models start, in lower case. Source: libvirt, `src/cpu_map/x86_*.xml`; a test
+    /// compares them with the installed libvirt's.
     models: &'static str,
 }
 
 static AMD: Vendor = Vendor {
+    name: "AMD",
     extension: "svm",
     labels: ["cpu-vendor.node.kubevirt.io/AMD", "cpu-feature.node.kubevirt.io/svm"],
     models: "athlon,epyc,opteron,phenom,dhyana",
 };
 
 static INTEL: Vendor = Vendor {
+    name: "Intel",
     extension: "vmx",
     labels: ["cpu-vendor.node.kubevirt.io/Intel", "cpu-feature.node.kubevirt.io/vmx"],
     models: "broadwell,cascadelake,clearwaterforest,conroe,cooperlake,core2duo,coreduo,denverton,diamondrapids,\
         graniterapids,haswell,icelake,ivybridge,knightsmill,n270,nehalem,penryn,sandybridge,sapphirerapids,\
-        sierraforest,skylake,westmere",
+        sierraforest,skylake,snowridge,westmere",
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +76,7 @@ enum NestedVirtError {
     /// Cause: another value
     /// Cure: one of these
     #[error(
-        "the option vm-feature-manager.io/cpu-vendor is {}; write amd, intel or auto",
+        "the option vm-feature-manager.io/cpu-vendor is {}; write amd, intel, any or auto",
         Quoted(.0)
     )]
     Option(String),
@@ -82,11 +89,11 @@ enum NestedVirtError {
     Contradiction { extension: &'static str, policy: String },
     /// Cause: CPUs of two vendors: "the VirtualMachine's CPU settings and node selector name" both, or "the nodes
     /// that the VirtualMachine may run on are of" both
-    /// Cure: pin the VirtualMachine to one vendor's nodes, or set `cpu-vendor`; in user data, `cpu_vendor`
+    /// Cure: pin the VirtualMachine to one vendor's nodes, or set `cpu-vendor` to a vendor or to `any`; in user data, `cpu_vendor`
     #[error(
-        "{0} both AMD and Intel, so neither svm nor vmx would be right; pin the VirtualMachine to nodes of one \
-         vendor with the node selector cpu-vendor.node.kubevirt.io/AMD or cpu-vendor.node.kubevirt.io/Intel, or name \
-         the vendor in the option vm-feature-manager.io/cpu-vendor"
+        "{0} both AMD and Intel, so neither svm nor vmx would be right; set the option vm-feature-manager.io/cpu-vendor to \
+         amd, intel, or any (then the guest gets what its node has), or pin the VirtualMachine to nodes of one vendor with \
+         the node selector cpu-vendor.node.kubevirt.io/AMD or cpu-vendor.node.kubevirt.io/Intel"
     )]
     BothVendors(&'static str),
     /// Cause: what follows the colon: one of the next rows, or "the VirtualMachine does not say, and" one of [Lookups](#lookups)
@@ -109,7 +116,7 @@ enum NestedVirtError {
 
 pub(super) static FEATURE: Feature = Feature {
     name: "nested-virt",
-    adds: &[&CPU_FEATURE],
+    adds: &[&CPU_FEATURE, &OPTIONAL_CPU_FEATURE],
     settings: |settings| &settings.nested_virt.feature,
     plan,
     reference: Reference {
@@ -121,8 +128,9 @@ pub(super) static FEATURE: Feature = Feature {
         effect: "`domain.cpu.features` gets `svm` (AMD) or `vmx` (Intel) with `policy: require`",
         options: &[OptionReference {
             name: OPTION,
-            takes: "`amd`, `intel`, `auto`",
-            meaning: "the vendor of the CPU that the VM runs on; with `auto`, the policy determines it",
+            takes: "`amd`, `intel`, `any`, `auto`",
+            meaning: "the vendor of the CPU that the VM runs on; with `auto`, the policy determines it; with `any`, the \
+                      guest gets `svm` or `vmx`, whichever its node has (`policy: optional`)",
         }],
         looks_up: &[Access::to(Verbs::List, &[&NODE])
             .what("the CPU vendor, if neither option, setting nor VM specify it; a single node is read by its name")
@@ -137,64 +145,84 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
         let (who, architecture) = ("the VirtualMachine is", architecture.to_owned());
         return Err(NestedVirtError::Architecture { who, architecture }.into());
     }
-    let (Vendor { extension, .. }, warning) = vendor(context)?;
+    let (extensions, warning) = choose(context)?;
+    let (vendors, place) = match extensions {
+        Extensions::Of(vendor) => (vec![vendor], &CPU_FEATURE),
+        Extensions::OfNode => (vec![&AMD, &INTEL], &OPTIONAL_CPU_FEATURE),
+    };
     let features = context.vm.cpu_features()?;
-    let same = features.iter().find(|feature| feature.name == *extension);
-    if let Some(feature) = same.filter(|feature| is_off(feature)) {
-        let policy = feature.policy.to_owned();
-        return Err(NestedVirtError::Contradiction { extension, policy }.into());
+    let mut entries = Vec::new();
+    for Vendor { extension, .. } in vendors {
+        let same = features.iter().find(|feature| feature.name == *extension);
+        if let Some(CpuFeature { policy, .. }) = same.filter(|feature| matches!(feature.policy, "forbid" | "disable")) {
+            return Err(NestedVirtError::Contradiction { extension, policy: (*policy).to_owned() }.into());
+        }
+        entries.push(place.entry(extension, ""));
     }
-    Ok(Plan {
-        entries: vec![CPU_FEATURE.entry(extension, "")],
-        applied: "true".to_owned(),
-        warnings: warning.into_iter().collect(),
-    })
+    Ok(Plan { entries, applied: "true".to_owned(), warnings: warning.into_iter().collect() })
 }
 
-fn is_off(feature: &CpuFeature<'_>) -> bool {
-    matches!(feature.policy, "forbid" | "disable")
+/// The virtualization extensions that the guest gets.
+enum Extensions {
+    /// That of a vendor, which the node must have.
+    Of(&'static Vendor),
+    /// Whichever the node has.
+    OfNode,
 }
 
-/// The vendor, from the first source that names one: the option, the setting, the VM, the nodes; and a warning about the nodes.
-fn vendor(context: &Context<'_>) -> anyhow::Result<(&'static Vendor, Option<String>)> {
+/// Chooses the extensions by the first source that names a vendor: the option, the setting, the VM, the nodes; and a
+/// warning about the nodes.
+fn choose(context: &Context<'_>) -> anyhow::Result<(Extensions, Option<String>)> {
     let read = |option: &str| {
         let vendor = CpuVendor::ALL.iter().find(|vendor| option.eq_ignore_ascii_case(vendor.word()));
         vendor.copied().ok_or_else(|| NestedVirtError::Option(option.to_owned()))
     };
-    let option = context.directives.option(OPTION)?.map(read).transpose()?;
-    for named in option.into_iter().chain([context.settings.nested_virt.cpu_vendor]) {
-        match named {
-            CpuVendor::Amd => return Ok((&AMD, None)),
-            CpuVendor::Intel => return Ok((&INTEL, None)),
-            CpuVendor::Auto => {}
-        }
-    }
-    match vendor_of_vm(context.vm)? {
-        Some(vendor) => Ok((vendor, None)),
-        None => vendor_of_nodes(context),
-    }
-}
-
-fn vendor_of_vm(vm: &VirtualMachine) -> anyhow::Result<Option<&'static Vendor>> {
-    let features = vm.cpu_features()?;
-    let placement = vm.placement()?;
-    let model = vm.cpu_model()?.unwrap_or_default().to_ascii_lowercase();
-    let says = |vendor: &Vendor| {
-        features.iter().any(|feature| feature.name == vendor.extension && !is_off(feature))
-            || vendor.models.split(',').any(|start| model.starts_with(start))
-            || placement.selector.iter().any(|(key, value)| value == "true" && vendor.labels.contains(&key.as_str()))
+    let setting = context.settings.nested_virt.cpu_vendor;
+    let option = context.directives.option(OPTION)?.map(read).transpose()?.filter(|option| *option != CpuVendor::Auto);
+    let vendor = match option.unwrap_or(setting) {
+        CpuVendor::Amd => &AMD,
+        CpuVendor::Intel => &INTEL,
+        CpuVendor::Any => return Ok((Extensions::OfNode, None)),
+        CpuVendor::Auto => return choose_by_vm(context),
     };
-    only_one(says, "the VirtualMachine's CPU settings and node selector name")
+    // If the administrator names the vendor, policy-server may not be allowed to read nodes.
+    let nodes = if setting == CpuVendor::Auto { context.nodes()?.unwrap_or_default() } else { Vec::new() };
+    Ok((Extensions::Of(vendor), warning(vendor, &nodes)))
 }
 
-fn vendor_of_nodes(context: &Context<'_>) -> anyhow::Result<(&'static Vendor, Option<String>)> {
-    let nodes = context.nodes()?.map_err(|error| match error.cause {
-        ClusterError::NotFound => {
-            let why = "no node has the name that the node selector kubernetes.io/hostname gives";
-            unknown(why, "correct the node selector")
-        }
-        _ => unknown(&format!("the VirtualMachine does not say, and {}", error.why()), &error.remedy()),
-    })?;
+fn choose_by_vm(context: &Context<'_>) -> anyhow::Result<(Extensions, Option<String>)> {
+    let features = context.vm.cpu_features()?;
+    let has = |extension: &str, policies: &[&str]| {
+        features.iter().any(|feature| feature.name == extension && policies.contains(&feature.policy))
+    };
+    let placement = context.placement()?;
+    let model = context.vm.cpu_model()?.unwrap_or_default().to_ascii_lowercase();
+    // An optional feature says nothing about the node, as a node without it is possible, too.
+    let says = |vendor: &Vendor| {
+        has(vendor.extension, &["", "require", "force"])
+            || vendor.models.split(',').any(|start| model.starts_with(start))
+            || vendor.labels.iter().any(|label| placement.requires(label))
+    };
+    if let Some(vendor) = only_one(says, "the VirtualMachine's CPU settings and placement name")? {
+        return Ok((Extensions::Of(vendor), None));
+    }
+    if [&AMD, &INTEL].iter().all(|vendor| has(vendor.extension, &["optional"])) {
+        return Ok((Extensions::OfNode, None));
+    }
+    let nodes = nodes(context)?;
+    let says = |vendor: &Vendor| vendor.labels.iter().any(|label| any_has(&nodes, label));
+    let Some(vendor) = only_one(says, "the nodes that the VirtualMachine may run on are of")? else {
+        let why = "no node that the VirtualMachine may run on has a label cpu-vendor.node.kubevirt.io/AMD or /Intel";
+        return Err(unknown(why, "make sure that KubeVirt's node labeller runs").into());
+    };
+    Ok((Extensions::Of(vendor), warning(vendor, &nodes)))
+}
+
+/// The nodes of amd64 that the VirtualMachine may run on, at least one.
+fn nodes(context: &Context<'_>) -> anyhow::Result<Vec<Rc<Node>>> {
+    let nodes = context
+        .nodes()?
+        .map_err(|error| unknown(&format!("the VirtualMachine does not say, and {}", error.why()), &error.remedy()))?;
     let is_amd64 = |node: &Rc<Node>| node.label(ARCHITECTURE_LABEL).is_none_or(|architecture| architecture == AMD64);
     let (nodes, others): (Vec<_>, Vec<_>) = nodes.into_iter().partition(is_amd64);
     if nodes.is_empty() {
@@ -202,23 +230,31 @@ fn vendor_of_nodes(context: &Context<'_>) -> anyhow::Result<(&'static Vendor, Op
             let (who, architecture) = ("all nodes that the VirtualMachine may run on are", architecture.to_owned());
             return Err(NestedVirtError::Architecture { who, architecture }.into());
         }
-        let why = "the cluster has no node that fits the VirtualMachine's node selector and node affinity";
+        let why = "the cluster has no node that fits the VirtualMachine's node selector, node affinity and tolerations";
         return Err(unknown(why, "correct these").into());
     }
-    let has = |label: &str| nodes.iter().any(|node| node.label(label) == Some("true"));
-    let says = |vendor: &Vendor| vendor.labels.into_iter().any(has);
-    let Some(vendor) = only_one(says, "the nodes that the VirtualMachine may run on are of")? else {
-        let why = "no node that the VirtualMachine may run on has a label cpu-vendor.node.kubevirt.io/AMD or /Intel";
-        return Err(unknown(why, "make sure that KubeVirt's node labeller runs").into());
+    Ok(nodes)
+}
+
+fn any_has(nodes: &[Rc<Node>], label: &str) -> bool {
+    nodes.iter().any(|node| node.label(label) == Some("true"))
+}
+
+/// A warning if none of the nodes has the vendor's extension. If the nodes are not known, there is none.
+fn warning(vendor: &Vendor, nodes: &[Rc<Node>]) -> Option<String> {
+    let [vendor_label, extension_label] = vendor.labels;
+    if nodes.is_empty() || any_has(nodes, extension_label) {
+        return None;
+    }
+    let remedy = if any_has(nodes, vendor_label) {
+        "have the node's KVM module loaded with nested=1".to_owned()
+    } else {
+        format!("none of them has a CPU by {}, so correct the vendor", vendor.name)
     };
-    let [_, label] = vendor.labels;
-    let warning = (!has(label)).then(|| {
-        format!(
-            "no node that the VirtualMachine may run on has the label {label}=true, so the VirtualMachine will not be \
-             scheduled; have the node's KVM module loaded with nested=1"
-        )
-    });
-    Ok((vendor, warning))
+    Some(format!(
+        "no node that the VirtualMachine may run on has the label {extension_label}=true, so the VirtualMachine will not be \
+         scheduled; {remedy}"
+    ))
 }
 
 /// The vendor that a source names, if any.

@@ -1,12 +1,12 @@
 //! PCI passthrough: the guest gets host devices by PCI address.
 
 use super::feature::{Context, Feature, Plan};
-use super::host_devices::{self, Bus, HostDeviceSettings, NamedBy};
+use super::host_devices::{self, Bus, HostDeviceSettings, HostDevicesError, NamedBy, Partner};
 use super::reference::Reference;
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{KUBEVIRT, PCI_DEVICE, PCI_DEVICE_CLAIM};
+use crate::cluster::{KUBEVIRT, NODE, PCI_DEVICE, PCI_DEVICE_CLAIM};
 use crate::settings::{Count, choice, section};
-use crate::values::pci::PciAddress;
+use crate::values::pci::PciSelector;
 use crate::vm::place::{HOST_DEVICE, NODE_SELECTOR};
 
 section! {
@@ -15,9 +15,12 @@ section! {
         ..host: HostDeviceSettings;
         /// The devices in the virtual machine's template count, too.
         max_devices: Count = Count(8), "maxDevices", "maximum host devices per VM";
-        /// With auto, the names of Harvester's PCI devices if the cluster has them, otherwise names made of the address, as the
-        /// original webhook wrote them. Kubernetes has no resources with such names.
-        device_names: PciDeviceNames = PciDeviceNames::Auto, "deviceNames", "names of host devices";
+        /// With auto, Harvester's PCI devices if the cluster has them, otherwise those that KubeVirt permits under
+        /// permittedHostDevices.pciHostDevices, by vendor and device. With address, names made of the address, as the original
+        /// webhook wrote them; Kubernetes has no resources with such names.
+        device_names: PciDeviceNames = PciDeviceNames::Auto, "deviceNames", "where PCI devices are looked up";
+        /// If several devices of a node share a resource, Kubernetes may give any of them, whichever the directive names.
+        equal_devices: EqualDevices = EqualDevices::Warn, "equalDevices", "if the node has other devices with the same resource";
     }
 }
 
@@ -31,12 +34,22 @@ impl PciPassthroughSettings {
 choice! {
     /// How a host device is named.
     PciDeviceNames {
-        /// By Harvester's PCIDevice if the cluster has them, otherwise by address.
+        /// By Harvester's PCIDevice if the cluster has them, otherwise by KubeVirt's list.
         Auto = "auto",
         /// By Harvester's PCIDevice.
         Harvester = "harvester",
         /// By its PCI address.
         Address = "address",
+    }
+}
+
+choice! {
+    /// What happens if Kubernetes may give another device than the one that the directive names.
+    EqualDevices {
+        /// The feature is applied, with a warning.
+        Warn = "warn",
+        /// The directive fails.
+        Deny = "deny",
     }
 }
 
@@ -48,9 +61,9 @@ pub(super) static FEATURE: Feature = Feature {
     reference: Reference {
     settings: "pciPassthrough",
     example: "'{\"devices\": [\"0000:00:02.0\"]}'",
-    gives: "the guest gets the PCI devices at these addresses",
+    gives: "the guest gets these PCI devices",
     page: "passthrough.md#pci-devices",
-    takes: "`{\"devices\": [\"0000:00:02.0\", \"node1/0000:03:00.0\"]}`",
+    takes: "`{\"devices\": [\"0000:00:02.0\", \"node1/0000:03:00.*\", \"10de:27b8\"]}`",
     effect: "`domain.devices.hostDevices` gets each device",
     options: &[],
     looks_up: &[
@@ -61,32 +74,37 @@ pub(super) static FEATURE: Feature = Feature {
             )
             .without("the directive fails and says what to grant")
             .only_if(&[Condition::IsNot("pciPassthrough.deviceNames", "address")]),
-        Access::to(Verbs::Get, &[&KUBEVIRT]).what("the feature gate `HostDevices`").without("the gate is not checked"),
+        Access::to(Verbs::Get, &[&KUBEVIRT])
+            .what("the feature gate `HostDevices`; without Harvester, also `permittedHostDevices.pciHostDevices`")
+            .without("the gate is not checked; without Harvester, the directive fails"),
+        Access::to(Verbs::List, &[&NODE])
+            .what("whether the VM may run on the node of the devices; a single node is read by its name")
+            .without("the placement is not checked, and the node's hostname is taken for its name"),
     ],
     },
 };
 
 static BUS: Bus = Bus {
     name: "PCI",
-    notation: "PCI address",
+    notation: "PCI address or vendor:device",
     example: "0000:00:02.0",
+    partner: Partner {
+        name: "usb-passthrough",
+        settings: |settings| &settings.usb_passthrough.host.feature,
+        is_first: false,
+    },
     settings: "pciPassthrough",
     objects: &PCI_DEVICE,
     claims: &PCI_DEVICE_CLAIM,
     claims_enable: true,
     name_is_address: true,
-    read: |text| text.parse::<PciAddress>().map(|address| address.to_string()).map_err(|error| error.to_string()),
+    read: |text| text.parse::<PciSelector>().map(|device| device.to_string()).map_err(|error| error.to_string()),
+    is_countable: |text| matches!(text.parse(), Ok(PciSelector::Ids(_))),
     counts: |_| true,
     counted: "host",
-    resources: |devices, _| {
-        let addresses = devices.iter().filter_map(|device| device.parse().ok());
-        Ok(addresses.map(PciAddress::device_name).collect())
-    },
+    resource,
+    permitted: "pciHostDevices of the KubeVirt object",
     prefix: "pci-device",
-    warning: Some(
-        "PCI devices are named by their addresses, but Kubernetes has no resources with such names, so the VirtualMachine will \
-         not start",
-    ),
     remedy: None,
 };
 
@@ -98,4 +116,19 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
         PciDeviceNames::Address => NamedBy::Other,
     };
     host_devices::plan(&BUS, &settings.host, settings.max_devices, named_by, value, context)
+}
+
+/// The resource for a device in a cluster without Harvester: that which KubeVirt permits for its vendor and device.
+fn resource(device: &str, why: &str, context: &Context<'_>) -> anyhow::Result<String> {
+    let settings = &context.settings.pci_passthrough;
+    match device.parse() {
+        Ok(PciSelector::Function(address)) if settings.names_by_address() => Ok(address.device_name()),
+        Ok(PciSelector::Ids(ids)) => {
+            let error = |error| HostDevicesError::NoPermissions { error, bus: &BUS };
+            let kubevirt = context.lookups.kubevirt().map_err(error)?;
+            let resource = kubevirt.pci_resource(ids).map(str::to_owned);
+            Ok(resource.ok_or_else(|| HostDevicesError::NotPermitted { device: device.to_owned(), bus: &BUS })?)
+        }
+        _ => Err(HostDevicesError::Address { device: device.to_owned(), why: why.to_owned() }.into()),
+    }
 }

@@ -1,10 +1,10 @@
 //! USB passthrough: the guest gets USB devices by vendor and product.
 
 use super::feature::{Context, Feature, Plan};
-use super::host_devices::{self, Bus, HostDeviceSettings, NamedBy, USB_PREFIX, is_usb};
+use super::host_devices::{self, Bus, HostDeviceSettings, HostDevicesError, NamedBy, Partner, USB_PREFIX, is_usb};
 use super::reference::Reference;
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{KUBEVIRT, LookupError, USB_DEVICE, USB_DEVICE_CLAIM};
+use crate::cluster::{KUBEVIRT, NODE, USB_DEVICE, USB_DEVICE_CLAIM};
 use crate::settings::{Count, choice, section};
 use crate::values::usb::UsbIds;
 use crate::vm::place::{HOST_DEVICE, NODE_SELECTOR};
@@ -33,23 +33,6 @@ choice! {
     }
 }
 
-/// Why a VirtualMachine cannot get USB devices in a cluster without Harvester.
-#[derive(Debug, thiserror::Error)]
-enum UsbPassthroughError {
-    /// Cause: one of [Lookups](#lookups)
-    /// Cure: the remedy there
-    #[error("the USB devices that KubeVirt permits cannot be looked up: {0}")]
-    Lookup(LookupError),
-    /// Cause: KubeVirt gives a guest only the USB devices that its object lists, each as a resource
-    /// Cure: an entry such as `{resourceName: kubevirt.io/receiver, selectors: [{vendor: "046d", product: "c52b"}]}` under
-    /// `spec.configuration.permittedHostDevices.usb` of the KubeVirt object
-    #[error(
-        "KubeVirt does not permit the USB device {device}; have the administrator add it to \
-         spec.configuration.permittedHostDevices.usb of the KubeVirt object, as the only selector of a resource"
-    )]
-    NotPermitted { device: String },
-}
-
 pub(super) static FEATURE: Feature = Feature {
     name: "usb-passthrough",
     adds: &[&HOST_DEVICE, &NODE_SELECTOR],
@@ -75,6 +58,9 @@ pub(super) static FEATURE: Feature = Feature {
             Access::to(Verbs::Get, &[&KUBEVIRT])
                 .what("the feature gate `HostDevices`; without Harvester, also `permittedHostDevices.usb`")
                 .without("the gate is not checked; without Harvester, the directive fails"),
+            Access::to(Verbs::List, &[&NODE])
+                .what("whether the VM may run on the node of the devices; a single node is read by its name")
+                .without("the placement is not checked, and the node's hostname is taken for its name"),
         ],
     },
 };
@@ -83,17 +69,23 @@ static BUS: Bus = Bus {
     name: "USB",
     notation: "USB device",
     example: "046d:c52b",
+    partner: Partner {
+        name: "pci-passthrough",
+        settings: |settings| &settings.pci_passthrough.host.feature,
+        is_first: true,
+    },
     settings: "usbPassthrough",
     objects: &USB_DEVICE,
     claims: &USB_DEVICE_CLAIM,
     claims_enable: false,
     name_is_address: false,
+    is_countable: |_| false,
     read: |text| text.parse::<UsbIds>().map(|ids| ids.to_string()).map_err(|error| error.to_string()),
     counts: is_usb,
     counted: "USB",
-    resources: permitted,
+    resource,
+    permitted: "usb of the KubeVirt object, as the only selector of a resource",
     prefix: USB_PREFIX,
-    warning: None,
     remedy: Some("set usbPassthrough.deviceNames to permitted"),
 };
 
@@ -107,15 +99,12 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     host_devices::plan(&BUS, &settings.host, settings.max_devices, named_by, value, context)
 }
 
-/// The resources of the devices that KubeVirt permits. A device with a name in Harvester can be any device of its
-/// vendor and product.
-fn permitted(devices: &[String], context: &Context<'_>) -> anyhow::Result<Vec<String>> {
-    let kubevirt = context.lookups.kubevirt().map_err(UsbPassthroughError::Lookup)?;
-    let resource = |device: &String| {
-        let of_object = || UsbIds::of_usb_device(device).map(|(_, ids)| ids);
-        let resource = device.parse().ok().or_else(of_object).and_then(|ids| kubevirt.usb_resource(ids));
-        let resource = resource.ok_or_else(|| UsbPassthroughError::NotPermitted { device: device.clone() })?;
-        Ok(resource.to_owned())
-    };
-    devices.iter().map(resource).collect()
+/// The resource for a device in a cluster without Harvester: that which KubeVirt permits for it. A device with a name in
+/// Harvester can be any device of its vendor and product.
+fn resource(device: &str, _: &str, context: &Context<'_>) -> anyhow::Result<String> {
+    let kubevirt = context.lookups.kubevirt().map_err(|error| HostDevicesError::NoPermissions { error, bus: &BUS })?;
+    let of_object = || UsbIds::of_usb_device(device).map(|(_, ids)| ids);
+    let resource = device.parse().ok().or_else(of_object).and_then(|ids| kubevirt.usb_resource(ids));
+    let resource = resource.ok_or_else(|| HostDevicesError::NotPermitted { device: device.to_owned(), bus: &BUS })?;
+    Ok(resource.to_owned())
 }

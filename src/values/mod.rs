@@ -22,11 +22,11 @@ fn is_lower_case(c: &char) -> bool {
     c.is_ascii_lowercase() || c.is_ascii_digit()
 }
 
-/// The number, if the text has exactly this many hexadecimal digits, and the number is not above the maximum.
-fn hex(text: &str, digits: RangeInclusive<usize>, max: u16) -> Option<u16> {
+/// The number, if the text has one of these numbers of hexadecimal digits, and the number is not above the maximum.
+fn hex(text: &str, digits: RangeInclusive<usize>, max: u32) -> Option<u32> {
     // `from_str_radix` would also accept a sign.
     if !digits.contains(&text.len()) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
-    u16::from_str_radix(text, 16).ok().filter(|value| *value <= max)
+    u32::from_str_radix(text, 16).ok().filter(|value| *value <= max)
 }

@@ -10,8 +10,8 @@ use super::hex;
 /// The text to parse may be in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UsbIds {
-    vendor: u16,
-    product: u16,
+    vendor: u32,
+    product: u32,
 }
 
 /// Why a text does not identify a USB device.

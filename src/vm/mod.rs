@@ -23,7 +23,7 @@ pub(crate) use path::ShapeError;
 use place::{
     CONFIG_MAP_VOLUME, CPU_FEATURE, CPU_PLACEMENT, GPU, HOOK_SIDECARS, HOST_DEVICE, HUGEPAGES, LIMIT, NODE_SELECTOR,
 };
-pub(crate) use placement::Placement;
+pub(crate) use placement::{OnlyNode, Placement};
 pub(crate) use sidecars::{Sidecars, argument_of};
 
 const ANNOTATIONS: Path = Path(&["metadata", "annotations"]);
@@ -36,6 +36,7 @@ const HOOK_SIDECARS_ANNOTATION: Path = Path(&["spec", "template", "metadata", "a
 const ARCHITECTURE: Path = Path(&["spec", "template", "spec", "architecture"]);
 const REQUIRED_NODES: Path =
     Path(&["spec", "template", "spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
+const TOLERATIONS: Path = Path(&["spec", "template", "spec", "tolerations"]);
 const CPU_MODEL: Path = Path(&["spec", "template", "spec", "domain", "cpu", "model"]);
 const MEMORY: Path = Path(&["spec", "template", "spec", "domain", "memory"]);
 const REQUESTS: Path = Path(&["spec", "template", "spec", "domain", "resources", "requests"]);
@@ -236,11 +237,14 @@ impl VirtualMachine {
         ARCHITECTURE.text(&self.object)
     }
 
-    /// `nodeSelector` and the required node affinity.
+    /// `nodeSelector`, the required node affinity, and `tolerations`.
     pub(crate) fn placement(&self) -> Result<Placement, ShapeError> {
         let labels = NODE_SELECTOR.path.members(&self.object)?.into_iter().flatten();
-        let selector = labels.map(|(key, value)| (key.clone(), as_text(value).into_owned())).collect();
-        Ok(Placement::new(selector, self.read::<NodeSelector>(REQUIRED_NODES)?))
+        Ok(Placement {
+            selector: labels.map(|(key, value)| (key.clone(), as_text(value).into_owned())).collect(),
+            terms: self.read::<NodeSelector>(REQUIRED_NODES)?.node_selector_terms,
+            tolerations: self.items(TOLERATIONS)?,
+        })
     }
 
     /// The hook sidecars in the template's annotation.

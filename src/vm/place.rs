@@ -2,6 +2,7 @@
 //! names an entry.
 
 use super::path::Path;
+use crate::cluster::HOSTNAME_LABEL;
 
 /// A place under `spec.template` where features can add entries.
 #[derive(Debug)]
@@ -64,9 +65,6 @@ impl Ord for Place {
     }
 }
 
-/// The label with a node's name, which KubeVirt and Kubernetes use for placement.
-pub(super) const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
-
 /// The annotation of the template in which KubeVirt looks for hook sidecars.
 pub(super) const HOOK_SIDECARS: &str = "hooks.kubevirt.io/hookSidecars";
 
@@ -77,6 +75,15 @@ pub(crate) static CPU_FEATURE: Place = Place {
     form: Form::Item(&["policy"]),
     name: Recorded("cpuFeature"),
     value: Fixed("require"),
+};
+
+/// `{name, policy: optional}` in `domain.cpu.features`.
+pub(crate) static OPTIONAL_CPU_FEATURE: Place = Place {
+    words: "optional CPU feature",
+    path: Path(&["spec", "template", "spec", "domain", "cpu", "features"]),
+    form: Form::Item(&["policy"]),
+    name: Recorded("optionalCpuFeature"),
+    value: Fixed("optional"),
 };
 
 /// `{name, deviceName}` in `domain.devices.hostDevices`.

@@ -1,53 +1,122 @@
-//! Which nodes a VirtualMachine may run on.
+//! Which nodes a VirtualMachine may run on, as Kubernetes' scheduler sees it.
 
-use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Toleration};
 
-use super::place::HOSTNAME_LABEL;
+use crate::cluster::{HOSTNAME_LABEL, Node, Taint};
 
-/// Which nodes the VirtualMachine may run on, as far as it chooses them by label values.
+/// Which nodes the VirtualMachine may run on. KubeVirt copies all of it to the pod
+/// (`kubevirt.io/kubevirt`, `pkg/virt-controller/services/template.go` and `nodeselectorrenderer.go`).
 #[derive(Debug)]
 pub(crate) struct Placement {
     /// `nodeSelector`: the labels and values that a node must have.
     pub(crate) selector: Vec<(String, String)>,
-    /// The required node affinity: a node must match one of these terms. Operators other than `In` are ignored, so a
-    /// node may be allowed here although it does not match.
-    terms: Vec<NodeSelectorTerm>,
+    /// The required node affinity: a node must match one of these terms. If there are none, every node matches.
+    pub(super) terms: Vec<NodeSelectorTerm>,
+    pub(super) tolerations: Vec<Toleration>,
+}
+
+/// The only node that a VirtualMachine may run on, if it chooses one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnlyNode<'p> {
+    /// The node with this name.
+    Named(&'p str),
+    /// The node whose label `kubernetes.io/hostname` has this value, which may not be its name.
+    WithHostname(&'p str),
 }
 
 impl Placement {
-    pub(super) fn new(selector: Vec<(String, String)>, required: NodeSelector) -> Self {
-        Self { selector, terms: required.node_selector_terms }
+    /// The placement that Harvester makes of this one: its mutator drops terms without `matchExpressions`. Source:
+    /// `harvester/harvester`, `pkg/webhook/resources/virtualmachine/mutator.go`, `makeAffinityFromVMTemplate`.
+    pub(crate) fn on_harvester(mut self) -> Self {
+        self.terms.retain(|term| !expressions(term).is_empty());
+        self
     }
 
-    /// The only node that the VirtualMachine may run on, if it names one.
-    pub(crate) fn hostname(&self) -> Option<&str> {
-        if let Some((_, hostname)) = self.selector.iter().find(|(key, _)| key == HOSTNAME_LABEL) {
-            return Some(hostname);
+    /// The only node that the VirtualMachine may run on, if it chooses one.
+    pub(crate) fn only_node(&self) -> Option<OnlyNode<'_>> {
+        let is_hostname = |(key, _): &&(String, String)| key == HOSTNAME_LABEL;
+        if let Some((_, hostname)) = self.selector.iter().find(is_hostname) {
+            return Some(OnlyNode::WithHostname(hostname));
         }
-        let [term] = self.terms.as_slice() else {
-            return None;
-        };
-        expressions(term).find_map(|expression| match values(expression) {
-            [hostname] if expression.key == HOSTNAME_LABEL => Some(hostname.as_str()),
-            _ => None,
-        })
+        let [term] = self.terms.as_slice() else { return None };
+        let named = fields(term).iter().find_map(only_value).map(OnlyNode::Named);
+        let hostnames = expressions(term).iter().filter(|expression| expression.key == HOSTNAME_LABEL);
+        named.or_else(|| hostnames.filter_map(only_value).map(OnlyNode::WithHostname).next())
     }
 
-    /// Whether the VirtualMachine may run on a node with these labels.
-    pub(crate) fn allows<'n>(&self, label: impl Fn(&str) -> Option<&'n str>) -> bool {
-        let is_selected = self.selector.iter().all(|(key, value)| label(key) == Some(value));
-        let is_met = |expression: &NodeSelectorRequirement| {
-            label(&expression.key).is_some_and(|found| values(expression).iter().any(|value| value == found))
+    /// Whether the VirtualMachine can run only on nodes where this label is `true`.
+    pub(crate) fn requires(&self, label: &str) -> bool {
+        let is_it = |expression: &NodeSelectorRequirement| {
+            expression.key == label && (only_value(expression) == Some("true") || expression.operator == "Exists")
         };
-        is_selected && (self.terms.is_empty() || self.terms.iter().any(|term| expressions(term).all(is_met)))
+        self.selector.iter().any(|(key, value)| key == label && value == "true")
+            || !self.terms.is_empty() && self.terms.iter().all(|term| expressions(term).iter().any(is_it))
+    }
+
+    /// Whether the scheduler may place the VirtualMachine on the node at any time: it has the labels and no taint that
+    /// keeps the VirtualMachine away. Whether it takes new pods now does not count ([`Node::is_ready`]).
+    pub(crate) fn allows(&self, node: &Node) -> bool {
+        let is_selected = self.selector.iter().all(|(key, value)| node.label(key) == Some(value));
+        let is_tolerated = |taint: &Taint| self.tolerations.iter().any(|toleration| tolerates(toleration, taint));
+        is_selected
+            && (self.terms.is_empty() || self.terms.iter().any(|term| matches(term, node)))
+            && node.lasting_taints().all(is_tolerated)
     }
 }
 
-/// The expressions of a term with the operator `In`.
-fn expressions(term: &NodeSelectorTerm) -> impl Iterator<Item = &NodeSelectorRequirement> {
-    term.match_expressions.iter().flatten().filter(|expression| expression.operator == "In")
+fn expressions(term: &NodeSelectorTerm) -> &[NodeSelectorRequirement] {
+    term.match_expressions.as_deref().unwrap_or_default()
 }
 
-fn values(expression: &NodeSelectorRequirement) -> &[String] {
-    expression.values.as_deref().unwrap_or_default()
+fn fields(term: &NodeSelectorTerm) -> &[NodeSelectorRequirement] {
+    term.match_fields.as_deref().unwrap_or_default()
+}
+
+/// The value that a label or field must have, if only one is possible.
+fn only_value(requirement: &NodeSelectorRequirement) -> Option<&str> {
+    match (requirement.operator.as_str(), requirement.values.as_deref()) {
+        ("In", Some([value])) => Some(value),
+        _ => None,
+    }
+}
+
+/// Whether a node matches a term. A term without requirements matches no node. Source: `k8s.io/component-helpers`,
+/// `scheduling/corev1/nodeaffinity/nodeaffinity.go`.
+fn matches(term: &NodeSelectorTerm, node: &Node) -> bool {
+    let label = |requirement: &NodeSelectorRequirement| is_met(requirement, node.label(&requirement.key));
+    // `metadata.name` is the only field.
+    let field = |requirement: &NodeSelectorRequirement| is_met(requirement, Some(node.name()));
+    let is_empty = expressions(term).is_empty() && fields(term).is_empty();
+    !is_empty && expressions(term).iter().all(label) && fields(term).iter().all(field)
+}
+
+/// Whether a value, if there is one, is as required. Source: `k8s.io/apimachinery`, `pkg/labels/selector.go`,
+/// `Requirement.Matches`.
+fn is_met(requirement: &NodeSelectorRequirement, found: Option<&str>) -> bool {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let is_listed = found.is_some_and(|found| values.iter().any(|value| value == found));
+    let number = |text: &str| text.parse::<i64>().ok();
+    let numbers = || Some((number(found?)?, number(values.first()?)?));
+    match requirement.operator.as_str() {
+        "In" => is_listed,
+        "NotIn" => !is_listed,
+        "Exists" => found.is_some(),
+        "DoesNotExist" => found.is_none(),
+        "Gt" => numbers().is_some_and(|(found, bound)| found > bound),
+        "Lt" => numbers().is_some_and(|(found, bound)| found < bound),
+        _ => false,
+    }
+}
+
+/// Whether a toleration lets pods onto nodes with the taint. Source: `k8s.io/api`, `core/v1/toleration.go`,
+/// `ToleratesTaint`.
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let is_any_or = |wanted: &Option<String>, found: &str| {
+        wanted.as_deref().is_none_or(|wanted| wanted.is_empty() || wanted == found)
+    };
+    let has_value = match toleration.operator.as_deref() {
+        Some("Exists") => true,
+        _ => toleration.value.as_deref().unwrap_or_default() == taint.value,
+    };
+    is_any_or(&toleration.effect, &taint.effect) && is_any_or(&toleration.key, &taint.key) && has_value
 }

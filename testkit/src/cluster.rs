@@ -52,6 +52,7 @@ impl MemoryCluster {
         let node = |(name, labels): &(&str, &[&str])| {
             let mut labels: Map<_, _> = labels.iter().map(|label| ((*label).to_owned(), json!("true"))).collect();
             labels.insert("kubernetes.io/hostname".to_owned(), json!(name));
+            labels.insert("kubevirt.io/schedulable".to_owned(), json!("true"));
             json!({
                 "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels},
             })
@@ -80,6 +81,17 @@ impl MemoryCluster {
     /// Removes the permission for this verb and kind.
     pub fn without(mut self, verb: &'static str, kind: &'static Kind) -> Self {
         self.cannot.push((kind, verb));
+        self
+    }
+
+    /// Adds a PCI device that is equal to another, and a claim for it.
+    pub fn with_equal(mut self, name: &str, new_name: &str, address: &str) -> Self {
+        for kind in ["PCIDevice", "PCIDeviceClaim"] {
+            let mut equal = self.object(kind, name).clone();
+            equal["metadata"]["name"] = json!(new_name);
+            equal["status"]["address"] = json!(address);
+            self.objects.iter_mut().for_each(|objects| objects.push(equal.clone()));
+        }
         self
     }
 

@@ -21,10 +21,13 @@ const THREE: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn a_vm_with_three_features_takes_four() {
+fn a_vm_with_three_features_takes_six() {
     let answer = Request::create(bare_vm(THREE)).cluster(harvester()).evaluate();
     assert!(answer.is_accepted(), "{}", answer.message());
-    assert_eq!(answer.lookups, [WHO_AM_I, "list PCIDevice", "list PCIDeviceClaim", "get KubeVirt kubevirt"]);
+    assert_eq!(
+        answer.lookups,
+        [WHO_AM_I, "list PCIDevice", "list PCIDeviceClaim", "get Node node1", "get KubeVirt kubevirt", "list Node"]
+    );
 }
 
 #[test]
@@ -36,10 +39,13 @@ fn a_vm_that_does_not_tell_its_cpu_vendor_takes_one_more() {
     assert_eq!(
         answer.lookups,
         [
+            "get Node node1",
             "get PCIDevice node1-000001000",
             "get PCIDeviceClaim node1-000001000",
+            WHO_AM_I,
+            "list PCIDevice",
+            "get PCIDeviceClaim node1-000001001",
             "get KubeVirt kubevirt",
-            "get Node node1"
         ]
     );
 }
@@ -77,7 +83,8 @@ fn before_a_list_the_rights_of_the_account_that_asks_are_reviewed() {
     let cluster = harvester().run_as(RANCHER, RANCHER);
     let answer = Request::create(bare_vm(&[THREE[2]])).settings(settings).cluster(cluster).evaluate();
     assert!(answer.is_accepted(), "{}", answer.message());
-    assert_eq!(answer.lookups, [WHO_AM_I, "list PCIDevice", "list PCIDeviceClaim", "get KubeVirt kubevirt"]);
+    let lookups = [WHO_AM_I, "list PCIDevice", "list PCIDeviceClaim", "get Node node1", "get KubeVirt kubevirt"];
+    assert_eq!(answer.lookups, lookups);
     let reviews = [
         "list pcidevices.devices.harvesterhci.io",
         "watch pcidevices.devices.harvesterhci.io",
@@ -166,7 +173,7 @@ fn a_name_that_no_object_can_have_is_not_looked_up(#[case] name: &str) {
     let settings = json!({"userData": {"enabled": true, "readSecrets": true}});
     let answer = Request::create(vm).settings(settings).cluster(harvester()).evaluate();
     assert!(!answer.lookups.iter().any(|lookup| lookup.contains(name)), "{:?}", answer.lookups);
-    answer.assert_denied(&["no node has the name that the node selector", "the node "]);
+    answer.assert_denied(&["no node that fits the VirtualMachine's node selector", "there is no node "]);
     let message = answer.message();
     assert!(!message.replace('\n', "").contains(char::is_control), "{message}");
     assert!(message.len() < 10_000);

@@ -136,7 +136,7 @@ fn a_vm_of_both_vendors_is_an_error(#[case] domain: Value) {
 #[rstest]
 fn an_option_that_is_no_vendor_is_an_error(#[values("arm", "AuthenticAMD")] option: &str) {
     let answer = Request::create(vm(&[("nested-virt", "1"), ("cpu-vendor", option)])).evaluate();
-    answer.assert_denied(&["vm-feature-manager.io/cpu-vendor", option, "write amd, intel or auto"]);
+    answer.assert_denied(&["vm-feature-manager.io/cpu-vendor", option, "write amd, intel, any or auto"]);
 }
 
 const AMD: &[&str] = &["cpu-vendor.node.kubevirt.io/AMD", "cpu-feature.node.kubevirt.io/svm"];
@@ -164,7 +164,7 @@ fn the_nodes_tell_the_vendor(#[case] nodes: &[(&str, &[&str])], #[case] selector
 #[case::both(&[("a", AMD), ("b", INTEL)], json!({}), "nodes that the VirtualMachine may run on")]
 #[case::none_labeled(&[("a", UNLABELED)], json!({}), "node labeller")]
 #[case::none_selected(&[("a", AMD)], json!({"zone-b": "true"}), "no node that fits")]
-#[case::no_such_node(&[("a", AMD)], json!({"kubernetes.io/hostname": "x"}), "no node has the name")]
+#[case::no_such_node(&[("a", AMD)], json!({"kubernetes.io/hostname": "x"}), "the cluster has no node that fits")]
 fn nodes_that_do_not_tell_are_an_error(#[case] nodes: &[(&str, &[&str])], #[case] selector: Value, #[case] part: &str) {
     let vm = vm_with_spec(json!({"nodeSelector": selector, "domain": {}}));
     let answer = Request::create(vm).cluster(MemoryCluster::with_nodes(nodes)).evaluate();

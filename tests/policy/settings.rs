@@ -144,7 +144,7 @@ fn the_forms_empty_description_is_tolerated() {
 #[case::boolean(json!({"userData": {"enabled": "true"}}), r#"setting userData.enabled: got "true", expected true or false"#)]
 #[case::config_source(json!({"configSource": "label"}), r#"setting configSource: got "label", expected one of annotations, labels"#)]
 #[case::error_handling(json!({"pciPassthrough": {"errorHandling": "ignore"}}), r#"setting pciPassthrough.errorHandling: got "ignore", expected one of reject, allow-and-log, strip-label"#)]
-#[case::cpu_vendor(json!({"nestedVirtualization": {"cpuVendor": "arm"}}), r#"setting nestedVirtualization.cpuVendor: got "arm", expected one of auto, amd, intel"#)]
+#[case::cpu_vendor(json!({"nestedVirtualization": {"cpuVendor": "arm"}}), r#"setting nestedVirtualization.cpuVendor: got "arm", expected one of auto, amd, intel, any"#)]
 #[case::hook_version(json!({"vbiosInjection": {"hookVersion": "v1alpha1"}}), r#"setting vbiosInjection.hookVersion: got "v1alpha1", expected one of v1alpha3, v1alpha2"#)]
 #[case::rom_delivery(json!({"vbiosInjection": {"romDelivery": "pvc"}}), r#"setting vbiosInjection.romDelivery: got "pvc", expected one of sidecar, volume"#)]
 #[case::on_hook_failure(json!({"vbiosInjection": {"onHookFailure": 1}}), "setting vbiosInjection.onHookFailure: got 1, expected one of fail, continue")]

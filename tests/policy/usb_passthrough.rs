@@ -120,7 +120,7 @@ fn a_bad_value_is_an_error(#[case] value: &str, #[case] part: &str) {
 #[rstest]
 #[case::nowhere(&["dead:beef"], "no node has a USB device dead:beef; look it up under USB Devices in Harvester")]
 #[case::unplugged(&["node1-046d-c52b-001009"], "the node node1 has no USB device node1-046d-c52b-001009")]
-#[case::not_on_the_node(&["node2/1050:0407"], "the node node2 has no USB device 1050:0407")]
+#[case::not_on_the_node(&["node2/1050:0407"], "the node node2 has no USB device 1050:0407; it is on node1, so name that node")]
 #[case::not_enabled(&["0781:5567"], "0781:5567 is not enabled for passthrough on node1; enable passthrough for the USB device")]
 #[case::two_alike(
     &["046d:c52b"],
@@ -223,18 +223,21 @@ fn a_pci_device_that_harvester_will_not_add_is_warned_of(#[case] group: &str, #[
     audio["status"]["address"] = json!("0000:01:00.1");
     audio["status"]["iommuGroup"] = json!(group);
     objects.push(audio);
+    let cluster = || MemoryCluster::of(objects.clone());
     let mut vm = vm(&["1050:0407"]);
     annotate(&mut vm, &[("pci-passthrough", r#"{"devices": ["node1/0000:01:00.0"]}"#)]);
-    let answer = Request::create(vm).cluster(MemoryCluster::of(objects)).evaluate();
-    assert_eq!(host_devices(&answer).as_array().unwrap().len(), 2);
+    let answer = Request::create(vm).cluster(cluster()).evaluate();
+    let devices = host_devices(&answer);
+    let is_there = |name: &str| devices.as_array().unwrap().iter().any(|device| device["name"] == name);
+    assert_eq!(is_there("node1-000001001"), sibling.is_some());
+    // The policy does not add a device because of one that the user wrote.
+    let before = json!([device("node1-000001000", "nvidia.com/TU104GL_TESLA_T4")]);
+    let answer = Request::create(with_host_devices(self::vm(&["1050:0407"]), &before)).cluster(cluster()).evaluate();
     let warnings = answer.warnings().join(" ");
     match sibling {
         Some(sibling) => {
             assert!(warnings.starts_with("usb-passthrough: these PCI devices share an IOMMU group"), "{warnings}");
-            assert!(
-                warnings.contains(&format!("without USB devices; name them in pci-passthrough: {sibling}")),
-                "{warnings}"
-            );
+            assert!(warnings.ends_with(&format!("name them in pci-passthrough: {sibling}")), "{warnings}");
         }
         None => assert_eq!(warnings, ""),
     }
@@ -249,7 +252,10 @@ fn the_node_of_the_vm_decides_between_two_alike(#[case] spec: Value, #[case] nam
     let answer = create(vm);
     match name {
         Some(name) => assert_eq!(host_devices(&answer), json!([usb(name)])),
-        None => answer.assert_denied(&["the node node3 has no USB device 046d:c52b"]),
+        None => answer.assert_denied(&[
+            "the node node3 (chosen by the VirtualMachine) has no USB device 046d:c52b",
+            "it is on node1, node2",
+        ]),
     }
 }
 
@@ -372,7 +378,7 @@ fn with_permitted_harvester_is_not_asked() {
     let answer = Request::create(vm(&["node2/046d:c52b"])).settings(settings).cluster(kubevirt()).evaluate();
     assert_eq!(host_devices(&answer), json!([device("usb-0", "kubevirt.io/receiver")]));
     assert_eq!(answer.after()["spec"]["template"]["spec"]["nodeSelector"], json!({"kubernetes.io/hostname": "node2"}));
-    assert_eq!(answer.lookups, ["get KubeVirt kubevirt"]);
+    assert_eq!(answer.lookups, ["get Node node2", "get KubeVirt kubevirt"]);
 }
 
 #[rstest]
@@ -489,7 +495,7 @@ fn only_who_claimed_a_device_may_take_it(#[case] user: &str, #[case] refusal: Op
 #[test]
 fn without_requiring_an_owner_no_claim_is_looked_up() {
     let answer = create(vm(&["1050:0407"]));
-    assert_eq!(answer.lookups, [crate::lookups::WHO_AM_I, "list USBDevice", "get KubeVirt kubevirt"]);
+    assert_eq!(answer.lookups, [crate::lookups::WHO_AM_I, "list USBDevice", "get Node node1", "get KubeVirt kubevirt"]);
 }
 
 #[test]

@@ -11,7 +11,11 @@ use super::harness::{Answer, MemoryCluster, PREFIX, Request, annotate, bare_vm, 
 const NESTED: &str = "#cloud-config\nx_kubevirt_features:\n  nested_virt: true\n";
 
 fn settings() -> Value {
-    json!({"userData": {"enabled": true}, "nestedVirtualization": {"cpuVendor": "amd"}})
+    json!({
+        "userData": {"enabled": true},
+        "nestedVirtualization": {"cpuVendor": "amd"},
+        "pciPassthrough": {"deviceNames": "address"},
+    })
 }
 
 fn secrets() -> Value {

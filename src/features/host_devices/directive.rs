@@ -10,7 +10,7 @@ use crate::values::name::SUBDOMAIN;
 /// The devices that a directive asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::features) struct Devices {
-    /// Each device once, in the form that [`Bus::read`] returns.
+    /// The devices in the form that [`Bus::read`] returns.
     pub(in crate::features) list: Vec<String>,
     /// The node that the devices are on, if the directive names it.
     pub(in crate::features) node: Option<String>,
@@ -125,7 +125,7 @@ impl Devices {
             (None, Some(node)) => self.node = Some(node.to_owned()),
             _ => {}
         }
-        if self.list.contains(&device) {
+        if self.list.contains(&device) && !(bus.is_countable)(&device) {
             return Err(DirectiveError::Duplicate { device });
         }
         self.list.push(device);

@@ -14,8 +14,8 @@ pub(in crate::features) enum HostDevicesError {
     /// name when it is plugged in again
     /// Cure: compare with Advanced, PCI Devices or USB Devices in Harvester, or with `kubectl get pcidevices` or `usbdevices`; vendor
     /// and product of a USB device stay the same
-    #[error("{who} {0} device {device}; look it up under {0} Devices in Harvester", .bus.name)]
-    NotThere { who: String, device: String, bus: &'static Bus },
+    #[error("{who} {0} device {device}; {remedy}", .bus.name)]
+    NotThere { who: String, device: String, remedy: String, bus: &'static Bus },
     /// Cause: the device is not claimed, or it is a USB device that was unplugged after it was claimed
     /// Cure: Advanced, PCI Devices or USB Devices, Enable Passthrough
     #[error(
@@ -53,13 +53,48 @@ pub(in crate::features) enum HostDevicesError {
          {resource} now; correct or remove that entry", .bus.name
     )]
     OtherResource { entry: String, found: String, resource: String, bus: &'static Bus },
-    /// Cause: the directive and the VM's node selector or affinity name different nodes
-    /// Cure: make the two agree
+    /// Cause: the directive names a node that the VM's node selector, node affinity or tolerations exclude
+    /// Cure: make them agree
     #[error(
-        "the directive names the node {named}, but the VirtualMachine may run only on {placed}; name devices of that node, \
-         or change the VirtualMachine's node selector"
+        "the directive names the node {named}, but {but}; name devices of another node, or change the VirtualMachine's node \
+         selector, node affinity or tolerations"
     )]
-    PlacedElsewhere { named: String, placed: String },
+    PlacedElsewhere { named: String, but: String },
+    /// Cause: the devices are only on nodes that the VM's node selector, node affinity or tolerations exclude
+    /// Cure: make them agree
+    #[error(
+        "the VirtualMachine's node selector, node affinity or tolerations exclude every node that has the devices: {devices}; \
+         change these, or ask for other devices"
+    )]
+    Excluded { devices: String },
+    /// Cause: the setting `pciPassthrough.equalDevices` is `deny`, and Kubernetes may give another device of the same resource
+    /// Cure: `disableResourcePooling: true` in the device's claim (Harvester 1.9 or later), or passthrough for this device only
+    #[error(
+        "{0}; the setting pciPassthrough.equalDevices does not allow that: set disableResourcePooling in the device's \
+         PCIDeviceClaim, or enable passthrough only for the device that the directive names"
+    )]
+    EqualDevices(String),
+    /// Cause: an address, and no Harvester
+    /// Cure: vendor and device as `lspci -nn` shows them, and an entry such as `{pciVendorSelector: "10DE:27B8", resourceName:
+    /// nvidia.com/L4}` under `spec.configuration.permittedHostDevices.pciHostDevices` of the KubeVirt object
+    #[error(
+        "{device} is an address, but without Harvester, Kubernetes knows PCI devices only by vendor and device ({why}); name the \
+         device as in 10de:27b8, and have the administrator add it to \
+         spec.configuration.permittedHostDevices.pciHostDevices of the KubeVirt object"
+    )]
+    Address { device: String, why: String },
+    /// Cause: one of [Lookups](#lookups)
+    /// Cure: the remedy there
+    #[error("the {} devices that KubeVirt permits cannot be looked up: {error}", .bus.name)]
+    NoPermissions { error: LookupError, bus: &'static Bus },
+    /// Cause: KubeVirt gives a guest only the devices that its object lists, each as a resource
+    /// Cure: an entry such as `{resourceName: kubevirt.io/receiver, selectors: [{vendor: "046d", product: "c52b"}]}` under `usb`, or
+    /// `{resourceName: nvidia.com/L4, pciVendorSelector: "10DE:27B8"}` under `pciHostDevices`
+    #[error(
+        "KubeVirt does not permit the {} device {device}; have the administrator add it to \
+         spec.configuration.permittedHostDevices.{}", .bus.name, .bus.permitted
+    )]
+    NotPermitted { device: String, bus: &'static Bus },
     /// Cause: the setting `allowedDevices` does not allow the device in this namespace
     /// Cure: another device, or a pattern for it under `allowedDevices`
     #[error(

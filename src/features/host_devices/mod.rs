@@ -7,20 +7,23 @@ mod error;
 mod inventory;
 mod siblings;
 
-use crate::json::to_text;
+use serde_json::Value;
 
 use super::allowed::allows;
 use super::feature::{Context, Plan};
-use crate::cluster::LookupError;
+use super::pci_passthrough::EqualDevices;
+use crate::cluster::{HostDevice, LookupError};
+use crate::directives::Asked;
+use crate::json::to_text;
 use crate::settings::{Count, FeatureSettings, section};
 use crate::text::{self, Quoted};
 use crate::values::pattern::Pattern;
 use crate::values::pci::PciAddress;
 use crate::values::usb::UsbIds;
 use crate::vm::entry::Entry;
-use crate::vm::place::{HOST_DEVICE, NODE_SELECTOR};
-use crate::vm::{Device, ShapeError};
-pub(super) use bus::Bus;
+use crate::vm::place::{GPU, HOST_DEVICE, NODE_SELECTOR};
+use crate::vm::{Device, OnlyNode, ShapeError};
+pub(super) use bus::{Bus, Partner};
 use directive::{Devices, DirectiveError, check_count};
 pub(super) use error::HostDevicesError;
 use error::has_harvester;
@@ -68,19 +71,12 @@ pub(super) fn plan(
     let wanted = Wanted { bus, settings, devices: Devices::parse(value, max_devices, bus)?, context };
     check_count(counted, max_devices, bus)?;
     let mut plan = Plan { applied: to_text(&wanted.devices.list), ..Plan::default() };
-    let placement = context.vm.placement()?;
-    let node = match (wanted.devices.node.as_deref(), placement.hostname()) {
-        (Some(named), Some(placed)) if named != placed => {
-            let (named, placed) = (named.to_owned(), placed.to_owned());
-            return Err(HostDevicesError::PlacedElsewhere { named, placed }.into());
-        }
-        (named, placed) => named.or(placed),
-    };
+    let node = wanted.node()?;
     // Without an answer from Harvester, nobody knows who claimed a device.
     let is_auto = named_by == NamedBy::Auto && !settings.require_claim_owner;
     // Whether the directive added devices under Harvester's names before.
     let added_objects = our_devices(context).iter().any(|entry| object(entry.name).is_some());
-    match (named_by != NamedBy::Other).then(|| Inventory::look_up(bus, &wanted.devices, node, context)) {
+    match (named_by != NamedBy::Other).then(|| Inventory::look_up(bus, &wanted.devices, node.as_ref(), context)) {
         None => wanted.otherwise(None, &mut plan)?,
         Some(Ok(inventory)) => wanted.by_harvester(&inventory, &mut plan)?,
         Some(Err(error)) => match is_auto.then(|| wanted.in_place()).transpose()?.flatten() {
@@ -92,8 +88,11 @@ pub(super) fn plan(
     let is_new = |entry: &&Entry| host_devices.iter().all(|device| host_device(device) != **entry);
     check_count(counted + plan.entries.iter().filter(is_new).count(), max_devices, bus)?;
     context.lookups.check_gate(GATE)?;
-    let hostname = wanted.devices.node.filter(|_| settings.pin_to_node);
-    plan.entries.extend(hostname.map(|hostname| NODE_SELECTOR.entry("", &hostname)));
+    if let Some(name) = wanted.devices.node.as_deref().filter(|_| settings.pin_to_node) {
+        let node = context.node(OnlyNode::Named(name)).ok().flatten();
+        let hostname = node.as_ref().map_or(name, |node| node.hostname());
+        plan.entries.push(NODE_SELECTOR.entry("", hostname));
+    }
     Ok(plan)
 }
 
@@ -105,12 +104,60 @@ struct Wanted<'a> {
     context: &'a Context<'a>,
 }
 
+/// The node that devices must be on.
+struct Bound {
+    node: String,
+    /// Who chose the node, in parentheses for a message; empty if the directive did.
+    by: String,
+}
+
 impl Wanted<'_> {
+    /// The node that the devices must be on, if anybody chooses it: the directive, the other directive for host devices,
+    /// or the VirtualMachine.
+    fn node(&self) -> anyhow::Result<Option<Bound>> {
+        let Self { bus, devices, context, .. } = self;
+        let other = self.node_of_partner();
+        let Some(named) = devices.node.clone() else {
+            let by_partner = |node| Bound { node, by: format!(" (named by {})", bus.partner.name) };
+            let by_placement = |node| Bound { node, by: " (chosen by the VirtualMachine)".to_owned() };
+            return Ok(other.map(by_partner).or(context.only_node()?.map(by_placement)));
+        };
+        if let Some(other) = other.filter(|other| bus.partner.is_first && *other != named) {
+            let first = format!("{other} (in {})", bus.partner.name);
+            return Err(DirectiveError::TwoNodes { first, second: named }.into());
+        }
+        let only = context.only_node()?;
+        let is_allowed = match context.node(OnlyNode::Named(&named)) {
+            Ok(Some(node)) => context.placement()?.allows(&node),
+            Ok(None) | Err(_) => only.as_ref().is_none_or(|only| *only == named),
+        };
+        if !is_allowed {
+            let but = match only.filter(|only| *only != named) {
+                Some(only) => format!("the VirtualMachine may run only on {only}"),
+                None => "the VirtualMachine's node selector, node affinity or tolerations exclude that node".to_owned(),
+            };
+            return Err(HostDevicesError::PlacedElsewhere { named, but }.into());
+        }
+        Ok(Some(Bound { node: named, by: String::new() }))
+    }
+
+    /// The node that the other directive names, whether it can be applied or not.
+    fn node_of_partner(&self) -> Option<String> {
+        let Self { bus: Bus { partner, .. }, context, .. } = self;
+        let Asked::Yes(directive) = context.directives.get(partner.name) else { return None };
+        let value: Value = serde_json::from_str(directive.text().ok()?).ok()?;
+        let mut devices = value.get("devices")?.as_array()?.iter().filter_map(Value::as_str);
+        let node = |text: &str| text.rsplit_once('/').map(|(node, _)| node.to_owned());
+        let node = devices.find_map(|text| node(text).or_else(|| object(text).map(|(node, _)| node.to_owned())));
+        node.filter(|_| (partner.settings)(context.settings).enabled)
+    }
+
     /// Plans the devices under Harvester's names.
     fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> anyhow::Result<()> {
-        let choices = inventory.choose(&self.devices)?;
+        let list = inventory.functions(&self.devices.list)?;
+        let choices = inventory.choose(&list)?;
         for (index, chosen) in choices.iter().enumerate() {
-            let Chosen { device, entry } = *chosen;
+            let Chosen { device, entry, .. } = *chosen;
             if choices.iter().take(index).any(|before| before.device.name() == device.name()) {
                 return Err(DirectiveError::Duplicate { device: device.name().to_owned() }.into());
             }
@@ -124,12 +171,72 @@ impl Wanted<'_> {
                 self.check_owner(inventory, chosen)?;
             }
             let new = Device { name: device.name(), resource: device.resource() };
-            plan.entries.push(host_device(&entry.unwrap_or(new)));
+            let entry = entry.unwrap_or(new);
+            let is_gpu = self.context.vm.gpus()?.contains(&entry) && !all_devices(self.context)?.contains(&entry);
+            plan.entries.push(if is_gpu { GPU.entry(entry.name, entry.resource) } else { host_device(&entry) });
         }
-        if choices.iter().any(|chosen| chosen.entry.is_none()) {
+        let new = || choices.iter().filter(|chosen| chosen.entry.is_none()).map(|chosen| chosen.device);
+        let is_new = new().next().is_some();
+        if self.bus.name_is_address {
+            self.add_siblings(inventory, is_new, plan)?;
+            self.check_equal(inventory, &choices, plan)?;
+        } else if is_new {
             plan.warnings.extend(siblings::warning(plan, self.context)?);
         }
+        if let Ok(kubevirt) = self.context.lookups.kubevirt() {
+            let missing = text::list(new().map(HostDevice::resource).filter(|it| kubevirt.does_not_permit(it)));
+            if !missing.is_empty() {
+                plan.warnings.push(format!(
+                    "spec.configuration.permittedHostDevices of the KubeVirt object does not list {missing}, so the VirtualMachine \
+                     will not start; disable passthrough for the device in Harvester, and enable it again"
+                ));
+            }
+        }
         Ok(())
+    }
+
+    /// Plans the other devices of the IOMMU groups, if Harvester does not add them once. Those that the directive added
+    /// earlier stay. New ones are added only with a new device.
+    fn add_siblings(&self, inventory: &Inventory<'_>, is_new: bool, plan: &mut Plan) -> anyhow::Result<()> {
+        let ours = our_devices(self.context);
+        let is_ours = |name: &str| ours.iter().any(|device| device.name == name);
+        if !is_new && plan.entries.len() >= ours.len() {
+            return Ok(());
+        }
+        let host_devices = self.context.vm.host_devices()?;
+        let names = [host_devices.iter().map(|device| device.name).collect::<Vec<_>>(), plan.devices()].concat();
+        let mut siblings = siblings::missing(&plan.devices(), &names, self.context);
+        siblings.retain(|device| is_new || is_ours(device.name()));
+        for device in &siblings {
+            self.check_allowed(&key(device), Some(device.name()), device.resource(), Some(device.node()))?;
+            plan.entries.push(HOST_DEVICE.entry(device.name(), device.resource()));
+        }
+        let disabled = siblings.iter().filter(|device| !inventory.is_enabled(device)).map(|device| device.name());
+        let disabled = text::list(disabled);
+        if !disabled.is_empty() {
+            plan.warnings.push(format!(
+                "these PCI devices share an IOMMU group with one that the directive names, so they were added, but they are not \
+                 enabled for passthrough, so the VirtualMachine will not start; enable them in Harvester: {disabled}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Warns or fails if Kubernetes may give other devices than those that the directive names.
+    fn check_equal(&self, inventory: &Inventory<'_>, choices: &[Chosen<'_>], plan: &mut Plan) -> anyhow::Result<()> {
+        let there = all_devices(self.context)?;
+        let names = [there.iter().map(|device| device.name).collect::<Vec<_>>(), plan.devices()].concat();
+        let Some(problem) = inventory.equal_devices(choices, &names) else { return Ok(()) };
+        match self.context.settings.pci_passthrough.equal_devices {
+            EqualDevices::Deny => Err(HostDevicesError::EqualDevices(problem).into()),
+            EqualDevices::Warn => {
+                plan.warnings.push(format!(
+                    "{problem}; to get this one, set disableResourcePooling in its PCIDeviceClaim (Harvester 1.9 or later), or \
+                     enable passthrough only for it"
+                ));
+                Ok(())
+            }
+        }
     }
 
     /// Plans the devices without Harvester. `error` says why Harvester's devices cannot be read, if the policy tried to.
@@ -138,12 +245,17 @@ impl Wanted<'_> {
         if self.settings.require_claim_owner {
             return Err(HostDevicesError::NoClaims { bus }.into());
         }
-        if let Some((error, warning)) = error.zip(bus.warning) {
-            plan.warnings.push(format!("{warning}: {}", error.why()));
-        }
+        let why = error.map_or_else(|| format!("the setting {}.deviceNames says so", bus.settings), LookupError::why);
         let mut there = all_devices(context)?;
         let mut names = free_names(bus.prefix, devices.list.len(), context)?;
-        for (device, resource) in devices.list.iter().zip((bus.resources)(&devices.list, context)?) {
+        for device in &devices.list {
+            let resource = (bus.resource)(device, &why, context)?;
+            if PciAddress::of_device_name(&resource).is_some() {
+                plan.warnings.push(format!(
+                    "{device} is named by its address ({why}), but Kubernetes has no resource of that name, so the VirtualMachine \
+                     will not start"
+                ));
+            }
             self.check_allowed(device, None, &resource, devices.node.as_deref())?;
             let is_named = |entry: &Device<'_>| {
                 object(entry.name).is_some_and(|(_, named)| bus.name_is_address && named == *device)

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use crate::cluster::{ClusterError, HostDevice, LookupError, Lookups, PCI_DEVICE};
+use crate::directives::Asked;
 use crate::features::feature::{Context, Plan};
 use crate::features::record::Recorded;
 use crate::text;
@@ -89,27 +90,45 @@ fn node_of(name: &str) -> Option<&str> {
     PciAddress::of_pci_device(name).map(|(node, _)| node)
 }
 
-/// Warns about PCI devices that share an IOMMU group with one of the VirtualMachine's devices, if Harvester will not
-/// add them. It adds them only to a new VirtualMachine, and only if all its host devices are PCI devices.
-pub(super) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<String>, ShapeError> {
-    let there = context.vm.host_devices()?;
-    let mut names: Vec<&str> = there.iter().map(|device| device.name).collect();
-    names.extend(plan.entries.iter().map(|entry| entry.name.as_str()));
-    let are_added = context.old.is_none() && names.iter().all(|name| node_of(name).is_some());
-    let Some(node) = names.iter().find_map(|name| node_of(name)).filter(|_| !are_added) else {
-        return Ok(None);
-    };
-    // If they cannot be listed, there is no warning.
-    let devices: Vec<Rc<HostDevice>> = context.lookups.list(&PCI_DEVICE).unwrap_or_default();
-    let of_node = devices.iter().filter(|device| device.node() == node);
-    let (there, others): (Vec<_>, Vec<_>) = of_node.partition(|device| names.contains(&device.name()));
-    let groups: Vec<_> = there.iter().filter_map(|device| device.iommu_group()).collect();
-    let is_sibling = |device: &&&Rc<HostDevice>| device.iommu_group().is_some_and(|group| groups.contains(&group));
-    let siblings = text::list(others.iter().filter(is_sibling).map(|device| device.name()));
+/// The PCI devices that share an IOMMU group with one of the host devices `of`, and are not among `names`, those that the
+/// VirtualMachine will have: they must go with it, but Harvester does not add them, or adds them once for each. It adds them only to a new VirtualMachine, and only if all
+/// its host devices are PCI devices; the directive for other host devices may follow. If the devices cannot be looked up,
+/// there are none. Source: `harvester/pcidevices`, `pkg/webhook/vm.go`, `generateHostDevicesPatch`.
+pub(super) fn missing(of: &[&str], names: &[&str], context: &Context<'_>) -> Vec<Rc<HostDevice>> {
+    let is_asked = |directive| matches!(context.directives.get(directive), Asked::Yes(_));
+    let are_all_pci = names.iter().all(|name| node_of(name).is_some());
+    let are_added =
+        context.old.is_none() && are_all_pci && !is_asked("usb-passthrough") && !is_asked("gpu-device-plugin");
+    let is_pci = |name: &&&str| node_of(name).is_some();
+    let device = |name: &&str| context.lookups.device(&PCI_DEVICE, name).ok();
+    // A single device needs no lookup.
+    if are_added && names.len() < 2 || !names.iter().any(|name| is_pci(&name)) {
+        return Vec::new();
+    }
+    let there: Vec<Rc<HostDevice>> = names.iter().filter(is_pci).filter_map(device).collect();
+    let count = |group| there.iter().filter(|device| device.iommu_group() == Some(group)).count();
+    let of = there.iter().filter(|device| of.contains(&device.name()));
+    let mut groups: Vec<_> = of.filter_map(|device| device.iommu_group()).collect();
+    groups.retain(|group| !are_added || count(*group) > 1);
+    if groups.is_empty() {
+        return Vec::new();
+    }
+    let mut devices: Vec<Rc<HostDevice>> = context.lookups.list(&PCI_DEVICE).unwrap_or_default();
+    let is_in_groups = |device: &HostDevice| device.iommu_group().is_some_and(|group| groups.contains(&group));
+    devices.retain(|device| is_in_groups(device) && !names.contains(&device.name()));
+    devices
+}
+
+/// A warning about [`missing`] devices, for features that do not add them.
+pub(in crate::features) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<String>, ShapeError> {
+    let names =
+        [context.vm.host_devices()?.iter().map(|device| device.name).collect::<Vec<_>>(), plan.devices()].concat();
+    let missing = missing(&names, &names, context);
+    let siblings = text::list(missing.iter().map(|device| device.name()));
     Ok((!siblings.is_empty()).then(|| {
         format!(
             "these PCI devices share an IOMMU group with a host device of the VirtualMachine and must go with it, but Harvester \
-             adds them only to a new VirtualMachine without USB devices; name them in pci-passthrough: {siblings}"
+             does not add them; name them in pci-passthrough: {siblings}"
         )
     }))
 }

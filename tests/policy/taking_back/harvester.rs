@@ -18,7 +18,8 @@ fn a_device_that_the_form_added_before_stays() {
 }
 
 /// Harvester's controller names a host device after the device that was actually assigned to the VM.
-fn renamed(story: Story) -> Story {
+fn renamed(mut story: Story) -> Story {
+    story.cluster = || cluster().with_equal("node1-000000020", "node1-000007000", "0000:07:00.0");
     story.edit(|vm| {
         let mut device = igpu();
         device["name"] = json!("node1-000007000");
@@ -86,7 +87,7 @@ fn a_renamed_device_goes_beside_one_of_the_users(#[case] name: &str) {
     let mine = json!({"name": name, "deviceName": igpu()["deviceName"]});
     let mut ours = igpu();
     ours["name"] = json!("node1-000007000");
-    let mut story = Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]);
+    let mut story = renamed(Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]));
     story.vm = story.update(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, json!([igpu(), mine]))])).after();
     let both = json!([ours, mine]);
     story.vm = story.update(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, both.clone())])).after();

@@ -24,7 +24,7 @@ fn created(entries: &[Value]) -> Story {
     if !before.is_empty() {
         story.vm = with(story.vm, &[(HOST_DEVICES, json!(before))]);
     }
-    let story = story.ask(&[CARD]);
+    let story = story.create(&[CARD]);
     story.edit(|vm| {
         let mut devices = spec(vm, HOST_DEVICES).as_array().unwrap().clone();
         if !devices.contains(&audio()) {
@@ -138,7 +138,7 @@ fn stay_where_another_directive_added_them() {
 /// The user adds a device while the VM has the directive.
 #[test]
 fn stay_where_the_user_added_them_since() {
-    let mut story = Story::of(&[]).on_harvester().ask(&[CARD]);
+    let mut story = Story::of(&[]).on_harvester().create(&[CARD]);
     let both = json!([card(), audio()]);
     story.vm = story.update(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, both.clone())])).after();
     assert_eq!(spec(&story.drop(CARD).after(), HOST_DEVICES), &json!([audio()]));

@@ -88,13 +88,20 @@ impl Story {
     }
 
     /// Adds directives. The result is the same for a new VM and for an update.
-    fn ask(mut self, directives: &[(&str, &str)]) -> Self {
+    fn ask(self, directives: &[(&str, &str)]) -> Self {
         let mut new = self.vm.clone();
         annotate(&mut new, directives);
-        let created = self.answer(Request::create(new.clone()));
-        let updated = self.answer(Request::update(self.vm.clone(), new));
+        let updated = self.answer(Request::update(self.vm.clone(), new)).after();
+        let created = self.create(directives);
+        assert_eq!(created.vm, updated, "whether the VM was there or not");
+        created
+    }
+
+    /// Creates the virtual machine with directives.
+    fn create(mut self, directives: &[(&str, &str)]) -> Self {
+        annotate(&mut self.vm, directives);
+        let created = self.answer(Request::create(self.vm.clone()));
         assert!(created.is_accepted(), "{}", created.message());
-        assert_eq!(created.after(), updated.after(), "whether the VM was there or not");
         self.vm = created.after();
         self
     }

@@ -12,7 +12,7 @@ fn cores(vm: &mut Value) {
 fn harvesters_devices(#[case] cluster: fn() -> MemoryCluster) {
     let mut story = Story::of(&[]).on_harvester();
     story.settings["pciPassthrough"] = json!({"deviceNames": "auto"});
-    let mut story = story.ask(&[("pci-passthrough", r#"{"devices": ["0000:01:00.0"]}"#)]);
+    let mut story = story.create(&[("pci-passthrough", r#"{"devices": ["0000:01:00.0"]}"#)]);
     story.cluster = cluster;
     story.update(cores).assert_accepted_unchanged();
     // If the cluster has Harvester, the policy does not add a new device under a name made of its address.
