@@ -90,10 +90,12 @@ fn end_of_line(text: &str) -> usize {
     clause.or_else(|| line.rfind(' ')).unwrap_or(WARNING)
 }
 
+/// How long a mistyped name may be, in bytes. Known names are shorter, and long ones take long to compare.
+const LONGEST: usize = 64;
+
 /// The known name that is most similar to a mistyped one, if at most a third of its letters differ.
 pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    // It is longer than any known name, so it is not a typing mistake. Besides, long names take long to compare.
-    if name.len() > 64 {
+    if name.len() > LONGEST {
         return None;
     }
     let name = name.to_ascii_lowercase();
@@ -102,6 +104,37 @@ pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> O
         .filter(|(distance, k)| *distance <= k.len() / 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, k)| k)
+}
+
+/// The known names that an unknown one may stand for: one that differs in at most two letters, or else one that shares
+/// words with it, and the most similar one.
+pub(crate) fn hints(name: &str, known: &[&'static str]) -> Vec<&'static str> {
+    if name.len() > LONGEST {
+        return Vec::new();
+    }
+    let similar = nearest(name, known.iter().copied());
+    let is_mistyped = |near: &&str| strsim::levenshtein(&name.to_ascii_lowercase(), near) <= 2;
+    let sharing = if similar.is_some_and(|near| is_mistyped(&near)) { None } else { sharing_words(name, known) };
+    sharing.into_iter().chain(similar.filter(|near| Some(*near) != sharing)).collect()
+}
+
+/// The first known name that shares most words with another one, as `gpu-device-plugin` does with `vgpu` and
+/// `nested-virt` with `nestedVirtualization`. The first word says what it is about, so it counts twice.
+fn sharing_words(name: &str, known: &[&'static str]) -> Option<&'static str> {
+    // Two letters are not enough to be a word.
+    let is_same =
+        |a: &str, b: &str| b.len() > 2 && (a.starts_with(b) || a.ends_with(b)) || a.len() > 2 && b.starts_with(a);
+    let name = name.to_ascii_lowercase();
+    let score = |known: &str| {
+        let words = name.split(['-', '_', '.']).enumerate();
+        let shared = words.filter(|(_, word)| known.split('-').any(|of_known| is_same(word, of_known)));
+        shared.map(|(index, _)| if index == 0 { 2 } else { 1 }).sum::<usize>()
+    };
+    let better = |best: (usize, Option<&'static str>), known: &&'static str| match score(known) {
+        score if score > best.0 => (score, Some(*known)),
+        _ => best,
+    };
+    known.iter().fold((0, None), better).1
 }
 
 #[cfg(test)]

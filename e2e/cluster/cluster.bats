@@ -513,7 +513,7 @@ applied: pci-passthrough=[\"0000:01:00.0\"]"
 @test "a value that is wrong is refused by every way of writing" {
     create plain nested-virt "$plain"
     vm plain nested-virt "$(with nested-virt maybe)" >"$BATS_TEST_TMPDIR/vm.json"
-    local message="neither on nor off; write enabled or disabled"
+    local message="must be enabled or disabled"
     refused "$message" annotate plain nested-virt=maybe
     refused "$message" k apply --filename "$BATS_TEST_TMPDIR/vm.json"
     refused "$message" k apply --server-side --force-conflicts --filename "$BATS_TEST_TMPDIR/vm.json"

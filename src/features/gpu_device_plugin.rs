@@ -7,6 +7,7 @@ use super::allowed::allows;
 use super::feature::{Context, Feature, Plan};
 use super::host_devices::{GATE, free_names};
 use super::reference::Reference;
+use super::switch;
 use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{KUBEVIRT, KubeVirt, PCI_DEVICE};
 use crate::settings::{Count, FeatureSettings, choice, section};
@@ -47,10 +48,10 @@ choice! {
 
 #[derive(Debug, thiserror::Error)]
 enum GpuDevicePluginError {
-    /// Cause: a typing mistake
-    /// Cure: `kubectl describe node` lists the names under Capacity
-    #[error("not the name of an extended resource: {0}; write one such as nvidia.com/gpu, or nvidia.com/gpu=2")]
-    Name(#[from] ResourceNameError),
+    /// Cause: a typing mistake, or a number without the equals sign before it
+    /// Cure: `kubectl describe node` lists the names under Capacity; several are `nvidia.com/gpu=2`
+    #[error("not the name of an extended resource: {error}; write {write}")]
+    Name { error: ResourceNameError, write: String },
     /// Cause: 0, not a whole number, or more than the setting `gpuDevicePlugin.maxDevices`
     /// Cure: a number in the range
     #[error("the count after = must be a whole number from 1 to {max}; write {name}=2, for example, or the name alone")]
@@ -102,6 +103,7 @@ pub(super) static FEATURE: Feature = Feature {
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let settings = &context.settings.gpu_device_plugin;
+    switch::check_names(value, "which resource", FEATURE.reference.example)?;
     let request = parse(value, settings.max_devices.0)?;
     let (name, count) = &request;
     let resource = name.as_str();
@@ -171,11 +173,24 @@ fn parse(value: &str, max: usize) -> Result<(ResourceName, usize), GpuDevicePlug
         Some((name, count)) => (name.trim_end(), count.trim_start()),
         None => (value, "1"),
     };
-    let name: ResourceName = name.parse()?;
+    let name: ResourceName =
+        name.parse().map_err(|error| GpuDevicePluginError::Name { error, write: corrected(value) })?;
     // Only digits: `parse` would also accept a sign.
     match count.parse() {
         Ok(number) if (1..=max).contains(&number) && count.chars().all(|c| c.is_ascii_digit()) => Ok((name, number)),
         _ => Err(GpuDevicePluginError::Count { name, max }),
+    }
+}
+
+/// The resource and the number that a value names, however it is written. If it names no resource, an example.
+fn corrected(value: &str) -> String {
+    let words = || value.split(|c: char| !c.is_ascii_alphanumeric() && !"-_./".contains(c));
+    let name = words().find(|word| word.parse::<ResourceName>().is_ok());
+    let count = words().find_map(|word| word.trim_end_matches('x').parse::<u8>().ok());
+    match (name, count) {
+        (Some(name), Some(count)) => format!("{name}={count}"),
+        (Some(name), None) => name.to_owned(),
+        (None, _) => "one such as nvidia.com/gpu, or nvidia.com/gpu=2".to_owned(),
     }
 }
 

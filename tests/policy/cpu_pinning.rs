@@ -46,7 +46,7 @@ fn off(#[values("disabled", "false", "no", "0", "")] value: &str) {
 #[test]
 fn anything_else_is_an_error() {
     let answer = Request::create(vm(&[("cpu-pinning", "static")])).evaluate();
-    answer.assert_denied(&["cpu-pinning", "\"static\"", "write enabled or disabled"]);
+    answer.assert_denied(&["cpu-pinning", "\"static\"", "must be enabled or disabled"]);
 }
 
 #[rstest]

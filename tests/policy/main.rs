@@ -19,3 +19,4 @@ mod taking_back;
 mod usb_passthrough;
 mod user_data;
 mod vbios_injection;
+mod words;

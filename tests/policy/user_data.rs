@@ -124,7 +124,7 @@ fn a_failure_names_the_volume_and_the_key() {
     let text = "#cloud-config\npassword: hunter2\nx_kubevirt_features: {nested_virt: maybe}\n";
     let answer = create(no_cloud(text));
     answer.assert_denied(&[
-        r#"(user data of the volume "cloudinitdisk", x_kubevirt_features.nested_virt: "maybe"): neither on nor off"#,
+        r#"(user data of the volume "cloudinitdisk", x_kubevirt_features.nested_virt: "maybe"): must be enabled or disabled"#,
     ]);
     assert!(!answer.message().contains("hunter2") && !answer.logs.join("").contains("hunter2"));
 }
@@ -138,10 +138,7 @@ fn strip_label_leaves_the_guests_text_alone() {
     assert_eq!(answer.after()["spec"], no_cloud("#cloud-config\nx_kubevirt_features: {nested_virt: maybe}\n")["spec"]);
     assert_eq!(answer.audit("failed"), "nested-virt");
     // The directive stays, so an annotation says that it was tried.
-    assert_eq!(
-        answer.annotation("nested-virt-error").as_deref(),
-        Some("neither on nor off; write enabled or disabled")
-    );
+    assert_eq!(answer.annotation("nested-virt-error").as_deref(), Some("must be enabled or disabled"));
 }
 
 mod precedence {
@@ -208,7 +205,9 @@ mod precedence {
         answer.assert_accepted_unchanged();
         assert_eq!(
             answer.warnings(),
-            [r#"no such directive: "pci-passtrough" (did you mean vm-feature-manager.io/pci-passthrough?)"#]
+            [
+                r#"no such directive: "pci-passtrough" (did you mean vm-feature-manager.io/pci-passthrough?); this has no effect"#
+            ]
         );
     }
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::feature::{Context, Feature, Plan};
 use super::host_devices::is_usb;
 use super::reference::{OptionReference, Reference};
+use super::switch;
 use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{CONFIG_MAP, ClusterError, ConfigMap, KUBEVIRT, KubeVirt, PCI_DEVICE, SUBJECT_ACCESS_REVIEW};
 use crate::settings::{FeatureSettings, choice, section};
@@ -135,6 +136,7 @@ pub(super) static FEATURE: Feature = Feature {
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
+    switch::check_names(value, "which ConfigMap has the ROM", FEATURE.reference.example)?;
     let settings = &context.settings.vbios_injection;
     let sidecars = context.vm.hook_sidecars()?;
     check_names(value, &sidecars, context)?;
