@@ -207,7 +207,7 @@ applied: pci-passthrough=[\"0000:08:10.0\"]"
     needs_gate HostDevices
     local profile=nvidia.com/NVIDIA_L40S-12Q
     served "$profile" || skip "KubeVirt's permittedHostDevices does not list $profile"
-    setting .gpuDevicePlugin.allowedPlugins '[]' | grep -qF 'nvidia.com/NVIDIA_*' || skip "the policy's setting gpuDevicePlugin.allowedPlugins has no nvidia.com/NVIDIA_*"
+    setting .gpuDevicePlugin.allowedPlugins '["nvidia.com/*"]' | grep -qE 'nvidia.com/(NVIDIA_)?[*]' || skip "the policy's setting gpuDevicePlugin.allowedPlugins has no nvidia.com/NVIDIA_*"
     example vgpu "\
 host devices: gpu-0=$profile gpu-1=$profile
 applied: gpu-device-plugin=$profile=2"

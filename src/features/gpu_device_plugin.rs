@@ -22,7 +22,7 @@ section! {
         ..feature: FeatureSettings;
         /// The highest number that a directive may ask for, as in nvidia.com/gpu=2.
         max_devices: Count = Count(8), "maxDevices", "maximum devices per directive";
-        /// Glob patterns for the names of extended resources.
+        /// Glob patterns for the names of extended resources. The default is what device plugins call GPUs.
         allowed_plugins: Vec<Pattern> = PLUGINS.map(Pattern::from).to_vec(), "allowedPlugins", "resources that a VM may name";
         /// Maps a namespace pattern to patterns of resource names, separated by commas. If the map is empty, every namespace may use
         /// any of the resources above. Otherwise, a namespace that no pattern matches may use none.
@@ -33,8 +33,23 @@ section! {
     }
 }
 
-/// The resources of the vendors' own device plugins.
-const PLUGINS: [&str; 3] = ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"];
+/// What device plugins call GPUs. `nvidia.com/TU104GL_TESLA_T4` is the name that NVIDIA's plugin for KubeVirt and Harvester's
+/// pcidevices make of the PCI id database, and `nvidia.com/NVIDIA_L40S-12Q` that of a vGPU; the domain of NVIDIA has
+/// nearly only GPUs. The domains of AMD and Intel also have network cards and USB controllers on Harvester, so there the name
+/// must be that of a GPU. Source: `NVIDIA/kubevirt-gpu-device-plugin`, `pkg/device_plugin/device_plugin.go:371`;
+/// `harvester/pcidevices`, `pkg/apis/devices.harvesterhci.io/v1beta1/pcidevice.go:94`.
+const PLUGINS: [&str; 10] = [
+    "nvidia.com/*",
+    "amd.com/gpu",
+    "amd.com/*RADEON*",
+    "amd.com/*INSTINCT*",
+    "amd.com/*FIREPRO*",
+    "intel.com/gpu",
+    "intel.com/*GRAPHICS*",
+    "intel.com/*_ARC_*",
+    "intel.com/*_GPU_*",
+    "gpu.intel.com/*",
+];
 
 choice! {
     /// Whether a GPU device-plugin resource also becomes a device of the guest.
@@ -70,6 +85,14 @@ enum GpuDevicePluginError {
          setting gpuDevicePlugin.allowedIn"
     )]
     NotAllowedHere { name: ResourceName, namespace: String },
+    /// Cause: an entry of `spec.template.spec.domain.devices.gpus` has a `claimName` (dynamic resource allocation, DRA). KubeVirt refuses
+    /// GPUs of both kinds in one VM
+    /// Cure: remove that entry or the directive
+    #[error(
+        "the VirtualMachine has a GPU from a ResourceClaim (claimName under spec.template.spec.domain.devices.gpus), and KubeVirt \
+         refuses a GPU of a device plugin beside it; remove that GPU or the directive"
+    )]
+    Claimed,
 }
 
 pub(super) static FEATURE: Feature = Feature {
@@ -115,6 +138,10 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
         let (name, namespace) = (name.clone(), context.namespace.to_owned());
         return Err(GpuDevicePluginError::NotAllowedHere { name, namespace }.into());
     }
+    // `validateDRADevices` in KubeVirt's `pkg/dra/admitter/dra_admitter.go:304`. It accepts host devices of both kinds.
+    if context.vm.has_claimed_gpu() {
+        return Err(GpuDevicePluginError::Claimed.into());
+    }
     let applied = if *count == 1 { name.to_string() } else { format!("{name}={count}") };
     let mut plan = Plan { applied, ..Plan::default() };
     let ours = context.ours.iter().map(|added| &added.entry);
@@ -139,7 +166,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
             let names = free_names("gpu", count - attached, context)?;
             let place = if is_host_device(resource, &kubevirt, context) { &HOST_DEVICE } else { &GPU };
             if place == &HOST_DEVICE {
-                context.lookups.check_gate(GATE)?;
+                plan.warnings.extend(context.lookups.check_gate(GATE)?);
             }
             plan.entries.extend(names.map(|device| place.entry(&device, resource)));
             if context.vm.limit(resource)?.is_some() {

@@ -4,6 +4,7 @@ mod copies;
 mod cpu_pinning;
 mod default_directives;
 mod failing_before;
+mod gates;
 mod gpu_device_plugin;
 use vm_feature_manager_testkit as harness;
 mod harvester;

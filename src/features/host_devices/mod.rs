@@ -91,7 +91,7 @@ pub(super) fn plan(
     }
     let is_new = |entry: &&Entry| host_devices.iter().all(|device| host_device(device) != **entry);
     check_count(counted + plan.entries.iter().filter(is_new).count(), max_devices, bus)?;
-    context.lookups.check_gate(GATE)?;
+    plan.warnings.extend(context.lookups.check_gate(GATE)?);
     let hostname = wanted.devices.node.filter(|_| settings.pin_to_node);
     plan.entries.extend(hostname.map(|hostname| NODE_SELECTOR.entry("", &hostname)));
     Ok(plan)

@@ -147,7 +147,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let parse = |text: &str| text.parse().map_err(|error| VbiosError::Image { value: text.to_owned(), error });
     let named_image = context.directives.option(IMAGE_OPTION)?.map(parse).transpose()?;
     let rom = rom(value, context)?;
-    context.lookups.check_gate("Sidecar")?;
+    let warning = context.lookups.check_gate("Sidecar")?;
     let kubevirt = context.lookups.kubevirt().ok();
     let image = named_image.unwrap_or_else(|| default_image(kubevirt.as_deref(), settings));
     let allowed = &settings.allowed_sidecar_images;
@@ -156,6 +156,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     }
 
     let mut plan = Plan { applied: value.to_owned(), ..Plan::default() };
+    plan.warnings.extend(warning);
     if names == ANY {
         let warning = "the VirtualMachine has no host device and no GPU that the ROM could be for; add pci-passthrough";
         plan.warnings.push(warning.to_owned());
