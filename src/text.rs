@@ -106,35 +106,51 @@ pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> O
         .map(|(_, k)| k)
 }
 
+/// The words of a value that may be written in any syntax: letters, digits and what joins them in addresses and names. Only
+/// short ones, because a value can be a megabyte long.
+pub(crate) fn words(value: &str) -> Vec<&str> {
+    let mut words: Vec<&str> = value.split(|c: char| !c.is_ascii_alphanumeric() && !":./-*_".contains(c)).collect();
+    words.retain(|word| (1..=QUOTED).contains(&word.len()));
+    words
+}
+
 /// The known names that an unknown one may stand for: one that differs in at most two letters, or else one that shares
 /// words with it, and the most similar one.
 pub(crate) fn hints(name: &str, known: &[&'static str]) -> Vec<&'static str> {
+    let mut hints = Vec::new();
     if name.len() > LONGEST {
-        return Vec::new();
+        return hints;
     }
     let similar = nearest(name, known.iter().copied());
-    let is_mistyped = |near: &&str| strsim::levenshtein(&name.to_ascii_lowercase(), near) <= 2;
-    let sharing = if similar.is_some_and(|near| is_mistyped(&near)) { None } else { sharing_words(name, known) };
-    sharing.into_iter().chain(similar.filter(|near| Some(*near) != sharing)).collect()
+    if similar.is_none_or(|near| strsim::levenshtein(&name.to_ascii_lowercase(), near) > 2) {
+        hints.extend(sharing_words(name, known));
+    }
+    hints.extend(similar.filter(|near| !hints.contains(near)));
+    hints
 }
 
 /// The first known name that shares most words with another one, as `gpu-device-plugin` does with `vgpu` and
 /// `nested-virt` with `nestedVirtualization`. The first word says what it is about, so it counts twice.
 fn sharing_words(name: &str, known: &[&'static str]) -> Option<&'static str> {
-    // Two letters are not enough to be a word.
-    let is_same =
-        |a: &str, b: &str| b.len() > 2 && (a.starts_with(b) || a.ends_with(b)) || a.len() > 2 && b.starts_with(a);
-    let name = name.to_ascii_lowercase();
-    let score = |known: &str| {
-        let words = name.split(['-', '_', '.']).enumerate();
-        let shared = words.filter(|(_, word)| known.split('-').any(|of_known| is_same(word, of_known)));
-        shared.map(|(index, _)| if index == 0 { 2 } else { 1 }).sum::<usize>()
-    };
-    let better = |best: (usize, Option<&'static str>), known: &&'static str| match score(known) {
-        score if score > best.0 => (score, Some(*known)),
-        _ => best,
-    };
-    known.iter().fold((0, None), better).1
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    let (mut most, mut best) = (0, None);
+    for known in known {
+        let mut score = 0;
+        for (index, word) in name.split('-').enumerate() {
+            if known.split('-').any(|of_known| is_same_word(word, of_known)) {
+                score += if index == 0 { 2 } else { 1 };
+            }
+        }
+        if score > most {
+            (most, best) = (score, Some(*known));
+        }
+    }
+    best
+}
+
+/// Whether a word begins or ends with a known one, or begins it. Two letters are not enough to be a word.
+fn is_same_word(word: &str, known: &str) -> bool {
+    known.len() > 2 && (word.starts_with(known) || word.ends_with(known)) || word.len() > 2 && known.starts_with(word)
 }
 
 #[cfg(test)]

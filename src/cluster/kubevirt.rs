@@ -137,8 +137,9 @@ impl KubeVirt {
     /// Major and minor version, if the running version is known.
     fn numbers(&self) -> Option<(u32, u32)> {
         let version = self.version()?;
-        let mut numbers = version.trim_start_matches('v').split('.').flat_map(str::parse);
-        numbers.next().zip(numbers.next())
+        let (major, rest) = version.strip_prefix('v')?.split_once('.')?;
+        let (minor, _) = rest.split_once('.')?;
+        major.parse().ok().zip(minor.parse().ok())
     }
 
     /// Whether a feature gate is on that is Alpha up to KubeVirt 1.9. Follows `IsEnabled` in KubeVirt's

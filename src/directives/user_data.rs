@@ -35,7 +35,7 @@ const TEMPLATE: &str = "## template: jinja";
 /// What replaces a template's expressions before the text is parsed. No valid directive contains it.
 const EXPRESSION: char = '\u{e000}';
 
-/// In how many characters cloud-init looks for the header of a MIME message.
+/// In how many bytes cloud-init looks for the header of a MIME message.
 const MIME_START: usize = 4096;
 
 /// The directives in a VirtualMachine's user data.
@@ -238,7 +238,7 @@ impl UserData {
 /// header. A template's header must be the first line, and its only content (`detect_template` in
 /// `cloudinit/templater.py`). A message is recognized before either (`convert_string` in `cloudinit/user_data.py`).
 fn configuration(text: &str) -> Option<Cow<'_, str>> {
-    let start: String = text.chars().take(MIME_START).collect();
+    let start = text.get(..MIME_START).unwrap_or(text);
     if start.to_ascii_lowercase().contains("mime-version:") {
         return None;
     }
@@ -264,13 +264,13 @@ fn after<'t>(text: &'t str, start: &str) -> Option<&'t str> {
 
 /// The template with a mark in place of each expression, which only the guest can evaluate.
 fn replace_expressions(template: &str) -> String {
-    let mut pieces = template.split("{{");
-    let mut text = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
+    let (mut text, mut rest) = (String::new(), template);
+    while let Some((before, expression)) = rest.split_once("{{") {
+        text.push_str(before);
         text.push(EXPRESSION);
-        text.push_str(piece.split_once("}}").map_or("", |(_, after)| after));
+        rest = expression.split_once("}}").map_or("", |(_, after)| after);
     }
-    text
+    text + rest
 }
 
 fn describe_secret(name: &str, volume: &str, error: &LookupError) -> String {

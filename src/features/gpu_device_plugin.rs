@@ -11,7 +11,7 @@ use super::switch;
 use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{KUBEVIRT, KubeVirt, PCI_DEVICE};
 use crate::settings::{Count, FeatureSettings, choice, section};
-use crate::text::Quoted;
+use crate::text::{self, Quoted};
 use crate::values::pattern::Pattern;
 use crate::values::resource::{ResourceName, ResourceNameError};
 use crate::vm::place::{GPU, HOST_DEVICE, LIMIT};
@@ -211,12 +211,13 @@ fn parse(value: &str, max: usize) -> Result<(ResourceName, usize), GpuDevicePlug
 
 /// The resource and the number that a value names, however it is written. If it names no resource, an example.
 fn corrected(value: &str) -> String {
-    let words = || value.split(|c: char| !c.is_ascii_alphanumeric() && !"-_./".contains(c));
-    let name = words().find(|word| word.parse::<ResourceName>().is_ok());
-    let count = words().find_map(|word| word.trim_end_matches('x').parse::<u8>().ok());
+    let value = value.replace(':', " ");
+    let words = text::words(&value);
+    let name = words.iter().find(|word| word.parse::<ResourceName>().is_ok());
+    let count = words.iter().find_map(|word| word.strip_suffix('x').unwrap_or(word).parse::<usize>().ok());
     match (name, count) {
         (Some(name), Some(count)) => format!("{name}={count}"),
-        (Some(name), None) => name.to_owned(),
+        (Some(name), None) => (*name).to_owned(),
         (None, _) => "one such as nvidia.com/gpu, or nvidia.com/gpu=2".to_owned(),
     }
 }

@@ -81,8 +81,9 @@ impl FromStr for PciAddress {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // Wrong separators are named before parts that are right: in 0000:05.00.0, the bus does have two digits.
-        let separators = || text.chars().filter(|c| !c.is_ascii_alphanumeric());
-        if !(separators().eq("::.".chars()) || separators().eq(":.".chars())) {
+        let mut separators = text.chars().filter(|c| !c.is_ascii_alphanumeric());
+        let separators = [separators.next(), separators.next(), separators.next(), separators.next()];
+        if !matches!(separators, [Some(':'), Some(':'), Some('.'), None] | [Some(':'), Some('.'), None, _]) {
             return Err(PciAddressError::Form);
         }
         let (rest, function) = text.rsplit_once('.').ok_or(PciAddressError::Form)?;

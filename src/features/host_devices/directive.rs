@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Bus, object};
 use crate::json::type_name;
-use crate::text::Quoted;
+use crate::text::{self, Quoted};
 use crate::values::name::SUBDOMAIN;
 
 /// The devices that a directive asks for.
@@ -143,36 +143,40 @@ impl Devices {
 
 /// The devices that a value names, however it is written, as the value should be in YAML. If it names none, an example.
 fn corrected(value: &str, bus: &'static Bus) -> String {
-    let is_separator = |c: char| !c.is_ascii_alphanumeric() && !":./-*".contains(c);
-    let words = value.split(is_separator).map(|word| word.trim_start_matches("devices:").trim_matches(':'));
-    let words = words.filter(|word| word.len() <= MAX_WORD);
-    let mut known = Devices::default();
-    let mut named: Vec<&str> = words.clone().filter(|word| known.add(0, word, bus).is_ok()).take(MAX_WORDS).collect();
-    if named.is_empty() {
-        // What is wrong with them is the next message.
-        named = words.filter(|word| word.contains(':')).take(MAX_WORDS).collect();
+    let mut words = text::words(value);
+    for word in &mut words {
+        *word = word.strip_prefix("devices:").unwrap_or(word);
+        *word = word.strip_suffix(':').unwrap_or(word);
     }
-    if named.is_empty() {
-        named.push(bus.example);
+    let is_device = |word: &str| {
+        let device = object(word).map(|(_, device)| device);
+        (bus.read)(device.as_deref().unwrap_or(word.rsplit_once('/').map_or(word, |(_, device)| device))).is_ok()
+    };
+    // If none is a device, what is wrong with those that look like one is the next message.
+    let has_device = words.iter().any(|word| is_device(word));
+    words.retain(|word| if has_device { is_device(word) } else { word.contains(':') });
+    words.truncate(MAX_WORDS);
+    if words.is_empty() {
+        words.push(bus.example);
     }
-    format!("'{{\"devices\": [\"{}\"]}}'", named.join("\", \""))
+    format!("'{{\"devices\": [\"{}\"]}}'", words.join("\", \""))
 }
 
-/// How many devices a corrected value has at most, and how long each is: the value can be a megabyte long.
+/// How many devices a corrected value has at most: the value can be a megabyte long.
 const MAX_WORDS: usize = 8;
-const MAX_WORD: usize = 128;
 
 /// What is wrong with a text that is not JSON, as far as that can be told.
 fn problem(value: &str, error: &serde_json::Error) -> String {
     let is_curly = |c: char| matches!(c, '\u{2018}'..='\u{201f}' | '\u{ab}' | '\u{bb}');
-    let has_comma_last = || value.split(',').any(|rest| rest.trim_start().starts_with([']', '}']));
+    let is_bracket = |c: char| matches!(c, ']' | '}');
+    let has_comma_last = || value.split(',').any(|rest| rest.trim_start().starts_with(is_bracket));
     let known = if value.contains(is_curly) {
         "it has curly quotes, and needs straight ones"
     } else if value.starts_with('\'') {
         "it contains the single quotes that should be around it"
     } else if value.contains('\'') {
         "the quotes in it must be double quotes"
-    } else if !value.starts_with(['{', '[', '"']) {
+    } else if !value.starts_with(|c: char| matches!(c, '{' | '[' | '"')) {
         return String::new();
     } else if !value.contains('"') {
         "it has no double quotes"
@@ -210,7 +214,9 @@ fn with_separators(text: &str, bus: &Bus) -> Option<String> {
         return None;
     }
     let mut digits = text.chars().filter(char::is_ascii_hexdigit);
-    let place = |c: char| if c.is_ascii_hexdigit() { digits.next() } else { Some(c) };
-    let device: String = bus.example.chars().map(place).collect::<Option<_>>()?;
+    let mut device = String::new();
+    for c in bus.example.chars() {
+        device.push(if c.is_ascii_hexdigit() { digits.next()? } else { c });
+    }
     (bus.read)(&device).ok().filter(|_| digits.next().is_none())
 }
