@@ -101,14 +101,14 @@ add $domain/cpu/features [{\"name\":\"vmx\",\"policy\":\"require\"}]"
     create nested-virt '.metadata.annotations["vm-feature-manager.io/nested-virt"] = "maybe"'
     evaluate
     same "$(answer '[.allowed, .status.code, .patch]')" '[false,400,null]'
-    same "$(answer .status.message)" 'nested-virt cannot be applied (annotation vm-feature-manager.io/nested-virt: "maybe"): neither on nor off; write enabled or disabled'
+    same "$(answer .status.message)" 'nested-virt cannot be applied (annotation vm-feature-manager.io/nested-virt: "maybe"): must be enabled or disabled'
 }
 
 @test "allow-and-log tells in an annotation and a warning" {
     create nested-virt '.metadata.annotations["vm-feature-manager.io/nested-virt"] = "maybe"'
     evaluate --settings-json '{"nestedVirtualization": {"errorHandling": "allow-and-log"}}'
-    same "$(patch)" "add ${ours}nested-virt-error neither on nor off; write enabled or disabled"
-    same "$(answer '[.allowed, .warnings[0], .auditAnnotations.failed]')" '[true,"nested-virt is not applied: neither on nor off; write enabled or disabled","nested-virt"]'
+    same "$(patch)" "add ${ours}nested-virt-error must be enabled or disabled"
+    same "$(answer '[.allowed, .warnings[0], .auditAnnotations.failed]')" '[true,"nested-virt is not applied: must be enabled or disabled","nested-virt"]'
 }
 
 @test "strip-label removes the directive" {

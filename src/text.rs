@@ -90,10 +90,12 @@ fn end_of_line(text: &str) -> usize {
     clause.or_else(|| line.rfind(' ')).unwrap_or(WARNING)
 }
 
+/// How long a mistyped name may be, in bytes. Known names are shorter, and long ones take long to compare.
+const LONGEST: usize = 64;
+
 /// The known name that is most similar to a mistyped one, if at most a third of its letters differ.
 pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    // It is longer than any known name, so it is not a typing mistake. Besides, long names take long to compare.
-    if name.len() > 64 {
+    if name.len() > LONGEST {
         return None;
     }
     let name = name.to_ascii_lowercase();
@@ -102,6 +104,53 @@ pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> O
         .filter(|(distance, k)| *distance <= k.len() / 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, k)| k)
+}
+
+/// The words of a value that may be written in any syntax: letters, digits and what joins them in addresses and names. Only
+/// short ones, because a value can be a megabyte long.
+pub(crate) fn words(value: &str) -> Vec<&str> {
+    let mut words: Vec<&str> = value.split(|c: char| !c.is_ascii_alphanumeric() && !":./-*_".contains(c)).collect();
+    words.retain(|word| (1..=QUOTED).contains(&word.len()));
+    words
+}
+
+/// The known names that an unknown one may stand for: one that differs in at most two letters, or else one that shares
+/// words with it, and the most similar one.
+pub(crate) fn hints(name: &str, known: &[&'static str]) -> Vec<&'static str> {
+    let mut hints = Vec::new();
+    if name.len() > LONGEST {
+        return hints;
+    }
+    let similar = nearest(name, known.iter().copied());
+    if similar.is_none_or(|near| strsim::levenshtein(&name.to_ascii_lowercase(), near) > 2) {
+        hints.extend(sharing_words(name, known));
+    }
+    hints.extend(similar.filter(|near| !hints.contains(near)));
+    hints
+}
+
+/// The first known name that shares most words with another one, as `gpu-device-plugin` does with `vgpu` and
+/// `nested-virt` with `nestedVirtualization`. The first word says what it is about, so it counts twice.
+fn sharing_words(name: &str, known: &[&'static str]) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    let (mut most, mut best) = (0, None);
+    for known in known {
+        let mut score = 0;
+        for (index, word) in name.split('-').enumerate() {
+            if known.split('-').any(|of_known| is_same_word(word, of_known)) {
+                score += if index == 0 { 2 } else { 1 };
+            }
+        }
+        if score > most {
+            (most, best) = (score, Some(*known));
+        }
+    }
+    best
+}
+
+/// Whether a word begins or ends with a known one, or begins it. Two letters are not enough to be a word.
+fn is_same_word(word: &str, known: &str) -> bool {
+    known.len() > 2 && (word.starts_with(known) || word.ends_with(known)) || word.len() > 2 && known.starts_with(word)
 }
 
 #[cfg(test)]

@@ -207,7 +207,7 @@ applied: pci-passthrough=[\"0000:08:10.0\"]"
     needs_gate HostDevices
     local profile=nvidia.com/NVIDIA_L40S-12Q
     served "$profile" || skip "KubeVirt's permittedHostDevices does not list $profile"
-    setting .gpuDevicePlugin.allowedPlugins '[]' | grep -qF 'nvidia.com/NVIDIA_*' || skip "the policy's setting gpuDevicePlugin.allowedPlugins has no nvidia.com/NVIDIA_*"
+    setting .gpuDevicePlugin.allowedPlugins '["nvidia.com/*"]' | grep -qE 'nvidia.com/(NVIDIA_)?[*]' || skip "the policy's setting gpuDevicePlugin.allowedPlugins has no nvidia.com/NVIDIA_*"
     example vgpu "\
 host devices: gpu-0=$profile gpu-1=$profile
 applied: gpu-device-plugin=$profile=2"
@@ -513,7 +513,7 @@ applied: pci-passthrough=[\"0000:01:00.0\"]"
 @test "a value that is wrong is refused by every way of writing" {
     create plain nested-virt "$plain"
     vm plain nested-virt "$(with nested-virt maybe)" >"$BATS_TEST_TMPDIR/vm.json"
-    local message="neither on nor off; write enabled or disabled"
+    local message="must be enabled or disabled"
     refused "$message" annotate plain nested-virt=maybe
     refused "$message" k apply --filename "$BATS_TEST_TMPDIR/vm.json"
     refused "$message" k apply --server-side --force-conflicts --filename "$BATS_TEST_TMPDIR/vm.json"

@@ -103,7 +103,7 @@ discover() {
         export HARVESTER=yes
         kubectl get mutatingwebhookconfigurations pcidevices-mutator >/dev/null 2>&1 && export SIBLINGS=yes
     fi
-    # A GPU resource that the policy allows and KubeVirt serves as a device.
+    # A GPU resource that the policy allows and KubeVirt serves as a device. By default, it allows these three, and others.
     GPU=$(jq --raw-output '.spec.settings.gpuDevicePlugin.allowedPlugins // ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"] | .[]' <<<"$POLICY_JSON" |
         while read -r name; do if served "$name"; then echo "$name"; fi; done | tail -1)
     SERVER=$(jq --raw-output '.spec.policyServer // "default"' <<<"$POLICY_JSON")

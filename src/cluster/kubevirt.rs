@@ -12,6 +12,7 @@ pub static KUBEVIRT: Kind = Kind::of(
     "KubeVirt",
     "kubevirts",
     &[
+        "spec.configuration.developerConfiguration.disabledFeatureGates",
         "spec.configuration.developerConfiguration.featureGates",
         "spec.configuration.permittedHostDevices",
         "status.observedKubeVirtVersion",
@@ -38,6 +39,8 @@ struct Configuration {
 #[serde(default, rename_all = "camelCase")]
 struct DeveloperConfiguration {
     feature_gates: Vec<String>,
+    /// Since KubeVirt 1.8; before, a gate that is not listed is off.
+    disabled_feature_gates: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -71,18 +74,48 @@ pub(crate) struct Status {
     observed_kube_virt_version: String,
 }
 
+/// Whether a feature gate is on, as far as that can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gate {
+    On,
+    /// Nothing lists it, and by default it is off.
+    Off,
+    /// The configuration switches it off.
+    Disabled,
+    /// Nothing lists it, and it is not known whether it is on by default.
+    Unknown,
+}
+
+impl Gate {
+    /// What switches the gate on, whatever its default is, as a clause in the imperative. KubeVirt's operator rejects a gate
+    /// that is in both lists (`validateFeatureGates` in `pkg/virt-operator/webhooks/kubevirt-update-admitter.go`).
+    pub(crate) fn remedy(self, name: &str) -> String {
+        let (what, end) = match self {
+            Gate::Disabled => ("move", " from disabledFeatureGates"),
+            Gate::On | Gate::Off | Gate::Unknown => ("add", ""),
+        };
+        format!(
+            "have the administrator {what} {name}{end} to spec.configuration.developerConfiguration.featureGates of the KubeVirt \
+             object"
+        )
+    }
+}
+
 /// Why KubeVirt would refuse what a feature adds.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GateError {
     /// Cause: the gate is off. On Harvester, `HostDevices` is on, and `Sidecar` is off in every release. KubeVirt needs `NUMA` only
     /// before 1.4
     /// Cure: add the gate to those of the KubeVirt object; how to [switch on `Sidecar`](vbios.md#3-switch-on-kubevirts-gate-sidecar)
-    #[error(
-        "KubeVirt's feature gate {0} is off, so KubeVirt would refuse the VirtualMachine; have the administrator add {0} to \
-         spec.configuration.developerConfiguration.featureGates of the KubeVirt object"
-    )]
-    Off(&'static str),
+    #[error("KubeVirt's feature gate {name} is off, so KubeVirt would refuse the VirtualMachine; {remedy}")]
+    Off { name: &'static str, remedy: String },
 }
+
+/// The first minor version of KubeVirt 1 that reads `disabledFeatureGates`, and the first one whose default for the
+/// policy's gates is not known. In 1.9, `HostDevices`, `Sidecar` and `CPUManager` are Alpha, so they are off unless they are
+/// listed. Pull request 18381 makes `HostDevices` Beta, which is on unless it is disabled.
+const CAN_DISABLE_SINCE: u32 = 8;
+const UNKNOWN_SINCE: u32 = 10;
 
 impl KubeVirt {
     /// The tag of upstream's images for the running version: `v` and the version, without what a distribution appended to it.
@@ -100,15 +133,47 @@ impl KubeVirt {
 
     /// Whether the running version is known, and older than KubeVirt 1 with this minor version.
     pub(crate) fn is_before(&self, minor: u32) -> bool {
-        let version = self.version().unwrap_or_default();
-        let mut numbers = version.trim_start_matches('v').split('.').flat_map(str::parse);
-        numbers.next().zip(numbers.next()).is_some_and(|found| found < (1, minor))
+        self.numbers().is_some_and(|found| found < (1, minor))
     }
 
-    /// Checks that the configuration enables a feature gate that is off by default.
-    pub(super) fn require_gate(&self, name: &'static str) -> Result<(), GateError> {
-        let gates = &self.spec.configuration.developer_configuration.feature_gates;
-        if gates.iter().any(|gate| gate == name) { Ok(()) } else { Err(GateError::Off(name)) }
+    /// Major and minor version, if the running version is known.
+    fn numbers(&self) -> Option<(u32, u32)> {
+        let version = self.version()?;
+        let (major, rest) = version.strip_prefix('v')?.split_once('.')?;
+        let (minor, _) = rest.split_once('.')?;
+        major.parse().ok().zip(minor.parse().ok())
+    }
+
+    /// Whether a feature gate is on that is Alpha up to KubeVirt 1.9. Follows `IsEnabled` in KubeVirt's
+    /// `pkg/virt-config/featuregate/feature-gates.go:91-113`: a gate that is listed is on, even if it is disabled, too.
+    pub(crate) fn gate(&self, name: &str) -> Gate {
+        let DeveloperConfiguration { feature_gates, disabled_feature_gates } =
+            &self.spec.configuration.developer_configuration;
+        let has = |gates: &[String]| gates.iter().any(|gate| gate == name);
+        if has(feature_gates) {
+            Gate::On
+        } else if has(disabled_feature_gates) && !self.is_before(CAN_DISABLE_SINCE) {
+            Gate::Disabled
+        } else if self.numbers().is_some_and(|found| found >= (1, UNKNOWN_SINCE)) {
+            Gate::Unknown
+        } else {
+            Gate::Off
+        }
+    }
+
+    /// Checks that a feature gate is on without which KubeVirt refuses the VirtualMachine. If it is not known, a warning
+    /// says so.
+    pub(super) fn require_gate(&self, name: &'static str) -> Result<Option<String>, GateError> {
+        let gate = self.gate(name);
+        match gate {
+            Gate::On => Ok(None),
+            Gate::Off | Gate::Disabled => Err(GateError::Off { name, remedy: gate.remedy(name) }),
+            Gate::Unknown => Ok(Some(format!(
+                "the policy does not know whether the feature gate {name} is on by default in this version of KubeVirt; if KubeVirt \
+                 refuses the VirtualMachine, {}",
+                gate.remedy(name)
+            ))),
+        }
     }
 
     /// Whether KubeVirt gives a guest a PCI or mediated device if it asks for the resource.

@@ -32,7 +32,7 @@ pub use kind::{Kind, Provider};
 pub use kubernetes::{CONFIG_MAP, NODE, SECRET, SUBJECT_ACCESS_REVIEW};
 pub(crate) use kubernetes::{ConfigMap, HOSTNAME_LABEL, Node, Taint, UserDataSecret};
 pub use kubevirt::KUBEVIRT;
-pub(crate) use kubevirt::{GateError, KubeVirt};
+pub(crate) use kubevirt::{Gate, GateError, KubeVirt};
 
 /// All kinds that the policy may look up.
 pub const KINDS: [&Kind; 9] = [
@@ -125,9 +125,10 @@ impl<'c> Lookups<'c> {
         self.get(&KUBEVIRT, place.name.as_str(), Some(place.namespace.as_str()))
     }
 
-    /// Checks that KubeVirt has a feature gate, if policy-server may read its object.
-    pub(crate) fn check_gate(&self, gate: &'static str) -> Result<(), GateError> {
-        self.kubevirt().map_or(Ok(()), |kubevirt| kubevirt.require_gate(gate))
+    /// Checks that a feature gate of KubeVirt is on, if policy-server may read its object. If it is not known, a warning says
+    /// so.
+    pub(crate) fn check_gate(&self, gate: &'static str) -> Result<Option<String>, GateError> {
+        self.kubevirt().map_or(Ok(None), |kubevirt| kubevirt.require_gate(gate))
     }
 
     /// The claim for the device of this name, if there is one. `kind` is the kind of the claim.

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Directives, Source, UserData};
+use crate::features::switch::switches_off;
 use crate::features::{Settings, reference};
 use crate::keys::{PREFIX, RECORD, WRITTEN};
 use crate::settings::ConfigSource;
@@ -22,6 +23,9 @@ pub struct ListedDirective {
     /// Why the policy does not read it there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// Whether it is a directive that switches its feature off.
+    #[serde(skip)]
+    pub is_off: bool,
 }
 
 /// Lists the directives and options of a VirtualMachine, and says which of them the policy reads with these settings.
@@ -38,26 +42,49 @@ pub fn list_directives(object: &Value, settings: &Value) -> Vec<ListedDirective>
             let first = listed.iter().find(|other| other.name == name && other.note.is_none());
             first.map(|first| format!("not read: {} comes first", first.place))
         });
-        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let value = if value.is_null() { String::new() } else { as_text(value).into_owned() };
         let (name, place) = (name.to_owned(), format!("the {}", source.key(name)));
-        listed.push(ListedDirective { name, value, place, note });
+        listed.push(ListedDirective { name, is_off: switches_off(value.trim()), value, place, note });
     }
-    let metadata = ["/metadata", "/spec/template/metadata"].into_iter().filter_map(|path| object.pointer(path));
-    let members = metadata.flat_map(|metadata| [metadata.get("annotations"), metadata.get("labels")]);
-    for (key, value) in members.flatten().filter_map(Value::as_object).flatten() {
-        listed.extend(near(key, value));
+    for path in ["/metadata/annotations", "/metadata/labels", "/spec/template/metadata/annotations", LABELS_OF_TEMPLATE]
+    {
+        let keys = object.pointer(path).and_then(Value::as_object).into_iter().flatten();
+        listed.extend(keys.filter_map(|(key, value)| near(key, value, path)));
     }
     listed
 }
 
-/// A key that is nearly one of the policy's: its prefix is mistyped.
-fn near(key: &str, value: &Value) -> Option<ListedDirective> {
-    let (prefix, name) = key.split_once('/')?;
+/// The place where Kubernetes' own labels of the guest's pod are. The policy reads no directives there.
+const LABELS_OF_TEMPLATE: &str = "/spec/template/metadata/labels";
+
+/// A key that is nearly one of the policy's: its prefix is mistyped or missing, or it is a label of the template.
+fn near(key: &str, value: &Value, path: &str) -> Option<ListedDirective> {
+    let (prefix, name) = key.split_once('/').unwrap_or(("", key));
     let right = PREFIX.trim_end_matches('/');
-    text::nearest(prefix, std::iter::once(right)).filter(|_| prefix != right)?;
+    let note = match prefix {
+        _ if prefix == right && path == LABELS_OF_TEMPLATE => {
+            "not read: labels of spec.template are not read; make it an annotation".to_owned()
+        }
+        _ if prefix == right => return None,
+        "" if is_name(name) => format!("not read: the key does not start with {PREFIX}"),
+        _ if is_near(prefix, right) || is_name(name) && prefix.contains("feature") => {
+            format!("not read: the key does not start with {PREFIX}")
+        }
+        _ => return None,
+    };
     let (name, value) = (name.to_owned(), as_text(value).into_owned());
-    let note = Some(format!("not read: the key does not start with {PREFIX}"));
-    Some(ListedDirective { name, value, place: format!("the key {key}"), note })
+    Some(ListedDirective { name, value, place: format!("the key {key}"), note: Some(note), is_off: false })
+}
+
+/// Whether a prefix is nearly the right one: mistyped, or with another domain.
+fn is_near(prefix: &str, right: &str) -> bool {
+    let first = |prefix: &str| prefix.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    text::nearest(prefix, std::iter::once(right)).is_some() || first(prefix) == first(right)
+}
+
+/// Whether a directive or an option has this name.
+fn is_name(name: &str) -> bool {
+    is_option(name) || reference::features().iter().any(|(feature, _)| *feature == name)
 }
 
 impl Directives {

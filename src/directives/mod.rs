@@ -46,10 +46,13 @@ pub(crate) struct Directive<'o> {
 }
 
 impl<'o> Directive<'o> {
-    /// Its value, without spaces around it.
+    /// Its value, without spaces around it. The API server stores null as an empty text.
     pub(crate) fn text(&self) -> Result<&'o str, NotText> {
-        let not_text = || NotText { key: self.source.key(self.feature), found: type_name(self.value) };
-        self.value.as_str().map(str::trim).ok_or_else(not_text)
+        match self.value {
+            Value::String(text) => Ok(text.trim()),
+            Value::Null => Ok(""),
+            other => Err(NotText { what: "it".to_owned(), found: type_name(other), quoted: in_yaml(other) }),
+        }
     }
 }
 
@@ -59,7 +62,7 @@ impl fmt::Display for Directive<'_> {
         f.write_str(&self.source.key(self.feature))?;
         match self.value.as_str() {
             Some(text) => write!(f, ": {}", Quoted(text)),
-            None => write!(f, ", {}", type_name(self.value)),
+            None => write!(f, ": {}", text::list([as_text(self.value).as_ref()])),
         }
     }
 }
@@ -217,7 +220,10 @@ impl Directives {
     /// directives, but options are never labels.
     pub(crate) fn option(&self, name: &'static str) -> Result<Option<&str>, NotText> {
         match self.find(name, self.places_of_options()) {
-            Asked::Yes(option) => option.text().map(|text| Some(text).filter(|t| !t.is_empty())),
+            Asked::Yes(option) => {
+                let text = option.text().map(|text| Some(text).filter(|t| !t.is_empty()));
+                text.map_err(|error| NotText { what: format!("the {}", option.source.key(name)), ..error })
+            }
             Asked::No | Asked::Unreadable => Ok(None),
         }
     }
@@ -285,7 +291,7 @@ impl Directives {
         let misplaced = text::list(features.iter().copied().filter(is_misplaced));
         if !misplaced.is_empty() {
             warnings.push(format!(
-                "the policy reads directives from {read}, and these {elsewhere} are ignored: {misplaced}"
+                "the policy reads directives from {read}, and these {elsewhere} are ignored: {misplaced}; make them {read}"
             ));
         }
         for name in known.iter().filter(|_| self.places().contains(&Source::Template)) {
@@ -301,7 +307,9 @@ impl Directives {
         }
         let unknown = self.unknown(features, known);
         if !unknown.is_empty() {
-            warnings.push(format!("no such directive: {}", unknown.join(", ")));
+            let unhinted = unknown.iter().any(|name| name.ends_with('"'));
+            let all = if unhinted { format!("; the directives are {}", features.join(", ")) } else { String::new() };
+            warnings.push(format!("no such directive: {}; this has no effect{all}", unknown.join(", ")));
         }
         warnings
     }
@@ -332,16 +340,24 @@ fn is_known(name: &str, features: &[&str], known: &[&str]) -> bool {
 }
 
 fn describe_unknown(name: &str, known: &[&'static str]) -> String {
-    match text::nearest(name, known.iter().copied()) {
-        Some(near) => format!("{} (did you mean {PREFIX}{near}?)", Quoted(name)),
-        None => Quoted(name).to_string(),
+    let hints = text::hints(name, known);
+    match hints.is_empty() {
+        false => format!("{} (did you mean {PREFIX}{}?)", Quoted(name), hints.join(&format!(" or {PREFIX}"))),
+        true => Quoted(name).to_string(),
     }
 }
 
 /// A directive or option whose value is not a string.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("the value of the {key} is {found}; write it as a string, in quotes")]
+#[error("{what} is {found}; write it as a string, in quotes{quoted}")]
 pub(crate) struct NotText {
-    key: String,
+    what: String,
     found: &'static str,
+    quoted: String,
+}
+
+/// The value as a string in YAML, with a colon before it. A long one is left out.
+fn in_yaml(value: &Value) -> String {
+    let text = as_text(value).replace('\'', "''");
+    if text.len() > 128 { String::new() } else { format!(": '{text}'") }
 }

@@ -4,6 +4,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use super::yaml;
@@ -24,6 +25,18 @@ const MAX_TEXT: usize = 64 << 10;
 
 /// The start of a document that cloud-init reads as configuration.
 const HEADER: &str = "#cloud-config";
+
+/// How documents of other types continue that start.
+const OTHER_TYPES: [&str; 2] = ["-archive", "-jsonp"];
+
+/// The first line of a template, which cloud-init renders in the guest. Rancher's node driver keeps it.
+const TEMPLATE: &str = "## template: jinja";
+
+/// What replaces a template's expressions before the text is parsed. No valid directive contains it.
+const EXPRESSION: char = '\u{e000}';
+
+/// In how many bytes cloud-init looks for the header of a MIME message.
+const MIME_START: usize = 4096;
 
 /// The directives in a VirtualMachine's user data.
 #[derive(Debug, Default)]
@@ -144,21 +157,23 @@ impl UserData {
         }
         match STANDARD.decode(base64).map(String::from_utf8) {
             Ok(Ok(text)) => self.read_text(volume, &text),
-            // It may be compressed.
+            Ok(Err(error)) if error.as_bytes().starts_with(&[0x1f, 0x8b]) => self.pass_over(volume, "is compressed"),
             Ok(Err(_)) => self.pass_over(volume, "is not UTF-8"),
             Err(_) => self.pass_over(volume, "is not valid base64"),
         }
     }
 
     fn read_text(&mut self, volume: &str, text: &str) {
-        let is_header = |rest: &str| rest.is_empty() || rest.starts_with(char::is_whitespace);
-        if !text.strip_prefix(HEADER).is_some_and(is_header) || !text.contains(SECTION) {
+        if !text.contains(SECTION) {
             return;
         }
         if text.len() > MAX_TEXT {
             return self.pass_over(volume, "is longer than 64 KiB");
         }
-        match yaml::section(text, SECTION) {
+        let Some(text) = configuration(text) else {
+            return self.pass_over(volume, "is not a cloud-config document that the policy can read");
+        };
+        match yaml::section(&text, SECTION) {
             Ok(section) => section.into_iter().for_each(|(key, value)| self.add(volume, &key, value)),
             Err(problem) => self.pass_over(volume, &format!("is not read: {problem}")),
         }
@@ -166,6 +181,12 @@ impl UserData {
 
     fn add(&mut self, volume: &str, key: &str, value: yaml::Value) {
         let name = key.replace('_', "-");
+        let value = match value {
+            yaml::Value::Text(text) if text.contains(EXPRESSION) => {
+                yaml::Value::Unreadable(yaml::Unreadable::Expression)
+            }
+            value => value,
+        };
         let value = match value {
             yaml::Value::Text(text) => Some(json!(text)),
             yaml::Value::Bool(true) => Some(json!("enabled")),
@@ -176,7 +197,7 @@ impl UserData {
                     Quoted(key),
                     Quoted(volume)
                 );
-                self.notes.push(note);
+                self.tell(note);
                 return self.unreadable.push(name);
             }
         };
@@ -200,8 +221,56 @@ impl UserData {
 
     fn pass_over(&mut self, volume: &str, problem: &str) {
         self.is_incomplete = true;
-        self.notes.push(format!("the user data of the volume {} {problem}", Quoted(volume)));
+        self.tell(format!("the user data of the volume {} {problem}", Quoted(volume)));
     }
+
+    /// Tells the log and the user what was skipped.
+    fn tell(&mut self, note: String) {
+        self.warnings.push(format!("{note}; directives in it have no effect, so write them as annotations"));
+        self.notes.push(note);
+    }
+}
+
+/// The document that cloud-init reads as configuration, with its expressions replaced if it is a template. `None` if
+/// cloud-init reads the text as something else, or if the policy cannot tell what the template becomes.
+///
+/// As `type_from_starts_with` in cloud-init's `cloudinit/handlers/__init__.py`, it ignores case, and space before the
+/// header. A template's header must be the first line, and its only content (`detect_template` in
+/// `cloudinit/templater.py`). A message is recognized before either (`convert_string` in `cloudinit/user_data.py`).
+fn configuration(text: &str) -> Option<Cow<'_, str>> {
+    let start = text.get(..MIME_START).unwrap_or(text);
+    if start.to_ascii_lowercase().contains("mime-version:") {
+        return None;
+    }
+    match text.split_once('\n') {
+        Some((first, rest)) if first.trim_end().eq_ignore_ascii_case(TEMPLATE) => {
+            let is_plain = is_cloud_config(rest) && !rest.contains("{%") && !rest.contains("{#");
+            is_plain.then(|| Cow::Owned(replace_expressions(rest)))
+        }
+        _ => is_cloud_config(text).then_some(Cow::Borrowed(text)),
+    }
+}
+
+fn is_cloud_config(text: &str) -> bool {
+    let rest = after(text.trim_start(), HEADER);
+    rest.is_some_and(|rest| OTHER_TYPES.iter().all(|other| after(rest, other).is_none()))
+}
+
+/// What follows the start of a text, which may be in upper case.
+fn after<'t>(text: &'t str, start: &str) -> Option<&'t str> {
+    let (found, rest) = text.split_at_checked(start.len())?;
+    found.eq_ignore_ascii_case(start).then_some(rest)
+}
+
+/// The template with a mark in place of each expression, which only the guest can evaluate.
+fn replace_expressions(template: &str) -> String {
+    let (mut text, mut rest) = (String::new(), template);
+    while let Some((before, expression)) = rest.split_once("{{") {
+        text.push_str(before);
+        text.push(EXPRESSION);
+        rest = expression.split_once("}}").map_or("", |(_, after)| after);
+    }
+    text + rest
 }
 
 fn describe_secret(name: &str, volume: &str, error: &LookupError) -> String {

@@ -41,6 +41,10 @@ pub(super) enum Unreadable {
     TooLong,
     #[error("it has more than {MAX_KEYS} keys")]
     TooMany,
+    #[error("a key in it is repeated")]
+    Repeated,
+    #[error("it has an expression of a template, which only the guest can evaluate")]
+    Expression,
 }
 
 /// The keys and values of the map under this top-level key of the document; empty if there is no such key. Keys with a
@@ -163,7 +167,9 @@ impl<'t> Reader<'t> {
                 let mut members = Map::new();
                 while let Some(key) = self.key()? {
                     let value = self.next()?;
-                    members.insert(key.ok_or(Unreadable::Key)?.into_owned(), self.json(value)?);
+                    if members.insert(key.ok_or(Unreadable::Key)?.into_owned(), self.json(value)?).is_some() {
+                        return Err(Unreadable::Repeated);
+                    }
                 }
                 Ok(Json::Object(members))
             }
@@ -235,6 +241,7 @@ mod tests {
 
     #[rstest]
     #[case::alias("*there", Unreadable::Alias)]
+    #[case::repeated_key("{devices: [a], devices: [b]}", Unreadable::Repeated)]
     #[case::alias_within("{devices: [*there]}", Unreadable::Alias)]
     #[case::key("{[a]: b}", Unreadable::Key)]
     #[case::long(&"x".repeat(1025), Unreadable::TooLong)]

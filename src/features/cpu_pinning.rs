@@ -3,8 +3,8 @@
 use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
 use super::switch::{WORDS, is_on};
-use crate::cluster::NODE;
 use crate::cluster::access::{Access, Verbs};
+use crate::cluster::{Gate, KUBEVIRT, NODE};
 use crate::settings::{FeatureSettings, section};
 use crate::text::Quoted;
 use crate::vm::place::{CPU_PLACEMENT, EMULATOR_THREAD};
@@ -22,6 +22,10 @@ section! {
 /// The labels of nodes whose kubelet pins CPUs: the first since KubeVirt 1.8, the second before. Source:
 /// `kubevirt.io/api/core/v1`.
 const LABELS: [&str; 2] = ["kubevirt.io/cpumanager", "cpumanager"];
+
+/// The feature gate without which KubeVirt's virt-handler labels no node so. The webhook does not check it. Source:
+/// `pkg/virt-handler/heartbeat/heartbeat.go:156`, `pkg/virt-controller/services/nodeselectorrenderer.go:56`.
+const GATE: &str = "CPUManager";
 
 /// The most threads per core with which KubeVirt pins CPUs.
 const MAX_THREADS: u64 = 2;
@@ -92,9 +96,14 @@ pub(super) static FEATURE: Feature = Feature {
             takes: "`enabled`, `disabled`",
             meaning: "QEMU's emulator thread gets its own CPU, in addition to those of the guest",
         }],
-        looks_up: &[Access::to(Verbs::List, &[&NODE])
-            .what("whether a node pins CPUs; a single node is read by its name")
-            .without("no warning if no node does")],
+        looks_up: &[
+            Access::to(Verbs::Get, &[&KUBEVIRT])
+                .what("the feature gate `CPUManager`")
+                .without("no warning if it is off"),
+            Access::to(Verbs::List, &[&NODE])
+                .what("whether a node pins CPUs; a single node is read by its name")
+                .without("no warning if no node does"),
+        ],
     },
 };
 
@@ -118,7 +127,14 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     if is_isolated {
         plan.entries.push(EMULATOR_THREAD.entry("", ""));
     }
-    if context.no_node(|node| LABELS.iter().any(|label| node.label(label) == Some("true")))? {
+    let gate = context.lookups.kubevirt().map_or(Gate::Unknown, |kubevirt| kubevirt.gate(GATE));
+    if matches!(gate, Gate::Off | Gate::Disabled) {
+        plan.warnings.push(format!(
+            "KubeVirt's feature gate {GATE} is off, so no node counts as one that pins CPUs, and the VirtualMachine will not be \
+             scheduled; {}",
+            gate.remedy(GATE)
+        ));
+    } else if context.no_node(|node| LABELS.iter().any(|label| node.label(label) == Some("true")))? {
         let [label, _] = LABELS;
         plan.warnings.push(format!(
             "no node that the VirtualMachine may run on has the label {label}=true, so it will not be scheduled; enable the CPU \

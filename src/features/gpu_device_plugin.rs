@@ -7,10 +7,11 @@ use super::allowed::allows;
 use super::feature::{Context, Feature, Plan};
 use super::host_devices::{GATE, free_names};
 use super::reference::Reference;
+use super::switch;
 use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{KUBEVIRT, KubeVirt, PCI_DEVICE};
 use crate::settings::{Count, FeatureSettings, choice, section};
-use crate::text::Quoted;
+use crate::text::{self, Quoted};
 use crate::values::pattern::Pattern;
 use crate::values::resource::{ResourceName, ResourceNameError};
 use crate::vm::place::{GPU, HOST_DEVICE, LIMIT};
@@ -21,7 +22,7 @@ section! {
         ..feature: FeatureSettings;
         /// The highest number that a directive may ask for, as in nvidia.com/gpu=2.
         max_devices: Count = Count(8), "maxDevices", "maximum devices per directive";
-        /// Glob patterns for the names of extended resources.
+        /// Glob patterns for the names of extended resources. The default is what device plugins call GPUs.
         allowed_plugins: Vec<Pattern> = PLUGINS.map(Pattern::from).to_vec(), "allowedPlugins", "resources that a VM may name";
         /// Maps a namespace pattern to patterns of resource names, separated by commas. If the map is empty, every namespace may use
         /// any of the resources above. Otherwise, a namespace that no pattern matches may use none.
@@ -32,8 +33,23 @@ section! {
     }
 }
 
-/// The resources of the vendors' own device plugins.
-const PLUGINS: [&str; 3] = ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"];
+/// What device plugins call GPUs. `nvidia.com/TU104GL_TESLA_T4` is the name that NVIDIA's plugin for KubeVirt and Harvester's
+/// pcidevices make of the PCI id database, and `nvidia.com/NVIDIA_L40S-12Q` that of a vGPU; the domain of NVIDIA has
+/// nearly only GPUs. The domains of AMD and Intel also have network cards and USB controllers on Harvester, so there the name
+/// must be that of a GPU. Source: `NVIDIA/kubevirt-gpu-device-plugin`, `pkg/device_plugin/device_plugin.go:371`;
+/// `harvester/pcidevices`, `pkg/apis/devices.harvesterhci.io/v1beta1/pcidevice.go:94`.
+const PLUGINS: [&str; 10] = [
+    "nvidia.com/*",
+    "amd.com/gpu",
+    "amd.com/*RADEON*",
+    "amd.com/*INSTINCT*",
+    "amd.com/*FIREPRO*",
+    "intel.com/gpu",
+    "intel.com/*GRAPHICS*",
+    "intel.com/*_ARC_*",
+    "intel.com/*_GPU_*",
+    "gpu.intel.com/*",
+];
 
 choice! {
     /// Whether a GPU device-plugin resource also becomes a device of the guest.
@@ -47,10 +63,10 @@ choice! {
 
 #[derive(Debug, thiserror::Error)]
 enum GpuDevicePluginError {
-    /// Cause: a typing mistake
-    /// Cure: `kubectl describe node` lists the names under Capacity
-    #[error("not the name of an extended resource: {0}; write one such as nvidia.com/gpu, or nvidia.com/gpu=2")]
-    Name(#[from] ResourceNameError),
+    /// Cause: a typing mistake, or a number without the equals sign before it
+    /// Cure: `kubectl describe node` lists the names under Capacity; several are `nvidia.com/gpu=2`
+    #[error("not the name of an extended resource: {error}; write {write}")]
+    Name { error: ResourceNameError, write: String },
     /// Cause: 0, not a whole number, or more than the setting `gpuDevicePlugin.maxDevices`
     /// Cure: a number in the range
     #[error("the count after = must be a whole number from 1 to {max}; write {name}=2, for example, or the name alone")]
@@ -69,6 +85,14 @@ enum GpuDevicePluginError {
          setting gpuDevicePlugin.allowedIn"
     )]
     NotAllowedHere { name: ResourceName, namespace: String },
+    /// Cause: an entry of `spec.template.spec.domain.devices.gpus` has a `claimName` (dynamic resource allocation, DRA). KubeVirt refuses
+    /// GPUs of both kinds in one VM
+    /// Cure: remove that entry or the directive
+    #[error(
+        "the VirtualMachine has a GPU from a ResourceClaim (claimName under spec.template.spec.domain.devices.gpus), and KubeVirt \
+         refuses a GPU of a device plugin beside it; remove that GPU or the directive"
+    )]
+    Claimed,
 }
 
 pub(super) static FEATURE: Feature = Feature {
@@ -102,6 +126,7 @@ pub(super) static FEATURE: Feature = Feature {
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let settings = &context.settings.gpu_device_plugin;
+    switch::check_names(value, "which resource", FEATURE.reference.example)?;
     let request = parse(value, settings.max_devices.0)?;
     let (name, count) = &request;
     let resource = name.as_str();
@@ -112,6 +137,10 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     if !allows(&settings.allowed_in, context.namespace, &[resource]) {
         let (name, namespace) = (name.clone(), context.namespace.to_owned());
         return Err(GpuDevicePluginError::NotAllowedHere { name, namespace }.into());
+    }
+    // `validateDRADevices` in KubeVirt's `pkg/dra/admitter/dra_admitter.go:304`. It accepts host devices of both kinds.
+    if context.vm.has_claimed_gpu() {
+        return Err(GpuDevicePluginError::Claimed.into());
     }
     let applied = if *count == 1 { name.to_string() } else { format!("{name}={count}") };
     let mut plan = Plan { applied, ..Plan::default() };
@@ -137,7 +166,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
             let names = free_names("gpu", count - attached, context)?;
             let place = if is_host_device(resource, &kubevirt, context) { &HOST_DEVICE } else { &GPU };
             if place == &HOST_DEVICE {
-                context.lookups.check_gate(GATE)?;
+                plan.warnings.extend(context.lookups.check_gate(GATE)?);
             }
             plan.entries.extend(names.map(|device| place.entry(&device, resource)));
             if context.vm.limit(resource)?.is_some() {
@@ -171,11 +200,25 @@ fn parse(value: &str, max: usize) -> Result<(ResourceName, usize), GpuDevicePlug
         Some((name, count)) => (name.trim_end(), count.trim_start()),
         None => (value, "1"),
     };
-    let name: ResourceName = name.parse()?;
+    let name: ResourceName =
+        name.parse().map_err(|error| GpuDevicePluginError::Name { error, write: corrected(value) })?;
     // Only digits: `parse` would also accept a sign.
     match count.parse() {
         Ok(number) if (1..=max).contains(&number) && count.chars().all(|c| c.is_ascii_digit()) => Ok((name, number)),
         _ => Err(GpuDevicePluginError::Count { name, max }),
+    }
+}
+
+/// The resource and the number that a value names, however it is written. If it names no resource, an example.
+fn corrected(value: &str) -> String {
+    let value = value.replace(':', " ");
+    let words = text::words(&value);
+    let name = words.iter().find(|word| word.parse::<ResourceName>().is_ok());
+    let count = words.iter().find_map(|word| word.strip_suffix('x').unwrap_or(word).parse::<usize>().ok());
+    match (name, count) {
+        (Some(name), Some(count)) => format!("{name}={count}"),
+        (Some(name), None) => (*name).to_owned(),
+        (None, _) => "one such as nvidia.com/gpu, or nvidia.com/gpu=2".to_owned(),
     }
 }
 

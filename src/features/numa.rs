@@ -2,6 +2,7 @@
 
 use super::feature::{Context, Feature, Plan};
 use super::reference::Reference;
+use super::switch::is_on;
 use crate::cluster::KUBEVIRT;
 use crate::cluster::access::{Access, Verbs};
 use crate::settings::{FeatureSettings, section};
@@ -26,7 +27,7 @@ const PERMANENT_SINCE: u32 = 4;
 #[derive(Debug, thiserror::Error)]
 enum NumaError {
     /// Cause: another value
-    /// Cure: `passthrough`; `disabled`, `false`, `no`, `0`
+    /// Cure: `passthrough`, or a word for on such as `enabled`; `disabled`, `false`, `no`, `off`, `0`
     #[error("not a NUMA mode; write passthrough or disabled")]
     Value,
     /// Cause: pinned CPUs or hugepages are missing, or their directives could not be applied
@@ -45,7 +46,7 @@ pub(super) static FEATURE: Feature = Feature {
         example: "passthrough",
         gives: "the guest sees the NUMA nodes of its CPUs and memory",
         page: "cpu-and-memory.md#numa",
-        takes: "`passthrough`; off: `disabled`, `false`, `no`, `off`, `0` or nothing",
+        takes: "`passthrough`, `enabled`, `true`, `yes`, `on`, `1`; off: `disabled`, `false`, `no`, `off`, `0` or nothing",
         effect: "`domain.cpu.numa.guestMappingPassthrough: {}`; needs cpu-pinning and hugepages",
         options: &[],
         looks_up: &[Access::to(Verbs::Get, &[&KUBEVIRT])
@@ -55,7 +56,8 @@ pub(super) static FEATURE: Feature = Feature {
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
-    if !value.eq_ignore_ascii_case(PASSTHROUGH) {
+    // There is only one mode, so a word for on means it.
+    if !value.eq_ignore_ascii_case(PASSTHROUGH) && is_on(value) != Ok(true) {
         return Err(NumaError::Value.into());
     }
     if !context.vm.has_instance_type() {

@@ -3,6 +3,7 @@
 use super::feature::{Context, Feature, Plan};
 use super::host_devices::{self, Bus, HostDeviceSettings, HostDevicesError, NamedBy, Partner};
 use super::reference::Reference;
+use super::switch;
 use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{KUBEVIRT, NODE, PCI_DEVICE, PCI_DEVICE_CLAIM};
 use crate::settings::{Count, choice, section};
@@ -109,6 +110,7 @@ static BUS: Bus = Bus {
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
+    switch::check_names(value, "which devices", FEATURE.reference.example)?;
     let settings = &context.settings.pci_passthrough;
     let named_by = match settings.device_names {
         PciDeviceNames::Auto => NamedBy::Auto,

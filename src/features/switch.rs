@@ -6,13 +6,17 @@ use crate::directives::Directive;
 pub(super) const WORDS: &str =
     "`enabled`, `true`, `yes`, `on`, `1`; off: `disabled`, `false`, `no`, `off`, `0` or nothing";
 
-/// The error for a value that means neither.
+/// The error for a value that is only a word for on or off, or should be one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SwitchError {
     /// Cause: another value
     /// Cure: `enabled`, `true`, `yes`, `on`, `1`; `disabled`, `false`, `no`, `off`, `0`
-    #[error("neither on nor off; write enabled or disabled")]
+    #[error("must be enabled or disabled")]
     Neither,
+    /// Cause: a word such as `enabled`, but the directive needs a value: devices, a resource, a ConfigMap or a page size
+    /// Cure: write the value that the message asks for
+    #[error("it does not say {what}; write for example {example}")]
+    NoValue { what: &'static str, example: &'static str },
 }
 
 /// Whether the value switches a feature on.
@@ -26,5 +30,16 @@ pub(super) fn is_on(value: &str) -> Result<bool, SwitchError> {
 
 /// Whether the value of a directive switches its feature off. The words are the same for every feature.
 pub(crate) fn is_off(directive: &Directive<'_>) -> bool {
-    directive.text().is_ok_and(|value| is_on(value) == Ok(false))
+    directive.text().is_ok_and(switches_off)
+}
+
+/// Whether a value switches a feature off.
+pub(crate) fn switches_off(value: &str) -> bool {
+    is_on(value) == Ok(false)
+}
+
+/// Checks that the value is more than a word for on. A directive that names something has no such word as its value, so
+/// no ConfigMap called `yes` can be named. `what` is what is missing, and `example` how to write it in YAML.
+pub(super) fn check_names(value: &str, what: &'static str, example: &'static str) -> Result<(), SwitchError> {
+    if is_on(value) == Ok(true) { Err(SwitchError::NoValue { what, example }) } else { Ok(()) }
 }

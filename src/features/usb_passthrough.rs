@@ -3,6 +3,7 @@
 use super::feature::{Context, Feature, Plan};
 use super::host_devices::{self, Bus, HostDeviceSettings, HostDevicesError, NamedBy, Partner, USB_PREFIX, is_usb};
 use super::reference::Reference;
+use super::switch;
 use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{KUBEVIRT, NODE, USB_DEVICE, USB_DEVICE_CLAIM};
 use crate::settings::{Count, choice, section};
@@ -90,6 +91,7 @@ static BUS: Bus = Bus {
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
+    switch::check_names(value, "which devices", FEATURE.reference.example)?;
     let settings = &context.settings.usb_passthrough;
     let named_by = match settings.device_names {
         UsbDeviceNames::Auto => NamedBy::Auto,

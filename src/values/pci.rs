@@ -98,12 +98,15 @@ impl FromStr for PciAddress {
     type Err = PciAddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // Wrong separators are named before parts that are right: in 0000:05.00.0, the bus does have two digits.
+        let mut separators = text.chars().filter(|c| !c.is_ascii_alphanumeric());
+        let separators = [separators.next(), separators.next(), separators.next(), separators.next()];
+        if !matches!(separators, [Some(':'), Some(':'), Some('.'), None] | [Some(':'), Some('.'), None, _]) {
+            return Err(PciAddressError::Form);
+        }
         let (rest, function) = text.rsplit_once('.').ok_or(PciAddressError::Form)?;
         let (rest, device) = rest.rsplit_once(':').ok_or(PciAddressError::Form)?;
         let (domain, bus) = rest.rsplit_once(':').unwrap_or(("0000", rest));
-        if domain.contains(':') {
-            return Err(PciAddressError::Form);
-        }
         Ok(Self {
             domain: hex(domain, 4..=8, u32::MAX).ok_or(PciAddressError::Domain)?,
             bus: hex(bus, 2..=2, 0xff).ok_or(PciAddressError::Bus)?,
@@ -167,14 +170,18 @@ mod tests {
     #[case::too_many_parts("0:0000:00:02.0", PciAddressError::Form)]
     #[case::short_domain("000:00:02.0", PciAddressError::Domain)]
     #[case::long_domain("100000000:e1:00.0", PciAddressError::Domain)]
-    #[case::sign("+000:00:02.0", PciAddressError::Domain)]
+    #[case::sign("+000:00:02.0", PciAddressError::Form)]
+    #[case::point_for_colon("0000:05.00.0", PciAddressError::Form)]
+    #[case::colon_for_point("0000:05:00:0", PciAddressError::Form)]
+    #[case::dashes("0000-05-00.0", PciAddressError::Form)]
+    #[case::node_behind("0000:05:00.0@node2", PciAddressError::Form)]
     #[case::bus("0000:0g:02.0", PciAddressError::Bus)]
     #[case::long_bus("0000:000:02.0", PciAddressError::Bus)]
     #[case::device("0000:00:20.0", PciAddressError::Device)]
     #[case::function_8("0000:00:02.8", PciAddressError::Function)]
     #[case::function_empty("0000:00:02.", PciAddressError::Function)]
-    #[case::space("0000:00:02.0 ", PciAddressError::Function)]
-    #[case::not_ascii("0000:00:02.\u{666}", PciAddressError::Function)]
+    #[case::space("0000:00:02.0 ", PciAddressError::Form)]
+    #[case::not_ascii("0000:00:02.\u{666}", PciAddressError::Form)]
     fn invalid(#[case] text: &str, #[case] error: PciAddressError) {
         assert_eq!(text.parse::<PciAddress>(), Err(error));
     }

@@ -273,6 +273,13 @@ impl VirtualMachine {
         self.devices(GPU.path)
     }
 
+    /// Whether a GPU comes from a ResourceClaim (DRA): its entry names a claim in place of a resource.
+    pub(crate) fn has_claimed_gpu(&self) -> bool {
+        let is_set = |gpu: &Value, key| gpu.get(key).is_some_and(|value| !is_unset(value));
+        let is_claimed = |gpu: &Value| is_set(gpu, "claimName") || is_set(gpu, "requestName");
+        GPU.path.items(&self.object).is_ok_and(|gpus| gpus.iter().any(is_claimed))
+    }
+
     /// The manifest that `kubectl apply` was last given, if the VirtualMachine contains it.
     pub(crate) fn last_applied(&self) -> Option<Self> {
         serde_json::from_str(LAST_APPLIED.peek(&self.object)?.as_str()?).ok().map(Self::new)

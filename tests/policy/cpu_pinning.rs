@@ -46,7 +46,7 @@ fn off(#[values("disabled", "false", "no", "0", "")] value: &str) {
 #[test]
 fn anything_else_is_an_error() {
     let answer = Request::create(vm(&[("cpu-pinning", "static")])).evaluate();
-    answer.assert_denied(&["cpu-pinning", "\"static\"", "write enabled or disabled"]);
+    answer.assert_denied(&["cpu-pinning", "\"static\"", "must be enabled or disabled"]);
 }
 
 #[rstest]
@@ -161,7 +161,7 @@ fn a_node_that_is_named_is_read_alone() {
     vm["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "node1"});
     let cluster = MemoryCluster::with_nodes(&[("node1", &[]), ("node2", &["kubevirt.io/cpumanager"])]);
     let answer = Request::create(vm).cluster(cluster).evaluate();
-    assert_eq!(answer.lookups, ["get Node node1"]);
+    assert_eq!(answer.lookups, ["get KubeVirt kubevirt", "get Node node1"]);
     assert!(answer.warnings().join("\n").contains("cpumanager=true"));
 }
 

@@ -50,7 +50,7 @@ fn off(#[values("disabled", "false", "no", "off", "0", "", "Disabled", "  ")] va
 fn anything_else_is_an_error(#[values("2", "enable", "svm", "{}")] value: &str) {
     let answer = Request::create(vm(&[("nested-virt", value)])).evaluate();
     let quoted = format!("annotation vm-feature-manager.io/nested-virt: {value:?}");
-    answer.assert_denied(&["nested-virt", &quoted, "write enabled or disabled"]);
+    answer.assert_denied(&["nested-virt", &quoted, "must be enabled or disabled"]);
 }
 
 #[rstest]

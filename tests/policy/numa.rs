@@ -42,7 +42,14 @@ fn off(#[values("disabled", "false", "no", "0", "")] value: &str) {
 }
 
 #[rstest]
-fn anything_else_is_an_error(#[values("enabled", "pass", "1")] value: &str) {
+fn a_word_for_on_means_the_only_mode(#[values("enabled", "True", "yes", "on", "1")] value: &str) {
+    let answer = Request::create(vm(&[("numa", value)], ready())).evaluate();
+    assert_eq!(answer.domain()["cpu"]["numa"], json!({"guestMappingPassthrough": {}}), "{}", answer.message());
+    assert_eq!(answer.annotation("numa-applied").unwrap(), "passthrough");
+}
+
+#[rstest]
+fn anything_else_is_an_error(#[values("strict", "pass", "2")] value: &str) {
     Request::create(vm(&[("numa", value)], ready())).evaluate().assert_denied(&["write passthrough or disabled"]);
 }
 

@@ -77,7 +77,7 @@ fn addresses_are_normalized(#[case] value: &str, #[case] device_name: &str, #[ca
 #[case::two_values(r#"{"devices": []} {}"#, "not valid JSON")]
 #[case::deep(&"[".repeat(10_000), "not valid JSON")]
 #[case::list(r#"["0000:00:02.0"]"#, "it is a list, not an object")]
-#[case::number("1", "it is a number, not an object")]
+#[case::number("2", "it is a number, not an object")]
 #[case::mistyped_key(r#"{"device": ["0000:00:02.0"]}"#, r#"unknown key "device""#)]
 #[case::other_key(r#"{"devices": ["0000:00:02.0"], "node": "a"}"#, r#"unknown key "node""#)]
 #[case::no_key("{}", "it names no device")]

@@ -164,9 +164,9 @@ mod reject {
         assert_eq!(
             answer.message(),
             "pci-passthrough cannot be applied (annotation vm-feature-manager.io/pci-passthrough: \"nonsense\"): not \
-             valid JSON at column 2; write {\"devices\": [\"0000:00:02.0\"]}\n\
-             nested-virt cannot be applied (annotation vm-feature-manager.io/nested-virt: \"maybe\"): neither on nor \
-             off; write enabled or disabled"
+             valid JSON; write '{\"devices\": [\"0000:00:02.0\"]}'\n\
+             nested-virt cannot be applied (annotation vm-feature-manager.io/nested-virt: \"maybe\"): must be \
+             enabled or disabled"
         );
         assert_eq!(answer.audit("failed"), "pci-passthrough,nested-virt");
         assert_eq!(answer.audit("applied"), "");
@@ -193,7 +193,7 @@ mod allow_and_log {
     fn tells_in_an_annotation_a_warning_and_the_log() {
         let answer = answer(vm(&[BAD]));
         assert!(answer.is_accepted());
-        let error = "not valid JSON at column 2; write {\"devices\": [\"0000:00:02.0\"]}";
+        let error = "not valid JSON; write '{\"devices\": [\"0000:00:02.0\"]}'";
         assert_eq!(
             answer.patch(),
             json!([{
@@ -302,12 +302,16 @@ mod source {
         let answer = Request::create(labeled).evaluate();
         assert_eq!(
             answer.warnings(),
-            ["the policy reads directives from annotations, and these labels are ignored: nested-virt"]
+            [
+                "the policy reads directives from annotations, and these labels are ignored: nested-virt; make them annotations"
+            ]
         );
         let answer = Request::create(vm(&[GOOD])).settings(json!({"configSource": "labels"})).evaluate();
         assert_eq!(
             answer.warnings(),
-            ["the policy reads directives from labels, and these annotations are ignored: gpu-device-plugin"]
+            [
+                "the policy reads directives from labels, and these annotations are ignored: gpu-device-plugin; make them labels"
+            ]
         );
     }
 
@@ -324,14 +328,23 @@ mod source {
     #[rstest]
     #[case::boolean(json!(true), "a boolean")]
     #[case::number(json!(1), "a number")]
-    #[case::null(json!(null), "null")]
     #[case::object(json!({"devices": []}), "an object")]
     fn a_directive_that_is_no_text_is_an_error(#[case] value: Value, #[case] found: &str) {
+        let quoted = format!("'{value}'");
         let mut vm = vm(&[]);
         vm["metadata"]["annotations"][format!("{PREFIX}nested-virt")] = value;
         let answer = Request::create(vm).evaluate();
-        let key = "annotation vm-feature-manager.io/nested-virt";
-        answer.assert_denied(&[&format!("the value of the {key} is {found}"), "in quotes"]);
+        let error = format!("): it is {found}; write it as a string, in quotes: {quoted}");
+        answer.assert_denied(&[&error]);
+        assert_eq!(answer.message().matches("vm-feature-manager.io/nested-virt").count(), 1, "{}", answer.message());
+    }
+
+    /// The API server decodes null into an empty text, because annotations are a map of texts.
+    #[test]
+    fn a_directive_that_is_null_is_off() {
+        let mut vm = vm(&[]);
+        vm["metadata"]["annotations"][format!("{PREFIX}nested-virt")] = json!(null);
+        Request::create(vm).evaluate().assert_accepted_unchanged();
     }
 
     #[test]
@@ -345,14 +358,21 @@ mod source {
     #[rstest]
     #[case::mistyped(
         "nested-vrit",
-        r#"no such directive: "nested-vrit" (did you mean vm-feature-manager.io/nested-virt?)"#
+        r#"no such directive: "nested-vrit" (did you mean vm-feature-manager.io/nested-virt?); this has no effect"#
     )]
     #[case::underscore(
         "pci_passthrough",
-        r#"no such directive: "pci_passthrough" (did you mean vm-feature-manager.io/pci-passthrough?)"#
+        r#"no such directive: "pci_passthrough" (did you mean vm-feature-manager.io/pci-passthrough?); this has no effect"#
     )]
-    #[case::option("cpu-vender", r#"no such directive: "cpu-vender" (did you mean vm-feature-manager.io/cpu-vendor?)"#)]
-    #[case::far("flux-capacitor", r#"no such directive: "flux-capacitor""#)]
+    #[case::option(
+        "cpu-vender",
+        r#"no such directive: "cpu-vender" (did you mean vm-feature-manager.io/cpu-vendor?); this has no effect"#
+    )]
+    #[case::far(
+        "flux-capacitor",
+        "no such directive: \"flux-capacitor\"; this has no effect; the directives are pci-passthrough, usb-passthrough, \
+         gpu-device-plugin, vbios-injection, nested-virt, cpu-pinning, hugepages, numa"
+    )]
     fn an_unknown_key_is_a_warning(#[case] key: &str, #[case] warning: &str) {
         let answer = Request::create(vm(&[(key, "enabled")])).evaluate();
         answer.assert_accepted_unchanged();

@@ -63,7 +63,10 @@ fn defaults() -> Value {
             "enabled": true,
             "errorHandling": "reject",
             "maxDevices": 8,
-            "allowedPlugins": ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"],
+            "allowedPlugins": [
+                "nvidia.com/*", "amd.com/gpu", "amd.com/*RADEON*", "amd.com/*INSTINCT*", "amd.com/*FIREPRO*",
+                "intel.com/gpu", "intel.com/*GRAPHICS*", "intel.com/*_ARC_*", "intel.com/*_GPU_*", "gpu.intel.com/*",
+            ],
             "allowedIn": {},
             "attachDevice": "auto",
         },

@@ -97,7 +97,7 @@ fn a_node_that_is_named_is_selected(#[case] settings: Value, #[case] selector: V
 }
 
 #[rstest]
-#[case::not_an_object("[]", "it is a list, not an object; write {\"devices\": [\"046d:c52b\"]}")]
+#[case::not_an_object("[]", "it is a list, not an object; write '{\"devices\": [\"046d:c52b\"]}'")]
 #[case::form(
     r#"{"devices": ["46d:c52b"]}"#,
     "devices[0] \"46d:c52b\" is not a USB device: it has neither the form VVVV:PPPP"

@@ -82,19 +82,105 @@ fn user_data_stands_in_volumes(#[case] mut volume: Value) {
     assert_eq!(create(vm(json!([volume]))).audit("applied"), "nested-virt");
 }
 
+/// What cloud-init reads as configuration: `type_from_starts_with` in its `cloudinit/handlers/__init__.py`, and
+/// `detect_template` in `cloudinit/templater.py`.
 #[rstest]
 #[case::header("#cloud-config\n", true)]
 #[case::carriage_return("#cloud-config\r\n", true)]
+#[case::space_behind("#cloud-config  \n", true)]
 #[case::header_with_comment("#cloud-config # for the pool\n", true)]
+#[case::header_with_more("#cloud-configuration\n", true)]
+#[case::empty_lines_before("\n \n#cloud-config\n", true)]
+#[case::upper_case("#Cloud-Config\n", true)]
+#[case::template("## template: jinja\n#cloud-config\n", true)]
+#[case::template_of_windows("## template: jinja\r\n#cloud-config\r\n", true)]
+#[case::template_with_space("## Template: Jinja \n\n#cloud-config\n", true)]
 #[case::archive("#cloud-config-archive\n", false)]
+#[case::archive_in_upper_case("#CLOUD-CONFIG-ARCHIVE\n", false)]
+#[case::patch("#cloud-config-jsonp\n", false)]
 #[case::script("#!/bin/sh\n", false)]
-#[case::template("## template: jinja\n#cloud-config\n", false)]
+#[case::include("#include https://example.com/a\n", false)]
+#[case::hook("#cloud-boothook\n", false)]
+#[case::mime("Content-Type: multipart/mixed; boundary=\"x\"\nMIME-Version: 1.0\n\n--x\n\n#cloud-config\n", false)]
+#[case::mime_version_within("#cloud-config\n# MIME-Version: 1.0\n", false)]
+#[case::byte_order_mark("\u{feff}#cloud-config\n", false)]
+#[case::comment_before("# VM of the lab\n#cloud-config\n", false)]
+#[case::two_hyphens("#cloud--config\n", false)]
+#[case::no_hyphen("#cloudconfig\n", false)]
+#[case::space_within("# cloud-config\n", false)]
+#[case::template_alone("## template: jinja\n", false)]
+#[case::template_without_space("## template:jinja\n#cloud-config\n", false)]
+#[case::template_of_another_type("## template: basic\n#cloud-config\n", false)]
+#[case::template_of_a_script("## template: jinja\n#!/bin/sh\n", false)]
+#[case::template_behind_an_empty_line("\n## template: jinja\n#cloud-config\n", false)]
+#[case::template_with_statements(
+    "## template: jinja\n#cloud-config\n{% if v1.region %}\nbootcmd: []\n{% endif %}\n",
+    false
+)]
 #[case::none("", false)]
-#[case::later("\n#cloud-config\n", false)]
 fn only_a_cloud_config_document_is_read(#[case] header: &str, #[case] is_read: bool) {
     let answer = create(no_cloud(&format!("{header}x_kubevirt_features: {{nested_virt: on}}\n")));
     assert_eq!(answer.is_mutated(), is_read);
-    assert_eq!(answer.warnings(), Vec::<&str>::new());
+    let note = "the user data of the volume \"cloudinitdisk\" is not a cloud-config document that the policy can read";
+    let warning = format!("{note}; directives in it have no effect, so write them as annotations");
+    assert_eq!(answer.warnings(), if is_read { vec![] } else { vec![warning] });
+    assert_eq!(answer.logs[0].starts_with("INFO user data passed over"), !is_read, "{:?}", answer.logs);
+}
+
+#[rstest]
+#[case::script("#!/bin/sh\n")]
+#[case::mime("Content-Type: multipart/mixed; boundary=\"x\"\nMIME-Version: 1.0\n")]
+#[case::template("## template: jinja\n{% if x %}\n")]
+fn other_documents_without_directives_are_passed_over_in_silence(#[case] text: &str) {
+    assert_eq!(create(no_cloud(text)).response, json!({"accepted": true}));
+}
+
+mod template {
+    use super::*;
+
+    fn with(lines: &str) -> Answer {
+        create(no_cloud(&format!("## template: jinja\n#cloud-config\n{lines}\n")))
+    }
+
+    /// `docker-machine-driver-harvester` puts the template's header in front of the merged document (`cloudinit.go`).
+    #[test]
+    fn of_ranchers_node_driver_is_read() {
+        let answer = with(
+            "hostname: '{{ ds.meta_data.local_hostname }}'\n\
+             x_kubevirt_features:\n  nested_virt: true\n  gpu_device_plugin: nvidia.com/gpu",
+        );
+        assert_eq!(answer.audit("applied"), "gpu-device-plugin,nested-virt");
+        assert!(answer.logs.iter().all(|line| !line.contains("passed over")), "{:?}", answer.logs);
+    }
+
+    /// Without quotes, they would not even be YAML.
+    #[rstest]
+    #[case::text("fqdn: {{ v1.local_hostname }}.lab.example")]
+    #[case::several("a: {{ x }}-{{ y }}\nb: \"{{ '}' }}\"")]
+    #[case::in_a_map("a: {b: {{ x }}}")]
+    #[case::lines("a: {{ x |\n  upper }}")]
+    fn expressions_elsewhere_do_no_harm(#[case] line: &str) {
+        let answer = with(&format!("{line}\nx_kubevirt_features: {{nested_virt: true}}"));
+        assert_eq!(answer.audit("applied"), "nested-virt", "{:?}", answer.warnings());
+    }
+
+    #[rstest]
+    #[case::alone("'{{ ds.meta_data.vendor }}'")]
+    #[case::part("nvidia.com/{{ gpu }}")]
+    #[case::in_a_list("{devices: ['{{ address }}']}")]
+    fn an_expression_as_value_is_not_read(#[case] value: &str) {
+        let answer = with(&format!("x_kubevirt_features:\n  gpu_device_plugin: {value}"));
+        answer.assert_accepted_unchanged();
+        let problem = "is not read: it has an expression of a template, which only the guest can evaluate";
+        assert!(answer.warnings()[0].contains(problem), "{:?}", answer.warnings());
+    }
+
+    /// Only a template is rendered.
+    #[test]
+    fn braces_in_another_document_are_text() {
+        let answer = create(no_cloud("#cloud-config\nx_kubevirt_features: {nested_virt: '{{ x }}'}\n"));
+        answer.assert_denied(&["x_kubevirt_features.nested_virt: \"{{ x }}\"): must be enabled or disabled"]);
+    }
 }
 
 #[rstest]
@@ -128,7 +214,7 @@ fn a_failure_names_the_volume_and_the_key() {
     let text = "#cloud-config\npassword: hunter2\nx_kubevirt_features: {nested_virt: maybe}\n";
     let answer = create(no_cloud(text));
     answer.assert_denied(&[
-        r#"(user data of the volume "cloudinitdisk", x_kubevirt_features.nested_virt: "maybe"): neither on nor off"#,
+        r#"(user data of the volume "cloudinitdisk", x_kubevirt_features.nested_virt: "maybe"): must be enabled or disabled"#,
     ]);
     assert!(!answer.message().contains("hunter2") && !answer.logs.join("").contains("hunter2"));
 }
@@ -142,10 +228,7 @@ fn strip_label_leaves_the_guests_text_alone() {
     assert_eq!(answer.after()["spec"], no_cloud("#cloud-config\nx_kubevirt_features: {nested_virt: maybe}\n")["spec"]);
     assert_eq!(answer.audit("failed"), "nested-virt");
     // The directive stays, so an annotation says that it was tried.
-    assert_eq!(
-        answer.annotation("nested-virt-error").as_deref(),
-        Some("neither on nor off; write enabled or disabled")
-    );
+    assert_eq!(answer.annotation("nested-virt-error").as_deref(), Some("must be enabled or disabled"));
 }
 
 mod precedence {
@@ -212,7 +295,9 @@ mod precedence {
         answer.assert_accepted_unchanged();
         assert_eq!(
             answer.warnings(),
-            [r#"no such directive: "pci-passtrough" (did you mean vm-feature-manager.io/pci-passthrough?)"#]
+            [
+                r#"no such directive: "pci-passtrough" (did you mean vm-feature-manager.io/pci-passthrough?); this has no effect"#
+            ]
         );
     }
 }
@@ -224,11 +309,14 @@ mod precedence {
 #[case::alias_of_value("a: &b true\nx_kubevirt_features: {nested_virt: *b}", "it has an alias")]
 #[case::long_value(&format!("x_kubevirt_features: {{nested_virt: {}}}", "x".repeat(1025)), "longer than 1024 bytes")]
 #[case::long_text(&format!("x_kubevirt_features: {{nested_virt: true}}\n#{}", "x".repeat(64 << 10)), "is longer than 64 KiB")]
-fn what_cannot_be_read_is_ignored_with_a_log_line(#[case] text: &str, #[case] reason: &str) {
+#[case::repeated("x_kubevirt_features: {pci_passthrough: {devices: [a], devices: [b]}}", "a key in it is repeated")]
+fn what_cannot_be_read_is_ignored_with_a_warning_and_a_log_line(#[case] text: &str, #[case] reason: &str) {
     let text = format!("#cloud-config\n{text}\n");
     for source in [json!({"userData": text}), json!({"userDataBase64": STANDARD.encode(&text)})] {
         let answer = create(vm(json!([{"name": "seed", "cloudInitNoCloud": source}])));
-        assert_eq!(answer.response, json!({"accepted": true}));
+        answer.assert_accepted_unchanged();
+        let warning = answer.warnings().join(" ");
+        assert!(warning.contains(reason) && warning.ends_with("so write them as annotations"), "{warning}");
         assert_eq!(answer.logs.len(), 1, "{:?}", answer.logs);
         assert!(answer.logs[0].starts_with("INFO user data passed over"), "{:?}", answer.logs);
         assert!(answer.logs[0].contains(reason), "{:?}", answer.logs);
@@ -237,11 +325,14 @@ fn what_cannot_be_read_is_ignored_with_a_log_line(#[case] text: &str, #[case] re
 
 #[rstest]
 #[case::no_base64(json!({"userDataBase64": "no base64!"}), "is not valid base64")]
-#[case::compressed(json!({"userDataBase64": STANDARD.encode(b"\x1f\x8b\x08\xff")}), "is not UTF-8")]
+#[case::compressed(json!({"userDataBase64": STANDARD.encode(b"\x1f\x8b\x08\xff")}), "is compressed")]
+#[case::not_text(json!({"userDataBase64": STANDARD.encode(b"\xff\xfe#\x00")}), "is not UTF-8")]
 #[case::long(json!({"userDataBase64": "A".repeat(88 << 10)}), "is longer than 64 KiB")]
 fn base64_that_cannot_be_read(#[case] source: Value, #[case] reason: &str) {
     let answer = create(vm(json!([{"name": "seed", "cloudInitNoCloud": source}])));
-    assert_eq!(answer.response, json!({"accepted": true}));
+    answer.assert_accepted_unchanged();
+    let note = format!("the user data of the volume \"seed\" {reason}");
+    assert_eq!(answer.warnings(), [format!("{note}; directives in it have no effect, so write them as annotations")]);
     assert!(answer.logs[0].contains(reason), "{:?}", answer.logs);
 }
 

@@ -67,6 +67,8 @@ pub enum Outcome {
     StillFails,
     /// What it had added is removed.
     TakenBack,
+    /// It would be applied, but the request is denied because of others.
+    WouldBeApplied,
     /// Nothing was done about it.
     Nothing,
 }
@@ -85,7 +87,7 @@ impl Explanation {
     /// The explanation as text for people.
     pub fn text(&self, paint: Paint) -> String {
         let mut text = format!("{}\n", paint.paint(Part::Heading, "directives:"));
-        for ListedDirective { name, value, place, note } in &self.directives {
+        for ListedDirective { name, value, place, note, .. } in &self.directives {
             let _ = writeln!(text, "  {name}: {value}");
             let _ = writeln!(text, "    found in {}", paint.paint(Part::Place, place));
             if let Some(note) = note {
@@ -115,6 +117,7 @@ impl Explanation {
                 Outcome::NotApplied => (Part::Warning, "not applied"),
                 Outcome::StillFails => (Part::Warning, "fails as before"),
                 Outcome::TakenBack => (Part::Good, "taken back"),
+                Outcome::WouldBeApplied => (Part::Good, "would be applied"),
                 Outcome::Nothing => (Part::Place, "nothing to do"),
             };
             let _ = writeln!(text, "  {feature}: {}", paint.paint(part, words));
@@ -162,6 +165,11 @@ impl Facts<'_> {
             Outcome::StillFails
         } else if self.logged("feature taken back", feature).is_some() {
             Outcome::TakenBack
+        } else if let Some(directive) = directive.filter(|directive| self.would_be_applied(directive, reference)) {
+            let refused = self.refused_features().filter(|name| *name != directive.name);
+            let refused: Vec<_> = refused.collect();
+            because.push(format!("the request is denied because of {}", refused.join(", ")));
+            Outcome::WouldBeApplied
         } else if let Some(directive) = directive {
             because.push(self.why_nothing(directive, reference));
             Outcome::Nothing
@@ -180,10 +188,25 @@ impl Facts<'_> {
         Some(Decision { feature, outcome, because })
     }
 
+    /// Whether a feature without a log line of its own was planned in a request that is denied because of others.
+    fn would_be_applied(&self, directive: &ListedDirective, reference: &Reference) -> bool {
+        let is_enabled = self.settings[reference.settings]["enabled"] != false;
+        is_enabled && !directive.is_off && self.refused_features().next().is_some()
+    }
+
+    /// The features because of which the request is denied.
+    fn refused_features(&self) -> impl Iterator<Item = &str> {
+        let lines = self.evaluation.activity.logs().into_iter().filter(|line| line["message"] == "feature refused");
+        lines.filter_map(|line| line["feature"].as_str())
+    }
+
     fn why_nothing(&self, directive: &ListedDirective, reference: &Reference) -> String {
         let response = &self.evaluation.response;
         if self.settings[reference.settings]["enabled"] == false {
             return format!("the setting {}.enabled is false", reference.settings);
+        }
+        if directive.is_off {
+            return format!("{} switches it off", in_words(&directive.value));
         }
         if !response.allowed {
             return "the request is denied for another reason".to_owned();
@@ -191,7 +214,7 @@ impl Facts<'_> {
         if response.patch.is_none() && self.request["operation"] == "UPDATE" {
             return "nothing has changed that matters to the policy".to_owned();
         }
-        format!("{} switches it off", directive.value)
+        "the policy left it as it is".to_owned()
     }
 
     /// Whether the audit annotation lists the feature.
@@ -232,6 +255,11 @@ fn record(object: &Value, feature: &str) -> Vec<String> {
         members.map(member).collect::<Vec<_>>().join(", ")
     };
     entries.iter().map(write).collect()
+}
+
+/// The value of a directive, or a word for none.
+fn in_words(value: &str) -> &str {
+    if value.trim().is_empty() { "an empty value" } else { value }
 }
 
 fn error(line: &Value) -> String {

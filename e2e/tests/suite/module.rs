@@ -189,8 +189,8 @@ fn a_failure_is_denied_with_code_400_and_a_message() {
     assert_eq!(evaluation.response.status.as_ref().unwrap().code, Some(400));
     assert_eq!(
         message(&evaluation),
-        "nested-virt cannot be applied (annotation vm-feature-manager.io/nested-virt: \"maybe\"): neither on nor off; \
-         write enabled or disabled"
+        "nested-virt cannot be applied (annotation vm-feature-manager.io/nested-virt: \"maybe\"): must be enabled \
+         or disabled"
     );
 }
 
@@ -199,7 +199,7 @@ fn a_failure_that_is_allowed_is_told_in_an_annotation_a_warning_and_the_log() {
     let settings = json!({"nestedVirtualization": {"errorHandling": "allow-and-log"}});
     let evaluation = create(&[("nested-virt", "maybe")], settings);
     assert!(evaluation.response.allowed);
-    let error = "neither on nor off; write enabled or disabled";
+    let error = "must be enabled or disabled";
     let path = "/metadata/annotations/vm-feature-manager.io~1nested-virt-error";
     assert_eq!(patch(&evaluation), json!([{"op": "add", "path": path, "value": error}]));
     assert_eq!(evaluation.response.warnings, [format!("nested-virt is not applied: {error}")]);

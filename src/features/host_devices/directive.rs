@@ -4,11 +4,11 @@ use serde_json::Value;
 
 use super::{Bus, object};
 use crate::json::type_name;
-use crate::text::Quoted;
+use crate::text::{self, Quoted};
 use crate::values::name::SUBDOMAIN;
 
 /// The devices that a directive asks for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::features) struct Devices {
     /// The devices in the form that [`Bus::read`] returns.
     pub(in crate::features) list: Vec<String>,
@@ -16,37 +16,41 @@ pub(in crate::features) struct Devices {
     pub(in crate::features) node: Option<String>,
 }
 
-/// Why a value is not a valid list of devices.
+/// Why a value is not a valid list of devices. `write` is the value as it should be written in YAML.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::features) enum DirectiveError {
-    /// Cause: quotes or commas are wrong
-    /// Cure: in YAML, put the whole value in single quotes
-    #[error("not valid JSON at column {column}; {}", example(.bus))]
-    Json { column: usize, bus: &'static Bus },
+    /// Cause: quotes or commas are wrong, or the value is a device without the JSON around it
+    /// Cure: copy the value in the message: in YAML, the whole value is in single quotes
+    #[error("not valid JSON{problem}; write {write}")]
+    Json { problem: String, write: String },
     /// Cause: JSON of another type
     /// Cure: write an object with the key `devices`
-    #[error("it is {found}, not an object; {}", example(.bus))]
-    NotAnObject { found: &'static str, bus: &'static Bus },
+    #[error("it is {found}, not an object; write {write}")]
+    NotAnObject { found: &'static str, write: String },
     /// Cause: another key
     /// Cure: `devices`
-    #[error("unknown key {key}; the only key is devices: {}", example(.bus))]
-    UnknownKey { key: String, bus: &'static Bus },
+    #[error("unknown key {key}; the only key is devices: write {write}")]
+    UnknownKey { key: String, write: String },
+    /// Cause: the key `devices` twice, of which JSON would keep only the last one
+    /// Cure: put all devices in one list
+    #[error("it has the key devices more than once; write {write}")]
+    RepeatedKey { write: String },
     /// Cause: an empty list
     /// Cure: name at least one device, or remove the directive
-    #[error("it names no device; {}, or remove the directive", example(.bus))]
-    NoDevice { bus: &'static Bus },
+    #[error("it names no device; write {write}, or remove the directive")]
+    NoDevice { write: String },
     /// Cause: a string instead of a list, for example
     /// Cure: put the devices in brackets
-    #[error("devices is {found}, not a list; {}", example(.bus))]
-    NotAList { found: &'static str, bus: &'static Bus },
+    #[error("devices is {found}, not a list; write {write}")]
+    NotAList { found: &'static str, write: String },
     /// Cause: a number, for example
     /// Cure: put the device in quotes
-    #[error("devices[{index}] is {found}, not a string; {}", example(.bus))]
-    NotText { index: usize, found: &'static str, bus: &'static Bus },
+    #[error("devices[{index}] is {found}, not a string; write {write}")]
+    NotText { index: usize, found: &'static str, write: String },
     /// Cause: a typing mistake
     /// Cure: `lspci -D` or `lsusb` on the node, or the PCI and USB devices in Harvester
-    #[error("devices[{index}] {value} is not a {}: {error}; write one such as {}", .bus.notation, .bus.example)]
-    Device { index: usize, value: String, error: String, bus: &'static Bus },
+    #[error("devices[{index}] {value} is not a {}: {error}; write {write}", .bus.notation)]
+    Device { index: usize, value: String, error: String, write: String, bus: &'static Bus },
     /// Cause: the part before the slash is not a name that a node can have
     /// Cure: correct it, or leave out the node
     #[error("devices[{index}] {value} does not name a node: expected {}; write node1/{} or the device alone", SUBDOMAIN.takes, .bus.example)]
@@ -70,10 +74,6 @@ pub(in crate::features) enum DirectiveError {
     TooMany { count: usize, max: usize, bus: &'static Bus },
 }
 
-fn example(bus: &Bus) -> String {
-    format!("write {{\"devices\": [\"{}\"]}}", bus.example)
-}
-
 /// Checks that a VirtualMachine does not get more devices than it may have.
 pub(super) fn check_count(count: usize, max: usize, bus: &'static Bus) -> Result<(), DirectiveError> {
     if count > max { Err(DirectiveError::TooMany { count, max, bus }) } else { Ok(()) }
@@ -82,23 +82,28 @@ pub(super) fn check_count(count: usize, max: usize, bus: &'static Bus) -> Result
 impl Devices {
     /// Reads a directive's value, with at most `max` devices.
     pub(super) fn parse(value: &str, max: usize, bus: &'static Bus) -> Result<Self, DirectiveError> {
-        let json: Value =
-            serde_json::from_str(value).map_err(|error| DirectiveError::Json { column: error.column(), bus })?;
+        let write = || corrected(value, bus);
+        let json: Value = serde_json::from_str(value)
+            .map_err(|error| DirectiveError::Json { problem: problem(value, &error), write: write() })?;
         let Value::Object(members) = &json else {
-            return Err(DirectiveError::NotAnObject { found: type_name(&json), bus });
+            return Err(DirectiveError::NotAnObject { found: type_name(&json), write: write() });
         };
         if let Some(key) = members.keys().find(|key| *key != "devices") {
-            return Err(DirectiveError::UnknownKey { key: Quoted(key).to_string(), bus });
+            return Err(DirectiveError::UnknownKey { key: Quoted(key).to_string(), write: write() });
+        }
+        if count_members(value) > members.len() {
+            return Err(DirectiveError::RepeatedKey { write: write() });
         }
         let items = match members.get("devices") {
             Some(Value::Array(items)) if !items.is_empty() => items,
-            None | Some(Value::Null | Value::Array(_)) => return Err(DirectiveError::NoDevice { bus }),
-            Some(other) => return Err(DirectiveError::NotAList { found: type_name(other), bus }),
+            None | Some(Value::Null | Value::Array(_)) => return Err(DirectiveError::NoDevice { write: write() }),
+            Some(other) => return Err(DirectiveError::NotAList { found: type_name(other), write: write() }),
         };
         check_count(items.len(), max, bus)?;
-        let mut devices = Devices { list: Vec::with_capacity(items.len()), node: None };
+        let mut devices = Devices::default();
         for (index, item) in items.iter().enumerate() {
-            let text = item.as_str().ok_or_else(|| DirectiveError::NotText { index, found: type_name(item), bus })?;
+            let not_text = || DirectiveError::NotText { index, found: type_name(item), write: write() };
+            let text = item.as_str().ok_or_else(not_text)?;
             devices.add(index, text.trim(), bus)?;
         }
         Ok(devices)
@@ -115,7 +120,10 @@ impl Devices {
         let device = match (bus.read)(device) {
             Ok(_) if named.is_some() && !bus.name_is_address => text.to_owned(),
             Ok(device) => device,
-            Err(error) => return Err(DirectiveError::Device { index, value, error, bus }),
+            Err(error) => {
+                let write = with_separators(device, bus).unwrap_or_else(|| format!("one such as {}", bus.example));
+                return Err(DirectiveError::Device { index, value, error, write, bus });
+            }
         };
         match (&self.node, node) {
             (_, Some(node)) if !SUBDOMAIN.allows(node) => return Err(DirectiveError::Node { index, value, bus }),
@@ -131,4 +139,84 @@ impl Devices {
         self.list.push(device);
         Ok(())
     }
+}
+
+/// The devices that a value names, however it is written, as the value should be in YAML. If it names none, an example.
+fn corrected(value: &str, bus: &'static Bus) -> String {
+    let mut words = text::words(value);
+    for word in &mut words {
+        *word = word.strip_prefix("devices:").unwrap_or(word);
+        *word = word.strip_suffix(':').unwrap_or(word);
+    }
+    let is_device = |word: &str| {
+        let device = object(word).map(|(_, device)| device);
+        (bus.read)(device.as_deref().unwrap_or(word.rsplit_once('/').map_or(word, |(_, device)| device))).is_ok()
+    };
+    // If none is a device, what is wrong with those that look like one is the next message.
+    let has_device = words.iter().any(|word| is_device(word));
+    words.retain(|word| if has_device { is_device(word) } else { word.contains(':') });
+    words.truncate(MAX_WORDS);
+    if words.is_empty() {
+        words.push(bus.example);
+    }
+    format!("'{{\"devices\": [\"{}\"]}}'", words.join("\", \""))
+}
+
+/// How many devices a corrected value has at most: the value can be a megabyte long.
+const MAX_WORDS: usize = 8;
+
+/// What is wrong with a text that is not JSON, as far as that can be told.
+fn problem(value: &str, error: &serde_json::Error) -> String {
+    let is_curly = |c: char| matches!(c, '\u{2018}'..='\u{201f}' | '\u{ab}' | '\u{bb}');
+    let is_bracket = |c: char| matches!(c, ']' | '}');
+    let has_comma_last = || value.split(',').any(|rest| rest.trim_start().starts_with(is_bracket));
+    let known = if value.contains(is_curly) {
+        "it has curly quotes, and needs straight ones"
+    } else if value.starts_with('\'') {
+        "it contains the single quotes that should be around it"
+    } else if value.contains('\'') {
+        "the quotes in it must be double quotes"
+    } else if !value.starts_with(|c: char| matches!(c, '{' | '[' | '"')) {
+        return String::new();
+    } else if !value.contains('"') {
+        "it has no double quotes"
+    } else if has_comma_last() {
+        "it has a comma before a closing bracket"
+    } else if error.is_eof() {
+        "it ends too early"
+    } else {
+        return format!(" at column {}", error.column());
+    };
+    format!(": {known}")
+}
+
+/// How many members an object has, in a text that is valid JSON. Of members with the same key, all count.
+fn count_members(json: &str) -> usize {
+    let (mut count, mut depth, mut is_in_string, mut is_escaped) = (0, 0_usize, false, false);
+    for c in json.chars() {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            '"' => is_in_string = !is_in_string,
+            _ if is_in_string => {}
+            '{' | '[' => depth += 1,
+            '}' | ']' => depth = depth.saturating_sub(1),
+            ':' if depth == 1 => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
+/// The device with the right separators, if it has as many hexadecimal digits as the example.
+fn with_separators(text: &str, bus: &Bus) -> Option<String> {
+    if !text.chars().all(|c| c.is_ascii_hexdigit() || c.is_ascii_punctuation()) {
+        return None;
+    }
+    let mut digits = text.chars().filter(char::is_ascii_hexdigit);
+    let mut device = String::new();
+    for c in bus.example.chars() {
+        device.push(if c.is_ascii_hexdigit() { digits.next()? } else { c });
+    }
+    (bus.read)(&device).ok().filter(|_| digits.next().is_none())
 }

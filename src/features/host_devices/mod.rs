@@ -87,7 +87,7 @@ pub(super) fn plan(
     }
     let is_new = |entry: &&Entry| host_devices.iter().all(|device| host_device(device) != **entry);
     check_count(counted + plan.entries.iter().filter(is_new).count(), max_devices, bus)?;
-    context.lookups.check_gate(GATE)?;
+    plan.warnings.extend(context.lookups.check_gate(GATE)?);
     if let Some(name) = wanted.devices.node.as_deref().filter(|_| settings.pin_to_node) {
         let node = context.node(OnlyNode::Named(name)).ok().flatten();
         let hostname = node.as_ref().map_or(name, |node| node.hostname());

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::feature::{Context, Feature, Plan};
 use super::host_devices::is_usb;
 use super::reference::{OptionReference, Reference};
+use super::switch;
 use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{CONFIG_MAP, ClusterError, ConfigMap, KUBEVIRT, KubeVirt, PCI_DEVICE, SUBJECT_ACCESS_REVIEW};
 use crate::settings::{FeatureSettings, choice, section};
@@ -135,6 +136,7 @@ pub(super) static FEATURE: Feature = Feature {
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
+    switch::check_names(value, "which ConfigMap has the ROM", FEATURE.reference.example)?;
     let settings = &context.settings.vbios_injection;
     let sidecars = context.vm.hook_sidecars()?;
     check_names(value, &sidecars, context)?;
@@ -145,7 +147,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let parse = |text: &str| text.parse().map_err(|error| VbiosError::Image { value: text.to_owned(), error });
     let named_image = context.directives.option(IMAGE_OPTION)?.map(parse).transpose()?;
     let rom = rom(value, context)?;
-    context.lookups.check_gate("Sidecar")?;
+    let warning = context.lookups.check_gate("Sidecar")?;
     let kubevirt = context.lookups.kubevirt().ok();
     let image = named_image.unwrap_or_else(|| default_image(kubevirt.as_deref(), settings));
     let allowed = &settings.allowed_sidecar_images;
@@ -154,6 +156,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     }
 
     let mut plan = Plan { applied: value.to_owned(), ..Plan::default() };
+    plan.warnings.extend(warning);
     if names == ANY {
         let warning = "the VirtualMachine has no host device and no GPU that the ROM could be for; add pci-passthrough";
         plan.warnings.push(warning.to_owned());
