@@ -1,9 +1,6 @@
 //! The objects of Harvester's add-on for devices.
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-
-use super::kind::{Kind, Object, Provider};
+use super::kind::{Fields, Kind, Object, Provider};
 
 const API_VERSION: &str = "devices.harvesterhci.io/v1beta1";
 
@@ -28,78 +25,105 @@ pub static USB_DEVICE_CLAIM: Kind =
 
 /// A device on a node that can be passed through: a PCIDevice or a USBDevice. Its name is made of the node's name and
 /// the device, and its claim has the same name.
-pub(crate) type HostDevice = Object<IgnoredAny, HostDeviceStatus>;
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct HostDeviceStatus {
+#[derive(Debug)]
+pub(crate) struct HostDevice {
+    name: String,
     /// PCI devices only.
-    address: Option<String>,
-    #[serde(alias = "vendorID")]
+    address: String,
     vendor_id: String,
     /// The API calls the device id of a USB device its product id.
-    #[serde(alias = "productID")]
     device_id: String,
-    node_name: String,
-    resource_name: String,
+    node: String,
+    resource: String,
     iommu_group: String,
-    /// USB devices only; so is the next field.
-    enabled: bool,
-    status: String,
+    /// USB devices only.
+    is_enabled: bool,
+}
+
+impl Object for HostDevice {
+    fn read(fields: Fields<'_>) -> Self {
+        let either = |pci: &str, usb: &str| match fields.text(pci) {
+            empty if empty.is_empty() => fields.text(usb),
+            text => text,
+        };
+        Self {
+            name: fields.text("/metadata/name"),
+            address: fields.text("/status/address"),
+            vendor_id: either("/status/vendorId", "/status/vendorID"),
+            device_id: either("/status/deviceId", "/status/productID"),
+            node: fields.text("/status/nodeName"),
+            resource: fields.text("/status/resourceName"),
+            iommu_group: fields.text("/status/iommuGroup"),
+            is_enabled: fields.is_true("/status/enabled") && fields.text("/status/status") != "orphaned",
+        }
+    }
 }
 
 impl HostDevice {
+    /// The object's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The PCI address. `None` for a USB device.
     pub(crate) fn address(&self) -> Option<&str> {
-        self.status.address.as_deref().filter(|address| !address.is_empty())
+        Some(self.address.as_str()).filter(|address| !address.is_empty())
     }
 
     /// The vendor and device (or product) ids, such as `8086:3e91`.
     pub(crate) fn ids(&self) -> String {
-        format!("{}:{}", self.status.vendor_id, self.status.device_id)
+        format!("{}:{}", self.vendor_id, self.device_id)
     }
 
     /// The node that the device is on.
     pub(crate) fn node(&self) -> &str {
-        &self.status.node_name
+        &self.node
     }
 
     /// The extended resource. PCI devices of the same type share one; each USB device has its own.
     pub(crate) fn resource(&self) -> &str {
-        &self.status.resource_name
+        &self.resource
     }
 
     /// The node and the IOMMU group, if the device has one: the devices of a group can only be passed through together.
     pub(crate) fn iommu_group(&self) -> Option<(&str, &str)> {
-        let group = self.status.iommu_group.as_str();
+        let group = self.iommu_group.as_str();
         (!group.is_empty()).then(|| (self.node(), group))
     }
 
     /// Whether this is a USB device that is plugged in and enabled for passthrough. For a PCI device, its claim says so.
     pub(crate) fn is_enabled_usb_device(&self) -> bool {
-        self.status.enabled && self.status.status != "orphaned"
+        self.is_enabled
     }
 }
 
 /// A claim, which enables passthrough for the device of the same name.
-pub(crate) type Claim = Object<ClaimSpec, ClaimStatus>;
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct ClaimSpec {
-    user_name: String,
+#[derive(Debug)]
+pub(crate) struct Claim {
+    name: String,
+    user: String,
+    /// Whether a PCI device is passed through. For a USB device, the device itself says so.
+    pub(crate) is_enabled: bool,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct ClaimStatus {
-    /// Whether a PCI device is passed through. For a USB device, the device itself says so.
-    pub(crate) passthrough_enabled: bool,
+impl Object for Claim {
+    fn read(fields: Fields<'_>) -> Self {
+        Self {
+            name: fields.text("/metadata/name"),
+            user: fields.text("/spec/userName"),
+            is_enabled: fields.is_true("/status/passthroughEnabled"),
+        }
+    }
 }
 
 impl Claim {
+    /// The object's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The name of the user who claimed the device, if the claim says so.
     pub(crate) fn user(&self) -> Option<&str> {
-        Some(self.spec.user_name.as_str()).filter(|user| !user.is_empty())
+        Some(self.user.as_str()).filter(|user| !user.is_empty())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
+use serde_json::Value;
 
 /// A kind of Kubernetes object that the policy may look up. Each is a static in the file of the API that serves it.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,31 +71,44 @@ impl Kind {
     }
 }
 
-/// An object with the fields that the policy reads.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Object<Spec, Status> {
-    metadata: Metadata,
-    pub(super) spec: Spec,
-    pub(crate) status: Status,
+/// An object of the cluster, as the policy needs it.
+pub(crate) trait Object: 'static {
+    /// Reads the object. A field that is absent, or has another type than in the API, is empty.
+    ///
+    /// Derived structs would read objects, too, but serde's code for them takes 40 KB of the module.
+    fn read(fields: Fields<'_>) -> Self;
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Metadata {
-    name: String,
-    labels: BTreeMap<String, String>,
+/// An object of which nothing is read.
+impl Object for () {
+    fn read(_: Fields<'_>) {}
 }
 
-impl<Spec, Status> Object<Spec, Status> {
-    /// The object's name.
-    pub(crate) fn name(&self) -> &str {
-        &self.metadata.name
+/// The fields of an object or of a part of it. A path is a JSON pointer, such as `/metadata/name`.
+#[derive(Clone, Copy)]
+pub(crate) struct Fields<'v>(pub(super) &'v Value);
+
+impl<'v> Fields<'v> {
+    pub(super) fn text(self, path: &str) -> String {
+        self.0.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
     }
 
-    /// The value of a label.
-    pub(crate) fn label(&self, key: &str) -> Option<&str> {
-        self.metadata.labels.get(key).map(String::as_str)
+    pub(super) fn is_true(self, path: &str) -> bool {
+        self.0.pointer(path) == Some(&Value::Bool(true))
+    }
+
+    /// The items of a list.
+    pub(super) fn items<T>(self, path: &str, read: impl Fn(Fields<'v>) -> T) -> Vec<T> {
+        let items = self.0.pointer(path).and_then(Value::as_array).into_iter().flatten();
+        items.map(|item| read(Fields(item))).collect()
+    }
+
+    /// The texts in an object, by their keys.
+    pub(super) fn texts(self, path: &str) -> BTreeMap<String, String> {
+        let members = self.0.pointer(path).and_then(Value::as_object).into_iter().flatten();
+        let mut texts = BTreeMap::new();
+        texts.extend(members.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))));
+        texts
     }
 }
 

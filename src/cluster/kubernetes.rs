@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
-use super::kind::{Kind, Object, Provider};
-use crate::json::or_default;
+use super::kind::{Fields, Kind, Object, Provider};
 
 /// `v1`, `Node`.
 pub static NODE: Kind =
@@ -38,35 +35,54 @@ pub(crate) const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 const SCHEDULABLE_LABEL: &str = "kubevirt.io/schedulable";
 
 /// A Kubernetes node.
-pub(crate) type Node = Object<NodeSpec, NodeStatus>;
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct NodeSpec {
-    #[serde(deserialize_with = "or_default")]
+#[derive(Debug)]
+pub(crate) struct Node {
+    name: String,
+    labels: BTreeMap<String, String>,
     taints: Vec<Taint>,
-    unschedulable: bool,
+    is_cordoned: bool,
+    allocatable: BTreeMap<String, String>,
 }
 
 /// A taint, which keeps pods that do not tolerate it away from a node.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug)]
 pub(crate) struct Taint {
     pub(crate) key: String,
     pub(crate) value: String,
     pub(crate) effect: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct NodeStatus {
-    allocatable: BTreeMap<String, String>,
+impl Object for Node {
+    fn read(fields: Fields<'_>) -> Self {
+        let taint = |taint: Fields<'_>| Taint {
+            key: taint.text("/key"),
+            value: taint.text("/value"),
+            effect: taint.text("/effect"),
+        };
+        Self {
+            name: fields.text("/metadata/name"),
+            labels: fields.texts("/metadata/labels"),
+            taints: fields.items("/spec/taints", taint),
+            is_cordoned: fields.is_true("/spec/unschedulable"),
+            allocatable: fields.texts("/status/allocatable"),
+        }
+    }
 }
 
 impl Node {
+    /// The object's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The value of a label.
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+        self.labels.get(key).map(String::as_str)
+    }
+
     /// How much of a resource the node has for pods, as the API has it.
     pub(crate) fn allocatable(&self, resource: &str) -> Option<&str> {
-        self.status.allocatable.get(resource).map(String::as_str)
+        self.allocatable.get(resource).map(String::as_str)
     }
 
     /// The value of the label that selects the node; its name if it has no such label.
@@ -81,13 +97,13 @@ impl Node {
     }
 
     fn taints(&self) -> impl Iterator<Item = &Taint> {
-        self.spec.taints.iter().filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"))
+        self.taints.iter().filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"))
     }
 
     /// Whether the node takes new VirtualMachines at the moment: it is not cordoned or drained, and KubeVirt runs on it.
     pub(crate) fn is_ready(&self) -> bool {
         let is_schedulable = self.label(SCHEDULABLE_LABEL) == Some("true");
-        is_schedulable && !self.spec.unschedulable && !self.taints().any(Taint::is_of_a_state)
+        is_schedulable && !self.is_cordoned && !self.taints().any(Taint::is_of_a_state)
     }
 }
 
@@ -99,19 +115,29 @@ impl Taint {
 }
 
 /// A ConfigMap that should contain a ROM.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Debug)]
 pub(crate) struct ConfigMap {
     pub(crate) data: BTreeMap<String, String>,
     /// Bytes, encoded in base64.
     pub(crate) binary_data: BTreeMap<String, String>,
 }
 
+impl Object for ConfigMap {
+    fn read(fields: Fields<'_>) -> Self {
+        Self { data: fields.texts("/data"), binary_data: fields.texts("/binaryData") }
+    }
+}
+
 /// A Secret with user data.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug)]
 pub(crate) struct UserDataSecret {
     data: BTreeMap<String, String>,
+}
+
+impl Object for UserDataSecret {
+    fn read(fields: Fields<'_>) -> Self {
+        Self { data: fields.texts("/data") }
+    }
 }
 
 impl UserDataSecret {

@@ -1,8 +1,6 @@
 //! KubeVirt's own object.
 
-use serde::Deserialize;
-
-use super::kind::{Kind, Object, Provider};
+use super::kind::{Fields, Kind, Object, Provider};
 use crate::values::usb::UsbIds;
 
 /// `kubevirt.io/v1`, `KubeVirt`.
@@ -20,58 +18,55 @@ pub static KUBEVIRT: Kind = Kind::of(
 );
 
 /// The cluster's KubeVirt object, which says what VMs can have.
-pub(crate) type KubeVirt = Object<Spec, Status>;
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct Spec {
-    configuration: Configuration,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Configuration {
-    developer_configuration: DeveloperConfiguration,
-    permitted_host_devices: Option<PermittedHostDevices>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct DeveloperConfiguration {
+#[derive(Debug)]
+pub(crate) struct KubeVirt {
     feature_gates: Vec<String>,
     /// Since KubeVirt 1.8; before, a gate that is not listed is off.
     disabled_feature_gates: Vec<String>,
+    /// `None` if the object does not say which devices are permitted.
+    permitted: Option<PermittedHostDevices>,
+    observed_version: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Debug)]
 struct PermittedHostDevices {
-    pci_host_devices: Vec<PermittedDevice>,
-    mediated_devices: Vec<PermittedDevice>,
+    pci: Vec<PermittedDevice>,
+    mediated: Vec<PermittedDevice>,
     usb: Vec<PermittedDevice>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Debug)]
 struct PermittedDevice {
-    resource_name: String,
+    resource: String,
     /// PCI devices only: vendor and device, such as `10DE:27B8`.
     pci_vendor_selector: String,
-    /// USB devices only.
-    selectors: Vec<UsbSelector>,
+    /// USB devices only: vendor and product.
+    selectors: Vec<Option<UsbIds>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct UsbSelector {
-    vendor: String,
-    product: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct Status {
-    observed_kube_virt_version: String,
+impl Object for KubeVirt {
+    fn read(fields: Fields<'_>) -> Self {
+        let gate = |gate: Fields<'_>| gate.text("");
+        let selector = |ids: Fields<'_>| UsbIds::of_parts(&ids.text("/vendor"), &ids.text("/product"));
+        let device = |device: Fields<'_>| PermittedDevice {
+            resource: device.text("/resourceName"),
+            pci_vendor_selector: device.text("/pciVendorSelector"),
+            selectors: device.items("/selectors", selector),
+        };
+        let permitted = fields.0.pointer("/spec/configuration/permittedHostDevices").filter(|it| !it.is_null());
+        let permitted = permitted.map(Fields).map(|permitted| PermittedHostDevices {
+            pci: permitted.items("/pciHostDevices", device),
+            mediated: permitted.items("/mediatedDevices", device),
+            usb: permitted.items("/usb", device),
+        });
+        Self {
+            feature_gates: fields.items("/spec/configuration/developerConfiguration/featureGates", gate),
+            disabled_feature_gates: fields
+                .items("/spec/configuration/developerConfiguration/disabledFeatureGates", gate),
+            permitted,
+            observed_version: fields.text("/status/observedKubeVirtVersion"),
+        }
+    }
 }
 
 /// Whether a feature gate is on, as far as that can be told.
@@ -120,7 +115,7 @@ const UNKNOWN_SINCE: u32 = 10;
 impl KubeVirt {
     /// The tag of upstream's images for the running version: `v` and the version, without what a distribution appended to it.
     pub(crate) fn version(&self) -> Option<String> {
-        let version = self.status.observed_kube_virt_version.trim_start_matches('v');
+        let version = self.observed_version.trim_start_matches('v');
         let (core, suffix) = version.split_once(['-', '+']).unwrap_or((version, ""));
         let is_number = |part: &str| part.parse::<u32>().is_ok();
         if core.split('.').count() != 3 || !core.split('.').all(is_number) {
@@ -147,8 +142,7 @@ impl KubeVirt {
     /// Whether a feature gate is on that is Alpha up to KubeVirt 1.9. Follows `IsEnabled` in KubeVirt's
     /// `pkg/virt-config/featuregate/feature-gates.go:91-113`: a gate that is listed is on, even if it is disabled, too.
     pub(crate) fn gate(&self, name: &str) -> Gate {
-        let DeveloperConfiguration { feature_gates, disabled_feature_gates } =
-            &self.spec.configuration.developer_configuration;
+        let Self { feature_gates, disabled_feature_gates, .. } = self;
         let has = |gates: &[String]| gates.iter().any(|gate| gate == name);
         if has(feature_gates) {
             Gate::On
@@ -179,45 +173,45 @@ impl KubeVirt {
     /// Whether KubeVirt gives a guest a PCI or mediated device if it asks for the resource.
     pub(crate) fn serves_device(&self, resource: &str) -> bool {
         self.serves_pci_device(resource)
-            || self.permitted().any(|permitted| has_resource(&permitted.mediated_devices, resource))
+            || self.permitted().any(|permitted| has_resource(&permitted.mediated, resource))
     }
 
     /// Whether KubeVirt gives a guest a PCI device if it asks for the resource.
     pub(crate) fn serves_pci_device(&self, resource: &str) -> bool {
-        self.permitted().any(|permitted| has_resource(&permitted.pci_host_devices, resource))
+        self.permitted().any(|permitted| has_resource(&permitted.pci, resource))
     }
 
     /// The resource for which KubeVirt gives a guest a PCI device of this vendor and device.
     pub(crate) fn pci_resource(&self, ids: UsbIds) -> Option<&str> {
-        let mut devices = self.permitted().flat_map(|permitted| &permitted.pci_host_devices);
+        let mut devices = self.permitted().flat_map(|permitted| &permitted.pci);
         let device = devices.find(|device| device.pci_vendor_selector.parse() == Ok(ids));
-        device.map(|device| device.resource_name.as_str())
+        device.map(|device| device.resource.as_str())
     }
 
     /// The resource for which KubeVirt gives a guest this USB device, and no other device with it.
     pub(crate) fn usb_resource(&self, ids: UsbIds) -> Option<&str> {
         let is_permitted = |device: &&PermittedDevice| match device.selectors.as_slice() {
-            [one] => UsbIds::of_parts(&one.vendor, &one.product) == Some(ids),
+            [one] => *one == Some(ids),
             _ => false,
         };
         let mut devices = self.permitted().flat_map(|permitted| &permitted.usb);
-        devices.find(is_permitted).map(|device| device.resource_name.as_str())
+        devices.find(is_permitted).map(|device| device.resource.as_str())
     }
 
     /// Whether KubeVirt's object lists the host devices that it permits, but none with this resource.
     pub(crate) fn does_not_permit(&self, resource: &str) -> bool {
         let is_missing = |permitted: &PermittedHostDevices| {
-            let devices = [&permitted.pci_host_devices, &permitted.mediated_devices, &permitted.usb];
+            let devices = [&permitted.pci, &permitted.mediated, &permitted.usb];
             !devices.into_iter().any(|devices| has_resource(devices, resource))
         };
         self.permitted().any(is_missing)
     }
 
     fn permitted(&self) -> impl Iterator<Item = &PermittedHostDevices> {
-        self.spec.configuration.permitted_host_devices.iter()
+        self.permitted.iter()
     }
 }
 
 fn has_resource(devices: &[PermittedDevice], resource: &str) -> bool {
-    devices.iter().any(|device| device.resource_name == resource)
+    devices.iter().any(|device| device.resource == resource)
 }

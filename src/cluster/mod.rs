@@ -17,7 +17,7 @@ use kubewarden_policy_sdk::host_capabilities::kubernetes::{
     CanIRequest, GetResourceRequest, ListAllResourcesRequest, ResourceAttributes, SubjectAccessReview,
 };
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::json;
@@ -28,6 +28,7 @@ pub use error::{Account, ClusterError};
 pub(crate) use harvester::{Claim, HostDevice};
 pub use harvester::{PCI_DEVICE, PCI_DEVICE_CLAIM, USB_DEVICE, USB_DEVICE_CLAIM};
 pub(crate) use host::HostCluster;
+use kind::{Fields, Object};
 pub use kind::{Kind, Provider};
 pub use kubernetes::{CONFIG_MAP, NODE, SECRET, SUBJECT_ACCESS_REVIEW};
 pub(crate) use kubernetes::{ConfigMap, HOSTNAME_LABEL, Node, Taint, UserDataSecret};
@@ -143,13 +144,13 @@ impl<'c> Lookups<'c> {
     /// Looks up an object of the kind.
     pub(crate) fn get<T>(&self, kind: &'static Kind, name: &str, namespace: Option<&str>) -> Result<Rc<T>, LookupError>
     where
-        T: DeserializeOwned + 'static,
+        T: Object,
     {
         self.once(Query::one(kind, name, namespace), read)
     }
 
     /// Looks up all objects of a kind.
-    pub(crate) fn list<T: DeserializeOwned + 'static>(&self, kind: &'static Kind) -> Result<Vec<Rc<T>>, LookupError> {
+    pub(crate) fn list<T: Object>(&self, kind: &'static Kind) -> Result<Vec<Rc<T>>, LookupError> {
         let all: Rc<Vec<Rc<T>>> = self.once(Query::all(kind), |answer| {
             let list = text_of(answer).and_then(|text| serde_json::from_str(text).ok());
             let List { items } = list.ok_or(ClusterError::Unavailable)?;
@@ -258,7 +259,8 @@ impl<'c> Lookups<'c> {
             ResourceAttributes { group, resource, verb, name, namespace, ..ResourceAttributes::default() };
         let review = SubjectAccessReview { user: user.to_owned(), groups: Some(groups), resource_attributes };
         let answer = self.cluster.can_i(&CanIRequest { subject_access_review: review, disable_cache: false })?;
-        read::<SubjectAccessReviewStatus>(&answer).map(|status| status.allowed)
+        let status = text_of(&answer).and_then(json::read::<SubjectAccessReviewStatus>);
+        status.map(|status| status.allowed).ok_or(ClusterError::Unavailable)
     }
 
     /// The account that policy-server runs as.
@@ -266,7 +268,7 @@ impl<'c> Lookups<'c> {
     /// all but administrators: to get a SubjectAccessReview, which can only be created. An account that is not refused
     /// is not named, so the policy uses that of the setting `policyServer`.
     fn account(&self) -> Result<Account, ClusterError> {
-        match self.get::<IgnoredAny>(&SUBJECT_ACCESS_REVIEW, REFUSED, None).map_err(|error| error.cause) {
+        match self.get::<()>(&SUBJECT_ACCESS_REVIEW, REFUSED, None).map_err(|error| error.cause) {
             Err(ClusterError::Forbidden(Some(account))) => Ok(account),
             Err(ClusterError::Unsupported) => {
                 let account = &self.settings.policy_server;
@@ -284,7 +286,7 @@ impl<'c> Lookups<'c> {
         if kind.provider == Provider::Kubernetes || is_known {
             return Ok(());
         }
-        match self.get::<IgnoredAny>(kind, ABSENT, None).map_err(|error| error.cause) {
+        match self.get::<()>(kind, ABSENT, None).map_err(|error| error.cause) {
             Ok(_) | Err(ClusterError::NotFound | ClusterError::Forbidden(_)) => Ok(()),
             Err(cause) => Err(cause),
         }
@@ -292,8 +294,9 @@ impl<'c> Lookups<'c> {
 }
 
 /// Reads an object that the host sends.
-fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ClusterError> {
-    text_of(answer).and_then(|text| json::read(text)).ok_or(ClusterError::Unavailable)
+fn read<T: Object>(answer: &[u8]) -> Result<T, ClusterError> {
+    let object = text_of(answer).and_then(json::read::<Value>).filter(Value::is_object);
+    object.map(|object| T::read(Fields(&object))).ok_or(ClusterError::Unavailable)
 }
 
 /// The text of an answer of the host.

@@ -129,7 +129,10 @@ impl<'n> Inventory<'n> {
             all.push(Candidates { wanted, devices: self.candidates(wanted)?, entry: None });
         }
         // Texts that only one device matches come first, so that the others do not take that device.
-        all.sort_by_key(|one| (self.bus.is_countable)(one.wanted));
+        let (countable, single): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|one| (self.bus.is_countable)(one.wanted));
+        let mut all = single;
+        all.extend(countable);
         for (index, Candidates { devices, .. }) in all.iter().enumerate() {
             let [device] = devices.as_slice() else { continue };
             let mut before = all.iter().take(index).filter(|one| one.devices.len() == 1);
@@ -251,7 +254,7 @@ impl<'n> Inventory<'n> {
             None if !self.is_complete => self.context.lookups.claim(self.bus.claims, device.name()).ok().flatten(),
             claim => claim.cloned(),
         };
-        claim.is_some_and(|claim| claim.status.passthrough_enabled)
+        claim.is_some_and(|claim| claim.is_enabled)
     }
 
     /// Finds the entries that already are the devices. An entry counts for only one device. It matches by the device
