@@ -1,14 +1,17 @@
 //! CPU pinning: each CPU of the guest gets a CPU of the node for itself.
 
+use std::rc::Rc;
+
 use super::feature::{Context, Feature, Plan};
+use super::memory;
 use super::reference::{OptionReference, Reference};
 use super::switch::{WORDS, is_on};
 use crate::cluster::access::{Access, Verbs};
-use crate::cluster::{Gate, KUBEVIRT, NODE};
+use crate::cluster::{Gate, KUBEVIRT, NODE, Node};
 use crate::settings::{FeatureSettings, section};
 use crate::text::Quoted;
 use crate::vm::place::{CPU_PLACEMENT, EMULATOR_THREAD};
-use crate::vm::{Amount, Cpu, Resources};
+use crate::vm::{Amount, Cpu, Resources, ShapeError};
 
 const ISOLATION_OPTION: &str = "isolate-emulator-thread";
 
@@ -27,8 +30,14 @@ const LABELS: [&str; 2] = ["kubevirt.io/cpumanager", "cpumanager"];
 /// `pkg/virt-handler/heartbeat/heartbeat.go:156`, `pkg/virt-controller/services/nodeselectorrenderer.go:56`.
 const GATE: &str = "CPUManager";
 
-/// The most threads per core with which KubeVirt pins CPUs.
-const MAX_THREADS: u64 = 2;
+const ARM64: &str = "arm64";
+
+/// The label with a node's architecture, which the kubelet sets.
+const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
+
+/// Explains a limit above the number of CPUs.
+const HOTPLUG: &str = "; with Harvester's CPU hotplug, the limit is the most CPUs that the guest may get, so hotplug and pinned \
+                       CPUs exclude each other";
 
 /// Why CPUs cannot be pinned. The rules are those of `validateCpuPinning` in KubeVirt's `vmi-create-admitter.go`.
 #[derive(Debug, thiserror::Error)]
@@ -56,27 +65,35 @@ enum CpuPinningError {
         "spec.template.spec.domain.resources.{field}.cpu is {text}, but only whole CPUs can be pinned; write a whole number"
     )]
     Fraction { field: &'static str, text: String },
-    /// Cause: a request below the limit. On Harvester, which sets the request itself, this is not an error
+    /// Cause: a request below the limit. Harvester sets the request itself when CPUs are pinned or a limit changes, and then this is
+    /// not an error
     /// Cure: make the two equal, or leave out the request
     #[error(
         "spec.template.spec.domain.resources.requests.{resource} is {request} and limits.{resource} is {limit}, but pinned \
          CPUs need a pod whose requests are its limits; make the two equal"
     )]
     Unequal { resource: &'static str, request: String, limit: String },
-    /// Cause: the guest would see more CPUs than the pod has, or fewer
+    /// Cause: the guest would see more CPUs than the pod has, or fewer. With Harvester's CPU hotplug, the message ends with "with
+    /// Harvester's CPU hotplug, the limit is the most CPUs that the guest may get, so hotplug and pinned CPUs exclude each other"
     /// Cure: make the two equal
     #[error(
         "the guest has {guest} CPUs (sockets x cores x threads), but spec.template.spec.domain.resources.{field}.cpu is \
-         {text}, and each CPU of the guest is pinned to one of the pod's; make the two equal"
+         {text}, and each CPU of the guest is pinned to one of the pod's; make the two equal{hint}"
     )]
-    Count { guest: u64, field: &'static str, text: String },
-    /// Cause: `domain.cpu.threads` above 2
+    Count { guest: u64, field: &'static str, text: String, hint: &'static str },
+    /// Cause: Harvester sets each of `cores`, `sockets` and `threads` that is absent to 1, whatever the limit is
+    /// Cure: `spec.template.spec.domain.cpu.cores`
+    #[error(
+        "spec.template.spec.domain.resources.{field}.cpu is {text}, but Harvester gives the guest 1 CPU, because \
+         spec.template.spec.domain.cpu sets neither cores nor sockets nor threads; set spec.template.spec.domain.cpu.cores to {text}"
+    )]
+    OneCpu { field: &'static str, text: String },
+    /// Cause: `domain.cpu.threads` above "2 threads of a core", or "one thread of a core on arm64"
     /// Cure: more cores instead
     #[error(
-        "spec.template.spec.domain.cpu.threads is {0}, but KubeVirt pins at most {MAX_THREADS} threads of a core; ask for more \
-         cores instead"
+        "spec.template.spec.domain.cpu.threads is {threads}, but KubeVirt pins at most {most}; ask for more cores instead"
     )]
-    Threads(u64),
+    Threads { threads: u64, most: &'static str },
 }
 
 pub(super) static FEATURE: Feature = Feature {
@@ -119,8 +136,9 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
         return Err(CpuPinningError::Contradiction("isolateEmulatorThread").into());
     }
     // The policy does not read instance types, so it leaves those to KubeVirt.
+    let nodes = context.nodes()?.ok();
     if !context.vm.has_instance_type() {
-        check_amounts(&cpu, context)?;
+        check_amounts(&cpu, nodes.as_deref().unwrap_or_default(), context)?;
     }
     let mut plan = Plan { applied: "true".to_owned(), ..Plan::default() };
     plan.entries.push(CPU_PLACEMENT.entry("", ""));
@@ -128,13 +146,14 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
         plan.entries.push(EMULATOR_THREAD.entry("", ""));
     }
     let gate = context.lookups.kubevirt().map_or(Gate::Unknown, |kubevirt| kubevirt.gate(GATE));
+    let pins = |node: &Rc<Node>| LABELS.iter().any(|label| node.label(label) == Some("true"));
     if matches!(gate, Gate::Off | Gate::Disabled) {
         plan.warnings.push(format!(
             "KubeVirt's feature gate {GATE} is off, so no node counts as one that pins CPUs, and the VirtualMachine will not be \
              scheduled; {}",
             gate.remedy(GATE)
         ));
-    } else if context.no_node(|node| LABELS.iter().any(|label| node.label(label) == Some("true")))? {
+    } else if nodes.is_some_and(|nodes| !nodes.iter().any(pins)) {
         let [label, _] = LABELS;
         plan.warnings.push(format!(
             "no node that the VirtualMachine may run on has the label {label}=true, so it will not be scheduled; enable the CPU \
@@ -144,31 +163,50 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     Ok(plan)
 }
 
-/// Checks that KubeVirt would pin the CPUs.
-fn check_amounts(cpu: &Cpu, context: &Context<'_>) -> anyhow::Result<()> {
-    let (cpus, memory) = (context.vm.resources("cpu")?, context.vm.resources("memory")?);
-    // Harvester's webhook runs later. If CPUs are pinned, it sets the requests of the VirtualMachine to its limits.
-    if !context.settings.general.is_harvester() {
+/// Checks that KubeVirt would pin the CPUs. The VirtualMachine may run on these nodes, as far as the policy may read them.
+fn check_amounts(cpu: &Cpu, nodes: &[Rc<Node>], context: &Context<'_>) -> anyhow::Result<()> {
+    let (cpus, bytes) = (context.vm.resources("cpu")?, context.vm.resources("memory")?);
+    if !memory::harvester_sets_pinned_requests(context)? {
         check_equal("cpu", &cpus)?;
-        check_equal("memory", &memory)?;
+        check_equal("memory", &bytes)?;
     }
     // If both are present, they are equal.
     let amounts = [("limits", cpus.limit), ("requests", cpus.request)];
     let amount = amounts.into_iter().find_map(|(field, amount)| Some((field, amount?)));
+    let is_harvester = context.settings.general.is_harvester();
     match (amount, cpu.count()) {
         (None, None) => return Err(CpuPinningError::NoCount.into()),
         (Some((field, Amount { text, quantity })), _) if !quantity.is_whole() => {
             return Err(CpuPinningError::Fraction { field, text }.into());
         }
         (Some((field, Amount { text, quantity })), Some(guest)) if quantity.ceil() != guest => {
-            return Err(CpuPinningError::Count { guest, field, text }.into());
+            let hint = if is_harvester && context.vm.is_hotplugged()? { HOTPLUG } else { "" };
+            return Err(CpuPinningError::Count { guest, field, text, hint }.into());
+        }
+        // Source: `harvester/harvester`, `pkg/webhook/resources/virtualmachine/mutator.go`, `patchDefaultCPU`.
+        (Some((field, Amount { text, quantity })), None) if is_harvester && quantity.ceil() != 1 => {
+            return Err(CpuPinningError::OneCpu { field, text }.into());
         }
         _ => {}
     }
-    if cpu.threads > MAX_THREADS {
-        return Err(CpuPinningError::Threads(cpu.threads).into());
+    let most = match cpu.threads {
+        ..=1 => None,
+        _ if is_arm64(nodes, context)? => Some("one thread of a core on arm64"),
+        2 => None,
+        _ => Some("2 threads of a core"),
+    };
+    if let Some(most) = most {
+        return Err(CpuPinningError::Threads { threads: cpu.threads, most }.into());
     }
-    Ok(())
+    memory::check_present(context)
+}
+
+/// Whether the guest's CPUs are of the architecture arm64: the VirtualMachine says so, or it can run nowhere else.
+fn is_arm64(nodes: &[Rc<Node>], context: &Context<'_>) -> Result<bool, ShapeError> {
+    Ok(match context.vm.architecture()?.filter(|architecture| !architecture.is_empty()) {
+        Some(architecture) => architecture == ARM64,
+        None => !nodes.is_empty() && nodes.iter().all(|node| node.label(ARCHITECTURE_LABEL) == Some(ARM64)),
+    })
 }
 
 /// Checks that the request is the limit, if both are present.

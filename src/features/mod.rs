@@ -6,6 +6,7 @@ pub(crate) mod feature;
 mod gpu_device_plugin;
 pub(crate) mod host_devices;
 mod hugepages;
+mod memory;
 mod nested_virt;
 mod numa;
 mod pci_passthrough;

@@ -34,6 +34,14 @@ enum NumaError {
     /// Cure: the directives in the message, or the same in the VM's template
     #[error("NUMA passthrough needs {missing}; it works only together with {with}")]
     Needs { missing: &'static str, with: &'static str },
+    /// Cause: memory hotplug, in Harvester the option "Enable CPU and memory hotplug". The rule is that of
+    /// `ValidateLiveUpdateMemory` in KubeVirt's `pkg/liveupdate/memory/memory.go`
+    /// Cure: switch the hotplug off, or remove the directive
+    #[error(
+        "spec.template.spec.domain.memory.maxGuest is {0}, but KubeVirt hotplugs no memory of a guest with NUMA passthrough; \
+         remove that line (in Harvester, switch off CPU and memory hotplug) or the directive"
+    )]
+    Hotplug(String),
 }
 
 pub(super) static FEATURE: Feature = Feature {
@@ -60,6 +68,16 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     if !value.eq_ignore_ascii_case(PASSTHROUGH) && is_on(value) != Ok(true) {
         return Err(NumaError::Value.into());
     }
+    let mut plan = Plan { applied: PASSTHROUGH.to_owned(), ..Plan::default() };
+    if let Some(most) = context.vm.max_guest_memory()? {
+        return Err(NumaError::Hotplug(most.text).into());
+    }
+    // KubeVirt then sets no `maxGuest` itself (`pkg/defaults/defaults.go`, `setupMemoryHotplug`).
+    if context.settings.general.is_harvester() && context.vm.is_hotplugged()? {
+        plan.warnings.push(
+            "KubeVirt hotplugs no memory of a guest with NUMA passthrough, so other memory takes effect only at a restart".to_owned(),
+        );
+    }
     if !context.vm.has_instance_type() {
         let is_dedicated = context.vm.cpu()?.dedicated_cpu_placement == Some(true);
         let has_pages = context.vm.page_size()?.is_some();
@@ -77,6 +95,6 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     if context.lookups.kubevirt().is_ok_and(|kubevirt| kubevirt.is_before(PERMANENT_SINCE)) {
         context.lookups.check_gate(GATE)?;
     }
-    let entries = vec![NUMA_MAPPING.entry("", "")];
-    Ok(Plan { entries, applied: PASSTHROUGH.to_owned(), ..Plan::default() })
+    plan.entries.push(NUMA_MAPPING.entry("", ""));
+    Ok(plan)
 }

@@ -44,6 +44,9 @@ const REQUESTS: Path = Path(&["spec", "template", "spec", "domain", "resources",
 /// The annotation with the manifest that `kubectl apply` was last given.
 const LAST_APPLIED: Path = Path(&["metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration"]);
 
+/// The annotation with which Harvester leaves `domain.memory.guest` and `domain.cpu.maxSockets` to the user.
+const HOTPLUG: &str = "harvesterhci.io/enableCPUAndMemoryHotplug";
+
 /// The annotation with the memory that Harvester subtracts from the guest's.
 const RESERVED_MEMORY: &str = "harvesterhci.io/reservedMemory";
 
@@ -204,6 +207,18 @@ impl VirtualMachine {
     /// `domain.memory.guest`.
     pub(crate) fn guest_memory(&self) -> Result<Option<Amount>, ShapeError> {
         self.amount(MEMORY, "guest")
+    }
+
+    /// `domain.memory.maxGuest`: how much memory KubeVirt may give the guest while it runs.
+    pub(crate) fn max_guest_memory(&self) -> Result<Option<Amount>, ShapeError> {
+        self.amount(MEMORY, "maxGuest")
+    }
+
+    /// Whether Harvester lets users hotplug CPUs and memory. Source: `pkg/util/virtualmachine/virtualmachine.go`,
+    /// `SupportCPUAndMemoryHotplug`.
+    pub(crate) fn is_hotplugged(&self) -> Result<bool, ShapeError> {
+        let value = ANNOTATIONS.member(&self.object, HOTPLUG)?.and_then(Value::as_str);
+        Ok(value.is_some_and(|value| value.eq_ignore_ascii_case("true")))
     }
 
     /// The memory that Harvester subtracts from the guest's.

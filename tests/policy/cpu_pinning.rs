@@ -103,14 +103,134 @@ fn amounts_that_kubevirt_takes(#[case] mut domain: Value) {
 #[case::threads(json!({"cpu": {"threads": 4}}), &["threads is 4", "at most 2 threads"])]
 #[case::threads_and_limit(json!({"cpu": {"threads": 3}, "resources": {"limits": {"cpu": 3}}}), &["threads is 3"])]
 #[case::forbidden(json!({"cpu": {"cores": 1, "dedicatedCpuPlacement": false}}), &["dedicatedCpuPlacement is false", "contradicts"])]
+#[case::shares(json!({"cpu": {"cores": 2}, "resources": {"requests": {"cpu": "1200m"}, "limits": {"cpu": "1800m"}}}), &["requests.cpu is 1200m and limits.cpu is 1800m"])]
+#[case::no_memory(json!({"cpu": {"cores": 2}}), &["does not say how much memory its guest has", "domain.memory.guest"])]
+#[case::zero_memory(json!({"cpu": {"cores": 2}, "memory": {"guest": "0"}, "resources": {"limits": {"memory": 0}}}), &["how much memory"])]
 #[case::no_quantity(json!({"cpu": {"cores": 1}, "resources": {"limits": {"cpu": "two"}}}), &["cpu under spec.template.spec.domain.resources.limits is \"two\"", "not a quantity"])]
 fn amounts_that_kubevirt_refuses(#[case] domain: Value, #[case] parts: &[&str]) {
     Request::create(pinned(domain)).settings(plain()).evaluate().assert_denied(parts);
 }
 
+/// Any of these is enough for KubeVirt (`validateMemoryIsProvided`), but not for Harvester (`checkEmptyMemory`).
+#[rstest]
+#[case::guest(json!({"memory": {"guest": "1Gi"}}), true)]
+#[case::limit(json!({"resources": {"limits": {"memory": "1Gi"}}}), true)]
+#[case::request(json!({"resources": {"requests": {"memory": "1Gi"}}}), false)]
+#[case::a_page(json!({"memory": {"hugepages": {"pageSize": "1Gi"}}}), false)]
+fn memory_that_counts(#[case] mut domain: Value, #[case] counts_on_harvester: bool) {
+    domain["cpu"] = json!({"cores": 2});
+    let answer = Request::create(pinned(domain.clone())).settings(plain()).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    let answer = Request::create(pinned(domain)).evaluate();
+    match counts_on_harvester {
+        true => assert!(answer.is_accepted(), "{}", answer.message()),
+        false => answer.assert_denied(&["how much memory"]),
+    }
+}
+
+/// KubeVirt counts the limit, or else the request, as sockets if the topology is absent (`SetDefaultGuestCPUTopology`).
+/// Harvester sets each absent part of the topology to 1 before that (`patchDefaultCPU`).
+#[rstest]
+#[case::limit(json!({}), "limits", "4", Some("limits.cpu is 4, but Harvester gives the guest 1 CPU"))]
+#[case::model_alone(json!({"model": "host-passthrough", "cores": 0}), "limits", 4, Some("set spec.template.spec.domain.cpu.cores to 4"))]
+#[case::request(json!({}), "requests", "4", Some("requests.cpu is 4, but Harvester gives the guest 1 CPU"))]
+#[case::one(json!({}), "limits", "1", None)]
+#[case::one_in_other_words(Value::Null, "limits", "1000m", None)]
+#[case::sockets(json!({"sockets": 4}), "limits", "4", None)]
+#[case::threads(json!({"threads": 2, "cores": 2}), "limits", "4", None)]
+fn no_topology_is_one_cpu_on_harvester(
+    #[case] cpu: Value,
+    #[case] field: &str,
+    #[case] amount: impl serde::Serialize,
+    #[case] refusal: Option<&str>,
+) {
+    let mut domain = json!({"cpu": cpu, "memory": {"guest": "8Gi"}});
+    domain["resources"] = json!({field: {"cpu": amount}});
+    let answer = Request::create(pinned(domain.clone())).settings(plain()).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    let answer = Request::create(pinned(domain)).evaluate();
+    match refusal {
+        Some(part) => answer.assert_denied(&[part]),
+        None => assert!(answer.is_accepted(), "{}", answer.message()),
+    }
+}
+
+/// Although Harvester would give the guest one CPU: nobody pins one CPU without saying so.
+#[test]
+fn a_number_is_needed_on_harvester_too() {
+    let answer = Request::create(pinned(json!({"memory": {"guest": "8Gi"}}))).evaluate();
+    answer.assert_denied(&["does not say how many CPUs it has", "domain.cpu.cores"]);
+}
+
+/// CPU hotplug as Harvester's form sets it: the limit is the maximum.
+#[rstest]
+#[case::the_maximum(
+    8,
+    Some("the guest has 4 CPUs (sockets x cores x threads), but spec.template.spec.domain.resources.limits.cpu is 8")
+)]
+#[case::the_cpus(4, None)]
+fn cpu_hotplug(#[case] limit: u32, #[case] refusal: Option<&str>) {
+    let mut vm = pinned(json!({
+        "cpu": {"cores": 1, "sockets": 4, "maxSockets": 8, "threads": 1},
+        "memory": {"guest": "8Gi", "maxGuest": "32Gi"},
+        "resources": {"limits": {"cpu": limit, "memory": "32Gi"}},
+    }));
+    vm["metadata"]["annotations"]["harvesterhci.io/enableCPUAndMemoryHotplug"] = json!("true");
+    let answer = Request::create(vm).evaluate();
+    match refusal {
+        Some(part) => answer.assert_denied(&[part, "hotplug and pinned CPUs exclude each other"]),
+        None => assert!(answer.is_accepted(), "{}", answer.message()),
+    }
+}
+
+/// KubeVirt pins one thread of a core on ARM (`validateThreadCountOnArchitecture`).
+#[rstest]
+#[case::arm("arm64", "amd64", 2, true)]
+#[case::one_thread("arm64", "arm64", 1, false)]
+#[case::amd("amd64", "arm64", 2, false)]
+#[case::unknown("", "amd64", 2, false)]
+#[case::nodes("", "arm64", 2, true)]
+fn threads_of_an_architecture(#[case] arch: &str, #[case] nodes: &str, #[case] threads: u32, #[case] is_denied: bool) {
+    let mut cluster = node("kubevirt.io/cpumanager");
+    cluster.object("Node", "node1")["metadata"]["labels"]["kubernetes.io/arch"] = json!(nodes);
+    let mut vm = pinned(json!({"cpu": {"cores": 2, "threads": threads}, "memory": {"guest": "8Gi"}}));
+    vm["spec"]["template"]["spec"]["architecture"] = json!(arch);
+    let answer = Request::create(vm).cluster(cluster).evaluate();
+    match is_denied {
+        true => answer.assert_denied(&["threads is 2", "at most one thread of a core on arm64"]),
+        false => assert!(answer.is_accepted(), "{}", answer.message()),
+    }
+}
+
+/// The manifest of a VirtualMachine that was exported before its CPUs were pinned is applied again. Harvester sets the
+/// requests only if the limits or the pinning change (`needUpdateResourceOvercommit`).
+#[rstest]
+#[case::the_same_limits("2", true)]
+#[case::another_limit("4", false)]
+fn harvester_leaves_the_requests_of_pinned_cpus_alone(#[case] limit: &str, #[case] is_denied: bool) {
+    let domain = |requests: Value, limit: &str| {
+        json!({
+            "cpu": {"cores": limit.parse::<u32>().unwrap()},
+            "resources": {"requests": requests, "limits": {"cpu": limit, "memory": "8Gi"}},
+        })
+    };
+    let created = Request::create(pinned(domain(json!({}), "2"))).evaluate();
+    let mut stored = created.after();
+    stored["spec"]["template"]["spec"]["domain"]["resources"]["requests"] = json!({"cpu": "2", "memory": "8Gi"});
+    let mut applied = stored.clone();
+    let mut exported = domain(json!({"cpu": "125m", "memory": "5461Mi"}), limit);
+    exported["cpu"]["dedicatedCpuPlacement"] = json!(true);
+    applied["spec"]["template"]["spec"]["domain"] = exported;
+    let answer = Request::update(stored, applied).evaluate();
+    match is_denied {
+        true => answer.assert_denied(&["requests.cpu is 125m and limits.cpu is 2", "make the two equal"]),
+        false => assert!(answer.is_accepted(), "{}", answer.message()),
+    }
+}
+
 #[test]
 fn an_emulator_thread_that_the_user_forbids() {
-    let mut vm = pinned(json!({"cpu": {"cores": 1, "isolateEmulatorThread": false}}));
+    let mut vm = pinned(json!({"cpu": {"cores": 1, "isolateEmulatorThread": false}, "memory": {"guest": "1Gi"}}));
     assert!(Request::create(vm.clone()).evaluate().is_accepted());
     annotate(&mut vm, &[("isolate-emulator-thread", "enabled")]);
     Request::create(vm).evaluate().assert_denied(&["isolateEmulatorThread is false", "contradicts"]);
@@ -136,7 +256,8 @@ fn what_an_instance_type_has_is_left_to_kubevirt() {
 
 #[test]
 fn what_the_user_wrote_is_theirs() {
-    let answer = Request::create(pinned(json!({"cpu": {"cores": 1, "dedicatedCpuPlacement": true}}))).evaluate();
+    let domain = json!({"cpu": {"cores": 1, "dedicatedCpuPlacement": true}, "memory": {"guest": "1Gi"}});
+    let answer = Request::create(pinned(domain)).evaluate();
     assert!(answer.is_accepted());
     assert_eq!(answer.added("cpu-pinning"), None);
     assert_eq!(answer.annotation("cpu-pinning-applied").unwrap(), "true");

@@ -13,10 +13,10 @@ fn settings() -> Value {
     })
 }
 
-/// A virtual machine with as many CPUs as it has requested, and without annotations.
+/// A virtual machine with CPUs and memory, and without annotations.
 fn vm() -> Value {
     let mut vm = bare_vm(&[]);
-    vm["spec"]["template"]["spec"]["domain"] = json!({"devices": {}, "cpu": {"cores": 2}});
+    vm["spec"]["template"]["spec"]["domain"] = json!({"devices": {}, "cpu": {"cores": 2}, "memory": {"guest": "2Gi"}});
     vm["metadata"].as_object_mut().unwrap().remove("annotations");
     vm
 }

@@ -26,7 +26,7 @@ fn settings(error_handling: &str) -> Value {
 /// The stored VM with these directives.
 fn stored(directives: &[(&str, &str)]) -> Value {
     let mut vm = bare_vm(directives);
-    vm["spec"]["template"]["spec"]["domain"]["cpu"]["cores"] = json!(2);
+    vm["spec"]["template"]["spec"]["domain"] = json!({"devices": {}, "cpu": {"cores": 2}, "memory": {"guest": "2Gi"}});
     let answer = Request::create(vm).cluster(plugged_in()).evaluate();
     assert!(answer.is_accepted(), "{}", answer.message());
     answer.after()

@@ -67,7 +67,12 @@ fn settings_that_are_wrong(#[case] sizes: Value, #[case] part: &str) {
 #[case::limit("1Gi", json!({"resources": {"limits": {"memory": "2048Mi"}}}))]
 #[case::the_request_before_the_limit("2Mi", json!({"resources": {"requests": {"memory": "2Mi"}, "limits": {"memory": "3Mi"}}}))]
 #[case::one_page("1Gi", guest("1Gi"))]
-#[case::no_memory("1Gi", json!({}))]
+#[case::a_limit_above_the_guest("2Mi", json!({"memory": {"guest": "8Gi"}, "resources": {"limits": {"memory": "9001M"}}}))]
+#[case::fractions("2Mi", guest("8.5Gi"))]
+#[case::bytes("1Gi", guest("8589934592"))]
+#[case::thousandths("1Gi", json!({"resources": {"requests": {"memory": "8589934592000m"}}}))]
+#[case::a_number("1Gi", json!({"memory": {"guest": 8_589_934_592_u64}}))]
+#[case::hotplug("1Gi", json!({"memory": {"guest": "2Gi", "maxGuest": "8Gi"}}))]
 fn memory_that_kubevirt_takes(#[case] size: &str, #[case] domain: Value) {
     let answer = Request::create(vm(size, domain)).settings(plain()).evaluate();
     assert_eq!(answer.domain()["memory"]["hugepages"], json!({"pageSize": size}), "{}", answer.message());
@@ -80,6 +85,13 @@ fn memory_that_kubevirt_takes(#[case] size: &str, #[case] domain: Value) {
 #[case::request("2Mi", json!({"memory": {"guest": "2Gi"}, "resources": {"requests": {"memory": "1365Mi"}}}), &["requests.memory is 1365Mi"])]
 #[case::guest_beside_a_request("1Gi", json!({"memory": {"guest": "1536Mi"}, "resources": {"requests": {"memory": "2Gi"}}}), &["memory.guest is 1536Mi"])]
 #[case::limit("1Gi", json!({"resources": {"limits": {"memory": "1500M"}}}), &["limits.memory is 1500M"])]
+#[case::decimal("2Mi", guest("8G"), &["memory.guest is 8G", "not a multiple of the page size 2Mi"])]
+#[case::a_limit_below_the_guest("1Gi", json!({"memory": {"guest": "8Gi"}, "resources": {"limits": {"memory": "7.5Gi"}}}), &["limits.memory is 7.5Gi"])]
+#[case::hotplug("1Gi", json!({"memory": {"guest": "2Gi", "maxGuest": "7.5Gi"}}), &["memory.maxGuest is 7.5Gi", "not a multiple of the page size 1Gi"])]
+#[case::no_memory("1Gi", json!({}), &["does not say how much memory its guest has", "set spec.template.spec.domain.memory.guest"])]
+#[case::zero_memory("2Mi", json!({"memory": {"guest": "0"}, "resources": {"requests": {"memory": 0}}}), &["how much memory"])]
+#[case::cpus_alone("2Mi", json!({"cpu": {"cores": 4}, "resources": {"limits": {"cpu": "4"}}}), &["how much memory"])]
+#[case::no_size("2Mi", json!({"memory": {"guest": "2Gi", "hugepages": {"pageSize": "big"}}}), &["pageSize is \"big\"", "contradicts"])]
 #[case::another_size("2Mi", json!({"memory": {"guest": "2Gi", "hugepages": {"pageSize": "1Gi"}}}), &["pageSize is \"1Gi\"", "contradicts"])]
 fn memory_that_kubevirt_refuses(#[case] size: &str, #[case] domain: Value, #[case] parts: &[&str]) {
     let answer = Request::create(vm(size, domain)).settings(plain()).evaluate();
@@ -147,6 +159,60 @@ fn what_the_user_wrote_is_theirs() {
     let answer = Request::create(vm("2Mi", domain)).settings(plain()).evaluate();
     assert!(answer.is_accepted());
     assert_eq!(answer.added("hugepages"), None);
+}
+
+/// Equal quantities are equal, but the name of a resource is a word.
+#[rstest]
+#[case::gibi("1Gi", "1024Mi")]
+#[case::kibi("2Mi", "2048Ki")]
+fn the_same_size_in_other_words(#[case] size: &str, #[case] in_place: &str) {
+    let domain = json!({"memory": {"guest": "8Gi", "hugepages": {"pageSize": in_place}}});
+    let cluster = node(json!({"hugepages-1Gi": "8Gi", "hugepages-2Mi": "8Gi"}));
+    let answer = Request::create(vm(size, domain.clone())).settings(plain()).cluster(cluster).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!((answer.domain(), answer.added("hugepages")), (domain, None));
+    let warnings = answer.warnings().join(" ");
+    let parts = [format!("pageSize is \"{in_place}\""), format!("only as hugepages-{size}"), format!("write {size}")];
+    assert!(parts.iter().all(|part| warnings.contains(part)), "{warnings}");
+}
+
+/// The pod requests as many pages as the VirtualMachine requests memory, but not more than the guest has
+/// (`WithHugePages`), nothing for QEMU itself. If there is no request, the limit is it, or else the guest's memory.
+#[rstest]
+#[case::more_than_the_guest(json!({"memory": {"guest": "8Gi"}, "resources": {"requests": {"memory": "9Gi"}}}), "8Gi")]
+#[case::less_than_the_guest(json!({"memory": {"guest": "8Gi"}, "resources": {"requests": {"memory": "4Gi"}}}), "4Gi")]
+#[case::guest(guest("8Gi"), "8Gi")]
+#[case::request(json!({"resources": {"requests": {"memory": "8Gi"}}}), "8Gi")]
+#[case::limit(json!({"resources": {"limits": {"memory": "8Gi"}}}), "8Gi")]
+#[case::request_and_limit(json!({"resources": {"requests": {"memory": "4Gi"}, "limits": {"memory": "8Gi"}}}), "4Gi")]
+#[case::limit_above_the_guest(json!({"memory": {"guest": "4Gi"}, "resources": {"limits": {"memory": "8Gi"}}}), "4Gi")]
+#[case::limit_below_the_guest(json!({"memory": {"guest": "8Gi"}, "resources": {"limits": {"memory": "4Gi"}}}), "4Gi")]
+#[case::hotplug(json!({"memory": {"guest": "4Gi", "maxGuest": "64Gi"}}), "4Gi")]
+fn the_pages_of_a_pod(#[case] domain: Value, #[case] pages: &str) {
+    for (there, warns) in [(pages.to_owned(), false), (format!("{}Mi", pages_in_mebibytes(pages) - 2), true)] {
+        let cluster = node(json!({"hugepages-2Mi": there}));
+        let answer = Request::create(vm("2Mi", domain.clone())).settings(plain()).cluster(cluster).evaluate();
+        assert!(answer.is_accepted(), "{}", answer.message());
+        let warnings = answer.warnings().join("\n");
+        assert_eq!(warnings.contains("has enough hugepages-2Mi"), warns, "{there} {warnings}");
+    }
+}
+
+fn pages_in_mebibytes(text: &str) -> u64 {
+    text.trim_end_matches("Gi").parse::<u64>().unwrap() * 1024
+}
+
+/// The guest's memory is backed by no other pages than those of its pod.
+#[rstest]
+#[case::request(json!({"memory": {"guest": "8Gi"}, "resources": {"requests": {"memory": "4Gi"}}}), Some("requests.memory is 4Gi, but the guest has 8Gi"))]
+#[case::limit(json!({"memory": {"guest": "8Gi"}, "resources": {"limits": {"memory": "4Gi"}}}), Some("limits.memory is 4Gi, but the guest has 8Gi"))]
+#[case::equal(json!({"memory": {"guest": "8Gi"}, "resources": {"requests": {"memory": "8192Mi"}}}), None)]
+fn a_warning_where_the_guest_has_too_few_pages(#[case] domain: Value, #[case] warning: Option<&str>) {
+    let answer = Request::create(vm("2Mi", domain)).settings(plain()).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    let warnings = answer.warnings().join(" ");
+    assert_eq!(warnings.contains("too few pages"), warning.is_some(), "{warnings}");
+    assert!(warnings.contains(warning.unwrap_or_default()), "{warnings}");
 }
 
 #[rstest]
@@ -306,6 +372,104 @@ mod on_harvester {
         let mut vm = vm("2Mi", domain);
         annotate(&mut vm, directives);
         vm
+    }
+
+    /// A VM as Harvester's form writes it with CPU and memory hotplug: the limits are the maximum.
+    fn hotplugged(more: Value) -> Value {
+        let mut domain = json!({
+            "cpu": {"cores": 1, "sockets": 4, "maxSockets": 8, "threads": 1},
+            "memory": {"guest": "8Gi", "maxGuest": "32Gi"},
+            "devices": {},
+            "resources": {"limits": {"cpu": "8", "memory": "32Gi"}},
+        });
+        domain.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let mut vm = vm("2Mi", domain);
+        vm["metadata"]["annotations"]["harvesterhci.io/enableCPUAndMemoryHotplug"] = json!("true");
+        vm
+    }
+
+    /// Harvester leaves the guest's memory to the user, so the pages are at most that. It lowers the request all the same.
+    #[test]
+    fn hotplug_is_not_counted_in_pages() {
+        let cluster = node(json!({"hugepages-2Mi": "8Gi"}));
+        let answer = Request::create(hotplugged(json!({}))).cluster(cluster).evaluate();
+        assert!(answer.is_accepted(), "{}", answer.message());
+        let warnings = answer.warnings().join(" ");
+        assert!(!warnings.contains("has enough"), "{warnings}");
+        let remedy = "add the directive cpu-pinning, with which the request is the limit, and make \
+                      spec.template.spec.domain.resources.limits.cpu the number of the guest's CPUs";
+        assert!(warnings.contains(remedy), "{warnings}");
+    }
+
+    /// The remedy of the warning.
+    #[test]
+    fn hotplug_of_memory_with_pinned_cpus() {
+        let mut vm = hotplugged(json!({"resources": {"limits": {"cpu": "4", "memory": "32Gi"}}}));
+        annotate(&mut vm, &[("cpu-pinning", "enabled")]);
+        let mut cluster = node(json!({"hugepages-2Mi": "8Gi"}));
+        cluster.object("Node", "node1")["metadata"]["labels"]["kubevirt.io/cpumanager"] = json!("true");
+        let answer = Request::create(vm).cluster(cluster).evaluate();
+        assert!(answer.is_accepted(), "{}", answer.message());
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+
+    /// Harvester lowers the request by a ratio that the policy does not know, but not to nothing.
+    #[rstest]
+    #[case::some(json!({"hugepages-2Mi": "2Mi"}), false)]
+    #[case::none(json!({"hugepages-2Mi": "0"}), true)]
+    fn a_request_that_is_lowered_needs_fewer_pages(#[case] pages: Value, #[case] warns: bool) {
+        let answer = Request::create(vm("2Mi", domain(json!({})))).cluster(node(pages)).evaluate();
+        assert_eq!(answer.warnings().join(" ").contains("has enough"), warns, "{:?}", answer.warnings());
+    }
+
+    /// With hugepages there is `domain.memory`, so Harvester does not set the guest's memory, and its validator fails.
+    #[test]
+    fn hotplug_needs_the_memory_of_the_guest() {
+        let answer = Request::create(hotplugged(json!({"memory": {"maxGuest": "32Gi"}}))).evaluate();
+        answer.assert_denied(&["does not say how much memory its guest has"]);
+    }
+
+    /// Harvester sets the guest's memory from a limit only.
+    #[test]
+    fn a_request_alone_is_no_memory() {
+        let domain = json!({"resources": {"requests": {"memory": "8Gi"}}});
+        Request::create(vm("2Mi", domain)).evaluate().assert_denied(&["does not say how much memory its guest has"]);
+    }
+
+    /// With host devices, Harvester requests the guest's memory less what it reserves, but leaves the guest's memory alone.
+    #[rstest]
+    #[case::by_pages("256Mi", None)]
+    #[case::by_less_than_a_page("101Mi", Some("the memory request is 8Gi less 101Mi, which is not a multiple"))]
+    fn hotplug_with_a_device(#[case] reserved: &str, #[case] refusal: Option<&str>) {
+        let devices = json!({"devices": {"gpus": [{"name": "a", "deviceName": "b/c"}]}});
+        let answer = evaluate(Request::create(reserving(hotplugged(devices), reserved)));
+        match refusal {
+            Some(part) => answer.assert_denied(&[part]),
+            None => {
+                let warnings = answer.warnings().join(" ");
+                assert!(warnings.contains("the memory request is 8Gi less 256Mi, but the guest has 8Gi"), "{warnings}");
+            }
+        }
+    }
+
+    /// Harvester does not set the requests anew if only they change.
+    #[test]
+    fn a_request_of_pinned_cpus_that_is_applied_again_counts() {
+        let mut old = bare_vm(&[]);
+        old["spec"]["template"]["spec"]["domain"] = pinned();
+        let mut domain = pinned();
+        domain["resources"]["requests"] = json!({"memory": OVERCOMMITTED});
+        evaluate(Request::update(old, asked(domain, &[]))).assert_denied(&["requests.memory is 5461Mi"]);
+    }
+
+    /// A limit that goes is no reason for Harvester to set the requests.
+    #[test]
+    fn a_cpu_limit_that_goes_changes_no_request() {
+        let mut old = bare_vm(&[]);
+        old["spec"]["template"]["spec"]["domain"] = stored("8Gi", OVERCOMMITTED);
+        old["spec"]["template"]["spec"]["domain"]["resources"]["limits"]["cpu"] = json!("4");
+        evaluate(Request::update(old, asked(stored("8Gi", OVERCOMMITTED), &[])))
+            .assert_denied(&["requests.memory is 5461Mi", "overcommit ratio"]);
     }
 
     /// The stored request comes from Harvester, and counts only if Harvester does not change it.

@@ -76,6 +76,27 @@ fn what_it_needs_is_named(#[case] domain: Value, #[case] missing: &str, #[case] 
     Request::create(vm(&[("numa", "passthrough")], domain)).evaluate().assert_denied(&[missing, remedy]);
 }
 
+/// KubeVirt refuses memory hotplug beside NUMA passthrough (`ValidateLiveUpdateMemory`). Without `maxGuest`, it hotplugs
+/// no memory (`setupMemoryHotplug`).
+#[rstest]
+#[case::hotplug(json!({"maxGuest": "8Gi"}), "", Some("memory.maxGuest is 8Gi"), false)]
+#[case::hotplug_on_harvester(json!({"maxGuest": "8Gi"}), "true", Some("switch off CPU and memory hotplug"), false)]
+#[case::no_maximum(json!({}), "True", None, true)]
+#[case::switched_off(json!({"maxGuest": null}), "false", None, false)]
+fn memory_hotplug(#[case] more: Value, #[case] hotplug: &str, #[case] refusal: Option<&str>, #[case] warns: bool) {
+    let mut domain = ready();
+    domain["memory"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let mut vm = vm(&[("numa", "passthrough")], domain);
+    vm["metadata"]["annotations"]["harvesterhci.io/enableCPUAndMemoryHotplug"] = json!(hotplug);
+    let answer = Request::create(vm).evaluate();
+    match refusal {
+        Some(part) => answer.assert_denied(&[part, "hotplugs no memory of a guest with NUMA passthrough"]),
+        None => assert!(answer.is_accepted(), "{}", answer.message()),
+    }
+    let warnings = answer.warnings().join("\n");
+    assert_eq!(warnings.contains("takes effect only at a restart"), warns, "{warnings}");
+}
+
 #[rstest]
 #[case::permanent("v1.4.0", json!([]), true)]
 #[case::later("v1.7.4", json!([]), true)]

@@ -276,7 +276,8 @@ fn what_the_user_edited_stays(
     #[case] edited: Value,
     #[case] entry: &str,
 ) {
-    let story = Story::of(&[]).ask(&[directive]).edit(|vm| *vm = with(vm.clone(), &[(pointer, edited.clone())]));
+    let story = Story::of(&[("/domain/memory/guest", json!("2Gi"))]).ask(&[directive]);
+    let story = story.edit(|vm| *vm = with(vm.clone(), &[(pointer, edited.clone())]));
     let answer = story.drop(directive);
     assert_eq!(spec(&answer.after(), pointer), &edited);
     assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
