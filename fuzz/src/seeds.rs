@@ -18,11 +18,18 @@ const VALUES: &[(&str, &str)] = &[
     ("pci-passthrough", r#"{"devices": ["node1/0000:00:02.0", "node1-000003000"]}"#),
     ("pci-passthrough", r#"["00:02.0"]"#),
     ("pci-passthrough", "0000:01:00.0, 03:00.0"),
+    ("pci-passthrough", "on"),
+    ("pci-passthrough", "devices: [0000:01:00.0]"),
+    ("pci-passthrough", "{\u{201c}devices\u{201d}: ['0000:01.00.0'],}"),
+    ("pci-passthrough", r#"{"devices": ["0000:01:00.0"], "devices": ["0000-01-00.0"]}"#),
     ("pci-passthrough", r#"{"devices": [], "nodes": {"node1": 1}}"#),
     ("gpu-device-plugin", "nvidia.com/gpu"),
     ("gpu-device-plugin", "nvidia.com/gpu=2"),
     ("gpu-device-plugin", r#"{"resource": "nvidia.com/gpu", "count": 2}"#),
+    ("gpu-device-plugin", "nvidia.com/gpu:2"),
+    ("gpu-device-plugin", "intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630"),
     ("vbios-injection", "igpu-rom"),
+    ("vbios-injection", "yes"),
     ("vbios-injection", "other-namespace/igpu-rom"),
     ("vbios-injection", "disabled"),
     ("vbios-device", "node1-000001000"),
@@ -41,14 +48,16 @@ const VALUES: &[(&str, &str)] = &[
     ("hugepages", "2Mi"),
     ("hugepages", "1Gi"),
     ("numa", "passthrough"),
+    ("numa", "enabled"),
     ("numa", "disabled"),
     ("usb-passthrough", r#"{"devices": ["046d:c52b"]}"#),
     ("usb-passthrough", r#"{"devices": ["node1/046D:C52B", "1050:0407"]}"#),
     ("usb-passthrough", r#"{"devices": ["node1-046d-c52b-001002"]}"#),
     ("usb-passthrough", r#"["046d:c52b"]"#),
+    ("usb-passthrough", r#"{"devices": ["046d-c52b", "046dc52b"]}"#),
 ];
 
-const USER_DATA: [&str; 9] = [
+const USER_DATA: [&str; 13] = [
     "x_kubevirt_features:\n  nested_virt: true\n  cpu_vendor: amd\n",
     "x_kubevirt_features: {nested_virt: enabled, gpu_device_plugin: nvidia.com/gpu}\n",
     "x_kubevirt_features:\n  pci_passthrough:\n    devices: [\"0000:01:00.0\"]\n  vbios_injection: igpu-rom\n",
@@ -57,6 +66,10 @@ const USER_DATA: [&str; 9] = [
     "x_kubevirt_features:\n  pci_passthrough:\n    devices: [\"0000:01:00.0\"]\n  vgh:\n_injection: igpuh\n",
     "users:\n- default\n---\nx_kubevirt_features: ~\n...\n",
     "#cloud-config\nx_kubevirt_features: {\"nested-virt\": on, pci-passthrough: [1, 0x1f, .5, ~]}\n",
+    "## template: jinja\n#cloud-config\nfqdn: {{ v1.local_hostname }}.lab\nx_kubevirt_features: {nested_virt: true}\n",
+    "## template: jinja\n#cloud-config\nx_kubevirt_features:\n  nested_virt: '{{ x }}'\n{% if y %}{# z #}{% endif %}\n",
+    "Content-Type: multipart/mixed; boundary=\"b\"\nMIME-Version: 1.0\n\n--b\n\n#cloud-config\nx_kubevirt_features: {numa: on}\n",
+    "\n#Cloud-Config-Archive\n- x_kubevirt_features: {pci_passthrough: {devices: [], devices: []}}\n",
     "I2Nsb3VkLWNvbmZpZwp4X2t1YmV2aXJ0X2ZlYXR1cmVzOgogIG5lc3RlZF92aXJ0OiB0cnVlCg==",
 ];
 

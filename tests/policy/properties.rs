@@ -77,6 +77,7 @@ fn devices() -> impl Strategy<Value = Value> {
     let device = object(vec![
         ("name", mostly(name.prop_map(|n| json!(n))).boxed()),
         ("deviceName", mostly(device_name.prop_map(|n| json!(n))).boxed()),
+        ("claimName", prop::sample::select(vec![None, None, None, Some(json!("claim"))]).boxed()),
         ("tag", mostly(any_json()).boxed()),
     ]);
     prop::collection::vec(device, 0..4).prop_map(Value::Array)
@@ -204,6 +205,8 @@ fn directive() -> impl Strategy<Value = Value> {
     let good = vec![
         "enabled",
         "disabled",
+        "on",
+        "0000:05.00.0, 03:00.0",
         "amd",
         "intel",
         "nvidia.com/gpu",
@@ -491,7 +494,7 @@ fn in_cluster(request: Request, harvester: bool) -> Request {
 }
 
 /// Parts of YAML.
-const YAML: [&str; 36] = [
+const YAML: [&str; 39] = [
     ": ",
     "\n",
     "\n  ",
@@ -520,6 +523,9 @@ const YAML: [&str; 36] = [
     "---\n",
     "...\n",
     "%YAML 1.2\n",
+    "{{ ",
+    " }}",
+    "{% if x %}",
     "\t",
     "\u{e9}",
     "\u{feff}",

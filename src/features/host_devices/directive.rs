@@ -168,6 +168,7 @@ const MAX_WORDS: usize = 8;
 /// What is wrong with a text that is not JSON, as far as that can be told.
 fn problem(value: &str, error: &serde_json::Error) -> String {
     let is_curly = |c: char| matches!(c, '\u{2018}'..='\u{201f}' | '\u{ab}' | '\u{bb}');
+    let is_start = |c: char| matches!(c, '{' | '[' | '"');
     let is_bracket = |c: char| matches!(c, ']' | '}');
     let has_comma_last = || value.split(',').any(|rest| rest.trim_start().starts_with(is_bracket));
     let known = if value.contains(is_curly) {
@@ -176,7 +177,7 @@ fn problem(value: &str, error: &serde_json::Error) -> String {
         "it contains the single quotes that should be around it"
     } else if value.contains('\'') {
         "the quotes in it must be double quotes"
-    } else if !value.starts_with(|c: char| matches!(c, '{' | '[' | '"')) {
+    } else if !value.starts_with(is_start) {
         return String::new();
     } else if !value.contains('"') {
         "it has no double quotes"
