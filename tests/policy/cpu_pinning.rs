@@ -282,7 +282,7 @@ fn a_node_that_is_named_is_read_alone() {
     vm["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "node1"});
     let cluster = MemoryCluster::with_nodes(&[("node1", &[]), ("node2", &["kubevirt.io/cpumanager"])]);
     let answer = Request::create(vm).cluster(cluster).evaluate();
-    assert_eq!(answer.lookups, ["get KubeVirt kubevirt", "get Node node1"]);
+    assert_eq!(answer.lookups, ["get Node node1", "get KubeVirt kubevirt"]);
     assert!(answer.warnings().join("\n").contains("cpumanager=true"));
 }
 
