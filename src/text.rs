@@ -5,6 +5,9 @@ use std::fmt::{self, Write};
 /// How many characters of a user's value a message quotes.
 const QUOTED: usize = 128;
 
+/// The most names that a message lists.
+const LISTED: usize = 8;
+
 /// How long the message of a failure may be, in characters.
 const LINE: usize = 4096;
 
@@ -35,10 +38,11 @@ impl fmt::Display for Quoted<'_> {
 }
 
 /// Names that a user wrote, as a list: the first eight, each shortened.
-pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
-    let mut names = names.into_iter().map(|name| name.chars().take(QUOTED).collect());
-    let mut listed: Vec<String> = names.by_ref().take(8).collect();
-    listed.extend(names.next().map(|_| "...".to_owned()));
+pub(crate) fn list(names: &[&str]) -> String {
+    let mut listed: Vec<String> = names.iter().take(LISTED).map(|name| name.chars().take(QUOTED).collect()).collect();
+    if names.len() > LISTED {
+        listed.push("...".to_owned());
+    }
     listed.join(", ")
 }
 

@@ -62,7 +62,7 @@ impl fmt::Display for Directive<'_> {
         f.write_str(&self.source.key(self.feature))?;
         match self.value.as_str() {
             Some(text) => write!(f, ": {}", Quoted(text)),
-            None => write!(f, ": {}", text::list([as_text(self.value).as_ref()])),
+            None => write!(f, ": {}", text::list(&[as_text(self.value).as_ref()])),
         }
     }
 }
@@ -288,7 +288,7 @@ impl Directives {
             ConfigSource::Labels => ("labels", "annotations", &self.annotations),
         };
         let is_misplaced = |name: &&'static str| ignored.contains_key(&keys::directive(name));
-        let misplaced = text::list(features.iter().copied().filter(is_misplaced));
+        let misplaced = text::list(&features.iter().copied().filter(is_misplaced).collect::<Vec<_>>());
         if !misplaced.is_empty() {
             warnings.push(format!(
                 "the policy reads directives from {read}, and these {elsewhere} are ignored: {misplaced}; make them {read}"

@@ -6,6 +6,8 @@ use std::borrow::Cow;
 use saphyr_parser::{Event, Parser, ScalarStyle, StrInput};
 use serde_json::{Map, Number, Value as Json};
 
+use crate::json;
+
 /// The size limit for a value, in bytes.
 const MAX_VALUE: usize = 1024;
 
@@ -138,7 +140,7 @@ impl<'t> Reader<'t> {
                 }
                 _ => Ok(text.into_owned()),
             },
-            start => self.json(start).map(|json| json.to_string()),
+            start => self.json(start).map(|value| json::to_text(&value)),
         };
         let text = match text {
             Err(Unreadable::Syntax) => return Err(Unreadable::Syntax),

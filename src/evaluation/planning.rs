@@ -375,7 +375,7 @@ impl<'r> Evaluation<'r> {
         match Siblings::find(gone, recorded, &self.vm, is_declared, self.lookups) {
             Ok(siblings) => (siblings, None),
             Err((names, error)) => {
-                let names = text::list(names.iter().map(String::as_str));
+                let names = text::list(&names.iter().map(String::as_str).collect::<Vec<_>>());
                 let warning = format!(
                     "the host devices {names} stay: Harvester may have added them with one that is removed, but that cannot be checked: {error}"
                 );

@@ -19,8 +19,8 @@ pub(super) struct Inventory<'n> {
     bus: &'static Bus,
     context: &'n Context<'n>,
     devices: Vec<Rc<HostDevice>>,
-    /// The claims by name, if the bus is one whose claims say which devices are passed through.
-    claims: BTreeMap<String, Rc<Claim>>,
+    /// The names of the claims that are enabled, and their users, if the bus is one whose claims say which devices are passed through.
+    claims: BTreeMap<String, String>,
     /// Whether these are all devices of the cluster, not only those that were looked up by name.
     is_complete: bool,
     /// The node that the devices must be on, if it is known.
@@ -75,7 +75,7 @@ impl<'n> Inventory<'n> {
         let (bus, lookups) = (self.bus, self.context.lookups);
         let devices = lookups.list(bus.objects)?;
         let claims = if bus.claims_enable { lookups.list::<Claim>(bus.claims)? } else { Vec::new() };
-        self.claims.extend(claims.into_iter().map(|claim| (claim.name().to_owned(), claim)));
+        claims.iter().for_each(|claim| self.add_claim(claim));
         self.devices = devices;
         self.is_complete = true;
         Ok(())
@@ -91,10 +91,16 @@ impl<'n> Inventory<'n> {
                 Err(error) => return Err(error),
             }
             if bus.claims_enable {
-                self.claims.extend(lookups.claim(bus.claims, &name)?.map(|claim| (name, claim)));
+                lookups.claim(bus.claims, &name)?.iter().for_each(|claim| self.add_claim(claim));
             }
         }
         Ok(())
+    }
+
+    fn add_claim(&mut self, claim: &Claim) {
+        if claim.is_enabled {
+            self.claims.insert(claim.name().to_owned(), claim.user().unwrap_or_default().to_owned());
+        }
     }
 
     /// Chooses a device for each one that the directive asks for, in the same order.
@@ -123,7 +129,7 @@ impl<'n> Inventory<'n> {
         for wanted in wanted {
             let resource = wanted.parse().map(PciAddress::device_name);
             if let Some(entry) = host_devices.iter().find(|entry| resource.as_deref() == Ok(entry.resource)) {
-                let (entry, address) = (text::list([entry.name]), wanted.clone());
+                let (entry, address) = (text::list(&[entry.name]), wanted.clone());
                 return Err(HostDevicesError::NamedByAddress { entry, address }.into());
             }
             all.push(Candidates { wanted, devices: self.candidates(wanted)?, entry: None });
@@ -192,11 +198,14 @@ impl<'n> Inventory<'n> {
 
     /// The name of the user who claimed a device, if the claim says so.
     pub(super) fn owner(&self, device: &HostDevice) -> Result<Option<String>, LookupError> {
-        let claim = match self.claims.get(device.name()) {
-            Some(claim) => Some(Rc::clone(claim)),
-            None => self.context.lookups.claim(self.bus.claims, device.name())?,
+        let user = match self.claims.get(device.name()) {
+            Some(user) => user.clone(),
+            None => {
+                let claim = self.context.lookups.claim(self.bus.claims, device.name())?;
+                claim.and_then(|claim| claim.user().map(str::to_owned)).unwrap_or_default()
+            }
         };
-        Ok(claim.and_then(|claim| claim.user().map(str::to_owned)))
+        Ok(Some(user).filter(|user| !user.is_empty()))
     }
 
     /// The devices that match, and are enabled for passthrough, in the order of their nodes' names.
@@ -213,10 +222,13 @@ impl<'n> Inventory<'n> {
 
     /// The devices of the node that they must be on, in the order of their nodes' names.
     fn matching(&self, is_it: impl Fn(&HostDevice) -> bool) -> Vec<&HostDevice> {
+        self.sorted(|device| is_it(device) && self.is_on_node(device.node()))
+    }
+
+    /// The devices in the order of their nodes' names.
+    fn sorted(&self, is_it: impl Fn(&HostDevice) -> bool) -> Vec<&HostDevice> {
         let mut there: Vec<&HostDevice> = Vec::new();
-        for device in
-            self.devices.iter().map(Rc::as_ref).filter(|device| is_it(device) && self.is_on_node(device.node()))
-        {
+        for device in self.devices.iter().map(Rc::as_ref).filter(|device| is_it(device)) {
             there.insert(there.partition_point(|other| other.node() <= device.node()), device);
         }
         there
@@ -229,7 +241,7 @@ impl<'n> Inventory<'n> {
     /// The error for a device that is not on the node, or on no node.
     fn not_there(&self, wanted: &str, is_it: impl Fn(&HostDevice) -> bool) -> HostDevicesError {
         let Bus { name, .. } = self.bus;
-        let elsewhere = text::list(self.devices.iter().filter(|device| is_it(device)).map(|device| device.node()));
+        let elsewhere = names_of_nodes(&self.sorted(is_it));
         let look_it_up = format!("look it up under {name} Devices in Harvester");
         let (who, remedy) = match self.bound {
             None => ("no node has a".to_owned(), look_it_up),
@@ -250,11 +262,8 @@ impl<'n> Inventory<'n> {
         if !self.bus.claims_enable {
             return device.is_enabled_usb_device();
         }
-        let claim = match self.claims.get(device.name()) {
-            None if !self.is_complete => self.context.lookups.claim(self.bus.claims, device.name()).ok().flatten(),
-            claim => claim.cloned(),
-        };
-        claim.is_some_and(|claim| claim.is_enabled)
+        let look_up = || self.context.lookups.claim(self.bus.claims, device.name()).ok().flatten();
+        self.claims.contains_key(device.name()) || !self.is_complete && look_up().is_some_and(|claim| claim.is_enabled)
     }
 
     /// Finds the entries that already are the devices. An entry counts for only one device. It matches by the device
@@ -393,8 +402,8 @@ impl<'n> Inventory<'n> {
             let mut nodes: Vec<&str> = others.iter().map(|other| other.node()).collect();
             nodes.dedup();
             self.retain_allowed(&mut nodes);
-            let others = others.iter().filter(|other| nodes.contains(&other.node())).map(|other| other.name());
-            let others = text::list(others);
+            let others = others.iter().filter(|other| nodes.contains(&other.node()));
+            let others = text::list(&others.map(|other| other.name()).collect::<Vec<_>>());
             (!others.is_empty()).then(|| {
                 format!(
                     "Kubernetes may give the VirtualMachine another device than {}, because {others} has the same resource \
@@ -441,5 +450,5 @@ fn have_all(candidates: &[&Candidates<'_>], node: &str, taken: &[&str]) -> bool 
 fn names_of_nodes(devices: &[&HostDevice]) -> String {
     let mut nodes: Vec<&str> = devices.iter().map(|device| device.node()).collect();
     nodes.dedup();
-    text::list(nodes)
+    text::list(&nodes)
 }

@@ -162,7 +162,7 @@ impl Wanted<'_> {
                 return Err(DirectiveError::Duplicate { device: device.name().to_owned() }.into());
             }
             if let Some(entry) = entry.filter(|it| it.name == device.name() && it.resource != device.resource()) {
-                let (entry, found) = (text::list([entry.name]), text::list([entry.resource]));
+                let (entry, found) = (text::list(&[entry.name]), text::list(&[entry.resource]));
                 let resource = device.resource().to_owned();
                 return Err(HostDevicesError::OtherResource { entry, found, resource, bus: self.bus }.into());
             }
@@ -184,7 +184,8 @@ impl Wanted<'_> {
             plan.warnings.extend(siblings::warning(plan, self.context)?);
         }
         if let Ok(kubevirt) = self.context.lookups.kubevirt() {
-            let missing = text::list(new().map(HostDevice::resource).filter(|it| kubevirt.does_not_permit(it)));
+            let missing = new().map(HostDevice::resource).filter(|it| kubevirt.does_not_permit(it));
+            let missing = text::list(&missing.collect::<Vec<_>>());
             if !missing.is_empty() {
                 plan.warnings.push(format!(
                     "spec.configuration.permittedHostDevices of the KubeVirt object does not list {missing}, so the VirtualMachine \
@@ -212,7 +213,7 @@ impl Wanted<'_> {
             plan.entries.push(HOST_DEVICE.entry(device.name(), device.resource()));
         }
         let disabled = siblings.iter().filter(|device| !inventory.is_enabled(device)).map(|device| device.name());
-        let disabled = text::list(disabled);
+        let disabled = text::list(&disabled.collect::<Vec<_>>());
         if !disabled.is_empty() {
             plan.warnings.push(format!(
                 "these PCI devices share an IOMMU group with one that the directive names, so they were added, but they are not \

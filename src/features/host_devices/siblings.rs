@@ -124,7 +124,7 @@ pub(in crate::features) fn warning(plan: &Plan, context: &Context<'_>) -> Result
     let names =
         [context.vm.host_devices()?.iter().map(|device| device.name).collect::<Vec<_>>(), plan.devices()].concat();
     let missing = missing(&names, &names, context);
-    let siblings = text::list(missing.iter().map(|device| device.name()));
+    let siblings = text::list(&missing.iter().map(|device| device.name()).collect::<Vec<_>>());
     Ok((!siblings.is_empty()).then(|| {
         format!(
             "these PCI devices share an IOMMU group with a host device of the VirtualMachine and must go with it, but Harvester \

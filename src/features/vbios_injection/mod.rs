@@ -240,7 +240,7 @@ fn target<'v>(sidecars: &Sidecars<'_>, context: &Context<'v>) -> anyhow::Result<
     devices.retain(|device| !is_usb(device));
     let names = || match devices.as_slice() {
         [] => "none".to_owned(),
-        devices => text::list(devices.iter().map(|device| device.name)),
+        devices => text::list(&devices.iter().map(|device| device.name).collect::<Vec<_>>()),
     };
     // An instance type may add devices, too.
     let has_instance_type = context.vm.has_instance_type();
