@@ -40,6 +40,8 @@ pub(crate) struct HostDeviceStatus {
     /// The API calls the device id of a USB device its product id.
     #[serde(alias = "productID")]
     device_id: String,
+    /// PCI devices only.
+    class_id: String,
     node_name: String,
     resource_name: String,
     iommu_group: String,
@@ -57,6 +59,11 @@ impl HostDevice {
     /// The vendor and device (or product) ids, such as `8086:3e91`.
     pub(crate) fn ids(&self) -> String {
         format!("{}:{}", self.status.vendor_id, self.status.device_id)
+    }
+
+    /// Whether this is a PCI device that draws a picture: its class is `0300`, `0302` or `0380`.
+    pub(crate) fn is_display(&self) -> bool {
+        self.status.class_id.starts_with("03")
     }
 
     /// The node that the device is on.

@@ -52,6 +52,8 @@ struct PermittedHostDevices {
 #[serde(default, rename_all = "camelCase")]
 struct PermittedDevice {
     resource_name: String,
+    /// PCI devices only: the vendor and device ids, such as `10DE:1EB8`.
+    pci_vendor_selector: String,
     /// USB devices only.
     selectors: Vec<UsbSelector>,
 }
@@ -103,10 +105,14 @@ impl KubeVirt {
         numbers.next().zip(numbers.next()).is_some_and(|found| found < (1, minor))
     }
 
+    /// Whether the configuration lists a feature gate.
+    pub(crate) fn lists_gate(&self, name: &str) -> bool {
+        self.spec.configuration.developer_configuration.feature_gates.iter().any(|gate| gate == name)
+    }
+
     /// Checks that the configuration enables a feature gate that is off by default.
     pub(super) fn require_gate(&self, name: &'static str) -> Result<(), GateError> {
-        let gates = &self.spec.configuration.developer_configuration.feature_gates;
-        if gates.iter().any(|gate| gate == name) { Ok(()) } else { Err(GateError::Off(name)) }
+        if self.lists_gate(name) { Ok(()) } else { Err(GateError::Off(name)) }
     }
 
     /// Whether KubeVirt gives a guest a PCI or mediated device if it asks for the resource.
@@ -117,6 +123,28 @@ impl KubeVirt {
     /// Whether KubeVirt gives a guest a PCI device if it asks for the resource.
     pub(crate) fn serves_pci_device(&self, resource: &str) -> bool {
         has_resource(&self.permitted().pci_host_devices, resource)
+    }
+
+    /// Whether KubeVirt gives a guest a USB device or a mediated device if it asks for the resource.
+    pub(crate) fn serves_other_device(&self, resource: &str) -> bool {
+        let permitted = self.permitted();
+        let is_other = has_resource(&permitted.usb, resource) || has_resource(&permitted.mediated_devices, resource);
+        is_other && !self.serves_pci_device(resource)
+    }
+
+    /// Whether KubeVirt starts no guest with devices of other resources than those that it serves. Source:
+    /// `pkg/virt-controller/services/renderresources.go:493`, `validatePermittedHostDevices`.
+    pub(crate) fn limits_devices(&self) -> bool {
+        let PermittedHostDevices { pci_host_devices, mediated_devices, usb } = self.permitted();
+        [pci_host_devices, mediated_devices, usb].iter().any(|devices| !devices.is_empty())
+    }
+
+    /// The vendor and device ids of the PCI devices that KubeVirt gives a guest for a resource, such as `10de:1eb8`, if all
+    /// have the same.
+    pub(crate) fn pci_ids(&self, resource: &str) -> Option<String> {
+        let mut devices = self.permitted().pci_host_devices.iter().filter(|device| device.resource_name == resource);
+        let ids = devices.next()?.pci_vendor_selector.to_ascii_lowercase();
+        devices.all(|other| other.pci_vendor_selector.eq_ignore_ascii_case(&ids)).then_some(ids)
     }
 
     /// The resource for which KubeVirt gives a guest this USB device, and no other device with it.

@@ -58,6 +58,11 @@ impl PciAddress {
         Some((node, Self::from_compact(compact)?))
     }
 
+    /// Whether both are functions in the same slot.
+    pub(crate) fn is_in_slot_of(self, other: Self) -> bool {
+        Self { function: 0, ..self } == Self { function: 0, ..other }
+    }
+
     /// Reads the address from a name that [`PciAddress::device_name`] makes.
     pub(crate) fn of_device_name(name: &str) -> Option<Self> {
         Self::from_compact(&name.strip_prefix("pci_")?.replace('_', "")).filter(|address| address.device_name() == name)
