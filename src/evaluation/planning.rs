@@ -98,9 +98,14 @@ enum RecordError {
     TooLong,
 }
 
-/// The features that fail.
+/// The features that fail. Those whose directives are removed because of that are left out, because later features then
+/// are planned without them.
 fn failing(tasks: &[Task<'_>], endings: &[Ending]) -> Vec<&'static str> {
-    let fails = |ending: &Ending| matches!(ending.outcome, Outcome::Failed(..) | Outcome::FailedBefore(_));
+    let fails = |ending: &Ending| match ending.outcome {
+        Outcome::Failed(_, handling) => handling != ErrorHandling::StripLabel,
+        Outcome::FailedBefore(_) => true,
+        Outcome::Left | Outcome::Removed | Outcome::Planned(_) => false,
+    };
     tasks.iter().zip(endings).filter(|(_, ending)| fails(ending)).map(|(task, _)| task.feature.name).collect()
 }
 
@@ -277,9 +282,11 @@ impl<'r> Evaluation<'r> {
         let failed_on = |old: &Old| {
             let before = self.before(old);
             let tasks: Vec<Task<'_>> = FEATURES.iter().map(|feature| before.task(feature)).collect();
-            let failing_with = |kept: &[Kept]| {
+            let failing_with = |kept: &[Kept]| -> Vec<&'static str> {
                 let endings = before.endings(&tasks, &Siblings::default(), kept).unwrap_or_default();
-                failing(&tasks, &endings)
+                let fails = |ending: &Ending| matches!(ending.outcome, Outcome::Failed(..) | Outcome::FailedBefore(_));
+                let tasks = tasks.iter().zip(&endings).filter(|(_, ending)| fails(ending));
+                tasks.map(|(task, _)| task.feature.name).collect()
             };
             // What they keep may make others fail.
             let kept = failing_with(&[]).into_iter().map(|feature| Kept { feature, error: String::new() });

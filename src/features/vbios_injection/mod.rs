@@ -24,7 +24,7 @@ use crate::vm::place::{CONFIG_MAP_VOLUME, HOOK_SIDECAR};
 use error::VbiosError;
 use rom::Rom;
 use sidecar::{Work, sidecar};
-use target::{ANY, Target, mismatch, target};
+use target::{ANY, Devices, Target, mismatch, target};
 
 section! {
     /// Setting `vbiosInjection`.
@@ -150,8 +150,9 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     if settings.require_user_access && (context.is_requested || !was_given(value, context)) {
         check_access(value, context)?;
     }
+    let devices = Devices::of(context.vm)?;
     let rom = rom(value, context)?;
-    let Target { names, device } = target(&rom, &sidecars, context)?;
+    let Target { names, device } = target(&rom, &devices, &sidecars, context)?;
     let guest_address = guest_address(context)?;
     let parse = |text: &str| text.parse().map_err(|error| VbiosError::Image { value: text.to_owned(), error });
     let named_image = context.directives.option(IMAGE_OPTION)?.map(parse).transpose()?;

@@ -13,7 +13,7 @@ use crate::text;
 use crate::values::pci::PciAddress;
 use crate::values::usb::UsbIds;
 use crate::vm::place::HOOK_SIDECAR;
-use crate::vm::{Device, Sidecars, argument_of};
+use crate::vm::{Device, ShapeError, Sidecars, VirtualMachine, argument_of};
 
 /// The device that gets the ROM.
 pub(super) struct Target<'v> {
@@ -21,6 +21,19 @@ pub(super) struct Target<'v> {
     pub(super) names: String,
     /// The device, if the VirtualMachine has it.
     pub(super) device: Option<Device<'v>>,
+}
+
+/// The devices of a VirtualMachine.
+pub(super) struct Devices<'v> {
+    host_devices: Vec<Device<'v>>,
+    gpus: Vec<Device<'v>>,
+}
+
+impl<'v> Devices<'v> {
+    /// Reads the devices.
+    pub(super) fn of(vm: &'v VirtualMachine) -> Result<Self, ShapeError> {
+        Ok(Self { host_devices: vm.host_devices()?, gpus: vm.gpus()? })
+    }
 }
 
 /// Matches the only device, whatever its name: Harvester may rename it.
@@ -36,9 +49,13 @@ const BRINGERS: [&str; 2] = ["pci-passthrough", "gpu-device-plugin"];
 const LOOKED_UP: usize = 16;
 
 /// The device that the option names, the VirtualMachine's only device, or the one that the ROM is for.
-pub(super) fn target<'v>(rom: &Rom, sidecars: &Sidecars<'_>, context: &Context<'v>) -> anyhow::Result<Target<'v>> {
-    let (host_devices, gpus) = (context.vm.host_devices()?, context.vm.gpus()?);
-    let all = [host_devices.as_slice(), &gpus].concat();
+pub(super) fn target<'v>(
+    rom: &Rom,
+    Devices { host_devices, gpus }: &Devices<'v>,
+    sidecars: &Sidecars<'_>,
+    context: &Context<'v>,
+) -> anyhow::Result<Target<'v>> {
+    let all = [host_devices.as_slice(), gpus].concat();
     let mut devices = all.clone();
     devices.retain(|device| !is_of_another_kind(device, context));
     if let Some(option) = context.directives.option(DEVICE_OPTION)? {
