@@ -33,6 +33,8 @@ pub(crate) struct HostDevice {
     vendor_id: String,
     /// The API calls the device id of a USB device its product id.
     device_id: String,
+    /// PCI devices only.
+    class_id: String,
     node: String,
     resource: String,
     iommu_group: String,
@@ -51,6 +53,7 @@ impl Object for HostDevice {
             address: fields.text("/status/address"),
             vendor_id: either("/status/vendorId", "/status/vendorID"),
             device_id: either("/status/deviceId", "/status/productID"),
+            class_id: fields.text("/status/classId"),
             node: fields.text("/status/nodeName"),
             resource: fields.text("/status/resourceName"),
             iommu_group: fields.text("/status/iommuGroup"),
@@ -73,6 +76,11 @@ impl HostDevice {
     /// The vendor and device (or product) ids, such as `8086:3e91`.
     pub(crate) fn ids(&self) -> String {
         format!("{}:{}", self.vendor_id, self.device_id)
+    }
+
+    /// Whether this is a PCI device that draws a picture: its class is `0300`, `0302` or `0380`.
+    pub(crate) fn is_display(&self) -> bool {
+        self.class_id.starts_with("03")
     }
 
     /// The node that the device is on.

@@ -188,6 +188,30 @@ impl KubeVirt {
         device.map(|device| device.resource.as_str())
     }
 
+    /// Whether KubeVirt gives a guest a USB device or a mediated device if it asks for the resource.
+    pub(crate) fn serves_other_device(&self, resource: &str) -> bool {
+        let is_other = |permitted: &PermittedHostDevices| {
+            has_resource(&permitted.usb, resource) || has_resource(&permitted.mediated, resource)
+        };
+        self.permitted().any(is_other) && !self.serves_pci_device(resource)
+    }
+
+    /// Whether KubeVirt starts no guest with devices of other resources than those that it serves. Source:
+    /// `pkg/virt-controller/services/renderresources.go:493`, `validatePermittedHostDevices`.
+    pub(crate) fn limits_devices(&self) -> bool {
+        let lists = |it: &PermittedHostDevices| [&it.pci, &it.mediated, &it.usb].iter().any(|list| !list.is_empty());
+        self.permitted().any(lists)
+    }
+
+    /// The vendor and device ids of the PCI devices that KubeVirt gives a guest for a resource, such as `10de:1eb8`, if all
+    /// have the same.
+    pub(crate) fn pci_ids(&self, resource: &str) -> Option<String> {
+        let devices = self.permitted().flat_map(|permitted| &permitted.pci);
+        let mut devices = devices.filter(|device| device.resource == resource);
+        let ids = devices.next()?.pci_vendor_selector.to_ascii_lowercase();
+        devices.all(|other| other.pci_vendor_selector.eq_ignore_ascii_case(&ids)).then_some(ids)
+    }
+
     /// The resource for which KubeVirt gives a guest this USB device, and no other device with it.
     pub(crate) fn usb_resource(&self, ids: UsbIds) -> Option<&str> {
         let is_permitted = |device: &&PermittedDevice| match device.selectors.as_slice() {

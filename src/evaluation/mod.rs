@@ -3,6 +3,7 @@
 mod copies;
 mod ownership;
 mod planning;
+mod sets;
 
 use std::cell::OnceCell;
 

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::ownership::entries;
+use super::sets::{gone, new, of_all, wanted};
 use super::{Evaluation, Old, is_evaluated};
 use crate::directives::{Asked, Directive, Directives, Source};
 use crate::features::FEATURES;
@@ -17,7 +17,6 @@ use crate::settings::ErrorHandling;
 use crate::text;
 use crate::vm::entries::Entries;
 use crate::vm::entry::Entry;
-use crate::vm::place::HOOK_SIDECAR;
 use crate::vm::{ShapeError, VirtualMachine};
 
 /// What a request means for one feature.
@@ -99,41 +98,15 @@ enum RecordError {
     TooLong,
 }
 
-/// The entries of several features. Features share entries, so of each the largest number counts.
-pub(super) fn of_all<'e>(features: impl IntoIterator<Item = &'e [Recorded]>) -> Entries {
-    features.into_iter().map(entries).fold(Entries::default(), Entries::union)
-}
-
-/// The entries that the features want. Those of a feature that fails count as gone, so that devices which Harvester
-/// added because of them do not cause the failure.
-fn wanted(endings: &[Ending]) -> Entries {
-    let successes = endings.iter().filter(|ending| !matches!(ending.outcome, Outcome::Failed(..)));
-    of_all(successes.map(|ending| ending.wanted.as_slice()))
-}
-
-/// The entries that go: those that are recorded and not wanted. A sidecar is replaced, and does not go.
-fn gone(recorded: Entries, wanted: &Entries) -> Entries {
-    let gone = recorded.without(wanted);
-    match (wanted.any_at(&HOOK_SIDECAR), gone.any_at(&HOOK_SIDECAR).cloned()) {
-        (Some(_), Some(replaced)) => gone.without(&[replaced].into_iter().collect()),
-        _ => gone,
-    }
-}
-
-/// The entries that have to be added to what is there for all to be there, in order.
-fn new<'e>(wanted: impl IntoIterator<Item = &'e [Recorded]>, there: &Entries) -> Vec<Entry> {
-    let mut all = there.clone();
-    let mut new = Vec::new();
-    for feature in wanted {
-        let mut there = all.clone();
-        for added in feature {
-            if !there.take(&added.entry) {
-                all.insert(added.entry.clone());
-                new.push(added.entry.clone());
-            }
-        }
-    }
-    new
+/// The features that fail. Those whose directives are removed because of that are left out, because later features then
+/// are planned without them.
+fn failing(tasks: &[Task<'_>], endings: &[Ending]) -> Vec<&'static str> {
+    let fails = |ending: &Ending| match ending.outcome {
+        Outcome::Failed(_, handling) => handling != ErrorHandling::StripLabel,
+        Outcome::FailedBefore(_) => true,
+        Outcome::Left | Outcome::Removed | Outcome::Planned(_) => false,
+    };
+    tasks.iter().zip(endings).filter(|(_, ending)| fails(ending)).map(|(task, _)| task.feature.name).collect()
 }
 
 impl<'r> Evaluation<'r> {
@@ -266,7 +239,7 @@ impl<'r> Evaluation<'r> {
         for task in tasks {
             let ending = match error_of(task) {
                 Some(error) => Ending { outcome: Outcome::FailedBefore(error.clone()), wanted: task.recorded.clone() },
-                None => self.ending(task, &base, &vm),
+                None => self.ending(task, &base, &vm, &failing(tasks, &endings)),
             };
             for entry in new([ending.wanted.as_slice()], &there) {
                 vm.to_mut().add(&entry)?;
@@ -278,14 +251,14 @@ impl<'r> Evaluation<'r> {
     }
 
     /// Finds out how a task ends. `vm` is the base with what earlier features want.
-    fn ending(&self, task: &Task<'_>, base: &VirtualMachine, vm: &VirtualMachine) -> Ending {
+    fn ending(&self, task: &Task<'_>, base: &VirtualMachine, vm: &VirtualMachine, failing: &[&'static str]) -> Ending {
         let ending = |outcome, wanted: &[Recorded]| Ending { outcome, wanted: wanted.to_vec() };
         let directive = match task.step {
             Step::Leave => return ending(Outcome::Left, &task.recorded),
             Step::Remove => return ending(Outcome::Removed, &[]),
             Step::Plan(directive) => directive,
         };
-        match self.plan(task, directive, base, vm) {
+        match self.plan(task, directive, base, &self.context(task, vm, failing)) {
             Ok((plan, wanted)) => ending(Outcome::Planned(plan), &wanted),
             Err(error) if self.failed_before(task) => {
                 // If the request itself removes what the feature added, nothing is left to stay.
@@ -309,16 +282,16 @@ impl<'r> Evaluation<'r> {
         let failed_on = |old: &Old| {
             let before = self.before(old);
             let tasks: Vec<Task<'_>> = FEATURES.iter().map(|feature| before.task(feature)).collect();
-            let failing = |kept: &[Kept]| -> Vec<&'static str> {
+            let failing_with = |kept: &[Kept]| -> Vec<&'static str> {
                 let endings = before.endings(&tasks, &Siblings::default(), kept).unwrap_or_default();
                 let fails = |ending: &Ending| matches!(ending.outcome, Outcome::Failed(..) | Outcome::FailedBefore(_));
                 let tasks = tasks.iter().zip(&endings).filter(|(_, ending)| fails(ending));
                 tasks.map(|(task, _)| task.feature.name).collect()
             };
             // What they keep may make others fail.
-            let kept = failing(&[]).into_iter().map(|feature| Kept { feature, error: String::new() });
+            let kept = failing_with(&[]).into_iter().map(|feature| Kept { feature, error: String::new() });
             let kept: Vec<_> = kept.collect();
-            failing(&kept)
+            failing_with(&kept)
         };
         let failures = || self.old.map(failed_on).unwrap_or_default();
         task.occasion != Occasion::Requested
@@ -326,16 +299,17 @@ impl<'r> Evaluation<'r> {
             && self.failures_before.get_or_init(failures).contains(&task.feature.name)
     }
 
-    /// Plans a feature. `vm` is the base with what earlier features want. What the base has is not recorded, because
-    /// the user has it.
+    /// Plans a feature. The context has the base with what earlier features want. What the base has is not recorded,
+    /// because the user has it.
     fn plan(
         &self,
         task: &Task<'_>,
         directive: Directive<'_>,
         base: &VirtualMachine,
-        vm: &VirtualMachine,
+        context: &Context<'_>,
     ) -> anyhow::Result<(Plan, Vec<Recorded>)> {
-        let plan = (task.feature.plan)(directive.text()?, &self.context(task, vm))?;
+        let plan = (task.feature.plan)(directive.text()?, context)?;
+        let vm = context.vm;
         // There must be a place for the record.
         vm.check_template_annotations()?;
         let mut wanted = Vec::new();
@@ -384,7 +358,7 @@ impl<'r> Evaluation<'r> {
         }
     }
 
-    fn context<'c>(&'c self, task: &'c Task<'_>, vm: &'c VirtualMachine) -> Context<'c> {
+    fn context<'c>(&'c self, task: &'c Task<'_>, vm: &'c VirtualMachine, failing: &'c [&'static str]) -> Context<'c> {
         Context {
             vm,
             ours: &task.recorded,
@@ -395,6 +369,7 @@ impl<'r> Evaluation<'r> {
             directives: self.directives,
             settings: self.settings,
             lookups: self.lookups,
+            failing,
             old: self.old.map(|old| &old.vm),
         }
     }

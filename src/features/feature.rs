@@ -57,6 +57,8 @@ pub(crate) struct Context<'c> {
     pub(crate) directives: &'c Directives,
     pub(crate) settings: &'c Settings,
     pub(crate) lookups: &'c Lookups<'c>,
+    /// The features before this one that fail, so that the VirtualMachine may lack what they would have added.
+    pub(crate) failing: &'c [&'static str],
     /// The VirtualMachine before this update.
     pub(crate) old: Option<&'c VirtualMachine>,
 }

@@ -39,6 +39,8 @@ const REQUIRED_NODES: Path =
 const TOLERATIONS: Path = Path(&["spec", "template", "spec", "tolerations"]);
 const CPU_MODEL: Path = Path(&["spec", "template", "spec", "domain", "cpu", "model"]);
 const MEMORY: Path = Path(&["spec", "template", "spec", "domain", "memory"]);
+const DISKS: Path = Path(&["spec", "template", "spec", "domain", "devices", "disks"]);
+const INTERFACES: Path = Path(&["spec", "template", "spec", "domain", "devices", "interfaces"]);
 const REQUESTS: Path = Path(&["spec", "template", "spec", "domain", "resources", "requests"]);
 
 /// The annotation with the manifest that `kubectl apply` was last given.
@@ -49,6 +51,9 @@ const HOTPLUG: &str = "harvesterhci.io/enableCPUAndMemoryHotplug";
 
 /// The annotation with the memory that Harvester subtracts from the guest's.
 const RESERVED_MEMORY: &str = "harvesterhci.io/reservedMemory";
+
+/// The annotation of the template with which KubeVirt gives PCI devices places on the guest's first bus.
+const ROOT_COMPLEX: &str = "kubevirt.io/placePCIDevicesOnRootComplex";
 
 /// A VirtualMachine (`kubevirt.io`). Its parts are read as types when they are needed, so it keeps everything that the
 /// policy does not know.
@@ -293,6 +298,24 @@ impl VirtualMachine {
         let is_set = |gpu: &Value, key| gpu.get(key).is_some_and(|value| !is_unset(value));
         let is_claimed = |gpu: &Value| is_set(gpu, "claimName") || is_set(gpu, "requestName");
         GPU.path.items(&self.object).is_ok_and(|gpus| gpus.iter().any(is_claimed))
+    }
+
+    /// The names of the disks and network interfaces that ask for a place in the guest, each with that place.
+    pub(crate) fn guest_addresses(&self) -> impl Iterator<Item = (&str, &str)> {
+        let lists = [(DISKS, "/disk/pciAddress"), (INTERFACES, "/pciAddress")].into_iter();
+        lists.flat_map(|(path, pointer)| {
+            let items = path.items(&self.object).unwrap_or_default().iter();
+            items.filter_map(move |item| Some((item.get("name")?.as_str()?, item.pointer(pointer)?.as_str()?)))
+        })
+    }
+
+    /// Whether KubeVirt chooses the places of PCI devices on the guest's first bus. Source:
+    /// `pkg/virt-launcher/virtwrap/converter/converter.go:337`.
+    pub(crate) fn is_placed_by_kubevirt(&self) -> bool {
+        TEMPLATE_ANNOTATIONS
+            .peek(&self.object)
+            .and_then(|all| all.get(ROOT_COMPLEX))
+            .is_some_and(|value| value == "true")
     }
 
     /// The manifest that `kubectl apply` was last given, if the VirtualMachine contains it.

@@ -43,6 +43,26 @@ fn sidecars(answer: &Answer) -> Vec<Value> {
     serde_json::from_str(text.expect("an annotation")).unwrap()
 }
 
+fn base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// The ROM in the cluster: an image of 512 bytes for the device 1002:1638.
+fn rom() -> Vec<u8> {
+    let mut rom = vec![0; 512];
+    rom[..3].copy_from_slice(&[0x55, 0xaa, 1]);
+    rom[0x18] = 0x40;
+    rom[0x40..0x48].copy_from_slice(b"PCIR\x02\x10\x38\x16");
+    (rom[0x50], rom[0x55]) = (1, 0x80);
+    rom
+}
+
+fn with_rom(mut cluster: MemoryCluster, rom: &[u8]) -> MemoryCluster {
+    cluster.object("ConfigMap", "igpu-rom")["binaryData"]["rom"] = json!(base64(rom));
+    cluster
+}
+
 /// The last argument before those of the shim: the devices that the hook looks for.
 fn devices(answer: &Answer) -> String {
     sidecars(answer)[0]["command"][6].as_str().unwrap().to_owned()
@@ -253,9 +273,17 @@ mod device {
 
     #[rstest]
     #[case::name("gpu-0", "gpu-0")]
+    #[case::name_of_a_pci_device("node2-000005000", "node2-000005000")]
     #[case::address_of_a_pci_device("0000:05:00.0", "0000:05:00.0 node2-000005000")]
     #[case::address_without_domain("05:00.0", "0000:05:00.0 node2-000005000")]
     #[case::address_of_a_device_name("0000:01:00.0", "0000:01:00.0 pci-device-0")]
+    #[case::address_with_its_node("node2/0000:05:00.0", "0000:05:00.0 node2-000005000")]
+    #[case::short_address_with_its_node("node2/05:00.0", "0000:05:00.0 node2-000005000")]
+    #[case::name_of_a_pci_device_for_an_address("node2-000001000", "0000:01:00.0 pci-device-0")]
+    #[case::vendor_and_device("1002:1638", "node2-000005000")]
+    #[case::vendor_and_device_with_their_node("node2/1002:1638", "node2-000005000")]
+    #[case::slot("node2/0000:05:00.*", "node2-000005000")]
+    #[case::slot_without_domain("01:00.*", "pci-device-0")]
     fn the_option_names_one_of_several(#[case] option: &str, #[case] expected: &str) {
         assert_eq!(devices(&create(with_option(two(), option))), expected);
     }
@@ -283,14 +311,50 @@ mod device {
     }
 
     #[test]
-    fn several_without_the_option_are_an_error() {
+    fn several_without_the_option_are_an_error_if_the_rom_does_not_tell() {
         let parts = ["several host devices and GPUs (node2-000005000, pci-device-0, gpu-0)", "vbios-device"];
-        create(vm_with(two())).assert_denied(&parts);
+        let cluster = with_ids(cluster(), "node2-000005000", "1002:164e");
+        ask(vm_with(two()), json!({}), cluster).assert_denied(&parts);
+    }
+
+    #[test]
+    fn the_option_may_be_in_upper_case() {
+        let list = json!({"hostDevices": [igpu(), {"name": "node2-00000e0a0", "deviceName": "x.io/y"}]});
+        assert_eq!(devices(&create(with_option(list, "0000:0E:0A.0"))), "0000:0e:0a.0 node2-00000e0a0");
+        let mut cluster = cluster();
+        cluster.object("PCIDevice", "node2-000005000")["status"]["deviceId"] = json!("16AB");
+        let answer = ask(with_option(two(), "1002:16Ab"), json!({}), cluster);
+        assert_eq!(devices(&answer), "node2-000005000");
+    }
+
+    /// KubeVirt knows the ids of the devices that it permits.
+    #[test]
+    fn the_option_names_ids_in_a_cluster_without_harvester() {
+        let mut cluster = cluster().failing(&PCI_DEVICE, ClusterError::KindNotServed);
+        cluster.object("KubeVirt", "kubevirt")["spec"]["configuration"]["permittedHostDevices"] = json!({
+            "pciHostDevices": [
+                {"pciVendorSelector": "10DE:1EB8", "resourceName": "nvidia.com/T4"},
+                {"pciVendorSelector": "1002:1638", "resourceName": "amd.com/IGPU"},
+            ],
+        });
+        let list = json!({
+            "hostDevices": [{"name": "a", "deviceName": "nvidia.com/T4"}, {"name": "b", "deviceName": "amd.com/IGPU"}],
+        });
+        let answer = ask(with_option(list, "10de:1eb8"), json!({}), cluster);
+        assert_eq!(devices(&answer), "a");
+        assert_eq!(
+            answer.warnings(),
+            [
+                "vbios-injection: the ROM says that it is for the device 1002:1638, but it goes to a (10de:1eb8); use a ROM of that device"
+            ]
+        );
     }
 
     #[rstest]
     #[case::name("gpu-1", two())]
     #[case::address("0000:09:00.0", json!({"hostDevices": two()["hostDevices"]}))]
+    #[case::address_of_another_node("node1/0000:05:00.0", json!({"hostDevices": two()["hostDevices"]}))]
+    #[case::ids("10de:2204", two())]
     fn an_option_that_names_none_of_them_is_an_error(#[case] option: &str, #[case] devices: Value) {
         let answer = create(with_option(devices, option));
         answer.assert_denied(&[option, "none of the VirtualMachine's host devices", "pci-device-0"]);
@@ -307,6 +371,7 @@ mod device {
     #[case::address(json!({}), Some("09:00.0"), "0000:09:00.0")]
     #[case::address_beside_another(json!({"hostDevices": [igpu()]}), Some("0000:09:00.0"), "0000:09:00.0")]
     #[case::the_only_one(json!({}), None, "*")]
+    #[case::ids(json!({}), Some("10de:1eb8"), "*")]
     fn an_instance_type_may_have_the_device(
         #[case] in_vm: Value,
         #[case] option: Option<&str>,
@@ -317,6 +382,174 @@ mod device {
         let answer = create(vm);
         assert_eq!(devices(&answer), argument);
         assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+
+    /// A cluster with the iGPU and another function of its card, whose ids and class are given.
+    fn with_audio(audio: (&str, &str)) -> MemoryCluster {
+        let mut objects = vbios_objects();
+        let mut device = objects.iter().find(|object| object["kind"] == "PCIDevice").unwrap().clone();
+        device["metadata"]["name"] = json!("node2-000005001");
+        device["status"]["address"] = json!("0000:05:00.1");
+        device["status"]["resourceName"] = json!("amd.com/AUDIO");
+        device["status"]["classId"] = json!(audio.1);
+        objects.push(device);
+        with_ids(MemoryCluster::of(objects), "node2-000005001", audio.0)
+    }
+
+    fn with_ids(mut cluster: MemoryCluster, name: &str, ids: &str) -> MemoryCluster {
+        let (vendor, device) = ids.split_once(':').unwrap();
+        let status = &mut cluster.object("PCIDevice", name)["status"];
+        status["vendorId"] = json!(vendor);
+        status["deviceId"] = json!(device);
+        cluster
+    }
+
+    /// The other function first, so that the order does not tell.
+    fn card() -> Value {
+        json!({"hostDevices": [{"name": "node2-000005001", "deviceName": "amd.com/AUDIO"}, igpu()]})
+    }
+
+    #[rstest]
+    #[case::by_the_roms_ids(with_audio(("1002:1640", "0403")))]
+    #[case::by_the_roms_ids_alone(with_audio(("1002:1640", "0300")))]
+    fn of_several_the_one_that_the_rom_is_for_is_meant(#[case] cluster: MemoryCluster) {
+        let answer = ask(vm_with(card()), json!({}), cluster);
+        assert_eq!(devices(&answer), "node2-000005000 *");
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn of_several_the_one_in_the_roms_list_of_devices_is_meant() {
+        let mut rom = rom();
+        rom[0x46..0x48].copy_from_slice(&[0xff, 0xff]);
+        (rom[0x48], rom[0x4c]) = (0x20, 3);
+        rom[0x60..0x64].copy_from_slice(&[0x39, 0x16, 0x38, 0x16]);
+        let answer = ask(vm_with(card()), json!({}), with_rom(with_audio(("1002:1640", "0300")), &rom));
+        assert_eq!(devices(&answer), "node2-000005000 *");
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn of_several_the_display_device_is_meant_if_the_rom_is_for_none() {
+        for class in ["0300", "0302", "0380"] {
+            let mut cluster = with_ids(with_audio(("1002:1640", "0403")), "node2-000005000", "1002:164e");
+            cluster.object("PCIDevice", "node2-000005000")["status"]["classId"] = json!(class);
+            let answer = ask(vm_with(card()), json!({}), cluster);
+            assert_eq!(devices(&answer), "node2-000005000 *");
+            assert!(
+                answer.warnings()[0].contains("for the device 1002:1638, but it goes to node2-000005000 (1002:164e)")
+            );
+        }
+    }
+
+    #[rstest]
+    #[case::two_of_the_ids(with_audio(("1002:1638", "0300")))]
+    #[case::two_display_devices(with_ids(with_audio(("1002:1640", "0302")), "node2-000005000", "1002:164e"))]
+    #[case::one_is_unknown(with_ids(cluster(), "node2-000005000", "1002:164e"))]
+    fn of_several_that_the_rom_does_not_tell_apart_none_is_guessed(#[case] cluster: MemoryCluster) {
+        ask(vm_with(card()), json!({}), cluster)
+            .assert_denied(&["several host devices and GPUs (node2-000005001, node2-000005000)"]);
+    }
+
+    #[test]
+    fn of_a_slot_the_function_is_meant_that_the_rom_is_for() {
+        let mut list = card();
+        list["gpus"] = json!([{"name": "gpu-0", "deviceName": "nvidia.com/T4"}]);
+        let answer = ask(with_option(list, "node2/05:00.*"), json!({}), with_audio(("1002:1640", "0403")));
+        assert_eq!(devices(&answer), "node2-000005000");
+    }
+
+    /// Devices that have no ROM: a cluster, and the only host device.
+    fn permitting(list: Value) -> MemoryCluster {
+        let mut cluster = cluster();
+        cluster.object("KubeVirt", "kubevirt")["spec"]["configuration"]["permittedHostDevices"] = list;
+        cluster
+    }
+
+    #[rstest]
+    #[case::usb_by_its_resource(cluster(), "stick", "kubevirt.io/node1-1d6b-0002-001002")]
+    #[case::usb_by_the_name_of_its_object(cluster(), "node1-1d6b-0002-001002", "example.com/stick")]
+    #[case::usb_that_kubevirt_permits(
+        permitting(json!({"usb": [{"resourceName": "example.com/zigbee", "selectors": [{"vendor": "10c4", "product": "ea60"}]}]}))
+            .failing(&PCI_DEVICE, ClusterError::KindNotServed),
+        "zigbee",
+        "example.com/zigbee"
+    )]
+    #[case::mediated_device(
+        permitting(json!({"mediatedDevices": [{"mdevNameSelector": "GRID T4-1Q", "resourceName": "nvidia.com/T4-1Q"}]})),
+        "vgpu",
+        "nvidia.com/T4-1Q"
+    )]
+    #[case::that_harvester_does_not_know(cluster(), "zigbee", "example.com/zigbee")]
+    #[case::that_kubevirt_does_not_permit(
+        permitting(json!({"pciHostDevices": [{"pciVendorSelector": "10DE:1EB8", "resourceName": "nvidia.com/T4"}]}))
+            .failing(&PCI_DEVICE, ClusterError::KindNotServed),
+        "zigbee",
+        "example.com/zigbee"
+    )]
+    fn that_is_no_pci_device_is_an_error(#[case] cluster: MemoryCluster, #[case] name: &str, #[case] resource: &str) {
+        let list = json!({"hostDevices": [{"name": name, "deviceName": resource}]});
+        let parts =
+            [name, "is a PCI device, and only a PCI device has a ROM", "pci-passthrough", "remove vbios-injection"];
+        ask(vm_with(list), json!({}), cluster).assert_denied(&parts);
+    }
+
+    #[rstest]
+    #[case::pci_that_kubevirt_permits(
+        permitting(json!({"pciHostDevices": [{"pciVendorSelector": "10DE:1EB8", "resourceName": "example.com/gpu"}]}))
+    )]
+    #[case::pci_of_harvester_under_another_name({
+        let mut cluster = cluster();
+        cluster.object("PCIDevice", "node2-000005000")["status"]["resourceName"] = json!("example.com/gpu");
+        cluster
+    })]
+    #[case::that_nobody_can_tell(cluster().failing(&PCI_DEVICE, ClusterError::KindNotServed))]
+    fn that_may_be_a_pci_device_is_accepted(#[case] cluster: MemoryCluster) {
+        let list = json!({"hostDevices": [{"name": "gpu", "deviceName": "example.com/gpu"}]});
+        assert_eq!(devices(&ask(vm_with(list), json!({}), cluster)), "gpu *");
+    }
+
+    #[test]
+    fn that_is_no_pci_device_does_not_count_among_several() {
+        let zigbee = json!({"name": "zigbee", "deviceName": "example.com/zigbee"});
+        let cluster = with_ids(cluster(), "node2-000005000", "1002:164e");
+        let answer = ask(vm_with(json!({"hostDevices": [zigbee, igpu()]})), json!({}), cluster);
+        assert_eq!(devices(&answer), "node2-000005000 *");
+    }
+
+    #[test]
+    fn of_dra_has_no_resource_and_is_accepted() {
+        let gpu = json!({"gpus": [{"name": "gpu-0", "claimName": "a", "requestName": "b"}]});
+        assert_eq!(devices(&create(vm_with(gpu))), "gpu-0 *");
+    }
+
+    /// The directive that brings the device fails.
+    #[rstest]
+    #[case::without_the_option(None)]
+    #[case::with_the_option(Some("0000:09:00.0"))]
+    fn that_another_directive_would_bring_is_waited_for(#[case] option: Option<&str>) {
+        for (mode, start) in [("reject", "cannot be applied"), ("allow-and-log", "is not applied")] {
+            let mut vm = option.map_or_else(|| vm_with(json!({})), |option| with_option(json!({}), option));
+            annotate(&mut vm, &[("pci-passthrough", r#"{"devices": ["0000:09:00.0"]}"#)]);
+            let settings =
+                json!({"pciPassthrough": {"errorHandling": mode}, "vbiosInjection": {"errorHandling": mode}});
+            let answer = Request::create(vm).settings(settings).cluster(cluster()).evaluate();
+            let words = format!("{} {}", answer.message(), answer.warnings().join(" "));
+            assert!(words.contains(&format!("vbios-injection {start}")), "{words}");
+            assert!(words.contains("it waits for pci-passthrough"), "{words}");
+            assert!(!words.contains("add pci-passthrough") && !words.contains("names none of"), "{words}");
+        }
+    }
+
+    /// The VM has another device, for which the ROM is not.
+    #[test]
+    fn that_another_directive_would_bring_is_not_replaced_by_another() {
+        let mut vm = vm();
+        annotate(&mut vm, &[("pci-passthrough", r#"{"devices": ["0000:09:00.0"]}"#)]);
+        create(vm.clone()).assert_denied(&["pci-passthrough cannot be applied"]);
+        assert!(!create(vm.clone()).message().contains("waits"));
+        let cluster = with_ids(cluster(), "node2-000005000", "1002:164e");
+        ask(vm, json!({}), cluster).assert_denied(&["it waits for pci-passthrough"]);
     }
 
     #[test]
@@ -378,6 +611,12 @@ mod config_map {
     #[case::empty(json!({"binaryData": {"rom": ""}}), "binaryData.rom of the ConfigMap igpu-rom is empty")]
     #[case::not_a_rom(json!({"binaryData": {"rom": "AAAA"}}), "starts with 00 00, but an option ROM starts with 55 AA")]
     #[case::not_base64(json!({"binaryData": {"rom": "?"}}), "is not valid base64")]
+    #[case::base64_text(json!({"data": {"rom": "VaoCAAAA"}}), "only data.rom, which is the base64 text of a ROM; turn it into bytes with base64 -d")]
+    #[case::hexadecimal_text(json!({"data": {"rom": "55 AA 02"}}), "only data.rom, which is the hexadecimal text of a ROM")]
+    #[case::vbt(json!({"binaryData": {"rom": base64(b"$VBT SKYLAKE        ")}}), "is an Intel VBT (video BIOS table), not an option ROM")]
+    #[case::head_alone(json!({"binaryData": {"rom": base64(&[&[0x55, 0xaa][..], &[0; 510]].concat())}}), "less than a whole option ROM")]
+    #[case::half(json!({"binaryData": {"rom": base64(&rom()[..300])}}), "it has 300 bytes, but its image at byte 0 ends at byte 512")]
+    #[case::behind_a_header(json!({"binaryData": {"rom": base64(&[b"NVGI\0\0", &rom()[..]].concat())}}), "dd if=FILE of=rom bs=1 skip=6")]
     fn that_holds_no_rom_is_an_error(#[case] config_map: Value, #[case] part: &str) {
         ask(vm(), json!({}), with_config_map(config_map)).assert_denied(&["igpu-rom", part]);
     }
@@ -425,6 +664,29 @@ mod config_map {
     }
 
     #[test]
+    fn with_an_image_missing_at_its_end_is_a_warning() {
+        let mut rom = rom();
+        rom[0x55] = 0;
+        let answer = ask(vm(), json!({}), with_rom(cluster(), &rom));
+        assert_eq!(
+            answer.warnings(),
+            [
+                "vbios-injection: the ROM says that it has another image at byte 512, but the file ends there; if the guest needs that image, dump the ROM again"
+            ]
+        );
+    }
+
+    #[test]
+    fn by_volume_a_sidecar_may_not_use_the_volumes_name() {
+        let mut vm = vm();
+        let others = json!([{"configMap": {"name": "vbios-rom"}}]).to_string();
+        vm["spec"]["template"]["metadata"] = json!({"annotations": {ANNOTATION: others}});
+        assert!(create(vm.clone()).is_accepted());
+        let parts = ["another hook sidecar uses a ConfigMap or claim vbios-rom", "give that sidecar one"];
+        ask(vm, json!({"romDelivery": "volume"}), cluster()).assert_denied(&parts);
+    }
+
+    #[test]
     fn of_the_name_of_another_pod_volume_is_an_error() {
         let mut with_volume = vm();
         with_volume["spec"]["template"]["spec"]["volumes"] = json!([{"name": "igpu-rom", "emptyDisk": {}}]);
@@ -434,7 +696,11 @@ mod config_map {
             let mut with_sidecar = vm();
             let others = json!([{kind: {"name": "igpu-rom"}}]).to_string();
             with_sidecar["spec"]["template"]["metadata"] = json!({"annotations": {ANNOTATION: others}});
-            create(with_sidecar).assert_denied(&["another hook sidecar already has that name"]);
+            create(with_sidecar.clone()).assert_denied(&[
+                "another hook sidecar already has that name",
+                "put the ROM into a second ConfigMap, with another name",
+            ]);
+            assert!(ask(with_sidecar, json!({"romDelivery": "volume"}), cluster()).is_accepted());
         }
     }
 }
@@ -456,6 +722,28 @@ mod gate_and_image {
     fn a_gate_that_is_off_is_an_error(#[case] gates: Value) {
         let answer = ask(vm(), json!({}), with_kubevirt(gates, "v1.7.0"));
         answer.assert_denied(&["feature gate Sidecar is off", "featureGates of the KubeVirt object"]);
+    }
+
+    #[rstest]
+    #[case::without_hooks_by_config_map("v1.1.1", true)]
+    #[case::older("v0.59.2", true)]
+    #[case::the_first("v1.2.0", false)]
+    #[case::unknown("latest", false)]
+    fn a_kubevirt_that_is_too_old_is_an_error(#[case] version: &str, #[case] is_denied: bool) {
+        let answer = ask(vm(), json!({}), with_kubevirt(json!(["Sidecar"]), version));
+        match is_denied {
+            true => answer.assert_denied(&[&format!("KubeVirt {version} is too old"), "1.2", "update it"]),
+            false => assert!(answer.is_accepted(), "{}", answer.message()),
+        }
+    }
+
+    /// What KubeVirt 1.9 does: `pkg/virt-launcher/virtwrap/util/libvirt_helper.go:166`, and kubevirt/kubevirt, issue 18861.
+    #[test]
+    fn plugins_are_warned_of() {
+        let answer = ask(vm(), json!({}), with_kubevirt(json!(["Plugins", "Sidecar"]), "v1.9.0"));
+        assert_eq!(sidecars(&answer).len(), 1);
+        let words = answer.warnings().join(" ");
+        assert!(words.contains("gate Plugins is on") && words.contains("loses the ROM"), "{words}");
     }
 
     #[test]
@@ -517,6 +805,100 @@ mod gate_and_image {
             let parts = ["not one that the policy allows (mirror.local/*)", "allowedSidecarImages"];
             ask(vm, settings.clone(), cluster()).assert_denied(&parts);
         }
+    }
+}
+
+/// The option `guest-address`.
+mod guest_address {
+    use super::*;
+
+    fn with_address(mut vm: Value, address: &str) -> Value {
+        annotate(&mut vm, &[("guest-address", address)]);
+        vm
+    }
+
+    #[rstest]
+    #[case::as_intels_drivers_expect_it("00:02.0", "0000:00:02.0")]
+    #[case::with_domain("0000:00:02.0", "0000:00:02.0")]
+    #[case::upper_case("00:1E.0", "0000:00:1e.0")]
+    #[case::first("00:01.0", "0000:00:01.0")]
+    fn is_an_argument_of_the_sidecar(#[case] address: &str, #[case] expected: &str) {
+        let answer = create(with_address(vm(), address));
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
+        let command = sidecars(&answer)[0]["command"].clone();
+        assert_eq!(
+            command.as_array().unwrap()[6..],
+            ["node2-000005000 *", &format!("--guest-address={expected}"), "--version", "v1alpha3"]
+        );
+        create(answer.after()).assert_accepted_unchanged();
+    }
+
+    #[test]
+    fn may_be_added_to_a_vm_that_has_the_rom() {
+        let before = create(vm()).after();
+        let answer = Request::update(before.clone(), with_address(before, "00:02.0")).cluster(cluster()).evaluate();
+        assert_eq!(sidecars(&answer).len(), 1);
+        assert_eq!(sidecars(&answer)[0]["command"][7], "--guest-address=0000:00:02.0");
+        let mut without = answer.after();
+        without["metadata"]["annotations"].as_object_mut().unwrap().remove("vm-feature-manager.io/guest-address");
+        let answer = Request::update(answer.after(), without).cluster(cluster()).evaluate();
+        assert_eq!(sidecars(&answer)[0]["command"][7], "--version");
+    }
+
+    #[rstest]
+    fn of_another_form_is_an_error(
+        #[values(
+            "00:02",
+            "02.0",
+            "2",
+            "igpu",
+            "0x02",
+            "00:02.1",
+            "01:02.0",
+            "0001:00:02.0",
+            "00:00.0",
+            "00:1f.0",
+            "00:20.0",
+            "node1/00:02.0",
+            "00:02.*",
+            "8086:3e91"
+        )]
+        address: &str,
+    ) {
+        let parts = ["guest-address", address, "00:02.0", "bus 00", "a slot from 01 to 1e", "function 0"];
+        create(with_address(vm(), address)).assert_denied(&parts);
+    }
+
+    #[rstest]
+    #[case::interface("interfaces", json!({"name": "default", "pciAddress": "0000:00:02.0"}))]
+    #[case::another_function("interfaces", json!({"name": "default", "pciAddress": "0000:00:02.1"}))]
+    #[case::disk("disks", json!({"name": "default", "disk": {"bus": "virtio", "pciAddress": "0000:00:02.0"}}))]
+    fn of_another_device_is_an_error(#[case] list: &str, #[case] device: Value) {
+        let mut vm = with_address(vm(), "00:02.0");
+        let devices = &mut vm["spec"]["template"]["spec"]["domain"]["devices"];
+        devices[list] = json!([{"name": "other"}, device]);
+        let parts = ["guest-address asks for 0000:00:02.0, but default has that slot by its pciAddress"];
+        create(vm).assert_denied(&parts);
+    }
+
+    #[rstest]
+    #[case::interface("interfaces", json!({"name": "default", "pciAddress": "0000:00:10.0"}))]
+    #[case::on_another_bus("interfaces", json!({"name": "default", "pciAddress": "0000:02:02.0"}))]
+    #[case::not_an_address("interfaces", json!({"name": "default", "pciAddress": "2"}))]
+    fn beside_other_places_is_accepted(#[case] list: &str, #[case] device: Value) {
+        let mut vm = with_address(vm(), "00:02.0");
+        vm["spec"]["template"]["spec"]["domain"]["devices"][list] = json!([device]);
+        assert_eq!(sidecars(&create(vm)).len(), 1);
+    }
+
+    #[test]
+    fn does_not_go_with_places_that_kubevirt_chooses() {
+        let mut vm = with_address(vm(), "00:02.0");
+        let annotations = |value| json!({"annotations": {"kubevirt.io/placePCIDevicesOnRootComplex": value}});
+        vm["spec"]["template"]["metadata"] = annotations("false");
+        assert!(create(vm.clone()).is_accepted());
+        vm["spec"]["template"]["metadata"] = annotations("true");
+        create(vm).assert_denied(&["placePCIDevicesOnRootComplex", "remove one of them"]);
     }
 }
 

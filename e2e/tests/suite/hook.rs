@@ -29,13 +29,14 @@ struct Container {
 struct Ask<'a> {
     devices: Value,
     option: Option<&'a str>,
+    guest_address: Option<&'a str>,
     settings: Value,
 }
 
 impl Default for Ask<'_> {
     fn default() -> Self {
         let igpu = json!({"name": "node1-000000020", "deviceName": "intel.com/UHD"});
-        Self { devices: json!({"hostDevices": [igpu]}), option: None, settings: json!({}) }
+        Self { devices: json!({"hostDevices": [igpu]}), option: None, guest_address: None, settings: json!({}) }
     }
 }
 
@@ -113,6 +114,9 @@ fn command(ask: Ask<'_>) -> Vec<String> {
     });
     if let Some(option) = ask.option {
         vm["metadata"]["annotations"]["vm-feature-manager.io/vbios-device"] = json!(option);
+    }
+    if let Some(address) = ask.guest_address {
+        vm["metadata"]["annotations"]["vm-feature-manager.io/guest-address"] = json!(address);
     }
     let cluster = Cluster::from_folder(&root().join("examples/vbios/cluster")).unwrap();
     let settings = json!({"vbiosInjection": ask.settings});
@@ -303,6 +307,47 @@ fn a_second_call_gives_the_same_and_a_rom_that_is_there_is_replaced() {
     }
 }
 
+const IN_THE_GUEST: &str = r#"<address type="pci" domain="0x0000" bus="0x00" slot="0x02" function="0x0"/>"#;
+
+#[test]
+fn the_device_gets_its_place_in_the_guest_and_the_rest_stays_as_it_was() {
+    let container = Container::new("place", Ask { guest_address: Some("00:02.0"), ..Ask::default() });
+    let before = domain("domain-one-hostdev.xml");
+    let after = container.define(&before);
+    let added = format!("<rom file=\"{}\"/>{IN_THE_GUEST}", container.rom_path());
+    assert_eq!(after.replace(&added, ""), before.trim_end());
+    let shim = fs::read_to_string(container.folder.join("shim.log")).unwrap();
+    assert!(shim.ends_with("/sidecar-shim --version v1alpha3\n"), "{shim}");
+}
+
+/// The device's own address, in the domain that libvirt gives back, is a child of the device. The one on the host is a
+/// child of its source.
+#[rstest]
+#[case::other_device("domain-one-hostdev.xml", None)]
+#[case::one_of_two("domain-two-hostdevs.xml", Some("0000:01:00.0"))]
+fn a_place_that_is_there_is_replaced(#[case] file: &str, #[case] option: Option<&str>) {
+    let devices = if option.is_some() { two_devices() } else { Ask::default().devices };
+    let ask = Ask { devices, option, guest_address: Some("0000:00:02.0"), ..Ask::default() };
+    let container = Container::new(&format!("places-{file}"), ask);
+    let once = container.define(&domain(file));
+    assert_eq!(container.define(&once), once);
+    for other in [
+        r#"<address type="pci" domain="0x0000" bus="0x05" slot="0x00" function="0x0"></address>"#,
+        "<address type='pci' domain='0x0000' bus='0x05' slot='0x00' function='0x0'/>",
+        "<address type='pci'><zpci uid='0x0001'/></address>",
+    ] {
+        assert_eq!(container.define(&once.replace(IN_THE_GUEST, other)), once, "{other}");
+    }
+}
+
+#[test]
+fn without_the_option_the_place_in_the_guest_stays() {
+    let with_place = Container::new("placed", Ask { guest_address: Some("00:02.0"), ..Ask::default() });
+    let container = Container::new("not-placed", Ask::default());
+    let placed = with_place.define(&domain("domain-one-hostdev.xml"));
+    assert!(container.define(&placed).contains(IN_THE_GUEST));
+}
+
 #[test]
 fn a_vm_that_had_no_device_when_it_was_planned_starts_without_one() {
     let container = Container::new("none", Ask { devices: json!({}), ..Ask::default() });
@@ -374,9 +419,26 @@ fn suses_shim_is_found_and_an_image_without_one_is_told() {
 #[case::one("domain-one-hostdev.xml", Ask::default())]
 #[case::two("domain-two-hostdevs.xml", Ask { devices: two_devices(), option: Some("0000:01:00.0"), ..Ask::default() })]
 #[case::gpu("domain-gpu.xml", Ask { devices: json!({"gpus": [{"name": "gpu-0", "deviceName": "x.io/y"}]}), ..Ask::default() })]
+#[case::with_a_place("domain-one-hostdev.xml", Ask { guest_address: Some("00:02.0"), ..Ask::default() })]
 fn libvirt_takes_the_domain_and_keeps_the_rom(#[case] file: &str, #[case] ask: Ask<'_>) {
-    let container = Container::new(&format!("libvirt-{file}"), ask);
+    let has_place = ask.guest_address.is_some();
+    let container = Container::new(&format!("libvirt-{file}-{has_place}"), ask);
     let xml = container.define(&domain(file)).replacen("type=\"kvm\"", "type=\"test\"", 1);
+    let dumped = defined(&container, &xml);
+    let has_rom = |xml: &str| xml.contains(&format!("<rom file='{}'/>", container.rom_path()));
+    assert!(has_rom(&dumped), "{dumped}");
+    if has_place {
+        let place = "<address type='pci' domain='0x0000' bus='0x00' slot='0x02' function='0x0'/>";
+        // KubeVirt reads the domain back, and the hook is called again.
+        let again = defined(&container, &container.define(&dumped));
+        for xml in [dumped, again] {
+            assert!(has_rom(&xml) && xml.contains(place), "{xml}");
+        }
+    }
+}
+
+/// The domain as libvirt has it after it was defined.
+fn defined(container: &Container, xml: &str) -> String {
     let path = container.folder.join("defined.xml");
     fs::write(&path, xml).unwrap();
     let commands = format!("define {}; dumpxml default_igpu-vm", path.display());
@@ -386,7 +448,7 @@ fn libvirt_takes_the_domain_and_keeps_the_rom(#[case] file: &str, #[case] ask: A
         .expect("virsh is installed (package libvirt-clients)");
     assert!(output.status.success(), "{}", text(&output.stderr));
     let dumped = text(&output.stdout);
-    assert!(dumped.contains(&format!("<rom file='{}'/>", container.rom_path())), "{dumped}");
+    dumped[dumped.find("<domain").unwrap()..].to_owned()
 }
 
 #[test]

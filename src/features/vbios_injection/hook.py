@@ -8,7 +8,7 @@ VOLUME = "/var/run/kubevirt-private/config-map/vbios-rom/rom"
 SHIMS = "/sidecar-shim", "/usr/bin/sidecar-shim"
 
 
-# At start: become the sidecar-shim, with this program as its hook.
+# At start: become the sidecar-shim, with this program as its hook. The arguments are the shim's, after --guest-address.
 def install(delivery, on_failure, devices, *arguments):
     shim = next((s for s in SHIMS if os.access(s, os.X_OK)), None)
     if not shim:
@@ -20,33 +20,35 @@ def install(delivery, on_failure, devices, *arguments):
     with open(hook, "w") as file:
         file.write("#!%s\n%s" % (sys.executable or "/usr/bin/env python3", program))
     os.chmod(hook, 0o755)
+    place = arguments[0].partition("--guest-address=")[2]
     os.environ.update(VBIOS_DELIVERY=delivery, VBIOS_ON_FAILURE=on_failure, VBIOS_DEVICES=devices)
+    os.environ["VBIOS_GUEST_ADDRESS"] = place
     os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", os.defpath)
-    os.execv(shim, [shim, *arguments])
+    os.execv(shim, [shim, *arguments[bool(place):]])
 
 
-# The PCI host devices of a domain, with the places of what is to change in its text.
+# The PCI host devices of a domain, with the places of what is to change in its text. The address in the guest is a child
+# of the device, that on the host a child of its source.
 def parse(text):
     path, devices, parser = [], [], expat.ParserCreate()
 
     def start(name, attributes):
         path.append(name)
         if path == ["domain", "devices", "hostdev"]:
-            devices.append({"type": attributes.get("type"), "roms": []})
+            devices.append({"type": attributes.get("type"), "children": []})
         elif path[:3] == ["domain", "devices", "hostdev"]:
-            key = "/".join(path[3:])
-            devices[-1].setdefault(key, attributes)
-            if key == "rom":
-                devices[-1]["roms"].append(parser.CurrentByteIndex)
+            devices[-1].setdefault("/".join(path[3:]), attributes)
+            if path[3:] in (["rom"], ["address"]):
+                devices[-1]["children"].append([name, parser.CurrentByteIndex])
 
     def end(name):
         if path == ["domain", "devices", "hostdev"]:
             devices[-1]["end"] = parser.CurrentByteIndex
-        elif path == ["domain", "devices", "hostdev", "rom"]:
+        elif path in (["domain", "devices", "hostdev", "rom"], ["domain", "devices", "hostdev", "address"]):
             after = parser.CurrentByteIndex
-            if text.startswith(b"</rom", after):
+            if text.startswith(b"</", after):
                 after = text.index(b">", after) + 1
-            devices[-1]["roms"][-1] = devices[-1]["roms"][-1], after
+            devices[-1]["children"][-1].append(after)
         path.pop()
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
@@ -101,10 +103,16 @@ def define(domain):
     text = domain.encode()
     hostdev = find(parse(text), os.environ["VBIOS_DEVICES"])
     if hostdev:
+        new = {"rom": '<rom file="%s"/>' % deliver()}
+        place = os.environ.get("VBIOS_GUEST_ADDRESS")
+        if place:
+            parts = tuple(place.replace(".", ":").split(":"))
+            new["address"] = '<address type="pci" domain="0x%s" bus="0x%s" slot="0x%s" function="0x%s"/>' % parts
         end = hostdev["end"]
-        text = text[:end] + b'<rom file="%s"/>' % deliver().encode() + text[end:]
-        for start, end in reversed(hostdev["roms"]):
-            text = text[:start] + text[end:]
+        text = text[:end] + "".join(new.values()).encode() + text[end:]
+        for name, start, end in reversed(hostdev["children"]):
+            if name in new:
+                text = text[:start] + text[end:]
     return text.decode()
 
 

@@ -1,29 +1,33 @@
 //! vBIOS injection: a passed-through device gets its ROM. KubeVirt has no field for a ROM, so a hook sidecar adds it to
 //! the definition of the guest at each start.
 
+mod dump;
 mod error;
 mod rom;
 mod sidecar;
+mod target;
 
 use serde_json::Value;
 
 use super::feature::{Context, Feature, Plan};
-use super::host_devices::is_usb;
 use super::reference::{OptionReference, Reference};
 use super::switch;
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{CONFIG_MAP, ClusterError, ConfigMap, KUBEVIRT, KubeVirt, PCI_DEVICE, SUBJECT_ACCESS_REVIEW};
+use crate::cluster::{
+    CONFIG_MAP, ClusterError, ConfigMap, Gate, KUBEVIRT, KubeVirt, PCI_DEVICE, SUBJECT_ACCESS_REVIEW,
+};
 use crate::settings::{FeatureSettings, choice, section};
 use crate::text::{self, Quoted};
 use crate::values::image::ImageReference;
 use crate::values::name::{LABEL, SUBDOMAIN};
 use crate::values::pattern::Pattern;
 use crate::values::pci::PciAddress;
+use crate::vm::Sidecars;
 use crate::vm::place::{CONFIG_MAP_VOLUME, HOOK_SIDECAR};
-use crate::vm::{Device, Sidecars, argument_of};
 use error::VbiosError;
 use rom::Rom;
-use sidecar::{DEVICES, sidecar};
+use sidecar::{Work, sidecar};
+use target::{ANY, Devices, Target, mismatch, target};
 
 section! {
     /// Setting `vbiosInjection`.
@@ -79,6 +83,7 @@ choice! {
 
 const NAME: &str = "vbios-injection";
 const DEVICE_OPTION: &str = "vbios-device";
+const ADDRESS_OPTION: &str = "guest-address";
 const IMAGE_OPTION: &str = "sidecar-image";
 
 /// The volume with the ROM, if `romDelivery` is `volume`.
@@ -112,8 +117,14 @@ pub(super) static FEATURE: Feature = Feature {
         options: &[
             OptionReference {
                 name: DEVICE_OPTION,
-                takes: "the name of a host device or GPU of the VM, or its PCI address",
-                meaning: "which device gets the ROM, if the VM has several",
+                takes: "the name of a host device or GPU of the VM, or what `pci-passthrough` takes: its PCI address, with or \
+                        without its node, or its vendor and device ids",
+                meaning: "which device gets the ROM, if the VM has several and the ROM does not tell",
+            },
+            OptionReference {
+                name: ADDRESS_OPTION,
+                takes: "a PCI address on bus `00`, such as `00:02.0`",
+                meaning: "the place of the device in the guest; the drivers of Intel's iGPUs expect `00:02.0`",
             },
             OptionReference { name: IMAGE_OPTION, takes: "an image reference", meaning: "the sidecar's image" },
         ],
@@ -126,7 +137,7 @@ pub(super) static FEATURE: Feature = Feature {
                 .without("the directive fails and says what to grant")
                 .only_if(&[Condition::On("vbiosInjection.requireUserAccess")]),
             Access::to(Verbs::Get, &[&KUBEVIRT])
-                .what("the feature gate `Sidecar` and the version")
+                .what("the feature gate `Sidecar`, the version, and which host devices are PCI devices")
                 .without("the gate is not checked, and the sidecar uses the image in the settings"),
             Access::to(Verbs::Get, &[&PCI_DEVICE])
                 .what("the device that gets the ROM")
@@ -143,12 +154,17 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     if settings.require_user_access && (context.is_requested || !was_given(value, context)) {
         check_access(value, context)?;
     }
-    let Target { names, device } = target(&sidecars, context)?;
+    let devices = Devices::of(context.vm)?;
+    let rom = rom(value, context)?;
+    let Target { names, device } = target(&rom, &devices, &sidecars, context)?;
+    let guest_address = guest_address(context)?;
     let parse = |text: &str| text.parse().map_err(|error| VbiosError::Image { value: text.to_owned(), error });
     let named_image = context.directives.option(IMAGE_OPTION)?.map(parse).transpose()?;
-    let rom = rom(value, context)?;
-    let warning = context.lookups.check_gate("Sidecar")?;
     let kubevirt = context.lookups.kubevirt().ok();
+    if let Some(version) = kubevirt.as_ref().filter(|kubevirt| kubevirt.is_before(2)).and_then(|it| it.version()) {
+        return Err(VbiosError::OldKubeVirt { version }.into());
+    }
+    let warning = context.lookups.check_gate("Sidecar")?;
     let image = named_image.unwrap_or_else(|| default_image(kubevirt.as_deref(), settings));
     let allowed = &settings.allowed_sidecar_images;
     if !allowed.is_empty() && !allowed.iter().any(|pattern| pattern.matches(&image.to_string())) {
@@ -161,12 +177,46 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
         let warning = "the VirtualMachine has no host device and no GPU that the ROM could be for; add pci-passthrough";
         plan.warnings.push(warning.to_owned());
     }
-    plan.warnings.extend(device.and_then(|device| mismatch(rom, device.name, context)));
+    plan.warnings.extend(device.and_then(|device| mismatch(&rom, device, context)));
+    plan.warnings.extend(rom.open_end.map(|end| {
+        format!(
+            "the ROM says that it has another image at byte {end}, but the file ends there; if the guest needs that image, dump the \
+             ROM again"
+        )
+    }));
+    if kubevirt.is_some_and(|kubevirt| kubevirt.gate("Plugins") == Gate::On) {
+        let warning = "KubeVirt's feature gate Plugins is on: if there is a Plugin, KubeVirt loses the ROM, or does not start a \
+                       VirtualMachine with PCI devices; use no plugins together with vbios-injection";
+        plan.warnings.push(warning.to_owned());
+    }
     if settings.rom_delivery == RomDelivery::Volume {
         plan.entries.push(CONFIG_MAP_VOLUME.entry(VOLUME, value));
     }
-    plan.entries.push(HOOK_SIDECAR.entry("", &sidecar(&image, value, &names, settings)));
+    let work = Work { config_map: value, devices: &names, guest_address };
+    plan.entries.push(HOOK_SIDECAR.entry("", &sidecar(&image, &work, settings)));
     Ok(plan)
+}
+
+/// The place that the device gets in the guest, if the VirtualMachine asks for one. libvirt refuses a place that another
+/// device has. It moves its own root ports away.
+fn guest_address(context: &Context<'_>) -> anyhow::Result<Option<PciAddress>> {
+    let Some(option) = context.directives.option(ADDRESS_OPTION)?.filter(|option| !option.is_empty()) else {
+        return Ok(None);
+    };
+    let slot_of = |address: &str| address.strip_prefix("0000:00:")?.strip_suffix(".0").map(str::to_owned);
+    let is_place =
+        |address: &PciAddress| slot_of(&address.to_string()).is_some_and(|slot| !["00", "1f"].contains(&slot.as_str()));
+    let Some(address) = option.parse().ok().filter(is_place) else {
+        return Err(VbiosError::GuestAddress { value: option.to_owned() }.into());
+    };
+    if context.vm.is_placed_by_kubevirt() {
+        return Err(VbiosError::GuestAddressByKubeVirt.into());
+    }
+    let is_in_slot = |place: &str| place.parse().is_ok_and(|place: PciAddress| place.is_of_same_device_as(address));
+    match context.vm.guest_addresses().find(|(_, place)| is_in_slot(place)) {
+        Some((device, _)) => Err(VbiosError::GuestAddressTaken { address, device: text::list(&[device]) }.into()),
+        None => Ok(Some(address)),
+    }
 }
 
 /// Whether the feature already gave the VirtualMachine the ROM in this ConfigMap.
@@ -199,17 +249,22 @@ fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> an
         return Err(VbiosError::Name.into());
     }
     let volumes = context.vm.volumes()?;
+    let is_of_sidecar = |name: &str| sidecars.volumes_of_others().iter().any(|volume| volume == name);
     if context.settings.vbios_injection.rom_delivery == RomDelivery::Volume {
         let is_taken =
             volumes.iter().any(|v| v.name == VOLUME && v.config_map.as_ref().map(|source| source.name) != Some(name));
-        return if is_taken { Err(VbiosError::VolumeTaken.into()) } else { Ok(()) };
+        return match is_taken {
+            true => Err(VbiosError::VolumeTaken.into()),
+            false if is_of_sidecar(VOLUME) => Err(VbiosError::VolumeOfSidecar.into()),
+            false => Ok(()),
+        };
     }
     if !LABEL.allows(name) {
         return Err(VbiosError::NameOfVolume.into());
     }
     let taken = if volumes.iter().any(|volume| volume.name == name) {
         "a volume of the VirtualMachine"
-    } else if sidecars.volumes_of_others().iter().any(|volume| volume == name) {
+    } else if is_of_sidecar(name) {
         "another hook sidecar"
     } else if POD_VOLUMES.contains(&name) {
         "a volume of every KubeVirt pod"
@@ -217,83 +272,6 @@ fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> an
         return Ok(());
     };
     Err(VbiosError::NameTaken(taken).into())
-}
-
-/// The device that gets the ROM.
-struct Target<'v> {
-    /// The names and addresses that the hook looks for, in the form that its program takes.
-    names: String,
-    /// The device, if the VirtualMachine has it.
-    device: Option<Device<'v>>,
-}
-
-/// Matches the only device, whatever its name: Harvester may rename it.
-const ONLY: &str = "*";
-
-/// Matches the only device, or none.
-const ANY: &str = "?";
-
-/// The device that the option names, or the VirtualMachine's only device.
-fn target<'v>(sidecars: &Sidecars<'_>, context: &Context<'v>) -> anyhow::Result<Target<'v>> {
-    let mut devices = [context.vm.host_devices()?, context.vm.gpus()?].concat();
-    // USB devices are in the list of host devices, too, but have no ROM.
-    devices.retain(|device| !is_usb(device));
-    let names = || match devices.as_slice() {
-        [] => "none".to_owned(),
-        devices => text::list(&devices.iter().map(|device| device.name).collect::<Vec<_>>()),
-    };
-    // An instance type may add devices, too.
-    let has_instance_type = context.vm.has_instance_type();
-    if let Some(option) = context.directives.option(DEVICE_OPTION)? {
-        if let Some(device) = devices.iter().find(|device| device.name == option) {
-            return to_target(*device, device.name, "");
-        }
-        if let Ok(address) = option.parse::<PciAddress>() {
-            if let Some(device) = devices.iter().find(|device| address_of(device) == Some(address)) {
-                return to_target(*device, &address.to_string(), device.name);
-            }
-            // If the policy does not know the address of a device, the hook finds it when the VM starts.
-            if has_instance_type || devices.iter().any(|device| address_of(device).is_none()) {
-                return Ok(Target { names: address.to_string(), device: None });
-            }
-        }
-        if has_instance_type {
-            return to_target(Device { name: option, resource: "" }, option, "");
-        }
-        return Err(VbiosError::NoSuchDevice { value: option.to_owned(), devices: names() }.into());
-    }
-    // If there are several, there was only one when the ROM was added. Harvester added the others because they share its
-    // IOMMU group.
-    let device = match devices.as_slice() {
-        [] if has_instance_type => return Ok(Target { names: ONLY.to_owned(), device: None }),
-        [] => return Ok(Target { names: ANY.to_owned(), device: None }),
-        [device] => Some(device),
-        devices => devices.iter().find(|device| was_for(device.name, sidecars, context)),
-    };
-    let device = device.ok_or_else(|| VbiosError::SeveralDevices { devices: names() })?;
-    to_target(*device, device.name, ONLY)
-}
-
-/// Whether the VirtualMachine's sidecar looks for a device of this name.
-fn was_for(device: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> bool {
-    let ours = context.ours.iter().find(|added| added.entry.place == &HOOK_SIDECAR);
-    let sidecar = ours.map(|added| added.entry.value.as_str()).or_else(|| sidecars.of_policy());
-    let devices = sidecar.and_then(|json| argument_of(json, DEVICES)).unwrap_or_default();
-    devices.split(' ').any(|name| name == device)
-}
-
-/// Checks that the hook can look for the names: it splits its argument at spaces, and reads `*` and `?` as wildcards.
-fn to_target<'v>(device: Device<'v>, first: &str, second: &str) -> anyhow::Result<Target<'v>> {
-    if first.is_empty() || first.contains([' ', '\t', '\n', '*', '?']) {
-        return Err(VbiosError::DeviceName { name: first.to_owned() }.into());
-    }
-    Ok(Target { names: format!("{first} {second}").trim_end().to_owned(), device: Some(device) })
-}
-
-/// The device's address, if its name or resource contains it.
-fn address_of(device: &Device<'_>) -> Option<PciAddress> {
-    let of_name = PciAddress::of_pci_device(device.name).map(|(_, address)| address);
-    of_name.or_else(|| PciAddress::of_device_name(device.resource))
 }
 
 fn rom(name: &str, context: &Context<'_>) -> Result<Rom, VbiosError> {
@@ -310,12 +288,16 @@ fn rom(name: &str, context: &Context<'_>) -> Result<Rom, VbiosError> {
     }
 }
 
-/// The key that the ConfigMap has instead of `binaryData.rom`, for a message.
+/// What the ConfigMap has instead of `binaryData.rom`, for a message.
 fn describe_keys(config_map: &ConfigMap) -> String {
-    match config_map.binary_data.keys().next() {
-        _ if config_map.data.contains_key("rom") => ", only data.rom, which cannot hold bytes".to_owned(),
-        Some(key) => format!(", but {}", Quoted(key)),
-        None => String::new(),
+    match (config_map.data.get("rom"), config_map.binary_data.keys().next()) {
+        // kubectl writes a file that is text under `data`.
+        (Some(text), _) => match dump::encoded(text) {
+            Some((what, cure)) => format!(", only data.rom, which is {what}; {cure}"),
+            None => ", only data.rom, which cannot hold bytes".to_owned(),
+        },
+        (None, Some(key)) => format!(", but {}", Quoted(key)),
+        (None, None) => String::new(),
     }
 }
 
@@ -324,19 +306,4 @@ fn default_image(kubevirt: Option<&KubeVirt>, settings: &VbiosInjectionSettings)
     let image = &settings.default_sidecar_image;
     let version = kubevirt.and_then(KubeVirt::version).filter(|_| settings.auto_detect_version);
     version.and_then(|version| image.with_tag(&version)).unwrap_or_else(|| image.clone())
-}
-
-/// Warns if the ROM is made for another device than the one that gets it, if that is one of Harvester's PCIDevices.
-fn mismatch(rom: Rom, name: &str, context: &Context<'_>) -> Option<String> {
-    let (vendor, device) = rom.ids?;
-    PciAddress::of_pci_device(name)?;
-    let pci_device = context.lookups.device(&PCI_DEVICE, name).ok()?;
-    let rom = format!("{vendor:04x}:{device:04x}");
-    let ids = pci_device.ids().to_ascii_lowercase();
-    (ids != rom).then(|| {
-        format!(
-            "the ROM says that it is for the device {rom}, but it goes to {} ({ids}); use a ROM of that device",
-            pci_device.name()
-        )
-    })
 }

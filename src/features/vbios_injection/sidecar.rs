@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::json::to_text;
 use crate::values::image::ImageReference;
+use crate::values::pci::PciAddress;
 
 use super::{RomDelivery, VbiosInjectionSettings};
 use crate::settings::Choice;
@@ -13,10 +14,10 @@ const MARKER: &str = "vm-feature-manager.io/vbios-injection";
 
 /// The program that is the hook, and that installs itself.
 ///
-/// `python3 -c` starts it with `MARKER DELIVERY ON_FAILURE DEVICES SHIM-ARGUMENT...`. It then installs itself as
-/// `onDefineDomain` and becomes the sidecar-shim. When the shim calls it as `onDefineDomain --vmi JSON --domain XML`,
-/// it prints the changed domain. It tries the `DEVICES` in turn: a name in the VM, a PCI address on the host, `*` for
-/// the only device, `?` for the only device or none.
+/// `python3 -c` starts it with `MARKER DELIVERY ON_FAILURE DEVICES [--guest-address=ADDRESS] SHIM-ARGUMENT...`. It then
+/// installs itself as `onDefineDomain` and becomes the sidecar-shim. When the shim calls it as `onDefineDomain --vmi JSON
+/// --domain XML`, it prints the changed domain. It tries the `DEVICES` in turn: a name in the VM, a PCI address on the host,
+/// `*` for the only device, `?` for the only device or none.
 const PROGRAM: &str = include_str!("hook.py");
 
 /// The position of `DEVICES` in the command.
@@ -27,7 +28,7 @@ pub(super) const DEVICES: usize = 6;
 #[serde(rename_all = "camelCase")]
 struct Sidecar<'s> {
     image: String,
-    command: [&'s str; 9],
+    command: Vec<&'s str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     config_map: Option<Mount<'s>>,
 }
@@ -41,18 +42,28 @@ struct Mount<'s> {
     hook_path: &'static str,
 }
 
-/// The sidecar for a ConfigMap's ROM and a device, as JSON.
-pub(super) fn sidecar(
-    image: &ImageReference,
-    config_map: &str,
-    devices: &str,
-    settings: &VbiosInjectionSettings,
-) -> String {
+/// What a sidecar does.
+pub(super) struct Work<'w> {
+    /// The ConfigMap with the ROM.
+    pub(super) config_map: &'w str,
+    /// The devices that the hook looks for.
+    pub(super) devices: &'w str,
+    /// The place that the device gets in the guest, if the VirtualMachine asks for one.
+    pub(super) guest_address: Option<PciAddress>,
+}
+
+/// The sidecar that does the work, as JSON.
+pub(super) fn sidecar(image: &ImageReference, work: &Work<'_>, settings: &VbiosInjectionSettings) -> String {
+    let &Work { config_map, devices, guest_address } = work;
     let (version, on_failure) = (settings.hook_version.word(), settings.on_hook_failure.word());
     let delivery = settings.rom_delivery.word();
+    let guest_address = guest_address.map(|address| format!("--guest-address={address}"));
+    let mut command = vec!["python3", "-c", PROGRAM, MARKER, delivery, on_failure, devices];
+    command.extend(guest_address.as_deref());
+    command.extend(["--version", version]);
     let sidecar = Sidecar {
         image: image.to_string(),
-        command: ["python3", "-c", PROGRAM, MARKER, delivery, on_failure, devices, "--version", version],
+        command,
         config_map: match settings.rom_delivery {
             RomDelivery::Sidecar => Some(Mount { name: config_map, key: "rom", hook_path: "/run/vbios/rom" }),
             RomDelivery::Volume => None,

@@ -1,0 +1,45 @@
+//! The sets of entries that [`planning`](super::planning) compares.
+
+use super::ownership::entries;
+use super::planning::{Ending, Outcome};
+use crate::features::record::Recorded;
+use crate::vm::entries::Entries;
+use crate::vm::entry::Entry;
+use crate::vm::place::HOOK_SIDECAR;
+
+/// The entries of several features. Features share entries, so of each the largest number counts.
+pub(super) fn of_all<'e>(features: impl IntoIterator<Item = &'e [Recorded]>) -> Entries {
+    features.into_iter().map(entries).fold(Entries::default(), Entries::union)
+}
+
+/// The entries that the features want. Those of a feature that fails count as gone, so that devices which Harvester
+/// added because of them do not cause the failure.
+pub(super) fn wanted(endings: &[Ending]) -> Entries {
+    let successes = endings.iter().filter(|ending| !matches!(ending.outcome, Outcome::Failed(..)));
+    of_all(successes.map(|ending| ending.wanted.as_slice()))
+}
+
+/// The entries that go: those that are recorded and not wanted. A sidecar is replaced, and does not go.
+pub(super) fn gone(recorded: Entries, wanted: &Entries) -> Entries {
+    let gone = recorded.without(wanted);
+    match (wanted.any_at(&HOOK_SIDECAR), gone.any_at(&HOOK_SIDECAR).cloned()) {
+        (Some(_), Some(replaced)) => gone.without(&[replaced].into_iter().collect()),
+        _ => gone,
+    }
+}
+
+/// The entries that have to be added to what is there for all to be there, in order.
+pub(super) fn new<'e>(wanted: impl IntoIterator<Item = &'e [Recorded]>, there: &Entries) -> Vec<Entry> {
+    let mut all = there.clone();
+    let mut new = Vec::new();
+    for feature in wanted {
+        let mut there = all.clone();
+        for added in feature {
+            if !there.take(&added.entry) {
+                all.insert(added.entry.clone());
+                new.push(added.entry.clone());
+            }
+        }
+    }
+    new
+}
