@@ -180,10 +180,10 @@ mod tests {
 
     #[test]
     fn a_row_of_names_is_short() {
-        assert_eq!(list(["a", "b"]), "a, b");
-        assert_eq!(list(["a"; 8]), ["a"; 8].join(", "));
-        assert_eq!(list(["a"; 9]), format!("{}, ...", ["a"; 8].join(", ")));
-        assert_eq!(list(["x".repeat(200).as_str()]), "x".repeat(QUOTED));
+        assert_eq!(list(&["a", "b"]), "a, b");
+        assert_eq!(list(&["a"; 8]), ["a"; 8].join(", "));
+        assert_eq!(list(&["a"; 9]), format!("{}, ...", ["a"; 8].join(", ")));
+        assert_eq!(list(&["x".repeat(200).as_str()]), "x".repeat(QUOTED));
     }
 
     #[test]
