@@ -101,7 +101,8 @@ impl Gate {
 pub(crate) enum GateError {
     /// Cause: the gate is off. On Harvester, `HostDevices` is on, and `Sidecar` is off in every release. KubeVirt needs `NUMA` only
     /// before 1.4
-    /// Cure: add the gate to those of the KubeVirt object; how to [switch on `Sidecar`](vbios.md#3-switch-on-kubevirts-gate-sidecar)
+    /// Cure: "have the administrator add ... to spec.configuration.developerConfiguration.featureGates of the KubeVirt object", or "move ...
+    /// from disabledFeatureGates" to that list; how to [switch on `Sidecar`](vbios.md#3-switch-on-kubevirts-gate-sidecar)
     #[error("KubeVirt's feature gate {name} is off, so KubeVirt would refuse the VirtualMachine; {remedy}")]
     Off { name: &'static str, remedy: String },
 }

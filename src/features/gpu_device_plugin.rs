@@ -64,7 +64,8 @@ choice! {
 #[derive(Debug, thiserror::Error)]
 enum GpuDevicePluginError {
     /// Cause: a typing mistake, or a number without the equals sign before it
-    /// Cure: `kubectl describe node` lists the names under Capacity; several are `nvidia.com/gpu=2`
+    /// Cure: the value in the message, or "one such as nvidia.com/gpu, or nvidia.com/gpu=2"; `kubectl describe node` lists the names
+    /// under Capacity
     #[error("not the name of an extended resource: {error}; write {write}")]
     Name { error: ResourceNameError, write: String },
     /// Cause: 0, not a whole number, or more than the setting `gpuDevicePlugin.maxDevices`

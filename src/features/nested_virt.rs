@@ -80,6 +80,10 @@ enum NestedVirtError {
         Quoted(.0)
     )]
     Option(String),
+    /// Cause: the value names a CPU vendor
+    /// Cure: `enabled`, and the vendor in the option `cpu-vendor`, if the nodes do not tell it
+    #[error("must be enabled or disabled; the vendor is the option vm-feature-manager.io/cpu-vendor, amd or intel")]
+    Vendor,
     /// Cause: the VM forbids what the directive asks for
     /// Cure: remove one of the two
     #[error(
@@ -140,6 +144,9 @@ pub(super) static FEATURE: Feature = Feature {
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
+    if matches!(value.to_ascii_lowercase().as_str(), "amd" | "intel" | "svm" | "vmx") {
+        return Err(NestedVirtError::Vendor.into());
+    }
     is_on(value)?;
     if let Some(architecture) = context.vm.architecture()?.filter(|architecture| !matches!(*architecture, "" | AMD64)) {
         let (who, architecture) = ("the VirtualMachine is", architecture.to_owned());

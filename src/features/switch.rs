@@ -13,7 +13,8 @@ pub(crate) enum SwitchError {
     /// Cure: `enabled`, `true`, `yes`, `on`, `1`; `disabled`, `false`, `no`, `off`, `0`
     #[error("must be enabled or disabled")]
     Neither,
-    /// Cause: a word such as `enabled`, but the directive needs a value: devices, a resource, a ConfigMap or a page size
+    /// Cause: a word such as `enabled`, but the directive names something: "which devices", "which resource", "which ConfigMap has the
+    /// ROM"
     /// Cure: write the value that the message asks for
     #[error("it does not say {what}; write for example {example}")]
     NoValue { what: &'static str, example: &'static str },

@@ -99,9 +99,8 @@ impl FromStr for PciAddress {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // Wrong separators are named before parts that are right: in 0000:05.00.0, the bus does have two digits.
-        let mut separators = text.chars().filter(|c| !c.is_ascii_alphanumeric());
-        let separators = [separators.next(), separators.next(), separators.next(), separators.next()];
-        if !matches!(separators, [Some(':'), Some(':'), Some('.'), None] | [Some(':'), Some('.'), None, _]) {
+        let separators: String = text.chars().filter(|c| !c.is_ascii_alphanumeric()).collect();
+        if !matches!(separators.as_str(), "::." | ":.") {
             return Err(PciAddressError::Form);
         }
         let (rest, function) = text.rsplit_once('.').ok_or(PciAddressError::Form)?;

@@ -28,6 +28,12 @@ fn a_word_for_on_is_no_value(
 }
 
 #[rstest]
+fn a_cpu_vendor_is_an_option(#[values("amd", "Intel", "svm", "vmx")] value: &str) {
+    let error = "must be enabled or disabled; the vendor is the option vm-feature-manager.io/cpu-vendor";
+    create("nested-virt", value).assert_denied(&[error]);
+}
+
+#[rstest]
 fn every_directive_takes_the_same_words_for_off(
     #[values("disabled", "FALSE", "no", "Off", "0", "", "  ")] word: &str,
     #[values("pci-passthrough", "usb-passthrough", "gpu-device-plugin", "vbios-injection", "hugepages", "numa")]

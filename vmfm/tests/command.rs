@@ -501,6 +501,8 @@ mod explain {
     #[case::without_a_domain("vm-feature-manager/nested-virt")]
     #[case::another_domain("vm-feature-manager.com/nested-virt")]
     #[case::without_hyphens("vmfeaturemanager.io/nested-virt")]
+    #[case::without_a_prefix("nested-virt")]
+    #[case::of_harvester("vm-feature-manager.harvesterhci.io/nested-virt")]
     fn a_key_whose_prefix_is_mistyped_is_told(#[case] key: &str) {
         let text = explain(&["-"], &VM.replace("vm-feature-manager.io/gpu-device-plugin", key));
         let expected = [
@@ -537,6 +539,14 @@ mod explain {
         let text = explain(&["--old", &old, "-"], &stdout);
         let expected = ["  gpu-device-plugin: nothing to do", "    nothing has changed that matters to the policy"];
         assert_eq!(part(&text, "decisions:"), expected, "{text}");
+    }
+
+    #[test]
+    fn what_would_be_applied_is_told_if_the_request_is_denied_because_of_others() {
+        let both = "gpu-device-plugin: nvidia.com/gpu\n    vm-feature-manager.io/cpu-pinning: maybe";
+        let text = explain(&["-"], &VM.replace("gpu-device-plugin: nvidia.com/gpu", both));
+        let expected = ["  gpu-device-plugin: would be applied", "    the request is denied because of cpu-pinning"];
+        assert_eq!(part(&text, "decisions:")[..2], expected, "{text}");
     }
 
     #[test]

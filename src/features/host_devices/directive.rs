@@ -19,7 +19,9 @@ pub(in crate::features) struct Devices {
 /// Why a value is not a valid list of devices. `write` is the value as it should be written in YAML.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::features) enum DirectiveError {
-    /// Cause: quotes or commas are wrong, or the value is a device without the JSON around it
+    /// Cause: the value is a device without the JSON around it, or the message says where it is wrong: "at column ...", "it has curly
+    /// quotes, and needs straight ones", "it contains the single quotes that should be around it", "the quotes in it must be double
+    /// quotes", "it has no double quotes", "it has a comma before a closing bracket", "it ends too early"
     /// Cure: copy the value in the message: in YAML, the whole value is in single quotes
     #[error("not valid JSON{problem}; write {write}")]
     Json { problem: String, write: String },
