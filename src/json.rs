@@ -1,7 +1,7 @@
 //! Helpers for JSON that serde_json does not have.
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 /// The type of a value, for a message.
@@ -39,15 +39,4 @@ pub(crate) fn is_unset(value: &Value) -> bool {
         Value::Object(members) => members.is_empty(),
         Value::Bool(_) | Value::Number(_) => false,
     }
-}
-
-/// Reads a field that may be null. Kubernetes treats null as absent, so the field then has its default.
-///
-/// For `#[serde(default, deserialize_with = "or_default")]`.
-pub(crate) fn or_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
-where
-    T: Default + Deserialize<'de>,
-    D: Deserializer<'de>,
-{
-    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }

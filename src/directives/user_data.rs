@@ -78,8 +78,7 @@ pub(crate) type ReadSecret<'r> = &'r dyn Fn(&str) -> Result<Rc<UserDataSecret>, 
 /// The volumes with user data, by name.
 fn sources(vm: &VirtualMachine) -> impl Iterator<Item = (&str, CloudInit<'_>)> {
     vm.readable_volumes().flat_map(|volume| {
-        let sources = [volume.cloud_init_no_cloud, volume.cloud_init_config_drive].into_iter().flatten();
-        sources.map(move |source| (volume.name, source))
+        volume.user_data.into_iter().flatten().map(move |source| (volume.name, source))
     })
 }
 
@@ -134,8 +133,8 @@ impl UserData {
 
     /// Reads a volume's user data, in the order in which KubeVirt looks for it: the Secret, the text, the text in base64.
     fn read_source(&mut self, volume: &str, source: &CloudInit<'_>, secret: Option<ReadSecret<'_>>) {
-        let name = source.secret_ref.as_ref().map(|secret| secret.name).filter(|name| !name.is_empty());
-        if let (Some(name), Some(read)) = (name, secret) {
+        let name = source.secret;
+        if let (false, Some(read)) = (name.is_empty(), secret) {
             match read(name) {
                 Ok(secret) => self.read_base64(volume, secret.user_data().unwrap_or_default()),
                 Err(error) => {

@@ -3,6 +3,7 @@
 
 pub(crate) mod entries;
 pub(crate) mod entry;
+mod parts;
 mod path;
 pub(crate) mod place;
 mod placement;
@@ -11,13 +12,14 @@ mod sidecars;
 use std::borrow::Cow;
 
 use k8s_openapi::api::core::v1::NodeSelector;
-use serde::Deserialize;
 use serde_json::Value;
 
-use crate::json::{is_unset, or_default, to_text};
+use crate::json::{is_unset, to_text};
 use crate::keys::PREFIX;
 use crate::values::pci::MAX_DEVICES;
 use crate::values::quantity::Quantity;
+use parts::Part;
+pub(crate) use parts::{CloudInit, Cpu, CpuFeature, Device, Volume};
 use path::Path;
 pub(crate) use path::ShapeError;
 use place::{
@@ -63,41 +65,6 @@ pub(crate) struct VirtualMachine {
     is_changed: bool,
 }
 
-/// An item of `domain.cpu.features`.
-#[derive(Debug, Deserialize)]
-#[serde(expecting = "an object")]
-pub(crate) struct CpuFeature<'v> {
-    #[serde(default, borrow, deserialize_with = "or_default")]
-    pub(crate) name: &'v str,
-    /// The CPU feature's policy in KubeVirt. Empty means `require`.
-    #[serde(default, borrow, deserialize_with = "or_default")]
-    pub(crate) policy: &'v str,
-}
-
-/// The parts of `domain.cpu` that decide about the number of CPUs and their placement.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, expecting = "an object", rename_all = "camelCase")]
-pub(crate) struct Cpu {
-    #[serde(deserialize_with = "or_default")]
-    cores: u64,
-    #[serde(deserialize_with = "or_default")]
-    sockets: u64,
-    #[serde(deserialize_with = "or_default")]
-    pub(crate) threads: u64,
-    pub(crate) dedicated_cpu_placement: Option<bool>,
-    pub(crate) isolate_emulator_thread: Option<bool>,
-}
-
-impl Cpu {
-    /// The number of the guest's CPUs: sockets times cores times threads. As in KubeVirt, absent values count as 1; if
-    /// all are absent, there is no number.
-    pub(crate) fn count(&self) -> Option<u64> {
-        let parts = [self.cores, self.sockets, self.threads];
-        let product = parts.iter().filter(|n| **n > 0).fold(1, |product: u64, n| product.saturating_mul(*n));
-        (parts != [0; 3]).then_some(product)
-    }
-}
-
 /// An amount of CPUs or memory in the VirtualMachine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Amount {
@@ -111,51 +78,6 @@ pub(crate) struct Amount {
 pub(crate) struct Resources {
     pub(crate) request: Option<Amount>,
     pub(crate) limit: Option<Amount>,
-}
-
-/// An item of `domain.devices.hostDevices` or `domain.devices.gpus`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(expecting = "an object")]
-pub(crate) struct Device<'v> {
-    #[serde(default, borrow, deserialize_with = "or_default")]
-    pub(crate) name: &'v str,
-    /// The extended resource of the device.
-    #[serde(default, borrow, deserialize_with = "or_default", rename = "deviceName")]
-    pub(crate) resource: &'v str,
-}
-
-/// An item of `volumes`.
-#[derive(Debug, Deserialize)]
-#[serde(expecting = "an object", rename_all = "camelCase")]
-pub(crate) struct Volume<'v> {
-    #[serde(default, borrow, deserialize_with = "or_default")]
-    pub(crate) name: &'v str,
-    #[serde(borrow)]
-    pub(crate) config_map: Option<Reference<'v>>,
-    #[serde(borrow)]
-    pub(crate) cloud_init_no_cloud: Option<CloudInit<'v>>,
-    #[serde(borrow)]
-    pub(crate) cloud_init_config_drive: Option<CloudInit<'v>>,
-}
-
-/// The user data of a volume. Fields are empty if they are absent.
-#[derive(Debug, Deserialize)]
-#[serde(expecting = "an object", rename_all = "camelCase")]
-pub(crate) struct CloudInit<'v> {
-    #[serde(default, borrow, deserialize_with = "or_default")]
-    pub(crate) user_data: &'v str,
-    #[serde(default, borrow, deserialize_with = "or_default")]
-    pub(crate) user_data_base64: &'v str,
-    #[serde(borrow)]
-    pub(crate) secret_ref: Option<Reference<'v>>,
-}
-
-/// A reference to an object in the VirtualMachine's namespace.
-#[derive(Debug, Deserialize)]
-#[serde(expecting = "an object")]
-pub(crate) struct Reference<'v> {
-    #[serde(default, borrow, deserialize_with = "or_default")]
-    pub(crate) name: &'v str,
 }
 
 impl VirtualMachine {
@@ -196,7 +118,7 @@ impl VirtualMachine {
 
     /// `domain.cpu.features`.
     pub(crate) fn cpu_features(&self) -> Result<Vec<CpuFeature<'_>>, ShapeError> {
-        self.items(CPU_FEATURE.path)
+        self.parts(CPU_FEATURE.path, CpuFeature::read)
     }
 
     /// `domain.cpu.model`.
@@ -206,7 +128,8 @@ impl VirtualMachine {
 
     /// `domain.cpu`.
     pub(crate) fn cpu(&self) -> Result<Cpu, ShapeError> {
-        self.read(CPU_PLACEMENT.path)
+        let value = CPU_PLACEMENT.path.find(&self.object)?;
+        value.map_or(Ok(Cpu::default()), |value| Cpu::read(Part { path: CPU_PLACEMENT.path, value }))
     }
 
     /// `domain.memory.guest`.
@@ -262,8 +185,8 @@ impl VirtualMachine {
         let labels = NODE_SELECTOR.path.members(&self.object)?.into_iter().flatten();
         Ok(Placement {
             selector: labels.map(|(key, value)| (key.clone(), as_text(value).into_owned())).collect(),
-            terms: self.read::<NodeSelector>(REQUIRED_NODES)?.node_selector_terms,
-            tolerations: self.items(TOLERATIONS)?,
+            terms: REQUIRED_NODES.read::<NodeSelector>(&self.object)?.unwrap_or_default().node_selector_terms,
+            tolerations: TOLERATIONS.read(&self.object)?.unwrap_or_default(),
         })
     }
 
@@ -274,13 +197,13 @@ impl VirtualMachine {
 
     /// `volumes`.
     pub(crate) fn volumes(&self) -> Result<Vec<Volume<'_>>, ShapeError> {
-        self.items(CONFIG_MAP_VOLUME.path)
+        self.parts(CONFIG_MAP_VOLUME.path, Volume::read)
     }
 
     /// The volumes that follow KubeVirt's API. Others are left out.
     pub(crate) fn readable_volumes(&self) -> impl Iterator<Item = Volume<'_>> {
         let volumes = CONFIG_MAP_VOLUME.path.items(&self.object).unwrap_or_default().iter();
-        volumes.filter_map(|volume| Volume::deserialize(volume).ok())
+        volumes.filter_map(|value| Volume::read(Part { path: CONFIG_MAP_VOLUME.path, value }).ok())
     }
 
     /// `domain.devices.hostDevices`.
@@ -355,23 +278,18 @@ impl VirtualMachine {
         Ok(())
     }
 
-    /// The value at the path, read as a type. If there is no value, the type's default.
-    fn read<'v, T: Default + Deserialize<'v>>(&'v self, path: Path) -> Result<T, ShapeError> {
-        match path.find(&self.object)? {
-            None => Ok(T::default()),
-            Some(value) => T::deserialize(value).map_err(|error| ShapeError::unreadable(path, &error)),
-        }
-    }
-
-    /// The items of the list at the path, read as a type.
-    fn items<'v, T: Deserialize<'v>>(&'v self, path: Path) -> Result<Vec<T>, ShapeError> {
-        let items = path.items(&self.object)?.iter();
-        items.map(|item| T::deserialize(item).map_err(|error| ShapeError::unreadable(path, &error))).collect()
+    /// The items of the list at the path.
+    fn parts<'v, T>(
+        &'v self,
+        path: Path,
+        read: impl Fn(Part<'v>) -> Result<T, ShapeError>,
+    ) -> Result<Vec<T>, ShapeError> {
+        path.items(&self.object)?.iter().map(|value| read(Part { path, value })).collect()
     }
 
     fn devices(&self, path: Path) -> Result<Vec<Device<'_>>, ShapeError> {
         match path.items(&self.object)?.len() {
-            ..=MAX_DEVICES => self.items(path),
+            ..=MAX_DEVICES => self.parts(path, Device::read),
             count => Err(ShapeError::TooMany { path, count }),
         }
     }

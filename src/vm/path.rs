@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::json::type_name;
@@ -27,7 +28,11 @@ pub(crate) enum ShapeError {
     WrongType { path: Path, found: &'static str, expected: &'static str },
     /// Cause: a part of the VM has the wrong type
     /// Cure: correct it; KubeVirt would reject it, too
-    #[error("{path} is not as KubeVirt expects it: {problem}; correct the VirtualMachine")]
+    #[error("{key} under {path} is {found} where KubeVirt expects {expected}; correct the VirtualMachine")]
+    WrongField { path: Path, key: &'static str, found: &'static str, expected: &'static str },
+    /// Cause: a part of the VM has the wrong type
+    /// Cure: correct it; KubeVirt would reject it, too
+    #[error("{path} is not as Kubernetes expects it: {problem}; correct the VirtualMachine")]
     Unreadable { path: Path, problem: String },
     /// Cause: there is no `spec.template.spec`
     /// Cure: add it
@@ -51,9 +56,9 @@ pub(crate) enum ShapeError {
 }
 
 impl ShapeError {
-    /// The error for a part that serde cannot read. serde's own error is not shown, because it quotes the value.
-    pub(super) fn unreadable(path: Path, error: &serde_json::Error) -> Self {
-        Self::Unreadable { path, problem: line(&error.to_string()) }
+    /// The error for a field with a wrong type. `path` leads to the object with the field.
+    pub(super) fn field(path: Path, key: &'static str, found: &Value, expected: &'static str) -> Self {
+        Self::WrongField { path, key, found: type_name(found), expected }
     }
 }
 
@@ -99,21 +104,21 @@ impl Path {
 
     /// The string at the path; `None` if it is absent.
     pub(super) fn text(self, root: &Value) -> Result<Option<&str>, ShapeError> {
-        self.read(root, Value::as_str, "a string")
+        self.checked(root, Value::as_str, "a string")
     }
 
     /// The items of the list at the path; empty if it is absent.
     pub(super) fn items(self, root: &Value) -> Result<&[Value], ShapeError> {
-        Ok(self.read(root, Value::as_array, "a list")?.map(Vec::as_slice).unwrap_or_default())
+        Ok(self.checked(root, Value::as_array, "a list")?.map(Vec::as_slice).unwrap_or_default())
     }
 
     /// The members of the object at the path; `None` if it is absent.
     pub(super) fn members(self, root: &Value) -> Result<Option<&Map<String, Value>>, ShapeError> {
-        self.read(root, Value::as_object, "an object")
+        self.checked(root, Value::as_object, "an object")
     }
 
     /// The value at the path, read with `read`, which returns `None` if the value has a wrong type.
-    fn read<'v, T>(
+    fn checked<'v, T>(
         self,
         root: &'v Value,
         read: impl Fn(&'v Value) -> Option<T>,
@@ -121,6 +126,12 @@ impl Path {
     ) -> Result<Option<T>, ShapeError> {
         let read = |value| read(value).ok_or_else(|| self.wrong_type(value, expected));
         self.find(root)?.map(read).transpose()
+    }
+
+    /// The value at the path, read as a type of Kubernetes; `None` if it is absent.
+    pub(super) fn read<'v, T: Deserialize<'v>>(self, root: &'v Value) -> Result<Option<T>, ShapeError> {
+        let unreadable = |error: serde_json::Error| ShapeError::Unreadable { path: self, problem: line(&error.to_string()) };
+        self.find(root)?.map(|value| T::deserialize(value).map_err(unreadable)).transpose()
     }
 
     /// A member of the object at the path. The member may be null.
@@ -178,7 +189,7 @@ impl Path {
         }
     }
 
-    fn wrong_type(self, found: &Value, expected: &'static str) -> ShapeError {
+    pub(super) fn wrong_type(self, found: &Value, expected: &'static str) -> ShapeError {
         ShapeError::WrongType { path: self, found: type_name(found), expected }
     }
 }

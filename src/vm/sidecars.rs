@@ -1,11 +1,10 @@
 //! The hook sidecars of a VirtualMachine: a JSON list in an annotation of its template.
 //! Source: `kubevirt.io/kubevirt`, `pkg/hooks/hooks.go`.
 
-use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::path::ShapeError;
-use crate::json;
 use crate::keys::PREFIX;
 
 /// The position of the mark in the command of the policy's sidecar: after `python3 -c PROGRAM`.
@@ -15,20 +14,6 @@ const MARK: usize = 3;
 #[derive(Debug, Default)]
 pub(crate) struct Sidecars<'t> {
     entries: Vec<&'t RawValue>,
-}
-
-/// The parts of a hook sidecar that the policy reads.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Sidecar {
-    command: Option<Vec<String>>,
-    config_map: Option<Named>,
-    pvc: Option<Named>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Named {
-    name: String,
 }
 
 impl<'t> Sidecars<'t> {
@@ -49,11 +34,11 @@ impl<'t> Sidecars<'t> {
     /// The names of the other sidecars' ConfigMaps and volume claims, which KubeVirt uses as names of pod volumes.
     pub(crate) fn volumes_of_others(&self) -> Vec<String> {
         let others = self.entries.iter().filter(|entry| !is_of_policy(entry));
-        let volumes = others.flat_map(|entry| {
-            let Sidecar { config_map, pvc, .. } = read(entry.get());
-            [config_map, pvc].into_iter().flatten()
+        let names = others.flat_map(|entry| {
+            let sidecar = read(entry.get());
+            ["/configMap/name", "/pvc/name"].map(|path| sidecar.pointer(path)?.as_str().map(str::to_owned))
         });
-        volumes.map(|volume| volume.name).collect()
+        names.flatten().collect()
     }
 
     /// The annotation's value with this sidecar in the place of the policy's own; `None` if the list is empty then.
@@ -74,10 +59,10 @@ fn is_of_policy(entry: &RawValue) -> bool {
 
 /// One argument in the command of a sidecar. `sidecar` is JSON.
 pub(crate) fn argument_of(sidecar: &str, index: usize) -> Option<String> {
-    read(sidecar).command?.into_iter().nth(index)
+    read(sidecar).get("command")?.get(index)?.as_str().map(str::to_owned)
 }
 
-/// Reads a sidecar. If it does not follow KubeVirt's API, its fields are empty.
-fn read(sidecar: &str) -> Sidecar {
-    json::read(sidecar).unwrap_or_default()
+/// Reads a sidecar. If it is not JSON, it is null.
+fn read(sidecar: &str) -> Value {
+    serde_json::from_str(sidecar).unwrap_or_default()
 }

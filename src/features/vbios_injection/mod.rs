@@ -251,8 +251,7 @@ fn check_names(name: &str, sidecars: &Sidecars<'_>, context: &Context<'_>) -> an
     let volumes = context.vm.volumes()?;
     let is_of_sidecar = |name: &str| sidecars.volumes_of_others().iter().any(|volume| volume == name);
     if context.settings.vbios_injection.rom_delivery == RomDelivery::Volume {
-        let is_taken =
-            volumes.iter().any(|v| v.name == VOLUME && v.config_map.as_ref().map(|source| source.name) != Some(name));
+        let is_taken = volumes.iter().any(|volume| volume.name == VOLUME && volume.config_map != name);
         return match is_taken {
             true => Err(VbiosError::VolumeTaken.into()),
             false if is_of_sidecar(VOLUME) => Err(VbiosError::VolumeOfSidecar.into()),
