@@ -52,50 +52,54 @@ impl Inventory<'_> {
     }
 
     fn choose_with<'i>(&'i self, ours: &[Device<'i>], wanted: &'i [String]) -> anyhow::Result<Vec<Chosen<'i>>> {
-        let host_devices = self.context.vm.host_devices()?;
+        // KubeVirt also takes a PCI device as a GPU.
+        let there = [self.context.vm.host_devices()?, self.context.vm.gpus()?].concat();
         let mut all = Vec::new();
         for wanted in wanted {
             let resource = wanted.parse().map(PciAddress::device_name);
-            if let Some(entry) = host_devices.iter().find(|entry| resource.as_deref() == Ok(entry.resource)) {
+            if let Some(entry) = there.iter().find(|entry| resource.as_deref() == Ok(entry.resource)) {
                 let (entry, address) = (text::list(&[entry.name]), wanted.clone());
                 return Err(HostDevicesError::NamedByAddress { entry, address }.into());
             }
             all.push(Candidates { wanted, devices: self.candidates(wanted)?, entry: None });
         }
-        // Texts that only one device matches come first, so that the others do not take that device.
-        let (countable, single): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|one| (self.bus.is_countable)(one.wanted));
-        let mut all = single;
-        all.extend(countable);
-        for (index, Candidates { devices, .. }) in all.iter().enumerate() {
+        // Texts that fewer devices match come first, so that the others do not take their devices.
+        all.sort_by_key(|one: &Candidates<'_>| ((self.bus.is_countable)(one.wanted), one.devices.len()));
+        for (index, Candidates { wanted, devices, .. }) in all.iter().enumerate() {
             let [device] = devices.as_slice() else { continue };
-            let mut before = all.iter().take(index).filter(|one| one.devices.len() == 1);
+            // The same text twice means two devices.
+            let mut before = all.iter().take(index).filter(|one| one.devices.len() == 1 && one.wanted != *wanted);
             if before.any(|one| one.devices.iter().any(|other| other.name() == device.name())) {
                 return Err(DirectiveError::Duplicate { device: device.name().to_owned() }.into());
             }
         }
-        self.find_entries(&mut all, ours, &host_devices);
+        self.find_entries(&mut all, ours, &there);
         let mut taken: Vec<&str> = all.iter().filter_map(|one| Some(one.entry?.name)).collect();
-        let node = self.node_for(&all, &taken, &host_devices)?;
-        let mut choices = Vec::new();
+        let node = self.node_for(&all, &taken, &there)?;
+        let mut choices: Vec<Chosen<'_>> = Vec::new();
         for &Candidates { wanted, ref devices, entry } in &all {
+            let is_given = |device: &HostDevice| choices.iter().any(|chosen| chosen.device.name() == device.name());
+            // The first device that fits best: `false` comes before `true`. Two entries may have the same name.
             let device = match entry {
-                // The first device that fits best: `false` comes before `true`.
-                Some(entry) => devices
+                Some(entry) => devices.iter().min_by_key(|device| {
+                    (is_given(device), device.name() != entry.name, device.resource() != entry.resource)
+                }),
+                None => devices
                     .iter()
-                    .min_by_key(|device| (device.name() != entry.name, device.resource() != entry.resource)),
-                None => devices.iter().find(|device| Some(device.node()) == node && !taken.contains(&device.name())),
+                    .filter(|device| Some(device.node()) == node && !taken.contains(&device.name()))
+                    .min_by_key(|device| is_given(device)),
             };
             taken.extend(device.filter(|_| entry.is_none()).map(|device| device.name()));
             choices.extend(device.map(|device| Chosen { wanted, device, entry }));
         }
+        choices.sort_by_key(|chosen| wanted.iter().position(|text| text == chosen.wanted));
         Ok(choices)
     }
 
     /// The texts of a directive, with those of each function in the place of a text that means all functions of a device.
     ///
     /// # Errors
-    /// There is no such device, or the functions are not the same on all nodes that have one.
+    /// There is no such device, or the functions are not the same on all nodes that the VirtualMachine may run on.
     pub(super) fn functions(&self, wanted: &[String]) -> Result<Vec<String>, HostDevicesError> {
         let mut functions = Vec::new();
         for text in wanted {
@@ -108,15 +112,23 @@ impl Inventory<'_> {
                 address.is_some_and(|address| address.is_of_same_device_as(first))
             };
             let found = self.matching(is_function);
+            let mut nodes: Vec<&str> = found.iter().map(|device| device.node()).collect();
+            nodes.dedup();
+            let Some(mut first) = nodes.first().copied() else { return Err(self.not_there(text, is_function)) };
+            if nodes.len() > 1 {
+                self.retain_allowed(&mut nodes);
+                first = nodes.first().copied().unwrap_or(first);
+            }
             let on = |node: &str| -> Vec<String> {
-                found.iter().filter(|device| device.node() == node).map(|device| key(device)).collect()
+                let devices = found.iter().filter(|device| device.node() == node);
+                let mut functions: Vec<String> = devices.map(|device| key(device)).collect();
+                functions.sort();
+                functions
             };
-            let Some(of_first) = found.first().map(|device| on(device.node())) else {
-                return Err(self.not_there(text, is_function));
-            };
-            if let Some(other) = found.iter().find(|device| on(device.node()).len() != of_first.len()) {
+            let of_first = on(first);
+            if nodes.iter().any(|node| on(node) != of_first) {
                 let devices = found.iter().take(LISTED).map(|device| device.name()).collect::<Vec<_>>().join(", ");
-                let name = format!("{}/{text}", other.node());
+                let name = format!("{first}/{text}");
                 return Err(HostDevicesError::Ambiguous { device: text.clone(), devices, name });
             }
             functions.extend(of_first.into_iter().filter(|function| !wanted.contains(function)));
@@ -139,22 +151,22 @@ impl Inventory<'_> {
     /// Finds the entries that already are the devices. An entry counts for only one device. It matches by the device
     /// that it is named after, or by its resource. An entry that is named after another device does not match, unless
     /// the directive added it: Harvester's controller renames entries after the devices that a VirtualMachine actually got.
-    fn find_entries<'v>(&'v self, all: &mut [Candidates<'v>], ours: &[Device<'v>], host_devices: &[Device<'v>]) {
-        // KubeVirt also takes a PCI device as a GPU.
-        let gpus = self.context.vm.gpus().unwrap_or_default();
-        let mut entries = [ours, host_devices, &gpus].concat();
+    fn find_entries<'v>(&'v self, all: &mut [Candidates<'v>], ours: &[Device<'v>], there: &[Device<'v>]) {
+        let mut entries = [ours, there].concat();
         let is_on_node = |node: &str| self.is_on_node(node);
         // The name of a PCI device tells the device even if that was not looked up. The name of a USB device does not,
         // because the device may have been unplugged.
-        // An entry that the directive added gives way if its device is not enabled any more, or has another resource.
+        // An entry that the directive added gives way if its device is gone or not enabled any more, or has another resource.
         let is_current = |entry: &Device<'_>, candidates: &Candidates<'_>| {
             let is_it = |device: &&HostDevice| device.name() == entry.name && device.resource() == entry.resource;
             !ours.contains(entry) || candidates.devices.iter().any(is_it)
         };
         let is_named = |entry: &Device<'_>, one: &Candidates<'_>| match self.known(entry) {
             Some(device) => is(device, one.wanted) && is_on_node(device.node()) && is_current(entry, one),
-            None => object(entry.name)
-                .is_some_and(|(node, device)| self.bus.name_is_address && device == one.wanted && is_on_node(node)),
+            None => object(entry.name).is_some_and(|(node, device)| {
+                let is_gone = self.is_complete && ours.contains(entry);
+                self.bus.name_is_address && device == one.wanted && is_on_node(node) && !is_gone
+            }),
         };
         // Harvester's controller renames an entry only after a device that the VirtualMachine can have.
         let can_be_had =
@@ -182,15 +194,21 @@ impl Inventory<'_> {
         &self,
         all: &[Candidates<'i>],
         taken: &[&str],
-        host_devices: &[Device<'_>],
+        there: &[Device<'_>],
     ) -> Result<Option<&'i str>, HostDevicesError> {
         let (present, missing): (Vec<_>, Vec<_>) = all.iter().partition(|one| one.entry.is_some());
         let Some(first) = missing.first() else {
             return Ok(None);
         };
+        let times = |wanted: &str| all.iter().filter(|one| one.wanted == wanted).count();
         let places = || {
-            let place = |one: &&Candidates<'_>| format!("{} on {}", one.wanted, names_of_nodes(&one.devices));
-            missing.iter().map(place).collect::<Vec<_>>().join("; ")
+            let place = |(index, one): (usize, &&Candidates<'_>)| {
+                let is_listed = missing.iter().take(index).any(|before| before.wanted == one.wanted);
+                let times = Some(times(one.wanted)).filter(|times| *times > 1);
+                let times = times.map(|times| format!("{times} of ")).unwrap_or_default();
+                (!is_listed).then(|| format!("{times}{} on {}", one.wanted, names_of_nodes(&one.devices)))
+            };
+            missing.iter().enumerate().filter_map(place).collect::<Vec<_>>().join("; ")
         };
         let mut nodes: Vec<&str> = first.devices.iter().map(|device| device.node()).collect();
         nodes.dedup();
@@ -198,7 +216,7 @@ impl Inventory<'_> {
         if nodes.is_empty() {
             return Err(HostDevicesError::NoNodeHasAll { devices: places() });
         }
-        if let Some(bound) = host_devices.iter().find_map(|entry| self.node_of(entry)) {
+        if let Some(bound) = there.iter().find_map(|entry| self.node_of(entry)) {
             nodes.retain(|node| *node == bound);
             if nodes.is_empty() {
                 return Err(HostDevicesError::OtherNode { bound: bound.to_owned(), devices: places() });
@@ -212,8 +230,16 @@ impl Inventory<'_> {
         if nodes.iter().any(|node| have_all(&present, node, &[])) {
             nodes.retain(|node| have_all(&present, node, &[]));
         }
+        let is_countable = self.bus.is_countable;
         for Candidates { wanted, devices, .. } in &missing {
-            let is_free = |device: &HostDevice| nodes.contains(&device.node()) && !taken.contains(&device.name());
+            // Another text takes only the device that it names.
+            let is_named = |device: &HostDevice| {
+                let mut others = missing.iter().filter(|one| one.wanted != *wanted && !is_countable(one.wanted));
+                others.any(|one| is(device, one.wanted))
+            };
+            let is_free = |device: &HostDevice| {
+                nodes.contains(&device.node()) && !taken.contains(&device.name()) && !is_named(device)
+            };
             let found: Vec<_> = devices.iter().filter(|device| is_free(device)).collect();
             let Some(one) = found.first() else { continue };
             let times = missing.iter().filter(|one| one.wanted == *wanted).count();
@@ -246,11 +272,15 @@ impl Inventory<'_> {
     pub(super) fn equal_devices(&self, choices: &[Chosen<'_>], names: &[&str]) -> Option<String> {
         let is_countable = self.bus.is_countable;
         let is_named = |device: &HostDevice| {
-            names.contains(&device.name()) || choices.iter().any(|chosen| is(device, chosen.wanted))
+            let mut named = choices.iter().filter(|chosen| !is_countable(chosen.wanted));
+            names.contains(&device.name()) || named.any(|chosen| is(device, chosen.wanted))
         };
         let mut new = choices.iter().filter(|chosen| chosen.entry.is_none() && !is_countable(chosen.wanted));
         new.find_map(|Chosen { device, .. }| {
             let resource = device.resource();
+            let problem = |why: String| {
+                format!("Kubernetes may give the VirtualMachine another device than {}, because {why}", device.name())
+            };
             let listed;
             let all = if self.is_complete {
                 self
@@ -261,9 +291,11 @@ impl Inventory<'_> {
                 if count.is_some_and(|count| count <= 1) {
                     return None;
                 }
-                let (devices, claims, is_complete) = Default::default();
-                let mut all = Inventory { devices, claims, is_complete, ..*self };
-                all.add_all().ok()?;
+                let Ok(all) = self.completed() else {
+                    let wanted = choices.iter().filter(|chosen| chosen.device.resource() == resource).count();
+                    let count = count.filter(|count| *count > wanted)?;
+                    return Some(problem(format!("{} has {count} devices of the resource {resource}", device.node())));
+                };
                 listed = all;
                 &listed
             };
@@ -274,13 +306,7 @@ impl Inventory<'_> {
             self.retain_allowed(&mut nodes);
             let others = others.iter().filter(|other| nodes.contains(&other.node()));
             let others = text::list(&others.map(|other| other.name()).collect::<Vec<_>>());
-            (!others.is_empty()).then(|| {
-                format!(
-                    "Kubernetes may give the VirtualMachine another device than {}, because {others} has the same resource \
-                     {resource}",
-                    device.name()
-                )
-            })
+            (!others.is_empty()).then(|| problem(format!("{others} has the same resource {resource}")))
         })
     }
 }

@@ -16,13 +16,13 @@ use crate::vm::{Device, OnlyNode};
 pub(super) struct Inventory<'n> {
     pub(super) bus: &'static Bus,
     pub(super) context: &'n Context<'n>,
-    pub(super) devices: Vec<Rc<HostDevice>>,
+    devices: Vec<Rc<HostDevice>>,
     /// The names of the claims that are enabled, and their users, if the bus is one whose claims say which devices are passed through.
-    pub(super) claims: BTreeMap<String, String>,
+    claims: BTreeMap<String, String>,
     /// Whether these are all devices of the cluster, not only those that were looked up by name.
     pub(super) is_complete: bool,
     /// The node that the devices must be on, if it is known.
-    pub(super) bound: Option<&'n Bound>,
+    bound: Option<&'n Bound>,
 }
 
 impl<'n> Inventory<'n> {
@@ -51,7 +51,7 @@ impl<'n> Inventory<'n> {
     }
 
     /// Looks up the devices of all nodes.
-    pub(super) fn add_all(&mut self) -> Result<(), LookupError> {
+    fn add_all(&mut self) -> Result<(), LookupError> {
         let (bus, lookups) = (self.bus, self.context.lookups);
         let devices = lookups.list(bus.objects)?;
         let claims = if bus.claims_enable { lookups.list::<Claim>(bus.claims)? } else { Vec::new() };
@@ -59,6 +59,14 @@ impl<'n> Inventory<'n> {
         self.devices = devices;
         self.is_complete = true;
         Ok(())
+    }
+
+    /// The inventory of all devices, if this one has only some.
+    pub(super) fn completed(&self) -> Result<Self, LookupError> {
+        let (devices, claims, is_complete) = Default::default();
+        let mut all = Self { devices, claims, is_complete, ..*self };
+        all.add_all()?;
+        Ok(all)
     }
 
     /// Looks up the devices of these names.
@@ -115,19 +123,21 @@ impl<'n> Inventory<'n> {
 
     /// The error for a device that is not on the node, or on no node.
     pub(super) fn not_there(&self, wanted: &str, is_it: impl Fn(&HostDevice) -> bool) -> HostDevicesError {
-        let Bus { name, .. } = self.bus;
-        let elsewhere = names_of_nodes(&self.sorted(is_it));
-        let look_it_up = format!("look it up under {name} Devices in Harvester");
-        let (who, remedy) = match self.bound {
-            None => ("no node has a".to_owned(), look_it_up),
-            Some(Bound { node, by }) if !elsewhere.is_empty() => (
-                format!("the node {node}{by} has no"),
-                format!("it is on {elsewhere}, so name that node, or another device"),
-            ),
-            Some(Bound { node, by }) if matches!(self.context.node(OnlyNode::Named(node)), Ok(None)) => {
-                (format!("there is no node {node}{by}, so it has no"), "correct the name of the node".to_owned())
+        // Where the device is instead is only for the message.
+        let listed = if self.is_complete { None } else { self.completed().ok() };
+        let elsewhere = names_of_nodes(&listed.as_ref().unwrap_or(self).sorted(is_it));
+        let is_no_node = |node: &str| matches!(self.context.node(OnlyNode::Named(node)), Ok(None));
+        let who = match self.bound {
+            None => "no node has a".to_owned(),
+            Some(Bound { node, by }) if is_no_node(node) => format!("there is no node {node}{by}, so it has no"),
+            Some(Bound { node, by }) => format!("the node {node}{by} has no"),
+        };
+        let remedy = match self.bound {
+            _ if !elsewhere.is_empty() => {
+                format!("it is on {elsewhere}, so choose a node that has it, or name another device")
             }
-            Some(Bound { node, by }) => (format!("the node {node}{by} has no"), look_it_up),
+            Some(bound) if is_no_node(&bound.node) => "correct the name of the node".to_owned(),
+            _ => format!("look it up under {} Devices in Harvester", self.bus.name),
         };
         HostDevicesError::NotThere { who, device: wanted.to_owned(), remedy, bus: self.bus }
     }

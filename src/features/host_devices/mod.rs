@@ -7,7 +7,7 @@ mod directive;
 mod error;
 mod inventory;
 mod names;
-mod siblings;
+pub(super) mod siblings;
 mod wanted;
 
 use super::feature::{Context, Plan};
@@ -16,7 +16,7 @@ use crate::settings::{Count, FeatureSettings, section};
 use crate::values::pattern::Pattern;
 use crate::vm::OnlyNode;
 use crate::vm::entry::Entry;
-use crate::vm::place::NODE_SELECTOR;
+use crate::vm::place::{HOST_DEVICE, NODE_SELECTOR};
 pub(super) use bus::{Bus, Partner};
 use directive::{Devices, check_count};
 pub(super) use error::HostDevicesError;
@@ -85,7 +85,9 @@ pub(super) fn plan(
             None => return Err(HostDevicesError::Lookup { error, bus }.into()),
         },
     }
-    let is_new = |entry: &&Entry| host_devices.iter().all(|device| host_device(device) != **entry);
+    let is_new = |entry: &&Entry| {
+        entry.place == &HOST_DEVICE && host_devices.iter().all(|device| host_device(device) != **entry)
+    };
     check_count(counted + plan.entries.iter().filter(is_new).count(), max_devices, bus)?;
     plan.warnings.extend(context.lookups.check_gate(GATE)?);
     if let Some(name) = wanted.devices.node.as_deref().filter(|_| settings.pin_to_node) {

@@ -4,7 +4,7 @@ use crate::features::feature::Context;
 use crate::values::pci::PciAddress;
 use crate::values::usb::UsbIds;
 use crate::vm::entry::Entry;
-use crate::vm::place::HOST_DEVICE;
+use crate::vm::place::{GPU, HOST_DEVICE};
 use crate::vm::{Device, ShapeError};
 
 /// The node and the device in the name of one of Harvester's objects: the address of a PCIDevice, or the vendor and
@@ -28,9 +28,13 @@ pub(super) fn our_devices<'c>(context: &'c Context<'_>) -> Vec<Device<'c>> {
     devices.map(|(name, resource)| Device { name, resource }).collect()
 }
 
-/// Those devices, and the VirtualMachine's other host devices.
-pub(super) fn all_devices<'c>(context: &'c Context<'_>) -> Result<Vec<Device<'c>>, ShapeError> {
-    Ok([our_devices(context), context.vm.host_devices()?].concat())
+/// Those devices, and the VirtualMachine's other devices: its host devices, and its GPUs, because KubeVirt also takes a PCI
+/// device as a GPU, and Harvester makes host devices of GPUs.
+pub(super) fn all_devices(context: &Context<'_>) -> Result<Vec<Entry>, ShapeError> {
+    let (vm, ours) = (context.vm, context.ours.iter().map(|added| &added.entry));
+    let ours = ours.filter(|entry| entry.as_device().is_some()).cloned();
+    let gpus = vm.gpus()?.into_iter().map(|gpu| GPU.entry(gpu.name, gpu.resource));
+    Ok(ours.chain(vm.host_devices()?.iter().map(host_device)).chain(gpus).collect())
 }
 
 /// The device as an entry.
@@ -55,8 +59,8 @@ pub(in crate::features) fn free_names(
     count: usize,
     context: &Context<'_>,
 ) -> Result<impl Iterator<Item = String>, ShapeError> {
-    let devices = [all_devices(context)?, context.vm.gpus()?].concat();
-    let taken: Vec<usize> = devices.iter().filter_map(|device| made_number(prefix, device.name)).collect();
+    let devices = all_devices(context)?;
+    let taken: Vec<usize> = devices.iter().filter_map(|entry| made_number(prefix, entry.as_device()?.0)).collect();
     let free = (0..).filter(move |number| !taken.contains(number)).take(count);
     Ok(free.map(move |number| format!("{prefix}-{number}")))
 }

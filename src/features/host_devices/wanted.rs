@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::choice::Chosen;
 use super::directive::{Devices, DirectiveError};
 use super::inventory::{Inventory, key};
-use super::names::{all_devices, free_names, host_device, object, our_devices};
+use super::names::{all_devices, free_names, object, our_devices};
 use super::{Bus, HostDeviceSettings, HostDevicesError, siblings};
 use crate::cluster::{HostDevice, LookupError};
 use crate::directives::Asked;
@@ -78,6 +78,7 @@ impl Wanted<'_> {
     pub(super) fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> anyhow::Result<()> {
         let list = inventory.functions(&self.devices.list)?;
         let choices = inventory.choose(&list)?;
+        let there = all_devices(self.context)?;
         for (index, chosen) in choices.iter().enumerate() {
             let Chosen { device, entry, .. } = *chosen;
             if choices.iter().take(index).any(|before| before.device.name() == device.name()) {
@@ -88,25 +89,28 @@ impl Wanted<'_> {
                 let resource = device.resource().to_owned();
                 return Err(HostDevicesError::OtherResource { entry, found, resource, bus: self.bus }.into());
             }
-            self.check_allowed(&key(device), Some(device.name()), device.resource(), Some(device.node()))?;
+            self.check_allowed(&key(device), Some(device), device.resource(), Some(device.node()))?;
             if self.settings.require_claim_owner {
                 self.check_owner(inventory, chosen)?;
             }
-            let new = Device { name: device.name(), resource: device.resource() };
-            let entry = entry.unwrap_or(new);
-            let is_gpu = self.context.vm.gpus()?.contains(&entry) && !all_devices(self.context)?.contains(&entry);
-            plan.entries.push(if is_gpu { GPU.entry(entry.name, entry.resource) } else { host_device(&entry) });
+            let new = || HOST_DEVICE.entry(device.name(), device.resource());
+            let is_it = |it: &&Entry| entry.is_some_and(|entry| it.as_device() == Some((entry.name, entry.resource)));
+            plan.entries.push(there.iter().find(is_it).cloned().unwrap_or_else(new));
         }
-        let new = || choices.iter().filter(|chosen| chosen.entry.is_none()).map(|chosen| chosen.device);
-        let is_new = new().next().is_some();
+        let new = choices.iter().filter(|chosen| chosen.entry.is_none()).map(|chosen| chosen.device);
+        let mut resources: Vec<String> = new.map(|device| device.resource().to_owned()).collect();
+        let is_new = !resources.is_empty();
         if self.bus.name_is_address {
-            self.add_siblings(inventory, is_new, plan)?;
+            resources.extend(self.add_siblings(inventory, is_new, plan)?);
             self.check_equal(inventory, &choices, plan)?;
-        } else if is_new {
+        }
+        // Harvester adds devices only because of host devices, and only to a new VirtualMachine.
+        let has_gpu = || self.context.old.is_none() && plan.entries.iter().any(|entry| entry.place == &GPU);
+        if is_new && !self.bus.name_is_address || has_gpu() {
             plan.warnings.extend(siblings::warning(plan, self.context)?);
         }
         if let Ok(kubevirt) = self.context.lookups.kubevirt() {
-            let missing = new().map(HostDevice::resource).filter(|it| kubevirt.does_not_permit(it));
+            let missing = resources.iter().map(String::as_str).filter(|it| kubevirt.does_not_permit(it));
             let missing = text::list(&missing.collect::<Vec<_>>());
             if !missing.is_empty() {
                 plan.warnings.push(format!(
@@ -119,36 +123,35 @@ impl Wanted<'_> {
     }
 
     /// Plans the other devices of the IOMMU groups, if Harvester does not add them once. Those that the directive added
-    /// earlier stay. New ones are added only with a new device.
-    fn add_siblings(&self, inventory: &Inventory<'_>, is_new: bool, plan: &mut Plan) -> anyhow::Result<()> {
+    /// earlier stay. New ones are added only with a new device. Returns the resources of the new ones that are enabled.
+    fn add_siblings(&self, inventory: &Inventory<'_>, is_new: bool, plan: &mut Plan) -> anyhow::Result<Vec<String>> {
         let ours = our_devices(self.context);
         let is_ours = |name: &str| ours.iter().any(|device| device.name == name);
         if !is_new && plan.entries.len() >= ours.len() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let host_devices = self.context.vm.host_devices()?;
-        let names = [host_devices.iter().map(|device| device.name).collect::<Vec<_>>(), plan.devices()].concat();
-        let mut siblings = siblings::missing(&plan.devices(), &names, self.context);
+        let mut siblings = siblings::missing(&plan.devices(), plan, self.context)?;
         siblings.retain(|device| is_new || is_ours(device.name()));
         for device in &siblings {
-            self.check_allowed(&key(device), Some(device.name()), device.resource(), Some(device.node()))?;
+            self.check_allowed(&key(device), Some(device), device.resource(), Some(device.node()))?;
             plan.entries.push(HOST_DEVICE.entry(device.name(), device.resource()));
         }
-        let disabled = siblings.iter().filter(|device| !inventory.is_enabled(device)).map(|device| device.name());
-        let disabled = text::list(&disabled.collect::<Vec<_>>());
+        let (enabled, disabled): (Vec<_>, Vec<_>) = siblings.iter().partition(|device| inventory.is_enabled(device));
+        let disabled = text::list(&disabled.iter().map(|device| device.name()).collect::<Vec<_>>());
         if !disabled.is_empty() {
             plan.warnings.push(format!(
                 "these PCI devices share an IOMMU group with one that the directive names, so they were added, but they are not \
                  enabled for passthrough, so the VirtualMachine will not start; enable them in Harvester: {disabled}"
             ));
         }
-        Ok(())
+        let new = enabled.iter().filter(|device| !is_ours(device.name()));
+        Ok(new.map(|device| device.resource().to_owned()).collect())
     }
 
     /// Warns or fails if Kubernetes may give other devices than those that the directive names.
     fn check_equal(&self, inventory: &Inventory<'_>, choices: &[Chosen<'_>], plan: &mut Plan) -> anyhow::Result<()> {
         let there = all_devices(self.context)?;
-        let names = [there.iter().map(|device| device.name).collect::<Vec<_>>(), plan.devices()].concat();
+        let names: Vec<&str> = there.iter().chain(&plan.entries).filter_map(|it| Some(it.as_device()?.0)).collect();
         let Some(problem) = inventory.equal_devices(choices, &names) else { return Ok(()) };
         match self.context.settings.pci_passthrough.equal_devices {
             EqualDevices::Deny => Err(HostDevicesError::EqualDevices(problem).into()),
@@ -180,12 +183,11 @@ impl Wanted<'_> {
                 ));
             }
             self.check_allowed(device, None, &resource, devices.node.as_deref())?;
-            let is_named = |entry: &Device<'_>| {
-                object(entry.name).is_some_and(|(_, named)| bus.name_is_address && named == *device)
-            };
-            plan.entries.push(match there.iter().position(|entry| entry.resource == resource || is_named(entry)) {
+            let is_named = |name: &str| object(name).is_some_and(|(_, named)| bus.name_is_address && named == *device);
+            let is_it = |(name, found): (&str, &str)| found == resource || is_named(name);
+            plan.entries.push(match there.iter().position(|entry| entry.as_device().is_some_and(is_it)) {
                 // An entry counts for only one device: a second device of the same resource needs another entry.
-                Some(index) => host_device(&there.remove(index)),
+                Some(index) => there.remove(index),
                 None => HOST_DEVICE.entry(&names.next().unwrap_or_default(), &resource),
             });
         }
@@ -201,30 +203,32 @@ impl Wanted<'_> {
         let mut entries = Vec::new();
         for wanted in &devices.list {
             let found = there.iter().find_map(|entry| {
-                let (node, device) = object(entry.name)?;
-                ((device == *wanted || entry.name == wanted) && is_on_node(node)).then_some((entry, node))
+                let (name, resource) = entry.as_device()?;
+                let (node, device) = object(name)?;
+                ((device == *wanted || name == wanted) && is_on_node(node)).then_some((entry, resource, node))
             });
-            let Some((entry, node)) = found else { return Ok(None) };
-            self.check_allowed(wanted, None, entry.resource, Some(node))?;
-            entries.push(host_device(entry));
+            let Some((entry, resource, node)) = found else { return Ok(None) };
+            self.check_allowed(wanted, None, resource, Some(node))?;
+            entries.push(entry.clone());
         }
         Ok(Some(entries))
     }
 
     /// Checks that the settings allow this namespace the device. A pattern may match its address or ids, also in upper
     /// case or with the node in front, its name in Harvester, or its resource. `device` may be an address, ids, or a
-    /// name in Harvester.
+    /// name in Harvester; `known` is the device if it was looked up.
     fn check_allowed(
         &self,
         device: &str,
-        name: Option<&str>,
+        known: Option<&HostDevice>,
         resource: &str,
         node: Option<&str>,
     ) -> Result<(), HostDevicesError> {
         let what = object(device).map_or(device.to_owned(), |(_, what)| what);
         let upper_case = what.to_ascii_uppercase();
         let with_node = node.map_or(what.clone(), |node| format!("{node}/{what}"));
-        let names = [&what, &upper_case, &with_node, name.unwrap_or(device), resource];
+        let ids = known.map(HostDevice::ids).unwrap_or_default();
+        let names = [what.as_str(), &upper_case, &with_node, known.map_or(device, HostDevice::name), &ids, resource];
         let namespace = self.context.namespace;
         if allows(&self.settings.allowed_devices, namespace, &names) {
             return Ok(());
