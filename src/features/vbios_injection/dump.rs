@@ -11,7 +11,7 @@ struct Known {
 }
 
 const PACKED: &str = "unpack it, and make the ConfigMap from the file inside";
-const INTEL: &str = "which is data for the video BIOS; take the ROM itself from the vendor's firmware";
+const INTEL: &str = "take the ROM, which reads this table, from the vendor's firmware";
 const UPDATE: &str = "take the ROM out of it with UEFITool, or dump it on the host";
 const UNREADABLE: &str =
     "the device could not be read; write 1 to its file rom first, and dump it while no driver uses the device";
