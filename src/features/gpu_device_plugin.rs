@@ -5,15 +5,16 @@ use std::rc::Rc;
 
 use super::allowed::allows;
 use super::feature::{Context, Feature, Plan};
-use super::host_devices::{GATE, free_names};
+use super::host_devices::{GATE, free_names, siblings};
 use super::reference::Reference;
 use super::switch;
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{KUBEVIRT, KubeVirt, PCI_DEVICE};
+use crate::cluster::{KUBEVIRT, KubeVirt, NODE, Node, PCI_DEVICE};
 use crate::settings::{Count, FeatureSettings, choice, section};
 use crate::text::{self, Quoted};
 use crate::values::pattern::Pattern;
 use crate::values::resource::{ResourceName, ResourceNameError};
+use crate::vm::ShapeError;
 use crate::vm::place::{GPU, HOST_DEVICE, LIMIT};
 
 section! {
@@ -121,6 +122,10 @@ pub(super) static FEATURE: Feature = Feature {
                     Condition::Is("gpuDevicePlugin.attachDevice", "auto"),
                     Condition::IsNot("pciPassthrough.deviceNames", "address"),
                 ]),
+            Access::to(Verbs::List, &[&NODE])
+                .what("whether the VM may run on a node that has the resource")
+                .without("the placement is not checked")
+                .only_if(&[Condition::Is("gpuDevicePlugin.attachDevice", "auto")]),
         ],
     },
 };
@@ -166,10 +171,12 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
         Ok(kubevirt) => {
             let names = free_names("gpu", count - attached, context)?;
             let place = if is_host_device(resource, &kubevirt, context) { &HOST_DEVICE } else { &GPU };
+            plan.entries.extend(names.map(|device| place.entry(&device, resource)));
             if place == &HOST_DEVICE {
                 plan.warnings.extend(context.lookups.check_gate(GATE)?);
+                plan.warnings.extend(siblings::warning(&plan, context)?);
             }
-            plan.entries.extend(names.map(|device| place.entry(&device, resource)));
+            plan.warnings.extend(excluded(resource, context)?);
             if context.vm.limit(resource)?.is_some() {
                 plan.warnings.push(format!(
                     "the VirtualMachine's own limit on {name} overrides the number that its devices need; remove it"
@@ -193,6 +200,25 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
         }
     }
     Ok(plan)
+}
+
+/// A warning if the VirtualMachine may not run on any node that has the resource, as far as the nodes can be looked up.
+fn excluded(resource: &str, context: &Context<'_>) -> Result<Option<String>, ShapeError> {
+    let placement = context.placement()?;
+    let mut nodes = match placement.only_node() {
+        Some(only) => context.node(only).ok().flatten().into_iter().collect(),
+        None => context.lookups.list::<Node>(&NODE).unwrap_or_default(),
+    };
+    let has_it = |node: &Node| node.allocatable(resource).is_some_and(|count| count != "0");
+    nodes.retain(|node| placement.only_node().is_some() || has_it(node));
+    let names = text::list(&nodes.iter().map(|node| node.name()).collect::<Vec<_>>());
+    let is_excluded = !nodes.is_empty() && !nodes.iter().any(|node| placement.allows(node));
+    Ok(is_excluded.then(|| {
+        format!(
+            "the VirtualMachine's node selector, node affinity or tolerations exclude every node that has {resource}, so it will \
+             not be scheduled: {names}; change these, or ask for another resource"
+        )
+    }))
 }
 
 /// The resource that a directive asks for, and the number of devices.

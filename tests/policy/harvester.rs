@@ -96,7 +96,8 @@ fn a_gpu_beside_a_pci_device_takes_no_more_lookups() {
     let mut expected = lookups(&directives[..1]);
     expected.splice(3..3, beside);
     assert_eq!(lookups(&directives), expected);
-    assert_eq!(lookups(&directives[1..]), ["get KubeVirt kubevirt", crate::lookups::IS_IT_SERVED]);
+    let gpu = ["get KubeVirt kubevirt", crate::lookups::IS_IT_SERVED, crate::lookups::WHO_AM_I, "list Node"];
+    assert_eq!(lookups(&directives[1..]), gpu);
 }
 
 #[test]
@@ -106,7 +107,7 @@ fn without_harvester_in_the_settings_pci_devices_are_not_looked_up_for_a_gpu() {
     });
     let vm = bare_vm(&[("gpu-device-plugin", "nvidia.com/TU104GL_TESLA_T4")]);
     let answer = Request::create(vm).settings(settings).cluster(harvester()).evaluate();
-    assert_eq!(answer.lookups, ["get KubeVirt kubevirt"]);
+    assert_eq!(answer.lookups, ["get KubeVirt kubevirt", crate::lookups::WHO_AM_I, "list Node"]);
 }
 
 #[rstest]
@@ -159,8 +160,8 @@ fn a_device_that_the_vm_has_tells_the_node_of_the_next() {
 
 #[rstest]
 #[case::nowhere(&["0000:09:00.0"], "no node has a PCI device 0000:09:00.0; look it up under PCI Devices")]
-#[case::not_on_the_node(&["node2/0000:01:00.0"], "the node node2 has no PCI device 0000:01:00.0; look it up")]
-#[case::no_such_node(&["node9/0000:01:00.0"], "there is no node node9, so it has no PCI device 0000:01:00.0")]
+#[case::not_on_the_node(&["node2/0000:01:00.0"], "the node node2 has no PCI device 0000:01:00.0; it is on node1")]
+#[case::no_such_node(&["node9/0000:01:00.0"], "there is no node node9, so it has no PCI device 0000:01:00.0; it is on node1")]
 #[case::unclaimed(&["0000:01:00.1"], "0000:01:00.1 is not enabled for passthrough on node1; enable passthrough")]
 #[case::unclaimed_on_the_node(&["node1/0000:01:00.1"], "0000:01:00.1 is not enabled for passthrough on node1")]
 #[case::not_bound_yet(&["0000:03:00.1"], "0000:03:00.1 is not enabled for passthrough on node1")]
@@ -554,7 +555,8 @@ mod vgpus {
 
     #[test]
     fn mediated_devices_need_no_look_at_pci_devices() {
-        assert_eq!(ask(PROFILE, mediated()).evaluate().lookups, ["get KubeVirt kubevirt"]);
+        let lookups = ask(PROFILE, mediated()).evaluate().lookups;
+        assert_eq!(lookups, ["get KubeVirt kubevirt", crate::lookups::WHO_AM_I, "list Node"]);
     }
 
     #[test]

@@ -1,18 +1,25 @@
 //! Requests in, responses out: the policy as a Kubewarden host calls it, but native, and with a cluster in memory.
 
+mod changed_devices;
 mod copies;
 mod cpu_pinning;
 mod default_directives;
+mod devices;
+mod equal_devices;
 mod failing_before;
 mod gates;
 mod gpu_device_plugin;
 use vm_feature_manager_testkit as harness;
 mod harvester;
 mod hugepages;
+mod iommu_groups;
 mod lookups;
 mod nested_virt;
+mod nodes_of_devices;
 mod numa;
+mod pci_on_kubevirt;
 mod pci_passthrough;
+mod pci_selectors;
 mod pipeline;
 mod properties;
 mod settings;

@@ -120,7 +120,7 @@ fn a_bad_value_is_an_error(#[case] value: &str, #[case] part: &str) {
 #[rstest]
 #[case::nowhere(&["dead:beef"], "no node has a USB device dead:beef; look it up under USB Devices in Harvester")]
 #[case::unplugged(&["node1-046d-c52b-001009"], "the node node1 has no USB device node1-046d-c52b-001009")]
-#[case::not_on_the_node(&["node2/1050:0407"], "the node node2 has no USB device 1050:0407; it is on node1, so name that node")]
+#[case::not_on_the_node(&["node2/1050:0407"], "the node node2 has no USB device 1050:0407; it is on node1, so choose a node that has it")]
 #[case::not_enabled(&["0781:5567"], "0781:5567 is not enabled for passthrough on node1; enable passthrough for the USB device")]
 #[case::two_alike(
     &["046d:c52b"],
@@ -253,7 +253,7 @@ fn the_node_of_the_vm_decides_between_two_alike(#[case] spec: Value, #[case] nam
     match name {
         Some(name) => assert_eq!(host_devices(&answer), json!([usb(name)])),
         None => answer.assert_denied(&[
-            "the node node3 (chosen by the VirtualMachine) has no USB device 046d:c52b",
+            "there is no node node3 (chosen by the VirtualMachine), so it has no USB device 046d:c52b",
             "it is on node1, node2",
         ]),
     }

@@ -102,8 +102,18 @@ fn a_repeated_key_is_an_error(#[case] value: &str) {
 }
 
 #[rstest]
-#[case::point("pci-passthrough", "0000:05.00.0", "it does not have the form DDDD:BB:DD.F or BB:DD.F", "0000:05:00.0")]
-#[case::colon("pci-passthrough", "0000:05:00:0", "it does not have the form DDDD:BB:DD.F or BB:DD.F", "0000:05:00.0")]
+#[case::point(
+    "pci-passthrough",
+    "0000:05.00.0",
+    "it does not have the form DDDD:BB:DD.F, BB:DD.F or VVVV:DDDD",
+    "0000:05:00.0"
+)]
+#[case::colon(
+    "pci-passthrough",
+    "0000:05:00:0",
+    "it does not have the form DDDD:BB:DD.F, BB:DD.F or VVVV:DDDD",
+    "0000:05:00.0"
+)]
 #[case::dashes("pci-passthrough", "0000-05-00.0", "it does not have the form", "0000:05:00.0")]
 #[case::none("pci-passthrough", "000005000", "it does not have the form", "0000:05:00.0")]
 #[case::libvirt("pci-passthrough", "pci_0000_05_00_0", "it does not have the form", "one such as 0000:00:02.0")]

@@ -28,9 +28,9 @@ pub(in crate::features) enum HostDevicesError {
     /// one node
     #[error("{device} matches different devices: {devices}; name one of them, as in {name}")]
     Ambiguous { device: String, devices: String, name: String },
-    /// Cause: the devices are on different nodes
-    /// Cure: choose devices of one node
-    #[error("no node has all the devices: {devices}; ask for devices of one node")]
+    /// Cause: the devices are on different nodes, or no node has as many of a kind ("2 of ...") enabled
+    /// Cure: choose devices that one node has, or enable passthrough for another one
+    #[error("no node has all the devices: {devices}; ask for devices that one node has")]
     NoNodeHasAll { devices: String },
     /// Cause: the form or another directive adds a device of one node, and this directive asks for devices of another
     /// Cure: remove the device in the form, or name the same node in each directive

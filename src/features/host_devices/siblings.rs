@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::names::our_devices;
 use crate::cluster::{ClusterError, HostDevice, LookupError, Lookups, PCI_DEVICE};
 use crate::directives::Asked;
 use crate::features::feature::{Context, Plan};
@@ -90,40 +91,52 @@ fn node_of(name: &str) -> Option<&str> {
     PciAddress::of_pci_device(name).map(|(node, _)| node)
 }
 
-/// The PCI devices that share an IOMMU group with one of the host devices `of`, and are not among `names`, those that the
-/// VirtualMachine will have: they must go with it, but Harvester does not add them, or adds them once for each. It adds them only to a new VirtualMachine, and only if all
-/// its host devices are PCI devices; the directive for other host devices may follow. If the devices cannot be looked up,
-/// there are none. Source: `harvester/pcidevices`, `pkg/webhook/vm.go`, `generateHostDevicesPatch`.
-pub(super) fn missing(of: &[&str], names: &[&str], context: &Context<'_>) -> Vec<Rc<HostDevice>> {
+/// The PCI devices that share an IOMMU group with one of the devices `of`, and are not among those that the
+/// VirtualMachine will have: they must go with it, but Harvester does not add them, or adds them once for each of several.
+/// Harvester adds them only to a new VirtualMachine, only because of host devices, and only if all host devices are PCI
+/// devices; the directive for other host devices may follow. If the devices cannot be listed, only those count that the
+/// directive added before. Source: `harvester/pcidevices`, `pkg/webhook/vm.go`, `generateHostDevicesPatch`.
+pub(super) fn missing(of: &[&str], plan: &Plan, context: &Context<'_>) -> Result<Vec<Rc<HostDevice>>, ShapeError> {
+    let gpus = context.vm.gpus()?;
+    let mut names: Vec<&str> = context.vm.host_devices()?.iter().chain(&gpus).map(|device| device.name).collect();
+    names.extend(plan.devices());
+    names.sort_unstable();
+    names.dedup();
     let is_asked = |directive| matches!(context.directives.get(directive), Asked::Yes(_));
     let are_all_pci = names.iter().all(|name| node_of(name).is_some());
-    let are_added =
-        context.old.is_none() && are_all_pci && !is_asked("usb-passthrough") && !is_asked("gpu-device-plugin");
-    let is_pci = |name: &&&str| node_of(name).is_some();
-    let device = |name: &&str| context.lookups.device(&PCI_DEVICE, name).ok();
+    let may_be_added = context.old.is_none()
+        && gpus.is_empty()
+        && are_all_pci
+        && !is_asked("usb-passthrough")
+        && !is_asked("gpu-device-plugin");
     // A single device needs no lookup.
-    if are_added && names.len() < 2 || !names.iter().any(|name| is_pci(&name)) {
-        return Vec::new();
+    if may_be_added && names.len() < 2 || !names.iter().any(|name| node_of(name).is_some()) {
+        return Ok(Vec::new());
     }
-    let there: Vec<Rc<HostDevice>> = names.iter().filter(is_pci).filter_map(device).collect();
+    let device = |name: &str| context.lookups.device(&PCI_DEVICE, name).ok();
+    let there: Vec<Rc<HostDevice>> =
+        names.iter().filter(|name| node_of(name).is_some()).filter_map(|name| device(name)).collect();
+    // Harvester adds nothing beside a device that it does not know.
+    let are_added = may_be_added && there.len() == names.len();
     let count = |group| there.iter().filter(|device| device.iommu_group() == Some(group)).count();
     let of = there.iter().filter(|device| of.contains(&device.name()));
     let mut groups: Vec<_> = of.filter_map(|device| device.iommu_group()).collect();
     groups.retain(|group| !are_added || count(*group) > 1);
     if groups.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let mut devices: Vec<Rc<HostDevice>> = context.lookups.list(&PCI_DEVICE).unwrap_or_default();
+    let ours = || our_devices(context).iter().filter_map(|ours| device(ours.name)).collect();
+    let mut devices: Vec<Rc<HostDevice>> = context.lookups.list(&PCI_DEVICE).unwrap_or_else(|_| ours());
     let is_in_groups = |device: &HostDevice| device.iommu_group().is_some_and(|group| groups.contains(&group));
     devices.retain(|device| is_in_groups(device) && !names.contains(&device.name()));
-    devices
+    Ok(devices)
 }
 
 /// A warning about [`missing`] devices, for features that do not add them.
 pub(in crate::features) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<String>, ShapeError> {
-    let names =
-        [context.vm.host_devices()?.iter().map(|device| device.name).collect::<Vec<_>>(), plan.devices()].concat();
-    let missing = missing(&names, &names, context);
+    let there = [context.vm.host_devices()?, context.vm.gpus()?].concat();
+    let of = [there.iter().map(|device| device.name).collect(), plan.devices()].concat();
+    let missing = missing(&of, plan, context)?;
     let siblings = text::list(&missing.iter().map(|device| device.name()).collect::<Vec<_>>());
     Ok((!siblings.is_empty()).then(|| {
         format!(

@@ -1,0 +1,323 @@
+//! Chooses a device for each one that a directive asks for.
+
+use super::HostDevicesError;
+use super::directive::DirectiveError;
+use super::inventory::{Inventory, is, key, names_of_nodes};
+use super::names::{object, our_devices};
+use crate::cluster::{HostDevice, NODE, Node};
+use crate::text;
+use crate::values::pci::{PciAddress, PciSelector};
+use crate::vm::{Device, OnlyNode};
+
+/// The most devices that a message lists by name.
+const LISTED: usize = 8;
+
+/// A device that the directive asks for.
+struct Candidates<'i> {
+    wanted: &'i str,
+    /// The cluster's devices that match it, in the order of their nodes' names. All are enabled for passthrough.
+    devices: Vec<&'i HostDevice>,
+    /// The entry of the VirtualMachine that already is one of them.
+    entry: Option<Device<'i>>,
+}
+
+/// The cluster's device for one that the directive asks for.
+pub(super) struct Chosen<'i> {
+    /// The text of the directive.
+    pub(super) wanted: &'i str,
+    pub(super) device: &'i HostDevice,
+    /// The entry of the VirtualMachine that already is this device.
+    pub(super) entry: Option<Device<'i>>,
+}
+
+impl Inventory<'_> {
+    /// Chooses a device for each one that the directive asks for, in the same order.
+    ///
+    /// # Errors
+    /// A device is on no node, or is not enabled for passthrough; a text matches devices of different resources; or no
+    /// node has all the devices.
+    pub(super) fn choose<'i>(&'i self, wanted: &'i [String]) -> anyhow::Result<Vec<Chosen<'i>>> {
+        let ours = our_devices(self.context);
+        let choices = self.choose_with(&ours, wanted)?;
+        let mut nodes = choices.iter().filter_map(|chosen| match &chosen.entry {
+            Some(entry) => self.node_of(entry),
+            None => Some(chosen.device.node()),
+        });
+        let first = nodes.next();
+        // Devices that were added earlier do not help if the others are on another node.
+        if nodes.any(|node| Some(node) != first) && !ours.is_empty() {
+            return self.choose_with(&[], wanted);
+        }
+        Ok(choices)
+    }
+
+    fn choose_with<'i>(&'i self, ours: &[Device<'i>], wanted: &'i [String]) -> anyhow::Result<Vec<Chosen<'i>>> {
+        // KubeVirt also takes a PCI device as a GPU.
+        let there = [self.context.vm.host_devices()?, self.context.vm.gpus()?].concat();
+        let mut all = Vec::new();
+        for wanted in wanted {
+            let resource = wanted.parse().map(PciAddress::device_name);
+            if let Some(entry) = there.iter().find(|entry| resource.as_deref() == Ok(entry.resource)) {
+                let (entry, address) = (text::list(&[entry.name]), wanted.clone());
+                return Err(HostDevicesError::NamedByAddress { entry, address }.into());
+            }
+            all.push(Candidates { wanted, devices: self.candidates(wanted)?, entry: None });
+        }
+        // Texts that fewer devices match come first, so that the others do not take their devices.
+        all.sort_by_key(|one: &Candidates<'_>| ((self.bus.is_countable)(one.wanted), one.devices.len()));
+        for (index, Candidates { wanted, devices, .. }) in all.iter().enumerate() {
+            let [device] = devices.as_slice() else { continue };
+            // The same text twice means two devices.
+            let mut before = all.iter().take(index).filter(|one| one.devices.len() == 1 && one.wanted != *wanted);
+            if before.any(|one| one.devices.iter().any(|other| other.name() == device.name())) {
+                return Err(DirectiveError::Duplicate { device: device.name().to_owned() }.into());
+            }
+        }
+        self.find_entries(&mut all, ours, &there);
+        let mut taken: Vec<&str> = all.iter().filter_map(|one| Some(one.entry?.name)).collect();
+        let node = self.node_for(&all, &taken, &there)?;
+        let mut choices: Vec<Chosen<'_>> = Vec::new();
+        for &Candidates { wanted, ref devices, entry } in &all {
+            let is_given = |device: &HostDevice| choices.iter().any(|chosen| chosen.device.name() == device.name());
+            // The first device that fits best: `false` comes before `true`. Two entries may have the same name.
+            let device = match entry {
+                Some(entry) => devices.iter().min_by_key(|device| {
+                    (is_given(device), device.name() != entry.name, device.resource() != entry.resource)
+                }),
+                None => devices
+                    .iter()
+                    .filter(|device| Some(device.node()) == node && !taken.contains(&device.name()))
+                    .min_by_key(|device| is_given(device)),
+            };
+            taken.extend(device.filter(|_| entry.is_none()).map(|device| device.name()));
+            choices.extend(device.map(|device| Chosen { wanted, device, entry }));
+        }
+        choices.sort_by_key(|chosen| wanted.iter().position(|text| text == chosen.wanted));
+        Ok(choices)
+    }
+
+    /// The texts of a directive, with those of each function in the place of a text that means all functions of a device.
+    ///
+    /// # Errors
+    /// There is no such device, or the functions are not the same on all nodes that the VirtualMachine may run on.
+    pub(super) fn functions(&self, wanted: &[String]) -> Result<Vec<String>, HostDevicesError> {
+        let mut functions = Vec::new();
+        for text in wanted {
+            let Ok(PciSelector::AllFunctions(first)) = text.parse() else {
+                functions.push(text.clone());
+                continue;
+            };
+            let is_function = |device: &HostDevice| {
+                let address = device.address().and_then(|address| address.parse::<PciAddress>().ok());
+                address.is_some_and(|address| address.is_of_same_device_as(first))
+            };
+            let found = self.matching(is_function);
+            let mut nodes: Vec<&str> = found.iter().map(|device| device.node()).collect();
+            nodes.dedup();
+            let Some(mut first) = nodes.first().copied() else { return Err(self.not_there(text, is_function)) };
+            if nodes.len() > 1 {
+                self.retain_allowed(&mut nodes);
+                first = nodes.first().copied().unwrap_or(first);
+            }
+            let on = |node: &str| -> Vec<String> {
+                let devices = found.iter().filter(|device| device.node() == node);
+                let mut functions: Vec<String> = devices.map(|device| key(device)).collect();
+                functions.sort();
+                functions
+            };
+            let of_first = on(first);
+            if nodes.iter().any(|node| on(node) != of_first) {
+                let devices = found.iter().take(LISTED).map(|device| device.name()).collect::<Vec<_>>().join(", ");
+                let name = format!("{first}/{text}");
+                return Err(HostDevicesError::Ambiguous { device: text.clone(), devices, name });
+            }
+            functions.extend(of_first.into_iter().filter(|function| !wanted.contains(function)));
+        }
+        Ok(functions)
+    }
+
+    /// The devices that match, and are enabled for passthrough, in the order of their nodes' names.
+    fn candidates(&self, wanted: &str) -> Result<Vec<&HostDevice>, HostDevicesError> {
+        let mut there = self.matching(|device| is(device, wanted));
+        let nodes = names_of_nodes(&there);
+        there.retain(|device| self.is_enabled(device));
+        match (there.is_empty(), nodes.is_empty()) {
+            (false, _) => Ok(there),
+            (true, false) => Err(HostDevicesError::NotEnabled { device: wanted.to_owned(), nodes, bus: self.bus }),
+            (true, true) => Err(self.not_there(wanted, |device| is(device, wanted))),
+        }
+    }
+
+    /// Finds the entries that already are the devices. An entry counts for only one device. It matches by the device
+    /// that it is named after, or by its resource. An entry that is named after another device does not match, unless
+    /// the directive added it: Harvester's controller renames entries after the devices that a VirtualMachine actually got.
+    fn find_entries<'v>(&'v self, all: &mut [Candidates<'v>], ours: &[Device<'v>], there: &[Device<'v>]) {
+        let mut entries = [ours, there].concat();
+        let is_on_node = |node: &str| self.is_on_node(node);
+        // The name of a PCI device tells the device even if that was not looked up. The name of a USB device does not,
+        // because the device may have been unplugged.
+        // An entry that the directive added gives way if its device is gone or not enabled any more, or has another resource.
+        let is_current = |entry: &Device<'_>, candidates: &Candidates<'_>| {
+            let is_it = |device: &&HostDevice| device.name() == entry.name && device.resource() == entry.resource;
+            !ours.contains(entry) || candidates.devices.iter().any(is_it)
+        };
+        let is_named = |entry: &Device<'_>, one: &Candidates<'_>| match self.known(entry) {
+            Some(device) => is(device, one.wanted) && is_on_node(device.node()) && is_current(entry, one),
+            None => object(entry.name).is_some_and(|(node, device)| {
+                let is_gone = self.is_complete && ours.contains(entry);
+                self.bus.name_is_address && device == one.wanted && is_on_node(node) && !is_gone
+            }),
+        };
+        // Harvester's controller renames an entry only after a device that the VirtualMachine can have.
+        let can_be_had =
+            |entry: &Device<'_>| !self.is_complete || self.known(entry).is_some_and(|device| self.is_enabled(device));
+        let is_of_resource = |entry: &Device<'_>, candidates: &Candidates<'_>| {
+            let is_it = |node: &str| ours.contains(entry) && is_on_node(node) && can_be_had(entry);
+            let mut devices = candidates.devices.iter();
+            self.node_of(entry).is_none_or(is_it) && devices.any(|device| device.resource() == entry.resource)
+        };
+        for one in all.iter_mut() {
+            let index = entries.iter().position(|entry| is_named(entry, one));
+            one.entry = index.map(|index| entries.remove(index));
+        }
+        for one in all.iter_mut().filter(|one| one.entry.is_none()) {
+            let index = entries.iter().position(|entry| is_of_resource(entry, one));
+            one.entry = index.map(|index| entries.remove(index));
+        }
+    }
+
+    /// The first node that has all the missing devices. Harvester rejects a VirtualMachine with devices of two nodes,
+    /// so if it already has a device, only that device's node counts. If several nodes have the same devices, the
+    /// scheduler chooses, because a host device can be any device of its resource. `taken` are the names of devices that
+    /// the VirtualMachine has.
+    fn node_for<'i>(
+        &self,
+        all: &[Candidates<'i>],
+        taken: &[&str],
+        there: &[Device<'_>],
+    ) -> Result<Option<&'i str>, HostDevicesError> {
+        let (present, missing): (Vec<_>, Vec<_>) = all.iter().partition(|one| one.entry.is_some());
+        let Some(first) = missing.first() else {
+            return Ok(None);
+        };
+        let times = |wanted: &str| all.iter().filter(|one| one.wanted == wanted).count();
+        let places = || {
+            let place = |(index, one): (usize, &&Candidates<'_>)| {
+                let is_listed = missing.iter().take(index).any(|before| before.wanted == one.wanted);
+                let times = Some(times(one.wanted)).filter(|times| *times > 1);
+                let times = times.map(|times| format!("{times} of ")).unwrap_or_default();
+                (!is_listed).then(|| format!("{times}{} on {}", one.wanted, names_of_nodes(&one.devices)))
+            };
+            missing.iter().enumerate().filter_map(place).collect::<Vec<_>>().join("; ")
+        };
+        let mut nodes: Vec<&str> = first.devices.iter().map(|device| device.node()).collect();
+        nodes.dedup();
+        nodes.retain(|node| have_all(&missing, node, taken));
+        if nodes.is_empty() {
+            return Err(HostDevicesError::NoNodeHasAll { devices: places() });
+        }
+        if let Some(bound) = there.iter().find_map(|entry| self.node_of(entry)) {
+            nodes.retain(|node| *node == bound);
+            if nodes.is_empty() {
+                return Err(HostDevicesError::OtherNode { bound: bound.to_owned(), devices: places() });
+            }
+        }
+        self.retain_allowed(&mut nodes);
+        if nodes.is_empty() {
+            return Err(HostDevicesError::Excluded { devices: places() });
+        }
+        // A device that is already there may actually have been assigned on another node, so it only breaks ties.
+        if nodes.iter().any(|node| have_all(&present, node, &[])) {
+            nodes.retain(|node| have_all(&present, node, &[]));
+        }
+        let is_countable = self.bus.is_countable;
+        for Candidates { wanted, devices, .. } in &missing {
+            // Another text takes only the device that it names.
+            let is_named = |device: &HostDevice| {
+                let mut others = missing.iter().filter(|one| one.wanted != *wanted && !is_countable(one.wanted));
+                others.any(|one| is(device, one.wanted))
+            };
+            let is_free = |device: &HostDevice| {
+                nodes.contains(&device.node()) && !taken.contains(&device.name()) && !is_named(device)
+            };
+            let found: Vec<_> = devices.iter().filter(|device| is_free(device)).collect();
+            let Some(one) = found.first() else { continue };
+            let times = missing.iter().filter(|one| one.wanted == *wanted).count();
+            // If the directive asks for all of them, there is nothing to choose.
+            let are_all_wanted = nodes.len() == 1 && found.len() == times;
+            if found.iter().any(|other| other.resource() != one.resource()) && !are_all_wanted {
+                let names =
+                    found.iter().take(LISTED).map(|device| format!("{} ({})", device.name(), device.resource()));
+                let devices = names.collect::<Vec<_>>().join(", ");
+                let (device, name) = ((*wanted).to_owned(), one.name().to_owned());
+                return Err(HostDevicesError::Ambiguous { device, devices, name });
+            }
+        }
+        Ok(nodes.first().copied())
+    }
+
+    /// Keeps the nodes that the VirtualMachine may run on, as far as they can be looked up.
+    fn retain_allowed(&self, nodes: &mut Vec<&str>) {
+        let Ok(placement) = self.context.placement() else { return };
+        let known = match nodes.as_slice() {
+            [] => return,
+            [one] => self.context.node(OnlyNode::Named(one)).ok().flatten().into_iter().collect(),
+            _ => self.context.lookups.list::<Node>(&NODE).unwrap_or_default(),
+        };
+        nodes.retain(|name| known.iter().find(|node| node.name() == *name).is_none_or(|node| placement.allows(node)));
+    }
+
+    /// What Kubernetes may give instead of the new devices that the directive names, because devices of the same resource
+    /// are the same to it. `names` are the names of all devices that the VirtualMachine will have.
+    pub(super) fn equal_devices(&self, choices: &[Chosen<'_>], names: &[&str]) -> Option<String> {
+        let is_countable = self.bus.is_countable;
+        let is_named = |device: &HostDevice| {
+            let mut named = choices.iter().filter(|chosen| !is_countable(chosen.wanted));
+            names.contains(&device.name()) || named.any(|chosen| is(device, chosen.wanted))
+        };
+        let mut new = choices.iter().filter(|chosen| chosen.entry.is_none() && !is_countable(chosen.wanted));
+        new.find_map(|Chosen { device, .. }| {
+            let resource = device.resource();
+            let problem = |why: String| {
+                format!("Kubernetes may give the VirtualMachine another device than {}, because {why}", device.name())
+            };
+            let listed;
+            let all = if self.is_complete {
+                self
+            } else {
+                // The node knows how many devices it has of the resource.
+                let node = self.context.node(OnlyNode::Named(device.node())).ok().flatten();
+                let count = node.and_then(|node| node.allocatable(resource)?.parse::<usize>().ok());
+                if count.is_some_and(|count| count <= 1) {
+                    return None;
+                }
+                let Ok(all) = self.completed() else {
+                    let wanted = choices.iter().filter(|chosen| chosen.device.resource() == resource).count();
+                    let count = count.filter(|count| *count > wanted)?;
+                    return Some(problem(format!("{} has {count} devices of the resource {resource}", device.node())));
+                };
+                listed = all;
+                &listed
+            };
+            let equal = |other: &HostDevice| other.resource() == resource && all.is_enabled(other) && !is_named(other);
+            let others = all.matching(equal);
+            let mut nodes: Vec<&str> = others.iter().map(|other| other.node()).collect();
+            nodes.dedup();
+            self.retain_allowed(&mut nodes);
+            let others = others.iter().filter(|other| nodes.contains(&other.node()));
+            let others = text::list(&others.map(|other| other.name()).collect::<Vec<_>>());
+            (!others.is_empty()).then(|| problem(format!("{others} has the same resource {resource}")))
+        })
+    }
+}
+
+/// Whether the node has a device for each, apart from those that are taken.
+fn have_all(candidates: &[&Candidates<'_>], node: &str, taken: &[&str]) -> bool {
+    let mut taken = taken.to_vec();
+    candidates.iter().all(|one| {
+        let is_free = |device: &&&HostDevice| device.node() == node && !taken.contains(&device.name());
+        let name = one.devices.iter().find(is_free).map(|device| device.name());
+        taken.extend(name);
+        name.is_some()
+    })
+}

@@ -1,0 +1,267 @@
+//! Plans the devices that a directive asks for.
+
+use serde_json::Value;
+
+use super::choice::Chosen;
+use super::directive::{Devices, DirectiveError};
+use super::inventory::{Inventory, key};
+use super::names::{all_devices, free_names, object, our_devices};
+use super::{Bus, HostDeviceSettings, HostDevicesError, siblings};
+use crate::cluster::{HostDevice, LookupError};
+use crate::directives::Asked;
+use crate::features::allowed::allows;
+use crate::features::feature::{Context, Plan};
+use crate::features::pci_passthrough::EqualDevices;
+use crate::text::{self, Quoted};
+use crate::values::pci::PciAddress;
+use crate::vm::entry::Entry;
+use crate::vm::place::{GPU, HOST_DEVICE};
+use crate::vm::{Device, OnlyNode};
+
+/// The devices that a directive asks for, and what their plan depends on.
+pub(super) struct Wanted<'a> {
+    pub(super) bus: &'static Bus,
+    pub(super) settings: &'a HostDeviceSettings,
+    pub(super) devices: Devices,
+    pub(super) context: &'a Context<'a>,
+}
+
+/// The node that devices must be on.
+pub(super) struct Bound {
+    pub(super) node: String,
+    /// Who chose the node, in parentheses for a message; empty if the directive did.
+    pub(super) by: String,
+}
+
+impl Wanted<'_> {
+    /// The node that the devices must be on, if anybody chooses it: the directive, the other directive for host devices,
+    /// or the VirtualMachine.
+    pub(super) fn node(&self) -> anyhow::Result<Option<Bound>> {
+        let Self { bus, devices, context, .. } = self;
+        let other = self.node_of_partner();
+        let Some(named) = devices.node.clone() else {
+            let by_partner = |node| Bound { node, by: format!(" (named by {})", bus.partner.name) };
+            let by_placement = |node| Bound { node, by: " (chosen by the VirtualMachine)".to_owned() };
+            return Ok(other.map(by_partner).or(context.only_node()?.map(by_placement)));
+        };
+        if let Some(other) = other.filter(|other| bus.partner.is_first && *other != named) {
+            let first = format!("{other} (in {})", bus.partner.name);
+            return Err(DirectiveError::TwoNodes { first, second: named }.into());
+        }
+        let only = context.only_node()?;
+        let is_allowed = match context.node(OnlyNode::Named(&named)) {
+            Ok(Some(node)) => context.placement()?.allows(&node),
+            Ok(None) | Err(_) => only.as_ref().is_none_or(|only| *only == named),
+        };
+        if !is_allowed {
+            let but = match only.filter(|only| *only != named) {
+                Some(only) => format!("the VirtualMachine may run only on {only}"),
+                None => "the VirtualMachine's node selector, node affinity or tolerations exclude that node".to_owned(),
+            };
+            return Err(HostDevicesError::PlacedElsewhere { named, but }.into());
+        }
+        Ok(Some(Bound { node: named, by: String::new() }))
+    }
+
+    /// The node that the other directive names, whether it can be applied or not.
+    fn node_of_partner(&self) -> Option<String> {
+        let Self { bus: Bus { partner, .. }, context, .. } = self;
+        let Asked::Yes(directive) = context.directives.get(partner.name) else { return None };
+        let value: Value = serde_json::from_str(directive.text().ok()?).ok()?;
+        let mut devices = value.get("devices")?.as_array()?.iter().filter_map(Value::as_str);
+        let node = |text: &str| text.rsplit_once('/').map(|(node, _)| node.to_owned());
+        let node = devices.find_map(|text| node(text).or_else(|| object(text).map(|(node, _)| node.to_owned())));
+        node.filter(|_| (partner.settings)(context.settings).enabled)
+    }
+
+    /// Plans the devices under Harvester's names.
+    pub(super) fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> anyhow::Result<()> {
+        let list = inventory.functions(&self.devices.list)?;
+        let choices = inventory.choose(&list)?;
+        let there = all_devices(self.context)?;
+        for (index, chosen) in choices.iter().enumerate() {
+            let Chosen { device, entry, .. } = *chosen;
+            if choices.iter().take(index).any(|before| before.device.name() == device.name()) {
+                return Err(DirectiveError::Duplicate { device: device.name().to_owned() }.into());
+            }
+            if let Some(entry) = entry.filter(|it| it.name == device.name() && it.resource != device.resource()) {
+                let (entry, found) = (text::list(&[entry.name]), text::list(&[entry.resource]));
+                let resource = device.resource().to_owned();
+                return Err(HostDevicesError::OtherResource { entry, found, resource, bus: self.bus }.into());
+            }
+            self.check_allowed(&key(device), Some(device), device.resource(), Some(device.node()))?;
+            if self.settings.require_claim_owner {
+                self.check_owner(inventory, chosen)?;
+            }
+            let new = || HOST_DEVICE.entry(device.name(), device.resource());
+            let is_it = |it: &&Entry| entry.is_some_and(|entry| it.as_device() == Some((entry.name, entry.resource)));
+            plan.entries.push(there.iter().find(is_it).cloned().unwrap_or_else(new));
+        }
+        let new = choices.iter().filter(|chosen| chosen.entry.is_none()).map(|chosen| chosen.device);
+        let mut resources: Vec<String> = new.map(|device| device.resource().to_owned()).collect();
+        let is_new = !resources.is_empty();
+        if self.bus.name_is_address {
+            resources.extend(self.add_siblings(inventory, is_new, plan)?);
+            self.check_equal(inventory, &choices, plan)?;
+        }
+        // Harvester adds devices only because of host devices, and only to a new VirtualMachine.
+        let has_gpu = || self.context.old.is_none() && plan.entries.iter().any(|entry| entry.place == &GPU);
+        if is_new && !self.bus.name_is_address || has_gpu() {
+            plan.warnings.extend(siblings::warning(plan, self.context)?);
+        }
+        if let Ok(kubevirt) = self.context.lookups.kubevirt() {
+            let missing = resources.iter().map(String::as_str).filter(|it| kubevirt.does_not_permit(it));
+            let missing = text::list(&missing.collect::<Vec<_>>());
+            if !missing.is_empty() {
+                plan.warnings.push(format!(
+                    "spec.configuration.permittedHostDevices of the KubeVirt object does not list {missing}, so the VirtualMachine \
+                     will not start; disable passthrough for the device in Harvester, and enable it again"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans the other devices of the IOMMU groups, if Harvester does not add them once. Those that the directive added
+    /// earlier stay. New ones are added only with a new device. Returns the resources of the new ones that are enabled.
+    fn add_siblings(&self, inventory: &Inventory<'_>, is_new: bool, plan: &mut Plan) -> anyhow::Result<Vec<String>> {
+        let ours = our_devices(self.context);
+        let is_ours = |name: &str| ours.iter().any(|device| device.name == name);
+        if !is_new && plan.entries.len() >= ours.len() {
+            return Ok(Vec::new());
+        }
+        let mut siblings = siblings::missing(&plan.devices(), plan, self.context)?;
+        siblings.retain(|device| is_new || is_ours(device.name()));
+        for device in &siblings {
+            self.check_allowed(&key(device), Some(device), device.resource(), Some(device.node()))?;
+            plan.entries.push(HOST_DEVICE.entry(device.name(), device.resource()));
+        }
+        let (enabled, disabled): (Vec<_>, Vec<_>) = siblings.iter().partition(|device| inventory.is_enabled(device));
+        let disabled = text::list(&disabled.iter().map(|device| device.name()).collect::<Vec<_>>());
+        if !disabled.is_empty() {
+            plan.warnings.push(format!(
+                "these PCI devices share an IOMMU group with one that the directive names, so they were added, but they are not \
+                 enabled for passthrough, so the VirtualMachine will not start; enable them in Harvester: {disabled}"
+            ));
+        }
+        let new = enabled.iter().filter(|device| !is_ours(device.name()));
+        Ok(new.map(|device| device.resource().to_owned()).collect())
+    }
+
+    /// Warns or fails if Kubernetes may give other devices than those that the directive names.
+    fn check_equal(&self, inventory: &Inventory<'_>, choices: &[Chosen<'_>], plan: &mut Plan) -> anyhow::Result<()> {
+        let there = all_devices(self.context)?;
+        let names: Vec<&str> = there.iter().chain(&plan.entries).filter_map(|it| Some(it.as_device()?.0)).collect();
+        let Some(problem) = inventory.equal_devices(choices, &names) else { return Ok(()) };
+        match self.context.settings.pci_passthrough.equal_devices {
+            EqualDevices::Deny => Err(HostDevicesError::EqualDevices(problem).into()),
+            EqualDevices::Warn => {
+                plan.warnings.push(format!(
+                    "{problem}; to get this one, set disableResourcePooling in its PCIDeviceClaim (Harvester 1.9 or later), or \
+                     enable passthrough only for it"
+                ));
+                Ok(())
+            }
+        }
+    }
+
+    /// Plans the devices without Harvester. `error` says why Harvester's devices cannot be read, if the policy tried to.
+    pub(super) fn otherwise(&self, error: Option<&LookupError>, plan: &mut Plan) -> anyhow::Result<()> {
+        let Self { bus, devices, context, .. } = self;
+        if self.settings.require_claim_owner {
+            return Err(HostDevicesError::NoClaims { bus }.into());
+        }
+        let why = error.map_or_else(|| format!("the setting {}.deviceNames says so", bus.settings), LookupError::why);
+        let mut there = all_devices(context)?;
+        let mut names = free_names(bus.prefix, devices.list.len(), context)?;
+        for device in &devices.list {
+            let resource = (bus.resource)(device, &why, context)?;
+            if PciAddress::of_device_name(&resource).is_some() {
+                plan.warnings.push(format!(
+                    "{device} is named by its address ({why}), but Kubernetes has no resource of that name, so the VirtualMachine \
+                     will not start"
+                ));
+            }
+            self.check_allowed(device, None, &resource, devices.node.as_deref())?;
+            let is_named = |name: &str| object(name).is_some_and(|(_, named)| bus.name_is_address && named == *device);
+            let is_it = |(name, found): (&str, &str)| found == resource || is_named(name);
+            plan.entries.push(match there.iter().position(|entry| entry.as_device().is_some_and(is_it)) {
+                // An entry counts for only one device: a second device of the same resource needs another entry.
+                Some(index) => there.remove(index),
+                None => HOST_DEVICE.entry(&names.next().unwrap_or_default(), &resource),
+            });
+        }
+        Ok(())
+    }
+
+    /// The entries of the devices, if the VirtualMachine already has all of them under Harvester's names. Then no
+    /// lookup is needed.
+    pub(super) fn in_place(&self) -> anyhow::Result<Option<Vec<Entry>>> {
+        let Self { devices, context, .. } = self;
+        let there = all_devices(context)?;
+        let is_on_node = |node: &str| devices.node.as_deref().is_none_or(|wanted| wanted == node);
+        let mut entries = Vec::new();
+        for wanted in &devices.list {
+            let found = there.iter().find_map(|entry| {
+                let (name, resource) = entry.as_device()?;
+                let (node, device) = object(name)?;
+                ((device == *wanted || name == wanted) && is_on_node(node)).then_some((entry, resource, node))
+            });
+            let Some((entry, resource, node)) = found else { return Ok(None) };
+            self.check_allowed(wanted, None, resource, Some(node))?;
+            entries.push(entry.clone());
+        }
+        Ok(Some(entries))
+    }
+
+    /// Checks that the settings allow this namespace the device. A pattern may match its address or ids, also in upper
+    /// case or with the node in front, its name in Harvester, or its resource. `device` may be an address, ids, or a
+    /// name in Harvester; `known` is the device if it was looked up.
+    fn check_allowed(
+        &self,
+        device: &str,
+        known: Option<&HostDevice>,
+        resource: &str,
+        node: Option<&str>,
+    ) -> Result<(), HostDevicesError> {
+        let what = object(device).map_or(device.to_owned(), |(_, what)| what);
+        let upper_case = what.to_ascii_uppercase();
+        let with_node = node.map_or(what.clone(), |node| format!("{node}/{what}"));
+        let ids = known.map(HostDevice::ids).unwrap_or_default();
+        let names = [what.as_str(), &upper_case, &with_node, known.map_or(device, HostDevice::name), &ids, resource];
+        let namespace = self.context.namespace;
+        if allows(&self.settings.allowed_devices, namespace, &names) {
+            return Ok(());
+        }
+        let (device, namespace) = (format!("{with_node} ({resource})"), namespace.to_owned());
+        Err(HostDevicesError::NotAllowed { device, namespace, bus: self.bus })
+    }
+
+    /// Checks that the requester claimed the device. If the claim names nobody, nobody passes. Devices that the
+    /// VirtualMachine had before are not checked, because KubeVirt's and Harvester's controllers change
+    /// VirtualMachines, too.
+    fn check_owner(&self, inventory: &Inventory<'_>, chosen: &Chosen<'_>) -> anyhow::Result<()> {
+        let Self { bus, context, .. } = self;
+        let before = context.old.and_then(|old| old.host_devices().ok()).unwrap_or_default();
+        let name = chosen.device.name();
+        // An entry that the directive added is written anew if the device has another resource now.
+        let was_given = |device: &Device<'_>| {
+            let is_anew = device.name == name && our_devices(context).iter().any(|ours| ours.name == name);
+            is_anew || chosen.entry.is_some_and(|entry| entry.resource == device.resource)
+        };
+        if before.iter().any(was_given) {
+            return Ok(());
+        }
+        if !context.is_requested {
+            let device = chosen.device.name().to_owned();
+            return Err(HostDevicesError::NotRequested { device, bus }.into());
+        }
+        let owner = inventory.owner(chosen.device).map_err(|error| HostDevicesError::Lookup { error, bus })?;
+        if owner.as_ref().is_some_and(|owner| context.requester.is(owner)) {
+            return Ok(());
+        }
+        let owner = owner.map_or("nobody that the claim names".to_owned(), |owner| Quoted(&owner).to_string());
+        let (device, user) = (chosen.device.name().to_owned(), context.requester.to_string());
+        Err(HostDevicesError::NotTheOwner { device, owner, user, bus }.into())
+    }
+}
