@@ -147,7 +147,7 @@ on() {
         echo "get kubevirts.kubevirt.io"
         echo "get configmaps"
         echo "create subjectaccessreviews.authorization.k8s.io"
-        [ "$(setting .nestedVirtualization.cpuVendor auto)" != auto ] || for verb in get list watch; do echo "$verb nodes"; done
+        for verb in get list watch; do echo "$verb nodes"; done
         [ -z "${HARVESTER-}" ] || for verb in get list watch; do printf '%s\n' "$verb pcidevices.$pci" "$verb pcideviceclaims.$pci" "$verb usbdevices.$pci"; done
     } >"$BATS_TEST_TMPDIR/rights"
     while read -r namespace name; do
@@ -296,9 +296,10 @@ applied: usb-passthrough=[\"046d:c52b\"]"
 @test "example kubevirt/pci-passthrough" {
     needs_no_harvester
     needs_gate HostDevices
+    needs_igpu
     example kubevirt/pci-passthrough "\
-host devices: pci-device-0=pci_0000_05_00_0
-applied: pci-passthrough=[\"0000:05:00.0\"]"
+host devices: pci-device-0=amd.com/CEZANNE
+applied: pci-passthrough=[\"1002:1638\"]"
 }
 
 @test "example kubevirt/gpu-device-plugin" {
@@ -324,13 +325,14 @@ applied: vbios-injection=igpu-rom"
 @test "example kubevirt/all" {
     needs_no_harvester
     needs_gate HostDevices Sidecar
+    needs_igpu
     example kubevirt/all "\
 features: svm=require
-host devices: pci-device-0=pci_0000_05_00_0
+host devices: pci-device-0=amd.com/CEZANNE
 $(gpus nvidia.com/gpu 1)
 node: $AMD
 ROMs: igpu-rom
-applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"0000:05:00.0\"] vbios-injection=igpu-rom" "$(on "$AMD")"
+applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"1002:1638\"] vbios-injection=igpu-rom" "$(on "$AMD")"
 }
 
 @test "nested-virt is added, changed and removed" {
@@ -435,11 +437,13 @@ applied: usb-passthrough=[\"046d:c52b\"]"
 @test "pci-passthrough without PCI devices is added, changed and removed" {
     needs_no_harvester
     needs_gate HostDevices
+    needs_igpu
     directive kubevirt/pci-passthrough . \
-        'pci-passthrough={"devices": ["0000:05:00.0"]}' $'host devices: pci-device-0=pci_0000_05_00_0\napplied: pci-passthrough=["0000:05:00.0"]' \
-        'pci-passthrough={"devices": ["0000:05:00.0", "0000:06:00.0"]}' "\
-host devices: pci-device-0=pci_0000_05_00_0 pci-device-1=pci_0000_06_00_0
-applied: pci-passthrough=[\"0000:05:00.0\",\"0000:06:00.0\"]"
+        'pci-passthrough={"devices": ["1002:1638"]}' $'host devices: pci-device-0=amd.com/CEZANNE\napplied: pci-passthrough=["1002:1638"]' \
+        'pci-passthrough={"devices": ["1002:1638", "1002:1638"]}' "\
+host devices: pci-device-0=amd.com/CEZANNE pci-device-1=amd.com/CEZANNE
+applied: pci-passthrough=[\"1002:1638\",\"1002:1638\"]"
+    refused "0000:05:00.0 is an address, but without Harvester" try pci kubevirt/pci-passthrough "$(with_pci 0000:05:00.0)"
 }
 
 @test "pci-passthrough leaves a card of the same kind that the user gave" {

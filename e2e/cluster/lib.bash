@@ -99,7 +99,8 @@ discover() {
 
     # HARVESTER: the policy looks up PCI devices. SIBLINGS: Harvester adds devices that share an IOMMU group.
     unset HARVESTER SIBLINGS
-    if [ "$(setting .pciPassthrough.deviceNames auto)" != address ] && kubectl get crd "pcidevices.$pci" >/dev/null 2>&1; then
+    if [ "$(setting .pciPassthrough.deviceNames auto)" != address ] && kubectl get crd "pcidevices.$pci" >/dev/null 2>&1 &&
+        jq --exit-status 'any(.spec.contextAwareResources[]?; .kind == "PCIDevice")' <<<"$POLICY_JSON" >/dev/null; then
         export HARVESTER=yes
         kubectl get mutatingwebhookconfigurations pcidevices-mutator >/dev/null 2>&1 && export SIBLINGS=yes
     fi
@@ -136,6 +137,10 @@ needs_gate() {
     for gate; do
         gate "$gate" || skip "KubeVirt's feature gate $gate is off"
     done
+}
+
+needs_igpu() {
+    served amd.com/CEZANNE || skip "KubeVirt's permittedHostDevices does not list amd.com/CEZANNE for 1002:1638"
 }
 
 needs_gpu() {
