@@ -287,10 +287,26 @@ NODE
             "$BATS_FILE_TMPDIR/devices.json" >"$BATS_FILE_TMPDIR/gpu.json"
         cat "$BATS_FILE_TMPDIR/gpu.json" >>"$BATS_FILE_TMPDIR/devices.json"
     fi
+    # A card with four functions in one IOMMU group, and three equal disks.
+    # shellcheck disable=SC2016 # jq's variables
+    many "$INTEL-000001000" '["0e000", "0e001", "0e002", "0e003"]' '{iommuGroup: "40", resourceName: "nvidia.com/TU102_FUNCTION_\($place[4:])"}'
+    # shellcheck disable=SC2016
+    many "$AMD-000003000" '["41000", "81000", "c1000"]' '{iommuGroup: $place, resourceName: "samsung.com/NVME_SSD_PM9A1"}'
     put PCIDevice
     put PCIDeviceClaim
     put USBDevice
     put USBDeviceClaim
+}
+
+# Adds PCI devices like another one, with their claims: its name, a list of the last five digits of their names, jq: status.
+many() {
+    # shellcheck disable=SC2016 # jq's variables
+    jq --arg like "$1" "select(.metadata.name == \$like) | $2[] as \$place
+        | (\$place | \"0000:\(.[0:2]):\(.[2:4]).\(.[4:])\") as \$address
+        | .metadata.name = (\$like | .[:-5]) + \$place
+        | if .kind == \"PCIDevice\" then .status += {address: \$address} + $3
+          else .spec.address = \$address | .status.passthroughEnabled = true end" "$BATS_FILE_TMPDIR/devices.json" >"$BATS_FILE_TMPDIR/many.json"
+    cat "$BATS_FILE_TMPDIR/many.json" >>"$BATS_FILE_TMPDIR/devices.json"
 }
 
 # Creates the devices or the claims, and their status: kind.
