@@ -165,7 +165,7 @@ add /spec/template/spec/nodeSelector {\"kubernetes.io/hostname\":\"node1\"}"
     same "$(patch | grep "$domain")" "\
 add $domain/cpu/features [{\"name\":\"svm\",\"policy\":\"require\"}]
 add $domain/devices/gpus [{\"deviceName\":\"nvidia.com/gpu\",\"name\":\"gpu-0\"}]
-add $domain/devices/hostDevices [{\"deviceName\":\"pci_0000_05_00_0\",\"name\":\"pci-device-0\"}]"
+add $domain/devices/hostDevices [{\"deviceName\":\"amd.com/CEZANNE\",\"name\":\"pci-device-0\"}]"
 }
 
 @test "a USB device that KubeVirt permits" {

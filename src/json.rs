@@ -1,7 +1,7 @@
 //! Helpers for JSON that serde_json does not have.
 
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// The type of a value, for a message.

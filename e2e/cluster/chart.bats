@@ -96,7 +96,7 @@ mutatingwebhookconfiguration.admissionregistration.k8s.io/clusterwide-$RUN"
     eventually 180 makes $'features: vmx=require\napplied: nested-virt=true'
     has "$(objects)" "role.rbac.authorization.k8s.io/$RUN-configmaps"
     same "$(kubectl get clusterroles "$RUN" --output json | jq --compact-output '[.rules[].resources[]] | sort')" \
-        '["kubevirts","pcideviceclaims","pcidevices","subjectaccessreviews","usbdeviceclaims","usbdevices"]'
+        '["kubevirts","nodes","pcideviceclaims","pcidevices","subjectaccessreviews","usbdeviceclaims","usbdevices"]'
     # Stored virtual machines do not change until their directives or their template change.
     same "$(stored kept | summary)" $'features: svm=require\napplied: nested-virt=true'
     change kept '{"spec": {"template": {"spec": {"domain": {"cpu": {"cores": 2}}}}}}'

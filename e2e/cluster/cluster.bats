@@ -147,7 +147,7 @@ on() {
         echo "get kubevirts.kubevirt.io"
         echo "get configmaps"
         echo "create subjectaccessreviews.authorization.k8s.io"
-        [ "$(setting .nestedVirtualization.cpuVendor auto)" != auto ] || for verb in get list watch; do echo "$verb nodes"; done
+        for verb in get list watch; do echo "$verb nodes"; done
         [ -z "${HARVESTER-}" ] || for verb in get list watch; do printf '%s\n' "$verb pcidevices.$pci" "$verb pcideviceclaims.$pci" "$verb usbdevices.$pci"; done
     } >"$BATS_TEST_TMPDIR/rights"
     while read -r namespace name; do
@@ -296,9 +296,10 @@ applied: usb-passthrough=[\"046d:c52b\"]"
 @test "example kubevirt/pci-passthrough" {
     needs_no_harvester
     needs_gate HostDevices
+    needs_igpu
     example kubevirt/pci-passthrough "\
-host devices: pci-device-0=pci_0000_05_00_0
-applied: pci-passthrough=[\"0000:05:00.0\"]"
+host devices: pci-device-0=amd.com/CEZANNE
+applied: pci-passthrough=[\"1002:1638\"]"
 }
 
 @test "example kubevirt/gpu-device-plugin" {
@@ -324,13 +325,14 @@ applied: vbios-injection=igpu-rom"
 @test "example kubevirt/all" {
     needs_no_harvester
     needs_gate HostDevices Sidecar
+    needs_igpu
     example kubevirt/all "\
 features: svm=require
-host devices: pci-device-0=pci_0000_05_00_0
+host devices: pci-device-0=amd.com/CEZANNE
 $(gpus nvidia.com/gpu 1)
 node: $AMD
 ROMs: igpu-rom
-applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"0000:05:00.0\"] vbios-injection=igpu-rom" "$(on "$AMD")"
+applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"1002:1638\"] vbios-injection=igpu-rom" "$(on "$AMD")"
 }
 
 @test "nested-virt is added, changed and removed" {
@@ -435,11 +437,13 @@ applied: usb-passthrough=[\"046d:c52b\"]"
 @test "pci-passthrough without PCI devices is added, changed and removed" {
     needs_no_harvester
     needs_gate HostDevices
+    needs_igpu
     directive kubevirt/pci-passthrough . \
-        'pci-passthrough={"devices": ["0000:05:00.0"]}' $'host devices: pci-device-0=pci_0000_05_00_0\napplied: pci-passthrough=["0000:05:00.0"]' \
-        'pci-passthrough={"devices": ["0000:05:00.0", "0000:06:00.0"]}' "\
-host devices: pci-device-0=pci_0000_05_00_0 pci-device-1=pci_0000_06_00_0
-applied: pci-passthrough=[\"0000:05:00.0\",\"0000:06:00.0\"]"
+        'pci-passthrough={"devices": ["1002:1638"]}' $'host devices: pci-device-0=amd.com/CEZANNE\napplied: pci-passthrough=["1002:1638"]' \
+        'pci-passthrough={"devices": ["1002:1638", "1002:1638"]}' "\
+host devices: pci-device-0=amd.com/CEZANNE pci-device-1=amd.com/CEZANNE
+applied: pci-passthrough=[\"1002:1638\",\"1002:1638\"]"
+    refused "0000:05:00.0 is an address, but without Harvester" try pci kubevirt/pci-passthrough "$(with_pci 0000:05:00.0)"
 }
 
 @test "pci-passthrough leaves a card of the same kind that the user gave" {
@@ -474,6 +478,77 @@ applied: pci-passthrough=[\"0000:01:00.0\"]"
     annotate group pci-passthrough-
     same "$(stored group | summary)" ""
     remove group
+}
+
+@test "two devices of an IOMMU group of four bring the other two, each once" {
+    needs_harvester
+    needs_gate HostDevices
+    local all applied="\"0000:0e:00.0\",\"0000:0e:00.1\""
+    all=$(printf "$INTEL-00000e00%d=nvidia.com/TU102_FUNCTION_%d " 0 0 1 1 2 2 3 3)
+    directive pci-passthrough . \
+        "pci-passthrough={\"devices\": [\"$INTEL/0000:0e:00.0\", \"$INTEL/0000:0e:00.1\"]}" "\
+host devices: ${all% }
+node: $INTEL
+applied: pci-passthrough=[$applied]" \
+        "pci-passthrough={\"devices\": [\"$INTEL/0e:00.*\"]}" "\
+host devices: ${all% }
+node: $INTEL
+applied: pci-passthrough=[\"0000:0e:00.*\"]"
+    # Without a USB device, Harvester's webhook adds the devices of an IOMMU group, too.
+    create four pci-passthrough "$plain | $(with_pci "$INTEL/0000:0e:00.0" "$INTEL/0000:0e:00.1")"
+    same "$(stored four | jq --raw-output '[.spec.template.spec.domain.devices.hostDevices[] | "\(.name)=\(.deviceName)"] | join(" ")')" "${all% }"
+    annotate four pci-passthrough-
+    same "$(stored four | summary)" ""
+    remove four
+}
+
+@test "one of three equal disks comes with a warning that names the others" {
+    needs_harvester
+    needs_gate HostDevices
+    local disk=samsung.com/NVME_SSD_PM9A1
+    warned "$AMD-000081000, $AMD-0000c1000" create disk pci-passthrough "$(with_pci "$AMD/0000:41:00.0")"
+    same "$(stored disk | summary)" "\
+host devices: $AMD-000041000=$disk
+node: $AMD
+applied: pci-passthrough=[\"0000:41:00.0\"]"
+    # All three leave no other that Kubernetes could give.
+    same "$(annotate disk "pci-passthrough={\"devices\": [\"$AMD/41:00.0\", \"$AMD/81:00.0\", \"$AMD/c1:00.0\"]}" 2>&1 | grep -c Warning)" 0
+    remove disk
+}
+
+@test "a device whose resource is renamed has the new resource after the next change" {
+    needs_harvester
+    needs_gate HostDevices
+    local device=$AMD-000081000
+    create renamed pci-passthrough "$(with_pci "$AMD/0000:81:00.0")"
+    rename "$device" samsung.com/NVME_SSD_PM9A3
+    eventually 30 changes_to renamed "$device=samsung.com/NVME_SSD_PM9A3"
+    rename "$device" samsung.com/NVME_SSD_PM9A1
+    eventually 30 changes_to renamed "$device=samsung.com/NVME_SSD_PM9A1"
+    annotate renamed pci-passthrough-
+    same "$(stored renamed | summary)" ""
+    remove renamed
+}
+
+# Gives a PCI device another resource: name, resource.
+rename() {
+    kubectl patch "pcidevices.$pci" "$1" --subresource status --type merge --patch "{\"status\": {\"resourceName\": \"$2\"}}"
+}
+
+# Whether the virtual machine has the host device after a change: name, device.
+changes_to() {
+    change "$1" "{\"spec\": {\"template\": {\"spec\": {\"terminationGracePeriodSeconds\": $((60 + SECONDS))}}}}"
+    has "$(stored "$1" | summary)" "$2"
+}
+
+@test "hugepages of a virtual machine with memory hotplug go by the memory that it starts with" {
+    local hotplug='.metadata.annotations["harvesterhci.io/enableCPUAndMemoryHotplug"] = "true"
+        | .spec.template.spec.domain |= (.cpu = {cores: 1, sockets: 2, threads: 1, maxSockets: 8} | .memory = {guest: "2Gi", maxGuest: "8Gi"}
+        | .resources = {limits: {cpu: "8", memory: "8Gi"}})'
+    create hotplug nested-virt "$plain | $hotplug"
+    annotate hotplug hugepages=2Mi || :
+    stored hotplug | jq .spec.template.spec.domain
+    false
 }
 
 @test "a limit of gpu-device-plugin is added, changed and removed" {

@@ -99,7 +99,8 @@ discover() {
 
     # HARVESTER: the policy looks up PCI devices. SIBLINGS: Harvester adds devices that share an IOMMU group.
     unset HARVESTER SIBLINGS
-    if [ "$(setting .pciPassthrough.deviceNames auto)" != address ] && kubectl get crd "pcidevices.$pci" >/dev/null 2>&1; then
+    if [ "$(setting .pciPassthrough.deviceNames auto)" != address ] && kubectl get crd "pcidevices.$pci" >/dev/null 2>&1 &&
+        jq --exit-status 'any(.spec.contextAwareResources[]?; .kind == "PCIDevice")' <<<"$POLICY_JSON" >/dev/null; then
         export HARVESTER=yes
         kubectl get mutatingwebhookconfigurations pcidevices-mutator >/dev/null 2>&1 && export SIBLINGS=yes
     fi
@@ -136,6 +137,10 @@ needs_gate() {
     for gate; do
         gate "$gate" || skip "KubeVirt's feature gate $gate is off"
     done
+}
+
+needs_igpu() {
+    served amd.com/CEZANNE || skip "KubeVirt's permittedHostDevices does not list amd.com/CEZANNE for 1002:1638"
 }
 
 needs_gpu() {
@@ -282,10 +287,26 @@ NODE
             "$BATS_FILE_TMPDIR/devices.json" >"$BATS_FILE_TMPDIR/gpu.json"
         cat "$BATS_FILE_TMPDIR/gpu.json" >>"$BATS_FILE_TMPDIR/devices.json"
     fi
+    # A card with four functions in one IOMMU group, and three equal disks.
+    # shellcheck disable=SC2016 # jq's variables
+    many "$INTEL-000001000" '["0e000", "0e001", "0e002", "0e003"]' '{iommuGroup: "40", resourceName: "nvidia.com/TU102_FUNCTION_\($place[4:])"}'
+    # shellcheck disable=SC2016
+    many "$AMD-000003000" '["41000", "81000", "c1000"]' '{iommuGroup: $place, resourceName: "samsung.com/NVME_SSD_PM9A1"}'
     put PCIDevice
     put PCIDeviceClaim
     put USBDevice
     put USBDeviceClaim
+}
+
+# Adds PCI devices like another one, with their claims: its name, a list of the last five digits of their names, jq: status.
+many() {
+    # shellcheck disable=SC2016 # jq's variables
+    jq --arg like "$1" "select(.metadata.name == \$like) | $2[] as \$place
+        | (\$place | \"0000:\(.[0:2]):\(.[2:4]).\(.[4:])\") as \$address
+        | .metadata.name = (\$like | .[:-5]) + \$place
+        | if .kind == \"PCIDevice\" then .status += {address: \$address} + $3
+          else .spec.address = \$address | .status.passthroughEnabled = true end" "$BATS_FILE_TMPDIR/devices.json" >"$BATS_FILE_TMPDIR/many.json"
+    cat "$BATS_FILE_TMPDIR/many.json" >>"$BATS_FILE_TMPDIR/devices.json"
 }
 
 # Creates the devices or the claims, and their status: kind.

@@ -23,6 +23,9 @@ const VALUES: &[(&str, &str)] = &[
     ("pci-passthrough", "{\u{201c}devices\u{201d}: ['0000:01.00.0'],}"),
     ("pci-passthrough", r#"{"devices": ["0000:01:00.0"], "devices": ["0000-01-00.0"]}"#),
     ("pci-passthrough", r#"{"devices": [], "nodes": {"node1": 1}}"#),
+    ("pci-passthrough", r#"{"devices": ["8086:3e98", "8086:3E98", "node1/10de:1eb8"]}"#),
+    ("pci-passthrough", r#"{"devices": ["01:00.*", "node2/0000:05:00.*"]}"#),
+    ("pci-passthrough", r#"{"devices": ["10000:e1:00.0", "00010000:e1:00.0"]}"#),
     ("gpu-device-plugin", "nvidia.com/gpu"),
     ("gpu-device-plugin", "nvidia.com/gpu=2"),
     ("gpu-device-plugin", r#"{"resource": "nvidia.com/gpu", "count": 2}"#),
@@ -41,6 +44,7 @@ const VALUES: &[(&str, &str)] = &[
     ("cpu-vendor", "amd"),
     ("cpu-vendor", "intel"),
     ("cpu-vendor", "auto"),
+    ("cpu-vendor", "any"),
     ("cpu-vendor", " AMD "),
     ("cpu-vendor", ""),
     ("cpu-pinning", "enabled"),
@@ -157,11 +161,12 @@ fn settings() -> Vec<Value> {
             "userData": {"enabled": true, "readSecrets": true},
             "kubevirt": {"namespace": "kubevirt", "name": "kubevirt"},
             "policyServer": {"serviceAccount": "policy-server", "namespace": "kubewarden"},
-            "nestedVirtualization": {"enabled": true, "errorHandling": "strip-label", "cpuVendor": "amd"},
+            "nestedVirtualization": {"enabled": true, "errorHandling": "strip-label", "cpuVendor": "any"},
             "vbiosInjection": {"enabled": false, "errorHandling": "allow-and-log", "hookVersion": "v1alpha2"},
             "pciPassthrough": {
                 "maxDevices": 4,
                 "deviceNames": "address",
+                "equalDevices": "deny",
                 "pinToNode": false,
                 "allowedDevices": {"default": ["0000:*"], "team-*": "node1/*, node2/*"},
             },
@@ -174,6 +179,25 @@ fn settings() -> Vec<Value> {
         json!({"defaultDirectives": {"default": "nested-vrt; numa=; gpu-device-plugin=a=2", "": {"numa": true}}}),
         json!({"nestedVirtualisation": {}, "pciPassthrough": {"maxDevices": -1, "deviceNames": ["auto"]}}),
     ]
+}
+
+/// A virtual machine that chooses its node in every way, and has optional CPU features.
+fn placed() -> Value {
+    let mut vm = asking(&VM, &[("nested-virt", "enabled"), ("pci-passthrough", "01:00.0, 8086:3e98")]);
+    let spec = &mut vm["spec"]["template"]["spec"];
+    spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"] = json!([
+        {"matchExpressions": [
+            {"key": "kubernetes.io/hostname", "operator": "In", "values": ["node1", "node2"]},
+            {"key": "cores", "operator": "Gt", "values": ["8"]},
+            {"key": "cpu-vendor.node.kubevirt.io/AMD", "operator": "DoesNotExist"},
+        ]},
+        {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["node2"]}]},
+    ]);
+    spec["tolerations"] =
+        json!([{"key": "gpu", "operator": "Exists"}, {"key": "a", "value": "b", "effect": "NoSchedule"}]);
+    spec["domain"]["cpu"]["features"] =
+        json!([{"name": "vmx", "policy": "optional"}, {"name": "svm", "policy": "optional"}]);
+    vm
 }
 
 fn payloads() -> Vec<Vec<u8>> {
@@ -195,6 +219,7 @@ fn payloads() -> Vec<Vec<u8>> {
         ],
     );
     objects.push(recorded);
+    objects.push(placed());
     let mut seeds = Vec::new();
     for settings in settings() {
         for object in &objects {

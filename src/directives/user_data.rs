@@ -77,9 +77,8 @@ pub(crate) type ReadSecret<'r> = &'r dyn Fn(&str) -> Result<Rc<UserDataSecret>, 
 
 /// The volumes with user data, by name.
 fn sources(vm: &VirtualMachine) -> impl Iterator<Item = (&str, CloudInit<'_>)> {
-    vm.readable_volumes().flat_map(|volume| {
-        volume.user_data.into_iter().flatten().map(move |source| (volume.name, source))
-    })
+    vm.readable_volumes()
+        .flat_map(|volume| volume.user_data.into_iter().flatten().map(move |source| (volume.name, source)))
 }
 
 impl UserData {

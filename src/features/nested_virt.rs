@@ -19,6 +19,7 @@ section! {
     NestedVirtSettings("Nested virtualization") {
         ..feature: FeatureSettings;
         /// With auto, the policy determines it for each virtual machine, from the machine itself and the nodes that it may run on.
+        /// With any, the guest gets svm or vmx, whichever its node has.
         cpu_vendor: CpuVendor = CpuVendor::Auto, "cpuVendor", "CPU vendor";
     }
 }
@@ -91,8 +92,8 @@ enum NestedVirtError {
          virtualization; remove that entry or the directive"
     )]
     Contradiction { extension: &'static str, policy: String },
-    /// Cause: CPUs of two vendors: "the VirtualMachine's CPU settings and node selector name" both, or "the nodes
-    /// that the VirtualMachine may run on are of" both
+    /// Cause: CPUs of two vendors: "the VirtualMachine's CPU settings and placement name" both, or "the nodes that the
+    /// VirtualMachine may run on are of" both
     /// Cure: pin the VirtualMachine to one vendor's nodes, or set `cpu-vendor` to a vendor or to `any`; in user data, `cpu_vendor`
     #[error(
         "{0} both AMD and Intel, so neither svm nor vmx would be right; set the option vm-feature-manager.io/cpu-vendor to \

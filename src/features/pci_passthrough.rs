@@ -1,4 +1,4 @@
-//! PCI passthrough: the guest gets host devices by PCI address.
+//! PCI passthrough: the guest gets host devices by PCI address, or by vendor and device.
 
 use super::feature::{Context, Feature, Plan};
 use super::host_devices::{self, Bus, HostDeviceSettings, HostDevicesError, NamedBy, Partner};

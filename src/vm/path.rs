@@ -130,7 +130,8 @@ impl Path {
 
     /// The value at the path, read as a type of Kubernetes; `None` if it is absent.
     pub(super) fn read<'v, T: Deserialize<'v>>(self, root: &'v Value) -> Result<Option<T>, ShapeError> {
-        let unreadable = |error: serde_json::Error| ShapeError::Unreadable { path: self, problem: line(&error.to_string()) };
+        let unreadable =
+            |error: serde_json::Error| ShapeError::Unreadable { path: self, problem: line(&error.to_string()) };
         self.find(root)?.map(|value| T::deserialize(value).map_err(unreadable)).transpose()
     }
 

@@ -49,8 +49,8 @@ pub(in crate::features) enum DirectiveError {
     /// Cure: put the device in quotes
     #[error("devices[{index}] is {found}, not a string; write {write}")]
     NotText { index: usize, found: &'static str, write: String },
-    /// Cause: a typing mistake
-    /// Cure: `lspci -D` or `lsusb` on the node, or the PCI and USB devices in Harvester
+    /// Cause: a typing mistake in a "PCI address or vendor:device", or in a "USB device"
+    /// Cure: the device in the message; `lspci -Dnn` or `lsusb` on the node, or the PCI and USB devices in Harvester
     #[error("devices[{index}] {value} is not a {}: {error}; write {write}", .bus.notation)]
     Device { index: usize, value: String, error: String, write: String, bus: &'static Bus },
     /// Cause: the part before the slash is not a name that a node can have

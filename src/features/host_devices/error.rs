@@ -10,10 +10,12 @@ pub(in crate::features) enum HostDevicesError {
     /// Cure: the remedy there
     #[error("Harvester's {} devices cannot be looked up: {}; {}", .bus.name, .error.why(), remedy(.error, .bus))]
     Lookup { error: LookupError, bus: &'static Bus },
-    /// Cause: a typing mistake, or the device moved: "no node has a", or "the node ... has no" such device. A USB device gets another
-    /// name when it is plugged in again
-    /// Cure: compare with Advanced, PCI Devices or USB Devices in Harvester, or with `kubectl get pcidevices` or `usbdevices`; vendor
-    /// and product of a USB device stay the same
+    /// Cause: a typing mistake, or the device moved: "no node has a", "the node ... has no" or "there is no node ..., so it has no" such
+    /// device. Behind the node is who chose it, if the directive did not: "(named by usb-passthrough)", for example, or "(chosen by the
+    /// VirtualMachine)". A USB device gets another name when it is plugged in again
+    /// Cure: "it is on ..., so name that node, or another device", "correct the name of the node", or "look it up under PCI Devices in
+    /// Harvester", where USB devices have a page, too; `kubectl get pcidevices` and `usbdevices` list the same. Vendor and product of a
+    /// USB device stay the same
     #[error("{who} {0} device {device}; {remedy}", .bus.name)]
     NotThere { who: String, device: String, remedy: String, bus: &'static Bus },
     /// Cause: the device is not claimed, or it is a USB device that was unplugged after it was claimed
@@ -53,7 +55,8 @@ pub(in crate::features) enum HostDevicesError {
          {resource} now; correct or remove that entry", .bus.name
     )]
     OtherResource { entry: String, found: String, resource: String, bus: &'static Bus },
-    /// Cause: the directive names a node that the VM's node selector, node affinity or tolerations exclude
+    /// Cause: "the VirtualMachine may run only on ..." another node, or "the VirtualMachine's node selector, node affinity or tolerations
+    /// exclude that node"
     /// Cure: make them agree
     #[error(
         "the directive names the node {named}, but {but}; name devices of another node, or change the VirtualMachine's node \
@@ -67,14 +70,16 @@ pub(in crate::features) enum HostDevicesError {
          change these, or ask for other devices"
     )]
     Excluded { devices: String },
-    /// Cause: the setting `pciPassthrough.equalDevices` is `deny`, and Kubernetes may give another device of the same resource
+    /// Cause: the setting `pciPassthrough.equalDevices` is `deny`, and "Kubernetes may give the VirtualMachine another device than ...,
+    /// because ... has the same resource"
     /// Cure: `disableResourcePooling: true` in the device's claim (Harvester 1.9 or later), or passthrough for this device only
     #[error(
         "{0}; the setting pciPassthrough.equalDevices does not allow that: set disableResourcePooling in the device's \
          PCIDeviceClaim, or enable passthrough only for the device that the directive names"
     )]
     EqualDevices(String),
-    /// Cause: an address, and no Harvester
+    /// Cause: an address, and no Harvester. In parentheses is why the policy does not look for Harvester's devices: usually one of
+    /// [Lookups](#lookups)
     /// Cure: vendor and device as `lspci -nn` shows them, and an entry such as `{pciVendorSelector: "10DE:27B8", resourceName:
     /// nvidia.com/L4}` under `spec.configuration.permittedHostDevices.pciHostDevices` of the KubeVirt object
     #[error(
@@ -87,9 +92,10 @@ pub(in crate::features) enum HostDevicesError {
     /// Cure: the remedy there
     #[error("the {} devices that KubeVirt permits cannot be looked up: {error}", .bus.name)]
     NoPermissions { error: LookupError, bus: &'static Bus },
-    /// Cause: KubeVirt gives a guest only the devices that its object lists, each as a resource
-    /// Cure: an entry such as `{resourceName: kubevirt.io/receiver, selectors: [{vendor: "046d", product: "c52b"}]}` under `usb`, or
-    /// `{resourceName: nvidia.com/L4, pciVendorSelector: "10DE:27B8"}` under `pciHostDevices`
+    /// Cause: KubeVirt gives a guest only the devices that its object lists, each as a resource: "pciHostDevices of the KubeVirt object",
+    /// or "usb of the KubeVirt object, as the only selector of a resource"
+    /// Cure: an entry such as `{pciVendorSelector: "10DE:27B8", resourceName: nvidia.com/L4}` under `pciHostDevices`, or
+    /// `{resourceName: kubevirt.io/receiver, selectors: [{vendor: "046d", product: "c52b"}]}` under `usb`
     #[error(
         "KubeVirt does not permit the {} device {device}; have the administrator add it to \
          spec.configuration.permittedHostDevices.{}", .bus.name, .bus.permitted

@@ -11,7 +11,7 @@ struct Known {
 }
 
 const PACKED: &str = "unpack it, and make the ConfigMap from the file inside";
-const INTEL: &str = "which is data for the video BIOS; take the ROM itself from the vendor's firmware";
+const INTEL: &str = "take the ROM, which reads this table, from the vendor's firmware";
 const UPDATE: &str = "take the ROM out of it with UEFITool, or dump it on the host";
 const UNREADABLE: &str =
     "the device could not be read; write 1 to its file rom first, and dump it while no driver uses the device";
@@ -85,7 +85,8 @@ pub(super) fn encoded(text: &str) -> Option<(&'static str, &'static str)> {
     let text = text.trim_start();
     // The base64 of 55 AA. Its last character also has bits of the third byte.
     let is_base64 = ["Vao", "Vap", "Vaq", "Var"].iter().any(|start| text.starts_with(start));
-    let is_hexadecimal = text.get(..5).is_some_and(|start| start.replace(' ', "").to_ascii_lowercase().starts_with("55aa"));
+    let is_hexadecimal =
+        text.get(..5).is_some_and(|start| start.replace(' ', "").to_ascii_lowercase().starts_with("55aa"));
     match text {
         _ if is_base64 => Some(("the base64 text of a ROM", "turn it into bytes with base64 -d first")),
         _ if is_hexadecimal => Some(("the hexadecimal text of a ROM", "turn it into bytes with xxd -r -p first")),

@@ -71,8 +71,8 @@ pub(super) enum VbiosError {
     /// Cure: the remedy there
     #[error("the ConfigMap {name} cannot be read: {error}")]
     Lookup { name: String, error: LookupError },
-    /// Cause: the ROM is under another key (", but" that key), or is text (", only data.rom, which cannot hold
-    /// bytes", or what text it is)
+    /// Cause: the ROM is under another key (", but" that key), or is text (", only data.rom, which cannot hold bytes", or ", only
+    /// data.rom, which is the base64 text of a ROM; turn it into bytes with base64 -d first")
     /// Cure: create it from the file, under the key `rom`: `kubectl create configmap igpu-rom
     /// --from-file=rom=igpu.rom`
     #[error(
