@@ -22,6 +22,7 @@ mod pci_passthrough;
 mod pci_selectors;
 mod pipeline;
 mod properties;
+mod properties_of_devices;
 mod settings;
 mod taking_back;
 mod usb_passthrough;
