@@ -249,6 +249,15 @@ mod multiplicity {
     }
 
     #[test]
+    fn a_third_is_another_device() {
+        let stored = renamed(&["144d:a80a", "144d:a80a"], &["node1-000041000", "node1-000041000"]);
+        let mut new = stored.clone();
+        annotate(&mut new, &[("pci-passthrough", r#"{"devices": ["144d:a80a", "144d:a80a", "144d:a80a"]}"#)]);
+        let answer = update(&stored, new, MemoryCluster::of(three()));
+        assert_eq!(names(&answer), ["node1-000041000", "node1-000041000", "node1-0000c1000"]);
+    }
+
+    #[test]
     fn a_third_entry_of_the_users_stays_theirs() {
         let mut stored = renamed(BOTH, &["node1-000041000", "node1-000041000"]);
         let third = entry("node1-000041000", DISK);

@@ -239,6 +239,9 @@ mod under_gpus {
         let warning = warnings(&answer);
         assert!(warning.starts_with("pci-passthrough: these PCI devices share an IOMMU group"), "{warning}");
         assert!(warning.ends_with("name them in pci-passthrough: node1-00000e001"), "{warning}");
+        // In an update, nothing of it is new.
+        let stored = answer.after();
+        assert_eq!(warnings(&update(&stored, edited(&stored), cluster())), "");
         let answer = create(having(asking(&["0000:0e:00.*"]), "gpus", gpu("node1-00000e000")), cluster());
         assert_eq!(warnings(&answer), "");
     }
