@@ -89,6 +89,15 @@ fn of_a_new_vm_are_added_where_harvester_does_not(#[case] directives: &[(&str, &
     assert_eq!(warnings(&answer), "");
 }
 
+/// An entry under a name of the user's stands for one of the functions, so that one is not missing.
+#[test]
+fn that_the_user_has_under_another_name_are_there() {
+    let function = |name: &str| pci(name, "8086:1521", "15", T4);
+    let objects = [vec![node("node1")], function("node1-00000e000").to_vec(), function("node1-00000e001").to_vec()];
+    let vm = having(asking(&["0e:00.*"]), "hostDevices", json!([entry("mine", T4)]));
+    assert_eq!(names(&create(vm, MemoryCluster::of(objects.concat()))), ["mine", "node1-00000e001"]);
+}
+
 /// The policy leaves them to Harvester, which also makes claims for them.
 mod of_a_new_vm_that_harvester_adds {
     use super::*;
