@@ -182,11 +182,14 @@ impl KubeVirt {
         self.permitted().any(|permitted| has_resource(&permitted.pci, resource))
     }
 
-    /// The resource for which KubeVirt gives a guest a PCI device of this vendor and device.
-    pub(crate) fn pci_resource(&self, ids: UsbIds) -> Option<&str> {
-        let mut devices = self.permitted().flat_map(|permitted| &permitted.pci);
-        let device = devices.find(|device| device.pci_vendor_selector.parse() == Ok(ids));
-        device.map(|device| device.resource.as_str())
+    /// The resources for which KubeVirt gives a guest a PCI device of this vendor and device.
+    pub(crate) fn pci_resources(&self, ids: UsbIds) -> Vec<&str> {
+        let devices = self.permitted().flat_map(|permitted| &permitted.pci);
+        let devices = devices.filter(|device| device.pci_vendor_selector.parse() == Ok(ids));
+        let mut resources: Vec<&str> = devices.map(|device| device.resource.as_str()).collect();
+        resources.sort_unstable();
+        resources.dedup();
+        resources
     }
 
     /// Whether KubeVirt gives a guest a USB device or a mediated device if it asks for the resource.
@@ -198,10 +201,9 @@ impl KubeVirt {
     }
 
     /// Whether KubeVirt starts no guest with devices of other resources than those that it serves. Source:
-    /// `pkg/virt-controller/services/renderresources.go:493`, `validatePermittedHostDevices`.
+    /// `pkg/virt-controller/services/renderresources.go:607`, `validatePermittedHostDevices`.
     pub(crate) fn limits_devices(&self) -> bool {
-        let lists = |it: &PermittedHostDevices| [&it.pci, &it.mediated, &it.usb].iter().any(|list| !list.is_empty());
-        self.permitted().any(lists)
+        self.permitted.is_some()
     }
 
     /// The vendor and device ids of the PCI devices that KubeVirt gives a guest for a resource, such as `10de:1eb8`, if all

@@ -7,6 +7,7 @@ use super::switch;
 use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{KUBEVIRT, NODE, PCI_DEVICE, PCI_DEVICE_CLAIM};
 use crate::settings::{Count, choice, section};
+use crate::text;
 use crate::values::pci::PciSelector;
 use crate::vm::place::{HOST_DEVICE, NODE_SELECTOR};
 
@@ -128,8 +129,12 @@ fn resource(device: &str, why: &str, context: &Context<'_>) -> anyhow::Result<St
         Ok(PciSelector::Ids(ids)) => {
             let error = |error| HostDevicesError::NoPermissions { error, bus: &BUS };
             let kubevirt = context.lookups.kubevirt().map_err(error)?;
-            let resource = kubevirt.pci_resource(ids).map(str::to_owned);
-            Ok(resource.ok_or_else(|| HostDevicesError::NotPermitted { device: device.to_owned(), bus: &BUS })?)
+            let device = device.to_owned();
+            match kubevirt.pci_resources(ids).as_slice() {
+                [] => Err(HostDevicesError::NotPermitted { device, bus: &BUS }.into()),
+                [resource] => Ok((*resource).to_owned()),
+                several => Err(HostDevicesError::SeveralResources { device, resources: text::list(several) }.into()),
+            }
         }
         _ => Err(HostDevicesError::Address { device: device.to_owned(), why: why.to_owned() }.into()),
     }

@@ -90,15 +90,49 @@ fn of_a_new_vm_are_added_where_harvester_does_not(#[case] directives: &[(&str, &
 }
 
 /// The policy leaves them to Harvester, which also makes claims for them.
-#[rstest]
-#[case::beside_another_card(&["0e:00.0", "41:00.0"], json!(null))]
-#[case::beside_a_card_of_the_users(&["0e:00.0"], json!([entry("node1-000041000", T4)]))]
-#[case::of_a_card_of_the_users_that_is_named_too(&["0e:00.0", "41:00.0"], json!([of(0)]))]
-fn of_a_new_vm_are_left_to_harvester(#[case] devices: &[&str], #[case] there: Value) {
-    let answer = create(having(asking(devices), "hostDevices", there), cluster(4));
-    let mut names = names(&answer);
-    names.sort();
-    assert_eq!(names, ["node1-00000e000", "node1-000041000"]);
+mod of_a_new_vm_that_harvester_adds {
+    use super::*;
+
+    #[rstest]
+    #[case::beside_another_card(&["0e:00.0", "41:00.0"], json!(null))]
+    #[case::beside_a_card_of_the_users(&["0e:00.0"], json!([entry("node1-000041000", T4)]))]
+    #[case::of_a_card_of_the_users_that_is_named_too(&["0e:00.0", "41:00.0"], json!([of(0)]))]
+    fn are_left_to_it(#[case] devices: &[&str], #[case] there: Value) {
+        let answer = create(having(asking(devices), "hostDevices", there), cluster(1));
+        let mut names = names(&answer);
+        names.sort();
+        assert_eq!(names, ["node1-00000e000", "node1-000041000"]);
+        assert_eq!(warnings(&answer), "");
+    }
+
+    /// It makes host devices of GPUs only afterwards.
+    #[rstest]
+    #[case::vgpu(entry("vgpu1", T4))]
+    #[case::another_card(entry("node1-000041000", T4))]
+    fn are_left_to_it_beside_a_gpu(#[case] gpu: Value) {
+        let answer = create(having(asking(&["0e:00.0"]), "gpus", json!([gpu])), cluster(1));
+        assert_eq!(names(&answer), ["node1-00000e000"]);
+        assert_eq!(warnings(&answer), "");
+    }
+
+    /// A directive that adds no host device does not count.
+    #[rstest]
+    #[case::usb_off("usb-passthrough", "disabled", json!({}))]
+    #[case::gpu_off("gpu-device-plugin", "", json!({}))]
+    #[case::usb_off_in_the_settings(
+        "usb-passthrough", r#"{"devices": ["1050:0407"]}"#, json!({"usbPassthrough": {"enabled": false}})
+    )]
+    #[case::gpu_off_in_the_settings("gpu-device-plugin", T4, json!({"gpuDevicePlugin": {"enabled": false}}))]
+    fn are_left_to_it_beside_a_directive_that_is_off(
+        #[case] directive: &str,
+        #[case] value: &str,
+        #[case] settings: Value,
+    ) {
+        let mut vm = asking(&["0e:00.0"]);
+        annotate(&mut vm, &[(directive, value)]);
+        let answer = Request::create(vm).settings(settings).cluster(cluster(1)).evaluate();
+        assert_eq!(names(&answer), ["node1-00000e000"]);
+    }
 }
 
 /// Harvester would have made claims for them. The policy cannot.

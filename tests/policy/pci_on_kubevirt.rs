@@ -110,6 +110,25 @@ fn ids_without_an_entry_are_an_error(#[case] permitted: Value) {
     create(asking(&["10de:27b8"]), cluster).assert_denied(&["KubeVirt does not permit the PCI device 10de:27b8"]);
 }
 
+/// KubeVirt's own plugin serves the last one (`pkg/virt-handler/device-manager/device_controller.go:219`), others may serve any.
+#[rstest]
+#[case::different(&[L4, "nvidia.com/gpu"], false)]
+#[case::equal(&[L4, L4], true)]
+fn ids_with_several_entries_need_one_resource(#[case] resources: &[&str], #[case] accepted: bool) {
+    let permitted = resources.iter().zip(["10DE:27B8", "10de:27b8"]);
+    let permitted: Vec<Value> =
+        permitted.map(|(resource, ids)| json!({"pciVendorSelector": ids, "resourceName": resource})).collect();
+    let cluster = without_harvester(vec![node("node1"), kubevirt(json!({"pciHostDevices": permitted}))]);
+    let answer = create(asking(&["10de:27b8"]), cluster);
+    match accepted {
+        true => assert_eq!(host_devices(&answer), json!([l4(0)])),
+        false => answer.assert_denied(&[
+            "KubeVirt permits 10de:27b8 as different resources: nvidia.com/L4, nvidia.com/gpu",
+            "have the administrator leave one of them",
+        ]),
+    }
+}
+
 #[rstest]
 #[case::for_now(ClusterError::Unavailable, "try again later")]
 #[case::not_declared(ClusterError::NotDeclared, "does not list kubevirt.io/v1 KubeVirt")]
@@ -199,6 +218,8 @@ mod a_list_that_lacks_the_resource {
     #[case::other_devices(json!({"pciHostDevices": [{"pciVendorSelector": "10de:27b8", "resourceName": L4}]}), true)]
     #[case::only_usb_devices(json!({"usb": [{"resourceName": "kubevirt.io/receiver"}]}), true)]
     #[case::it(json!({"pciHostDevices": [{"pciVendorSelector": "8086:1521", "resourceName": CARD}]}), false)]
+    // KubeVirt checks whether there is a list, not whether anything is in it.
+    #[case::an_empty_list(json!({}), true)]
     #[case::no_list(json!(null), false)]
     fn is_a_warning(
         #[case] permitted: Value,

@@ -101,6 +101,14 @@ pub(in crate::features) enum HostDevicesError {
          spec.configuration.permittedHostDevices.{}", .bus.name, .bus.permitted
     )]
     NotPermitted { device: String, bus: &'static Bus },
+    /// Cause: the KubeVirt object has these ids more than once under `permittedHostDevices.pciHostDevices`, with different resources.
+    /// KubeVirt's own device plugin serves only the last one
+    /// Cure: one entry for the ids
+    #[error(
+        "KubeVirt permits {device} as different resources: {resources}; have the administrator leave one of them under \
+         spec.configuration.permittedHostDevices.pciHostDevices of the KubeVirt object"
+    )]
+    SeveralResources { device: String, resources: String },
     /// Cause: the setting `allowedDevices` does not allow the device in this namespace
     /// Cure: another device, or a pattern for it under `allowedDevices`
     #[error(

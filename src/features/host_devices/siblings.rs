@@ -7,6 +7,8 @@ use crate::cluster::{ClusterError, HostDevice, LookupError, Lookups, PCI_DEVICE}
 use crate::directives::Asked;
 use crate::features::feature::{Context, Plan};
 use crate::features::record::Recorded;
+use crate::features::switch::is_off;
+use crate::settings::FeatureSettings;
 use crate::text;
 use crate::values::pci::PciAddress;
 use crate::vm::entry::Entry;
@@ -102,26 +104,33 @@ pub(super) fn missing(of: &[&str], plan: &Plan, context: &Context<'_>) -> Result
     names.extend(plan.devices());
     names.sort_unstable();
     names.dedup();
-    let is_asked = |directive| matches!(context.directives.get(directive), Asked::Yes(_));
-    let are_all_pci = names.iter().all(|name| node_of(name).is_some());
+    let is_pci = |name: &str| node_of(name).is_some();
+    let is_gpu = |name: &str| gpus.iter().any(|gpu| gpu.name == name);
+    let settings = context.settings;
+    let is_asked = |directive, settings: &FeatureSettings| match context.directives.get(directive) {
+        Asked::Yes(directive) => settings.enabled && !is_off(&directive),
+        Asked::No | Asked::Unreadable => false,
+    };
     let may_be_added = context.old.is_none()
-        && gpus.is_empty()
-        && are_all_pci
-        && !is_asked("usb-passthrough")
-        && !is_asked("gpu-device-plugin");
-    // A single device needs no lookup.
-    if may_be_added && names.len() < 2 || !names.iter().any(|name| node_of(name).is_some()) {
+        && names.iter().all(|name| is_pci(name) || is_gpu(name))
+        && !is_asked("usb-passthrough", &settings.usb_passthrough.host.feature)
+        && !is_asked("gpu-device-plugin", &settings.gpu_device_plugin.feature);
+    // A single host device needs no lookup.
+    if may_be_added && names.len() < 2 && gpus.is_empty() || !names.iter().any(|name| is_pci(name)) {
         return Ok(Vec::new());
     }
     let device = |name: &str| context.lookups.device(&PCI_DEVICE, name).ok();
-    let there: Vec<Rc<HostDevice>> =
-        names.iter().filter(|name| node_of(name).is_some()).filter_map(|name| device(name)).collect();
-    // Harvester adds nothing beside a device that it does not know.
-    let are_added = may_be_added && there.len() == names.len();
-    let count = |group| there.iter().filter(|device| device.iommu_group() == Some(group)).count();
+    let there: Vec<Rc<HostDevice>> = names.iter().filter(|name| is_pci(name)).filter_map(|name| device(name)).collect();
+    // Harvester adds nothing beside a host device that it does not know.
+    let is_known = |name: &str| there.iter().any(|device| device.name() == name);
+    let are_added = may_be_added && names.iter().all(|name| is_gpu(name) || is_known(name));
+    let count = |group| {
+        let host_devices = there.iter().filter(|device| !is_gpu(device.name()));
+        host_devices.filter(|device| device.iommu_group() == Some(group)).count()
+    };
     let of = there.iter().filter(|device| of.contains(&device.name()));
     let mut groups: Vec<_> = of.filter_map(|device| device.iommu_group()).collect();
-    groups.retain(|group| !are_added || count(*group) > 1);
+    groups.retain(|group| !are_added || count(*group) != 1);
     if groups.is_empty() {
         return Ok(Vec::new());
     }
