@@ -30,6 +30,9 @@ pub static SUBJECT_ACCESS_REVIEW: Kind = Kind::of(
 /// The label that a VirtualMachine selects a node by. Its value is not always the node's name.
 pub(crate) const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 
+/// The label with a node's architecture, which the kubelet sets.
+pub(crate) const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
+
 /// The label of nodes on which KubeVirt starts VirtualMachines at the moment. Source: `kubevirt.io/kubevirt`,
 /// `pkg/virt-controller/services/nodeselectorrenderer.go`.
 const SCHEDULABLE_LABEL: &str = "kubevirt.io/schedulable";
@@ -83,6 +86,11 @@ impl Node {
     /// How much of a resource the node has for pods, as the API has it.
     pub(crate) fn allocatable(&self, resource: &str) -> Option<&str> {
         self.allocatable.get(resource).map(String::as_str)
+    }
+
+    /// Whether it is known what the node has for pods. It is not before the kubelet has said so.
+    pub(crate) fn has_allocatable(&self) -> bool {
+        !self.allocatable.is_empty()
     }
 
     /// The value of the label that selects the node; its name if it has no such label.

@@ -30,8 +30,8 @@ pub use harvester::{PCI_DEVICE, PCI_DEVICE_CLAIM, USB_DEVICE, USB_DEVICE_CLAIM};
 pub(crate) use host::HostCluster;
 use kind::{Fields, Object};
 pub use kind::{Kind, Provider};
+pub(crate) use kubernetes::{ARCHITECTURE_LABEL, ConfigMap, HOSTNAME_LABEL, Node, Taint, UserDataSecret};
 pub use kubernetes::{CONFIG_MAP, NODE, SECRET, SUBJECT_ACCESS_REVIEW};
-pub(crate) use kubernetes::{ConfigMap, HOSTNAME_LABEL, Node, Taint, UserDataSecret};
 pub use kubevirt::KUBEVIRT;
 pub(crate) use kubevirt::{Gate, GateError, KubeVirt};
 

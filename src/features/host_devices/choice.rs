@@ -13,12 +13,12 @@ use crate::vm::{Device, OnlyNode};
 const LISTED: usize = 8;
 
 /// A device that the directive asks for.
-struct Candidates<'i> {
-    wanted: &'i str,
+pub(super) struct Candidates<'i> {
+    pub(super) wanted: &'i str,
     /// The cluster's devices that match it, in the order of their nodes' names. All are enabled for passthrough.
-    devices: Vec<&'i HostDevice>,
+    pub(super) devices: Vec<&'i HostDevice>,
     /// The entry of the VirtualMachine that already is one of them.
-    entry: Option<Device<'i>>,
+    pub(super) entry: Option<Device<'i>>,
 }
 
 /// The cluster's device for one that the directive asks for.
@@ -256,15 +256,18 @@ impl Inventory<'_> {
         Ok(nodes.first().copied())
     }
 
-    /// Keeps the nodes that the VirtualMachine may run on, as far as they can be looked up.
-    fn retain_allowed(&self, nodes: &mut Vec<&str>) {
+    /// Keeps the nodes that the VirtualMachine may run on, as far as they can be looked up. Those that take no new
+    /// VirtualMachines at the moment come last.
+    pub(super) fn retain_allowed(&self, nodes: &mut Vec<&str>) {
         let Ok(placement) = self.context.placement() else { return };
         let known = match nodes.as_slice() {
             [] => return,
             [one] => self.context.node(OnlyNode::Named(one)).ok().flatten().into_iter().collect(),
             _ => self.context.lookups.list::<Node>(&NODE).unwrap_or_default(),
         };
-        nodes.retain(|name| known.iter().find(|node| node.name() == *name).is_none_or(|node| placement.allows(node)));
+        let known = |name: &str| known.iter().find(|node| node.name() == name);
+        nodes.retain(|name| known(name).is_none_or(|node| placement.allows(node)));
+        nodes.sort_by_key(|name| known(name).is_some_and(|node| !node.is_ready()));
     }
 
     /// What Kubernetes may give instead of the new devices that the directive names, because devices of the same resource
@@ -312,7 +315,7 @@ impl Inventory<'_> {
 }
 
 /// Whether the node has a device for each, apart from those that are taken.
-fn have_all(candidates: &[&Candidates<'_>], node: &str, taken: &[&str]) -> bool {
+pub(super) fn have_all(candidates: &[&Candidates<'_>], node: &str, taken: &[&str]) -> bool {
     let mut taken = taken.to_vec();
     candidates.iter().all(|one| {
         let is_free = |device: &&&HostDevice| device.node() == node && !taken.contains(&device.name());
