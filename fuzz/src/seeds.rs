@@ -16,6 +16,8 @@ const VALUES: &[(&str, &str)] = &[
     ("nested-virt", "true"),
     ("pci-passthrough", r#"{"devices": ["0000:01:00.0"]}"#),
     ("pci-passthrough", r#"{"devices": ["node1/0000:00:02.0", "node1-000003000"]}"#),
+    ("pci-passthrough", r#"{"devices": ["10de:1eb8", "10DE:1EB8", "node1/0000:01:00.*"]}"#),
+    ("pci-passthrough", r#"{"devices": ["10000:e1:00.0", "node1-10000e1000"]}"#),
     ("pci-passthrough", r#"["00:02.0"]"#),
     ("pci-passthrough", "0000:01:00.0, 03:00.0"),
     ("pci-passthrough", "on"),

@@ -72,7 +72,8 @@ pub fn having(mut vm: Value, list: &str, devices: Value) -> Value {
 /// The VM with another value of something that no feature reads.
 pub fn edited(vm: &Value) -> Value {
     let mut vm = vm.clone();
-    vm["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(180);
+    let period = &mut vm["spec"]["template"]["spec"]["terminationGracePeriodSeconds"];
+    *period = json!(period.as_u64().unwrap_or(179) + 1);
     vm
 }
 

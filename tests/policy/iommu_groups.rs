@@ -137,11 +137,21 @@ mod of_a_new_vm_that_harvester_adds {
 
 /// Harvester would have made claims for them. The policy cannot.
 #[rstest]
-#[case::one(3, "node1-00000e003")]
-#[case::two(2, "node1-00000e002, node1-00000e003")]
-fn that_are_not_enabled_are_a_warning(#[case] claimed: usize, #[case] listed: &str) {
-    let answer = create(asking(&["0e:00.0", "0e:00.1"]), cluster(claimed));
-    assert_eq!(names(&answer), card());
+#[case::one(3, &["0e:00.0", "0e:00.1"], &[], "node1-00000e003")]
+#[case::two(2, &["0e:00.0", "0e:00.1"], &[], "node1-00000e002, node1-00000e003")]
+#[case::three_beside_a_gpu(
+    1, &["0e:00.0"], &[("gpu-device-plugin", T4)], "node1-00000e001, node1-00000e002, node1-00000e003"
+)]
+fn that_are_not_enabled_are_a_warning(
+    #[case] claimed: usize,
+    #[case] devices: &[&str],
+    #[case] others: &[(&str, &str)],
+    #[case] listed: &str,
+) {
+    let mut vm = asking(devices);
+    annotate(&mut vm, others);
+    let answer = create(vm, cluster(claimed));
+    assert_eq!(names(&answer)[..4], card());
     let warning = warnings(&answer);
     assert!(warning.starts_with("pci-passthrough: these PCI devices share an IOMMU group with one that"), "{warning}");
     assert!(warning.ends_with(&format!("enable them in Harvester: {listed}")), "{warning}");

@@ -23,6 +23,7 @@ mod pci_selectors;
 mod pipeline;
 mod placement;
 mod properties;
+mod properties_of_devices;
 mod settings;
 mod taking_back;
 mod usb_passthrough;

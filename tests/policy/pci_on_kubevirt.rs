@@ -236,6 +236,17 @@ mod a_list_that_lacks_the_resource {
     }
 
     #[test]
+    fn is_said_once_for_two_devices() {
+        let objects = [
+            vec![node("node1"), kubevirt(json!({}))],
+            pci("node1-000003000", "8086:1521", "20", CARD).to_vec(),
+            pci("node1-000003001", "8086:1521", "21", CARD).to_vec(),
+        ];
+        let answer = create(asking(&["8086:1521", "8086:1521"]), MemoryCluster::of(objects.concat()));
+        assert_eq!(warnings(&answer).matches(CARD).count(), 1, "{:?}", answer.warnings());
+    }
+
+    #[test]
     fn is_not_known_without_the_object() {
         let permitted = json!({"pciHostDevices": [{"pciVendorSelector": "10de:27b8", "resourceName": L4}]});
         let cluster = harvester(permitted).failing(&KUBEVIRT, ClusterError::NotDeclared);

@@ -538,7 +538,7 @@ const YAML: [&str; 39] = [
 
 /// The number of inputs of each property is that of `PROPTEST_CASES`, or 2,000. They are the same ones in each run, unless
 /// `PROPTEST_RNG_SEED` says otherwise: a test of a commit passes always or never.
-fn config() -> ProptestConfig {
+pub fn config() -> ProptestConfig {
     let mut config =
         ProptestConfig { max_global_rejects: u32::MAX, failure_persistence: None, ..ProptestConfig::default() };
     if std::env::var_os("PROPTEST_CASES").is_none() {

@@ -81,7 +81,7 @@ impl Wanted<'_> {
         let list = inventory.functions(&self.devices.list)?;
         let choices = inventory.choose(&list)?;
         inventory.check_placed(&choices)?;
-        let there = all_devices(self.context)?;
+        let mut there = all_devices(self.context)?;
         for (index, chosen) in choices.iter().enumerate() {
             let Chosen { device, entry, .. } = *chosen;
             if choices.iter().take(index).any(|before| before.device.name() == device.name()) {
@@ -96,15 +96,18 @@ impl Wanted<'_> {
             if self.settings.require_claim_owner {
                 self.check_owner(inventory, chosen)?;
             }
-            let new = || HOST_DEVICE.entry(device.name(), device.resource());
-            let is_it = |it: &&Entry| entry.is_some_and(|entry| it.as_device() == Some((entry.name, entry.resource)));
-            plan.entries.push(there.iter().find(is_it).cloned().unwrap_or_else(new));
+            // An entry counts for only one device.
+            let is_it = |it: &Entry| entry.is_some_and(|entry| it.as_device() == Some((entry.name, entry.resource)));
+            plan.entries.push(match there.iter().position(is_it) {
+                Some(index) => there.remove(index),
+                None => HOST_DEVICE.entry(device.name(), device.resource()),
+            });
         }
         let new = choices.iter().filter(|chosen| chosen.entry.is_none()).map(|chosen| chosen.device);
         let mut resources: Vec<String> = new.map(|device| device.resource().to_owned()).collect();
         let is_new = !resources.is_empty();
         if self.bus.name_is_address {
-            resources.extend(self.add_siblings(inventory, is_new, plan)?);
+            resources.extend(self.add_siblings(inventory, &choices, plan)?);
             self.check_equal(inventory, &choices, plan)?;
         }
         // Harvester adds devices only because of host devices, and only to a new VirtualMachine.
@@ -112,6 +115,8 @@ impl Wanted<'_> {
         if is_new && !self.bus.name_is_address || has_gpu() {
             plan.warnings.extend(siblings::warning(plan, self.context)?);
         }
+        resources.sort();
+        resources.dedup();
         if let Ok(kubevirt) = self.context.lookups.kubevirt() {
             let missing = resources.iter().map(String::as_str).filter(|it| kubevirt.does_not_permit(it));
             let missing = text::list(&missing.collect::<Vec<_>>());
@@ -127,14 +132,23 @@ impl Wanted<'_> {
 
     /// Plans the other devices of the IOMMU groups, if Harvester does not add them once. Those that the directive added
     /// earlier stay. New ones are added only with a new device. Returns the resources of the new ones that are enabled.
-    fn add_siblings(&self, inventory: &Inventory<'_>, is_new: bool, plan: &mut Plan) -> anyhow::Result<Vec<String>> {
+    fn add_siblings(
+        &self,
+        inventory: &Inventory<'_>,
+        choices: &[Chosen<'_>],
+        plan: &mut Plan,
+    ) -> anyhow::Result<Vec<String>> {
+        let is_new = choices.iter().any(|chosen| chosen.entry.is_none());
         let ours = our_devices(self.context);
         let is_ours = |name: &str| ours.iter().any(|device| device.name == name);
-        if !is_new && plan.entries.len() >= ours.len() {
+        let planned = plan.devices();
+        if !is_new && ours.iter().all(|device| planned.contains(&device.name)) {
             return Ok(Vec::new());
         }
-        let mut siblings = siblings::missing(&plan.devices(), plan, self.context)?;
-        siblings.retain(|device| is_new || is_ours(device.name()));
+        let mut siblings = siblings::missing(&planned, plan, self.context)?;
+        // An entry of the user's under another name may stand for a device that the directive names.
+        let is_chosen = |name: &str| choices.iter().any(|chosen| chosen.device.name() == name);
+        siblings.retain(|device| (is_new || is_ours(device.name())) && !is_chosen(device.name()));
         for device in &siblings {
             self.check_allowed(&key(device), Some(device), device.resource(), Some(device.node()))?;
             plan.entries.push(HOST_DEVICE.entry(device.name(), device.resource()));
