@@ -309,7 +309,7 @@ impl Inventory<'_> {
             self.retain_allowed(&mut nodes);
             let others = others.iter().filter(|other| nodes.contains(&other.node()));
             let others = text::list(&others.map(|other| other.name()).collect::<Vec<_>>());
-            (!others.is_empty()).then(|| problem(format!("{others} has the same resource {resource}")))
+            (!others.is_empty()).then(|| problem(format!("its resource {resource} is also that of {others}")))
         })
     }
 }

@@ -71,7 +71,7 @@ pub(in crate::features) enum HostDevicesError {
     )]
     Excluded { devices: String },
     /// Cause: the setting `pciPassthrough.equalDevices` is `deny`, and "Kubernetes may give the VirtualMachine another device than ...,
-    /// because ... has the same resource"
+    /// because its resource ... is also that of ..."
     /// Cure: `disableResourcePooling: true` in the device's claim (Harvester 1.9 or later), or passthrough for this device only
     #[error(
         "{0}; the setting pciPassthrough.equalDevices does not allow that: set disableResourcePooling in the device's \
