@@ -102,6 +102,18 @@ mod another_resource {
         assert_eq!(warnings(&answer), "");
     }
 
+    /// Another device of the ids has the old resource, but the entry is named after one that has it no longer.
+    #[test]
+    fn of_the_device_of_an_entry_counts_before_that_of_others() {
+        let before = cluster(&[pci("node1-000001001", "10de:2f80", "7", OLD)]);
+        let stored = stored(&["10de:2f80"], before);
+        let after = cluster(&[
+            pci("node1-000001001", "8086:1521", "7", "intel.com/I350"),
+            pci("node1-000002001", "10de:2f80", "8", OLD),
+        ]);
+        assert_eq!(host_devices(&edit(&stored, after)), json!([entry("node1-000002001", OLD)]));
+    }
+
     #[test]
     fn of_siblings_is_written() {
         let card = |resource: &str| {

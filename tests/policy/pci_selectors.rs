@@ -2,6 +2,7 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
+use vm_feature_manager_policy::cluster::PCI_DEVICE;
 
 use super::devices::{
     asking, create, edited, entry, having, host_devices, names, node, pci, pci_without_claim, update, warnings,
@@ -297,6 +298,21 @@ mod slots {
         let request = super::super::harness::Request::create(asking(&["0e:00.*"])).cluster(cluster());
         let answer = request.settings(json!({"pciPassthrough": {"maxDevices": 1}})).evaluate();
         answer.assert_denied(&["would have 2 host devices", "allows 1"]);
+    }
+}
+
+/// An address on a node is read by its name. What may be several devices is not.
+#[rstest]
+#[case::address("node1/0000:0e:00.0", true)]
+#[case::name("node1-00000e000", true)]
+#[case::ids("node1/10de:1e07", false)]
+#[case::slot("node1/0000:0e:00.*", false)]
+#[case::address_anywhere("0000:0e:00.0", false)]
+fn what_may_be_several_devices_needs_the_list(#[case] device: &str, #[case] may: bool) {
+    let answer = create(asking(&[device]), cluster().without("list", &PCI_DEVICE));
+    match may {
+        true => assert_eq!(names(&answer), ["node1-00000e000"]),
+        false => answer.assert_denied(&["may not list and watch pcidevices.devices.harvesterhci.io"]),
     }
 }
 

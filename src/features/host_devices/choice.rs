@@ -168,9 +168,11 @@ impl Inventory<'_> {
                 self.bus.name_is_address && device == one.wanted && is_on_node(node) && !is_gone
             }),
         };
-        // Harvester's controller renames an entry only after a device that the VirtualMachine can have.
-        let can_be_had =
-            |entry: &Device<'_>| !self.is_complete || self.known(entry).is_some_and(|device| self.is_enabled(device));
+        // Harvester's controller renames an entry only after a device of its resource that the VirtualMachine can have.
+        let can_be_had = |entry: &Device<'_>| {
+            let is_it = |device: &HostDevice| device.resource() == entry.resource && self.is_enabled(device);
+            !self.is_complete || self.known(entry).is_some_and(is_it)
+        };
         let is_of_resource = |entry: &Device<'_>, candidates: &Candidates<'_>| {
             let is_it = |node: &str| ours.contains(entry) && is_on_node(node) && can_be_had(entry);
             let mut devices = candidates.devices.iter();
