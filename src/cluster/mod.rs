@@ -295,7 +295,7 @@ impl<'c> Lookups<'c> {
 
 /// Reads an object that the host sends.
 fn read<T: Object>(answer: &[u8]) -> Result<T, ClusterError> {
-    let object = text_of(answer).and_then(json::read::<Value>).filter(Value::is_object);
+    let object = text_of(answer).and_then(|text| serde_json::from_str(text).ok()).filter(Value::is_object);
     object.map(|object| T::read(Fields(&object))).ok_or(ClusterError::Unavailable)
 }
 

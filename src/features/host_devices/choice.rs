@@ -309,9 +309,14 @@ impl Inventory<'_> {
             let mut nodes: Vec<&str> = others.iter().map(|other| other.node()).collect();
             nodes.dedup();
             self.retain_allowed(&mut nodes);
-            let others = others.iter().filter(|other| nodes.contains(&other.node()));
-            let others = text::list(&others.map(|other| other.name()).collect::<Vec<_>>());
-            (!others.is_empty()).then(|| problem(format!("its resource {resource} is also that of {others}")))
+            let others = others.iter().filter(|other| nodes.contains(&other.node())).map(|other| other.name());
+            let others: Vec<_> = others.collect();
+            let listed = text::list(others.get(..LISTED).unwrap_or(&others));
+            let more = match others.len().saturating_sub(LISTED) {
+                0 => String::new(),
+                more => format!(" and {more} others"),
+            };
+            (!others.is_empty()).then(|| problem(format!("its resource {resource} is also that of {listed}{more}")))
         })
     }
 }
