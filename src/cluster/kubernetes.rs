@@ -86,11 +86,6 @@ impl Node {
         self.allocatable.get(resource)
     }
 
-    /// Whether it is known what the node has for pods. It is not before the kubelet has said so.
-    pub(crate) fn has_allocatable(&self) -> bool {
-        self.allocatable.first_key().is_some()
-    }
-
     /// The value of the label that selects the node; its name if it has no such label.
     pub(crate) fn hostname(&self) -> &str {
         self.label(HOSTNAME_LABEL).unwrap_or(self.name())

@@ -254,7 +254,8 @@ mod in_an_update {
     fn follow_the_directive(#[case] devices: &[&str], #[case] expected: &[&str]) {
         let mut names = names(&update(&stored(), asking_now(devices), cluster(4)));
         let mut expected = expected.to_vec();
-        (names.sort(), expected.sort());
+        names.sort();
+        expected.sort();
         assert_eq!(names, expected);
     }
 

@@ -403,9 +403,10 @@ enum Consumer {
     Hugepages,
     Pci,
     Usb,
+    Gpu,
 }
 
-use Consumer::{CpuPinning, Hugepages, Pci, Usb, Vendor, VendorByName};
+use Consumer::{CpuPinning, Gpu, Hugepages, Pci, Usb, Vendor, VendorByName};
 
 const PCI: &str = "0000:41:00.0";
 const USB: &str = "046d:c52b";
@@ -420,6 +421,7 @@ impl Consumer {
             Hugepages => ("hugepages", "1Gi".to_owned()),
             Pci => ("pci-passthrough", devices(PCI)),
             Usb => ("usb-passthrough", devices(USB)),
+            Gpu => ("gpu-device-plugin", "nvidia.com/gpu".to_owned()),
         };
         let mut vm = vm((directive, &value), placement);
         let option = if matches!(self, VendorByName) { "amd" } else { "" };
@@ -434,6 +436,7 @@ impl Consumer {
     /// Two Intel nodes, of which one fits.
     fn cluster(self, good: &str, other: &Value) -> MemoryCluster {
         let mut nodes = vec![node("node1", json!({"rack": "7", "zone": "a"})), node("node2", json!({"rack": "5"}))];
+        nodes.iter_mut().for_each(|node| node["status"]["allocatable"]["cpu"] = json!("8"));
         nodes[1]["spec"] = other.clone();
         let index = nodes.iter().position(|node| node["metadata"]["name"] == good).unwrap();
         let node = &mut nodes[index];
@@ -441,6 +444,7 @@ impl Consumer {
             Vendor | VendorByName => *node = amd_node(good, node["metadata"]["labels"].clone(), node["spec"].clone()),
             CpuPinning => node["metadata"]["labels"]["kubevirt.io/cpumanager"] = json!("true"),
             Hugepages => node["status"]["allocatable"]["hugepages-1Gi"] = json!("4Gi"),
+            Gpu => node["status"]["allocatable"]["nvidia.com/gpu"] = json!("1"),
             Pci | Usb => {}
         }
         let pci = format!("{good}-000041000");
@@ -455,6 +459,12 @@ impl Consumer {
                 "enabled": true,
             }}),
         ]);
+        if matches!(self, Gpu) {
+            let gpu = json!({"mdevNameSelector": "GRID T4-1Q", "resourceName": "nvidia.com/gpu"});
+            let permitted = json!({"permittedHostDevices": {"mediatedDevices": [gpu]}});
+            let metadata = json!({"name": "kubevirt", "namespace": "harvester-system"});
+            nodes.push(json!({"kind": "KubeVirt", "metadata": metadata, "spec": {"configuration": permitted}}));
+        }
         MemoryCluster::of(nodes)
     }
 
@@ -463,7 +473,7 @@ impl Consumer {
         let warnings = answer.warnings().join("\n");
         match self {
             Vendor => answer.domain()["cpu"]["features"][0]["name"] == "vmx",
-            VendorByName | CpuPinning | Hugepages => {
+            VendorByName | CpuPinning | Hugepages | Gpu => {
                 warnings.contains("no node that the VirtualMachine may run on has")
             }
             Pci | Usb => !answer.is_accepted(),
@@ -497,7 +507,7 @@ fn by_name(operator: &str, name: &str) -> Value {
 fn each_feature_counts_only_the_nodes_that_the_vm_may_run_on(
     #[case] placement: Value,
     #[case] node2: Value,
-    #[values(Vendor, VendorByName, CpuPinning, Hugepages, Pci, Usb)] consumer: Consumer,
+    #[values(Vendor, VendorByName, CpuPinning, Hugepages, Pci, Usb, Gpu)] consumer: Consumer,
 ) {
     for (good, is_missing) in [("node1", false), ("node2", true)] {
         let request = Request::create(consumer.vm(&placement, ""));
@@ -550,7 +560,7 @@ fn the_architecture_of_the_vm_selects_nodes(
     #[case] of_vm: &str,
     #[case] of_node: &str,
     #[case] is_missing: bool,
-    #[values(CpuPinning, Hugepages, Pci, Usb)] consumer: Consumer,
+    #[values(CpuPinning, Hugepages, Pci, Usb, Gpu)] consumer: Consumer,
 ) {
     let mut cluster = consumer.cluster("node2", &json!({}));
     cluster.object("Node", "node2")["metadata"]["labels"]["kubernetes.io/arch"] = json!(of_node);
@@ -566,7 +576,7 @@ fn without_a_node_of_its_architecture_a_vm_fits_nowhere() {
     assert!(!may_run_on(node("node1", json!({"kubernetes.io/arch": "arm64"})), &placement, json!({})));
 }
 
-/// Devices that only one node has can be had only there.
+/// Devices that only one node has can be had only there, later.
 #[rstest]
 #[case::both_take_vms(false, false, false)]
 #[case::none_takes_vms(true, true, false)]
@@ -576,12 +586,12 @@ fn each_feature_counts_a_node_that_takes_no_vms_for_now_if_there_is_no_other(
     #[case] node1: bool,
     #[case] node2: bool,
     #[case] is_missing: bool,
-    #[values(Vendor, VendorByName, CpuPinning, Hugepages, Pci, Usb)] consumer: Consumer,
+    #[values(Vendor, VendorByName, CpuPinning, Hugepages, Pci, Usb, Gpu)] consumer: Consumer,
 ) {
     let mut cluster = consumer.cluster("node1", &json!({"unschedulable": node2}));
     cluster.object("Node", "node1")["spec"]["unschedulable"] = json!(node1);
     let answer = Request::create(consumer.vm(&json!({}), "")).cluster(cluster).evaluate();
-    let is_missing = is_missing && !matches!(consumer, Pci | Usb);
+    let is_missing = is_missing && !matches!(consumer, Pci | Usb | Gpu);
     assert_eq!(consumer.is_missing(&answer), is_missing, "{}", answer.response);
 }
 
@@ -803,24 +813,13 @@ fn without_harvester_devices_that_are_nowhere_the_vm_may_run_are_a_warning(
     }
 }
 
-#[rstest]
-#[case::as_many_as_there_are(&["10de:27b8", "10de:27b8"], false)]
-#[case::more(&["10de:27b8", "10de:27b8", "10de:27b8"], true)]
-fn without_harvester_a_node_needs_as_many_devices_as_the_vm_asks_for(#[case] devices: &[&str], #[case] warns: bool) {
-    let answer = on_plain("pci-passthrough", devices, &json!({}), without_harvester());
-    assert!(answer.is_accepted(), "{}", answer.message());
-    assert_eq!(answer.warnings().join(" ").contains("no node that the VirtualMachine may run on has all"), warns);
-}
-
+/// KubeVirt's virt-handler has not told any node that it has them.
 #[test]
-fn without_harvester_a_node_that_does_not_say_what_it_has_may_have_the_devices() {
+fn without_harvester_devices_that_no_node_is_known_to_have_may_be_anywhere() {
     let mut cluster = without_harvester();
-    cluster.object("Node", "worker1")["status"] = json!({});
-    for (directive, device) in DEVICES {
-        let answer = on_plain(directive, &[&format!("worker1/{device}")], &json!({}), without_harvester());
-        assert!(answer.warnings().join(" ").contains("has all of these devices"));
-    }
-    let answer = on_plain("pci-passthrough", &["worker1/10de:27b8"], &json!({}), cluster);
+    cluster.object("Node", "worker1.lab.example")["status"]["allocatable"] = json!({"cpu": "8"});
+    let placement = json!({"nodeSelector": {"kubernetes.io/hostname": "worker2"}});
+    let answer = on_plain("pci-passthrough", &["worker1/10de:27b8"], &placement, cluster);
     assert_eq!((answer.is_accepted(), answer.warnings()), (true, vec![]), "{}", answer.message());
 }
 

@@ -3,10 +3,9 @@
 use super::HostDevicesError;
 use super::choice::{Candidates, Chosen, have_all};
 use super::inventory::{Inventory, is};
-use crate::cluster::Node;
+use crate::cluster::{NODE, Node};
 use crate::features::feature::{Context, Plan};
 use crate::text;
-use crate::values::pci::PciAddress;
 use crate::vm::{OnlyNode, ShapeError};
 
 impl Inventory<'_> {
@@ -37,33 +36,43 @@ impl Inventory<'_> {
     }
 }
 
-/// A warning if no node that the VirtualMachine may run on has the devices of the plan. Without Harvester, only the node
-/// says which devices it has. `named` is the node that the directive names.
-pub(super) fn warning(plan: &Plan, named: Option<&str>, context: &Context<'_>) -> Result<Option<String>, ShapeError> {
-    let resources: Vec<&str> = plan.entries.iter().filter_map(|entry| Some(entry.as_device()?.1)).collect();
-    // Another warning says that no node has a resource of such a name.
-    if resources.iter().any(|resource| PciAddress::of_device_name(resource).is_some()) {
+/// A warning if the VirtualMachine may not run on any node that has the devices of the plan, or if there is no node that the
+/// directive names (`named`). It is for devices that Harvester does not list: only the nodes say which of them they have. If
+/// none says so, or the nodes cannot be looked up, nothing is known.
+pub(in crate::features) fn warning(
+    plan: &Plan,
+    named: Option<&str>,
+    context: &Context<'_>,
+) -> Result<Option<String>, ShapeError> {
+    let mut resources: Vec<&str> = plan.entries.iter().filter_map(|entry| Some(entry.as_device()?.1)).collect();
+    resources.dedup();
+    let has = |node: &Node, resource: &str| node.allocatable(resource).is_some_and(|count| count != "0");
+    let has_all = |node: &Node| resources.iter().all(|resource| has(node, resource));
+    let placement = context.placement()?;
+    let only = named.map(OnlyNode::Named).or(placement.only_node());
+    let only = only.and_then(|only| context.node(only).ok().flatten());
+    if only.as_ref().is_some_and(|node| placement.allows(node) && has_all(node)) {
         return Ok(None);
     }
-    let count = |resource: &str| resources.iter().filter(|other| **other == resource).count();
-    let has = |node: &Node, resource: &str| {
-        let there = node.allocatable(resource).and_then(|there| there.parse::<usize>().ok());
-        there.is_some_and(|there| there >= count(resource))
+    let Ok(nodes) = context.lookups.list::<Node>(&NODE) else { return Ok(None) };
+    let is_named = |node: &Node| match named {
+        None => true,
+        Some(name) if only.is_some() => node.name() == name,
+        // The directive may name the hostname.
+        Some(name) => node.hostname() == name,
     };
-    let has_all = |node: &Node| !node.has_allocatable() || resources.iter().all(|resource| has(node, resource));
-    let is_nowhere = match named.map(|named| context.node(OnlyNode::Named(named))) {
-        Some(Ok(Some(node))) => !has_all(&node),
-        Some(Err(_)) => false,
-        // The directive may name a hostname.
-        _ => context.no_node(|node| named.is_none_or(|named| named == node.hostname()) && has_all(node))?,
-    };
-    Ok(is_nowhere.then(|| {
-        let node = named.map(|named| format!(" {named}")).unwrap_or_default();
-        format!(
-            "no node{node} that the VirtualMachine may run on has all of these devices (status.allocatable), so the VirtualMachine \
-             will not be scheduled: {}; name devices that are there, or change the VirtualMachine's node selector, node affinity or \
-             tolerations",
-            text::list(&resources)
-        )
-    }))
+    let can_be_had = |node: &Node| is_named(node) && placement.allows(node) && has_all(node);
+    let places: Vec<_> = nodes.iter().filter(|node| has_all(node)).map(|node| node.name()).collect();
+    let exists = named.is_none() || nodes.iter().any(|node| is_named(node));
+    if exists && (places.is_empty() || nodes.iter().any(|node| can_be_had(node))) {
+        return Ok(None);
+    }
+    let node = named.map(|named| format!(" {named}")).unwrap_or_default();
+    let places = if places.is_empty() { String::new() } else { format!(" on {}", text::list(&places)) };
+    Ok(Some(format!(
+        "no node{node} that the VirtualMachine may run on has all of these devices (status.allocatable), so the VirtualMachine \
+         will not be scheduled: {}{places}; name devices that are there, or change the VirtualMachine's node selector, node \
+         affinity or tolerations",
+        text::list(&resources)
+    )))
 }
