@@ -93,7 +93,7 @@ fn all_features_on_harvester() {
     let warnings = evaluation.response.warnings.join(" ");
     assert!(warnings.contains("enable them in Harvester: node1-000001001"), "{warnings}");
     let gets = operations(&evaluation).into_iter().take_while(|operation| *operation == "get_resource").count();
-    assert_eq!((gets, operations(&evaluation).len()), (5, 10), "{:?}", operations(&evaluation));
+    assert_eq!((gets, operations(&evaluation).len()), (5, 13), "{:?}", operations(&evaluation));
 }
 
 #[test]
