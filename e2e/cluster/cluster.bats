@@ -541,16 +541,6 @@ changes_to() {
     has "$(stored "$1" | summary)" "$2"
 }
 
-@test "hugepages of a virtual machine with memory hotplug go by the memory that it starts with" {
-    local hotplug='.metadata.annotations["harvesterhci.io/enableCPUAndMemoryHotplug"] = "true"
-        | .spec.template.spec.domain |= (.cpu = {cores: 1, sockets: 2, threads: 1, maxSockets: 8} | .memory = {guest: "2Gi", maxGuest: "8Gi"}
-        | .resources = {limits: {cpu: "8", memory: "8Gi"}})'
-    create hotplug nested-virt "$plain | $hotplug"
-    annotate hotplug hugepages=2Mi || :
-    stored hotplug | jq .spec.template.spec.domain
-    false
-}
-
 @test "a limit of gpu-device-plugin is added, changed and removed" {
     served nvidia.com/gpu && skip "KubeVirt serves nvidia.com/gpu as a device"
     directive gpu-device-plugin . \

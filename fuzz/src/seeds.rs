@@ -40,6 +40,8 @@ const VALUES: &[(&str, &str)] = &[
     ("vbios-device", "node1-000001000"),
     ("vbios-device", "node2-000005000"),
     ("vbios-device", "hostdev0"),
+    ("guest-address", "00:02.0"),
+    ("guest-address", "01:00.0"),
     ("sidecar-image", "registry.suse.com/harvester/sidecar-shim:v1.4.0"),
     ("sidecar-image", "localhost:5000/a/b@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
     ("sidecar-image", "sidecar"),

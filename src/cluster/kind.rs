@@ -1,8 +1,8 @@
 //! A kind of Kubernetes object that the policy may look up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// A kind of Kubernetes object that the policy may look up. Each is a static in the file of the API that serves it.
 #[derive(Debug, PartialEq, Eq)]
@@ -104,11 +104,23 @@ impl<'v> Fields<'v> {
     }
 
     /// The texts in an object, by their keys.
-    pub(super) fn texts(self, path: &str) -> BTreeMap<String, String> {
-        let members = self.0.pointer(path).and_then(Value::as_object).into_iter().flatten();
-        let mut texts = BTreeMap::new();
-        texts.extend(members.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))));
-        texts
+    pub(super) fn texts(self, path: &str) -> Texts {
+        Texts(self.0.pointer(path).and_then(Value::as_object).cloned().unwrap_or_default())
+    }
+}
+
+/// Texts by their keys, as labels are.
+#[derive(Debug)]
+pub(crate) struct Texts(Map<String, Value>);
+
+impl Texts {
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.as_str()
+    }
+
+    /// The first key.
+    pub(crate) fn first_key(&self) -> Option<&str> {
+        self.0.keys().next().map(String::as_str)
     }
 }
 

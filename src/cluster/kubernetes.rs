@@ -1,8 +1,6 @@
 //! Kubernetes' own objects.
 
-use std::collections::BTreeMap;
-
-use super::kind::{Fields, Kind, Object, Provider};
+use super::kind::{Fields, Kind, Object, Provider, Texts};
 
 /// `v1`, `Node`.
 pub static NODE: Kind =
@@ -30,6 +28,9 @@ pub static SUBJECT_ACCESS_REVIEW: Kind = Kind::of(
 /// The label that a VirtualMachine selects a node by. Its value is not always the node's name.
 pub(crate) const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 
+/// The label with a node's architecture, which the kubelet sets.
+pub(crate) const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
+
 /// The label of nodes on which KubeVirt starts VirtualMachines at the moment. Source: `kubevirt.io/kubevirt`,
 /// `pkg/virt-controller/services/nodeselectorrenderer.go`.
 const SCHEDULABLE_LABEL: &str = "kubevirt.io/schedulable";
@@ -38,10 +39,10 @@ const SCHEDULABLE_LABEL: &str = "kubevirt.io/schedulable";
 #[derive(Debug)]
 pub(crate) struct Node {
     name: String,
-    labels: BTreeMap<String, String>,
+    labels: Texts,
     taints: Vec<Taint>,
     is_cordoned: bool,
-    allocatable: BTreeMap<String, String>,
+    allocatable: Texts,
 }
 
 /// A taint, which keeps pods that do not tolerate it away from a node.
@@ -77,12 +78,12 @@ impl Node {
 
     /// The value of a label.
     pub(crate) fn label(&self, key: &str) -> Option<&str> {
-        self.labels.get(key).map(String::as_str)
+        self.labels.get(key)
     }
 
     /// How much of a resource the node has for pods, as the API has it.
     pub(crate) fn allocatable(&self, resource: &str) -> Option<&str> {
-        self.allocatable.get(resource).map(String::as_str)
+        self.allocatable.get(resource)
     }
 
     /// The value of the label that selects the node; its name if it has no such label.
@@ -117,9 +118,9 @@ impl Taint {
 /// A ConfigMap that should contain a ROM.
 #[derive(Debug)]
 pub(crate) struct ConfigMap {
-    pub(crate) data: BTreeMap<String, String>,
+    pub(crate) data: Texts,
     /// Bytes, encoded in base64.
-    pub(crate) binary_data: BTreeMap<String, String>,
+    pub(crate) binary_data: Texts,
 }
 
 impl Object for ConfigMap {
@@ -131,7 +132,7 @@ impl Object for ConfigMap {
 /// A Secret with user data.
 #[derive(Debug)]
 pub(crate) struct UserDataSecret {
-    data: BTreeMap<String, String>,
+    data: Texts,
 }
 
 impl Object for UserDataSecret {
@@ -143,7 +144,7 @@ impl Object for UserDataSecret {
 impl UserDataSecret {
     /// The user data in base64, from the first of the keys that KubeVirt and cloud-init know.
     pub(crate) fn user_data(&self) -> Option<&str> {
-        let texts = ["userdata", "userData", "user-data"].into_iter().filter_map(|key| self.data.get(key));
-        texts.map(String::as_str).find(|text| !text.is_empty())
+        let mut texts = ["userdata", "userData", "user-data"].into_iter().filter_map(|key| self.data.get(key));
+        texts.find(|text| !text.is_empty())
     }
 }

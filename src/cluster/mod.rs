@@ -30,8 +30,8 @@ pub use harvester::{PCI_DEVICE, PCI_DEVICE_CLAIM, USB_DEVICE, USB_DEVICE_CLAIM};
 pub(crate) use host::HostCluster;
 use kind::{Fields, Object};
 pub use kind::{Kind, Provider};
+pub(crate) use kubernetes::{ARCHITECTURE_LABEL, ConfigMap, HOSTNAME_LABEL, Node, Taint, UserDataSecret};
 pub use kubernetes::{CONFIG_MAP, NODE, SECRET, SUBJECT_ACCESS_REVIEW};
-pub(crate) use kubernetes::{ConfigMap, HOSTNAME_LABEL, Node, Taint, UserDataSecret};
 pub use kubevirt::KUBEVIRT;
 pub(crate) use kubevirt::{Gate, GateError, KubeVirt};
 
@@ -295,7 +295,7 @@ impl<'c> Lookups<'c> {
 
 /// Reads an object that the host sends.
 fn read<T: Object>(answer: &[u8]) -> Result<T, ClusterError> {
-    let object = text_of(answer).and_then(json::read::<Value>).filter(Value::is_object);
+    let object = text_of(answer).and_then(|text| serde_json::from_str(text).ok()).filter(Value::is_object);
     object.map(|object| T::read(Fields(&object))).ok_or(ClusterError::Unavailable)
 }
 

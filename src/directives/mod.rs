@@ -41,7 +41,7 @@ pub(crate) struct Ask {
 pub(crate) struct Directive<'o> {
     /// Where it was found.
     pub(crate) source: Source<'o>,
-    feature: &'static str,
+    pub(crate) feature: &'static str,
     value: &'o Value,
 }
 

@@ -247,10 +247,7 @@ impl<'r> Evaluation<'r> {
             }
             ErrorHandling::StripLabel => {
                 info!(self.log, "directive removed"; self.request, "feature" => name, "error" => &error);
-                // User data belongs to the guest, so the policy does not change it, nor does it change settings.
-                // If the directive is in another place, too, that one would count instead.
-                let is_removed =
-                    self.directives.places().contains(&directive.source) && !self.directives.is_elsewhere(name);
+                let is_removed = self.can_strip(&directive);
                 self.clear(task, Some(error.clone()).filter(|_| is_tracked && !is_removed))?;
                 if is_removed {
                     let key = keys::directive(name);

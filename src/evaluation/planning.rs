@@ -98,17 +98,6 @@ enum RecordError {
     TooLong,
 }
 
-/// The features that fail. Those whose directives are removed because of that are left out, because later features then
-/// are planned without them.
-fn failing(tasks: &[Task<'_>], endings: &[Ending]) -> Vec<&'static str> {
-    let fails = |ending: &Ending| match ending.outcome {
-        Outcome::Failed(_, handling) => handling != ErrorHandling::StripLabel,
-        Outcome::FailedBefore(_) => true,
-        Outcome::Left | Outcome::Removed | Outcome::Planned(_) => false,
-    };
-    tasks.iter().zip(endings).filter(|(_, ending)| fails(ending)).map(|(task, _)| task.feature.name).collect()
-}
-
 impl<'r> Evaluation<'r> {
     /// Finds out what the request means for a feature.
     pub(super) fn task(&self, feature: &'static Feature) -> Task<'r> {
@@ -239,7 +228,7 @@ impl<'r> Evaluation<'r> {
         for task in tasks {
             let ending = match error_of(task) {
                 Some(error) => Ending { outcome: Outcome::FailedBefore(error.clone()), wanted: task.recorded.clone() },
-                None => self.ending(task, &base, &vm, &failing(tasks, &endings)),
+                None => self.ending(task, &base, &vm, &self.failing(tasks, &endings)),
             };
             for entry in new([ending.wanted.as_slice()], &there) {
                 vm.to_mut().add(&entry)?;
@@ -248,6 +237,23 @@ impl<'r> Evaluation<'r> {
             endings.push(ending);
         }
         Ok(endings)
+    }
+
+    /// The features that fail. Those whose directives are removed because of that are left out, because later features
+    /// then are planned without them.
+    fn failing(&self, tasks: &[Task<'_>], endings: &[Ending]) -> Vec<&'static str> {
+        let fails = |(task, ending): &(&Task<'_>, &Ending)| match (&ending.outcome, &task.step) {
+            (Outcome::Failed(_, ErrorHandling::StripLabel), Step::Plan(directive)) => !self.can_strip(directive),
+            (Outcome::Failed(..) | Outcome::FailedBefore(_), _) => true,
+            (Outcome::Left | Outcome::Removed | Outcome::Planned(_), _) => false,
+        };
+        tasks.iter().zip(endings).filter(fails).map(|(task, _)| task.feature.name).collect()
+    }
+
+    /// Whether a directive can be removed. User data belongs to the guest, so the policy does not change it, nor does it
+    /// change settings. If the directive is in another place, too, that one would count instead.
+    pub(super) fn can_strip(&self, directive: &Directive<'_>) -> bool {
+        self.directives.places().contains(&directive.source) && !self.directives.is_elsewhere(directive.feature)
     }
 
     /// Finds out how a task ends. `vm` is the base with what earlier features want.

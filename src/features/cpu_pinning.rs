@@ -7,7 +7,7 @@ use super::memory;
 use super::reference::{OptionReference, Reference};
 use super::switch::{WORDS, is_on};
 use crate::cluster::access::{Access, Verbs};
-use crate::cluster::{Gate, KUBEVIRT, NODE, Node};
+use crate::cluster::{ARCHITECTURE_LABEL, Gate, KUBEVIRT, NODE, Node};
 use crate::settings::{FeatureSettings, section};
 use crate::text::Quoted;
 use crate::vm::place::{CPU_PLACEMENT, EMULATOR_THREAD};
@@ -31,9 +31,6 @@ const LABELS: [&str; 2] = ["kubevirt.io/cpumanager", "cpumanager"];
 const GATE: &str = "CPUManager";
 
 const ARM64: &str = "arm64";
-
-/// The label with a node's architecture, which the kubelet sets.
-const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
 
 /// Explains a limit above the number of CPUs.
 const HOTPLUG: &str = "; with Harvester's CPU hotplug, the limit is the most CPUs that the guest may get, so hotplug and pinned \

@@ -5,16 +5,15 @@ use std::rc::Rc;
 
 use super::allowed::allows;
 use super::feature::{Context, Feature, Plan};
-use super::host_devices::{GATE, free_names, siblings};
+use super::host_devices::{GATE, free_names, placed, siblings};
 use super::reference::Reference;
 use super::switch;
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{KUBEVIRT, KubeVirt, NODE, Node, PCI_DEVICE};
+use crate::cluster::{KUBEVIRT, KubeVirt, NODE, PCI_DEVICE};
 use crate::settings::{Count, FeatureSettings, choice, section};
 use crate::text::{self, Quoted};
 use crate::values::pattern::Pattern;
 use crate::values::resource::{ResourceName, ResourceNameError};
-use crate::vm::ShapeError;
 use crate::vm::place::{GPU, HOST_DEVICE, LIMIT};
 
 section! {
@@ -176,7 +175,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
                 plan.warnings.extend(context.lookups.check_gate(GATE)?);
                 plan.warnings.extend(siblings::warning(&plan, context)?);
             }
-            plan.warnings.extend(excluded(resource, context)?);
+            plan.warnings.extend(placed::warning(&plan, None, context)?);
             if context.vm.limit(resource)?.is_some() {
                 plan.warnings.push(format!(
                     "the VirtualMachine's own limit on {name} overrides the number that its devices need; remove it"
@@ -200,25 +199,6 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
         }
     }
     Ok(plan)
-}
-
-/// A warning if the VirtualMachine may not run on any node that has the resource, as far as the nodes can be looked up.
-fn excluded(resource: &str, context: &Context<'_>) -> Result<Option<String>, ShapeError> {
-    let placement = context.placement()?;
-    let mut nodes = match placement.only_node() {
-        Some(only) => context.node(only).ok().flatten().into_iter().collect(),
-        None => context.lookups.list::<Node>(&NODE).unwrap_or_default(),
-    };
-    let has_it = |node: &Node| node.allocatable(resource).is_some_and(|count| count != "0");
-    nodes.retain(|node| placement.only_node().is_some() || has_it(node));
-    let names = text::list(&nodes.iter().map(|node| node.name()).collect::<Vec<_>>());
-    let is_excluded = !nodes.is_empty() && !nodes.iter().any(|node| placement.allows(node));
-    Ok(is_excluded.then(|| {
-        format!(
-            "the VirtualMachine's node selector, node affinity or tolerations exclude every node that has {resource}, so it will \
-             not be scheduled: {names}; change these, or ask for another resource"
-        )
-    }))
 }
 
 /// The resource that a directive asks for, and the number of devices.

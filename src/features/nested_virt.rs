@@ -6,7 +6,7 @@ use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
 use super::switch::{WORDS, is_on};
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{NODE, Node};
+use crate::cluster::{ARCHITECTURE_LABEL, NODE, Node};
 use crate::settings::{Choice, FeatureSettings, choice, section};
 use crate::text::Quoted;
 use crate::vm::CpuFeature;
@@ -38,8 +38,6 @@ choice! {
     }
 }
 
-/// The label with a node's architecture, which the kubelet sets.
-const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
 const AMD64: &str = "amd64";
 
 /// A CPU vendor, which determines the virtualization extension.
@@ -51,8 +49,8 @@ struct Vendor {
     /// The labels that KubeVirt's node labeller adds to nodes: one for the vendor of the CPU, one for the extension if
     /// it is enabled. Source: `kubevirt.io/kubevirt`, `pkg/virt-handler/node-labeller`.
     labels: [&'static str; 2],
-    /// How the names of the vendor's CPU models start, in lower case. Source: libvirt, `src/cpu_map/x86_*.xml`; a test
-    /// compares them with the installed libvirt's.
+    /// How the names of CPU models with the extension start, in lower case: Hygon's are like AMD's, and Zhaoxin's like
+    /// Intel's. Source: libvirt, `src/cpu_map/x86_*.xml`; a test compares them with the installed libvirt's.
     models: &'static str,
 }
 
@@ -69,7 +67,7 @@ static INTEL: Vendor = Vendor {
     labels: ["cpu-vendor.node.kubevirt.io/Intel", "cpu-feature.node.kubevirt.io/vmx"],
     models: "broadwell,cascadelake,clearwaterforest,conroe,cooperlake,core2duo,coreduo,denverton,diamondrapids,\
         graniterapids,haswell,icelake,ivybridge,knightsmill,n270,nehalem,penryn,sandybridge,sapphirerapids,\
-        sierraforest,skylake,snowridge,westmere",
+        sierraforest,skylake,snowridge,westmere,yongfeng",
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -238,7 +236,7 @@ fn nodes(context: &Context<'_>) -> anyhow::Result<Vec<Rc<Node>>> {
             let (who, architecture) = ("all nodes that the VirtualMachine may run on are", architecture.to_owned());
             return Err(NestedVirtError::Architecture { who, architecture }.into());
         }
-        let why = "the cluster has no node that fits the VirtualMachine's node selector, node affinity and tolerations";
+        let why = "the cluster has no node that fits the VirtualMachine's node selector, node affinity, tolerations and architecture";
         return Err(unknown(why, "correct these").into());
     }
     Ok(nodes)

@@ -80,7 +80,7 @@ pub(super) static FEATURE: Feature = Feature {
             .what("the feature gate `HostDevices`; without Harvester, also `permittedHostDevices.pciHostDevices`")
             .without("the gate is not checked; without Harvester, the directive fails"),
         Access::to(Verbs::List, &[&NODE])
-            .what("whether the VM may run on the node of the devices; a single node is read by its name")
+            .what("whether the VM may run on a node that has the devices; a single node is read by its name")
             .without("the placement is not checked, and the node's hostname is taken for its name"),
     ],
     },

@@ -14,6 +14,7 @@ use std::borrow::Cow;
 use k8s_openapi::api::core::v1::NodeSelector;
 use serde_json::Value;
 
+use crate::cluster::ARCHITECTURE_LABEL;
 use crate::json::{is_unset, to_text};
 use crate::keys::PREFIX;
 use crate::values::pci::MAX_DEVICES;
@@ -180,11 +181,14 @@ impl VirtualMachine {
         ARCHITECTURE.text(&self.object)
     }
 
-    /// `nodeSelector`, the required node affinity, and `tolerations`.
+    /// `nodeSelector`, the required node affinity, `tolerations`, and `architecture`, which KubeVirt makes a node selector of.
     pub(crate) fn placement(&self) -> Result<Placement, ShapeError> {
         let labels = NODE_SELECTOR.path.members(&self.object)?.into_iter().flatten();
+        let mut selector: Vec<_> = labels.map(|(key, value)| (key.clone(), as_text(value).into_owned())).collect();
+        let architecture = self.architecture()?.filter(|architecture| !architecture.is_empty());
+        selector.extend(architecture.map(|architecture| (ARCHITECTURE_LABEL.to_owned(), architecture.to_owned())));
         Ok(Placement {
-            selector: labels.map(|(key, value)| (key.clone(), as_text(value).into_owned())).collect(),
+            selector,
             terms: REQUIRED_NODES.read::<NodeSelector>(&self.object)?.unwrap_or_default().node_selector_terms,
             tolerations: TOLERATIONS.read(&self.object)?.unwrap_or_default(),
         })

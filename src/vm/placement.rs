@@ -95,28 +95,39 @@ fn matches(term: &NodeSelectorTerm, node: &Node) -> bool {
 fn is_met(requirement: &NodeSelectorRequirement, found: Option<&str>) -> bool {
     let values = requirement.values.as_deref().unwrap_or_default();
     let is_listed = found.is_some_and(|found| values.iter().any(|value| value == found));
-    let number = |text: &str| text.parse::<i64>().ok();
-    let numbers = || Some((number(found?)?, number(values.first()?)?));
     match requirement.operator.as_str() {
         "In" => is_listed,
         "NotIn" => !is_listed,
         "Exists" => found.is_some(),
         "DoesNotExist" => found.is_none(),
-        "Gt" => numbers().is_some_and(|(found, bound)| found > bound),
-        "Lt" => numbers().is_some_and(|(found, bound)| found < bound),
+        operator => match (found, values) {
+            (Some(found), [bound]) => is_beyond(found, operator, bound),
+            _ => false,
+        },
+    }
+}
+
+/// Whether the operator compares numbers, and they are as it says.
+fn is_beyond(found: &str, operator: &str, bound: &str) -> bool {
+    let (Ok(found), Ok(bound)) = (found.parse::<i64>(), bound.parse::<i64>()) else { return false };
+    match operator {
+        "Gt" => found > bound,
+        "Lt" => found < bound,
         _ => false,
     }
 }
 
-/// Whether a toleration lets pods onto nodes with the taint. Source: `k8s.io/api`, `core/v1/toleration.go`,
-/// `ToleratesTaint`.
+/// Whether a toleration lets pods onto nodes with the taint. The operators that compare numbers are new in Kubernetes 1.35,
+/// which refuses them if their feature gate is off. Source: `k8s.io/api`, `core/v1/toleration.go`, `ToleratesTaint`.
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let is_any_or = |wanted: &Option<String>, found: &str| {
         wanted.as_deref().is_none_or(|wanted| wanted.is_empty() || wanted == found)
     };
-    let has_value = match toleration.operator.as_deref() {
-        Some("Exists") => true,
-        _ => toleration.value.as_deref().unwrap_or_default() == taint.value,
+    let value = toleration.value.as_deref().unwrap_or_default();
+    let has_value = match toleration.operator.as_deref().unwrap_or_default() {
+        "Exists" => true,
+        "" | "Equal" => taint.value == value,
+        operator => is_beyond(&taint.value, operator, value),
     };
     is_any_or(&toleration.effect, &taint.effect) && is_any_or(&toleration.key, &taint.key) && has_value
 }

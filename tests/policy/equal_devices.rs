@@ -40,8 +40,9 @@ fn evaluate(vm: Value, setting: &str, cluster: MemoryCluster) -> Answer {
 fn one_of_three_is_a_warning_or_an_error(#[case] devices: &[&str]) {
     let answer = ask(devices, "warn", three());
     assert_eq!(host_devices(&answer), json!([entry("node1-0000c1000", DISK)]));
-    let why =
-        format!("{PROBLEM} node1-0000c1000, because node1-000041000, node1-000081000 has the same resource {DISK}");
+    let why = format!(
+        "{PROBLEM} node1-0000c1000, because its resource {DISK} is also that of node1-000041000, node1-000081000"
+    );
     assert!(warnings(&answer).starts_with(&format!("pci-passthrough: {why}; to get this one, set")), "{why}");
     assert!(warnings(&answer).contains("set disableResourcePooling in its PCIDeviceClaim (Harvester 1.9 or later)"));
     ask(devices, "deny", three()).assert_denied(&[
@@ -91,9 +92,9 @@ fn what_cannot_be_another_is_silent(
 }
 
 #[rstest]
-#[case::two_of_three(&["41:00.0", "c1:00.0"], "node1-000041000, because node1-000081000 has")]
-#[case::any_beside_one(&["c1:00.0", "144d:a80a"], "node1-0000c1000, because node1-000081000 has")]
-#[case::any_before_one(&["144d:a80a", "c1:00.0"], "node1-0000c1000, because node1-000081000 has")]
+#[case::two_of_three(&["41:00.0", "c1:00.0"], "node1-000041000, because its resource samsung.com/NVME_SSD_CONTROLLER_PM9A1 is also that of node1-000081000;")]
+#[case::any_beside_one(&["c1:00.0", "144d:a80a"], "node1-0000c1000, because its resource samsung.com/NVME_SSD_CONTROLLER_PM9A1 is also that of node1-000081000;")]
+#[case::any_before_one(&["144d:a80a", "c1:00.0"], "node1-0000c1000, because its resource samsung.com/NVME_SSD_CONTROLLER_PM9A1 is also that of node1-000081000;")]
 fn each_of_several_may_be_another(#[case] devices: &[&str], #[case] why: &str) {
     let warnings = warnings(&ask(devices, "warn", three()));
     assert!(warnings.contains(&format!("{PROBLEM} {why}")), "{warnings}");
@@ -111,8 +112,8 @@ mod of_another_node {
     #[test]
     fn counts_while_the_vm_may_run_there() {
         let warnings = warnings(&ask(&["c1:00.0"], "warn", objects()));
-        assert!(warnings.contains("node1-0000c1000, because node2-000041000 has the same resource"), "{warnings}");
-        ask(&["c1:00.0"], "deny", objects()).assert_denied(&["because node2-000041000"]);
+        assert!(warnings.contains("is also that of node2-000041000"), "{warnings}");
+        ask(&["c1:00.0"], "deny", objects()).assert_denied(&["is also that of node2-000041000"]);
     }
 
     #[rstest]
@@ -137,7 +138,7 @@ mod of_another_node {
         assert_eq!(names(&answer), ["node1-0000c1000"]);
         let mut vm = asking(&["c1:00.0"]);
         vm["spec"]["template"]["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
-        evaluate(vm, "deny", MemoryCluster::of(objects)).assert_denied(&["because node2-000041000"]);
+        evaluate(vm, "deny", MemoryCluster::of(objects)).assert_denied(&["is also that of node2-000041000"]);
     }
 }
 

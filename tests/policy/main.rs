@@ -21,6 +21,7 @@ mod pci_on_kubevirt;
 mod pci_passthrough;
 mod pci_selectors;
 mod pipeline;
+mod placement;
 mod properties;
 mod properties_of_devices;
 mod settings;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use vm_feature_manager_policy::cluster::{ClusterError, NODE};
 
-use super::harness::{MemoryCluster, Request, bare_vm, vm};
+use super::harness::{MemoryCluster, Request, annotate, bare_vm, vm};
 
 /// A minimal VM that asks for nested virtualization, with its own `spec.template.spec`.
 fn vm_with_spec(spec: Value) -> Value {
@@ -59,8 +59,13 @@ fn anything_else_is_an_error(#[values("2", "enable", "svm", "{}")] value: &str) 
 #[case::option_auto("auto", json!({"cpuVendor": "intel"}), json!({}), "vmx")]
 #[case::option_empty("", json!({"cpuVendor": "intel"}), json!({}), "vmx")]
 #[case::setting("", json!({"cpuVendor": "amd"}), json!({"model": "Haswell"}), "svm")]
+#[case::option_before_the_setting_any("amd", json!({"cpuVendor": "any"}), json!({}), "svm")]
 #[case::model_of_intel("", json!({}), json!({"model": "Skylake-Server-noTSX-IBRS"}), "vmx")]
 #[case::model_of_amd("", json!({}), json!({"model": "EPYC-Rome"}), "svm")]
+#[case::model_of_an_intel_atom("", json!({}), json!({"model": "Snowridge"}), "vmx")]
+#[case::model_in_lower_case("", json!({}), json!({"model": "sapphirerapids"}), "vmx")]
+#[case::model_of_hygon("", json!({}), json!({"model": "Dhyana"}), "svm")]
+#[case::model_of_zhaoxin("", json!({}), json!({"model": "YongFeng"}), "vmx")]
 fn the_vendor_is_of_the_first_that_answers(
     #[case] option: &str,
     #[case] settings: Value,
@@ -142,6 +147,8 @@ fn an_option_that_is_no_vendor_is_an_error(#[values("arm", "AuthenticAMD")] opti
 const AMD: &[&str] = &["cpu-vendor.node.kubevirt.io/AMD", "cpu-feature.node.kubevirt.io/svm"];
 const INTEL: &[&str] = &["cpu-vendor.node.kubevirt.io/Intel", "zone-b"];
 const UNLABELED: &[&str] = &[];
+/// An AMD CPU, with a KVM module that does not nest.
+const WITHOUT_NESTING: &[&str] = &["cpu-vendor.node.kubevirt.io/AMD"];
 
 /// A required node affinity with one term of these expressions.
 fn affinity(expressions: Value) -> Value {
@@ -267,14 +274,13 @@ fn nodes_of_another_architecture_do_not_count() {
 
 #[test]
 fn nodes_without_the_extension_are_a_warning() {
-    let vendor_only = &["cpu-vendor.node.kubevirt.io/AMD"];
-    let cluster = MemoryCluster::with_nodes(&[("a", vendor_only)]);
+    let cluster = MemoryCluster::with_nodes(&[("a", WITHOUT_NESTING)]);
     let answer = Request::create(vm_with_spec(json!({"domain": {}}))).cluster(cluster).evaluate();
     assert_eq!(answer.domain()["cpu"]["features"], require("svm"));
     assert_eq!(answer.warnings().len(), 1);
     assert!(answer.warnings()[0].contains("cpu-feature.node.kubevirt.io/svm=true"));
 
-    let cluster = MemoryCluster::with_nodes(&[("a", vendor_only), ("b", AMD)]);
+    let cluster = MemoryCluster::with_nodes(&[("a", WITHOUT_NESTING), ("b", AMD)]);
     let answer = Request::create(vm_with_spec(json!({"domain": {}}))).cluster(cluster).evaluate();
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
@@ -287,4 +293,265 @@ fn a_node_that_cannot_be_read_is_an_error(#[case] error: ClusterError, #[case] p
     let cluster = MemoryCluster::with_nodes(&[("a", AMD)]).failing(&NODE, error);
     let answer = Request::create(vm).cluster(cluster).evaluate();
     answer.assert_denied(&[part, "vm-feature-manager.io/cpu-vendor"]);
+}
+
+fn mixed() -> MemoryCluster {
+    MemoryCluster::with_nodes(&[
+        ("a", &["cpu-vendor.node.kubevirt.io/AMD", "cpu-feature.node.kubevirt.io/svm"]),
+        ("b", &["cpu-vendor.node.kubevirt.io/Intel", "cpu-feature.node.kubevirt.io/vmx"]),
+    ])
+}
+
+fn optional(features: &[&str]) -> Value {
+    features.iter().map(|name| json!({"name": name, "policy": "optional"})).collect()
+}
+
+/// The CPU features of a VM that has these and this placement, in a cluster of these nodes.
+fn features(cpu: Value, placement: Value, nodes: &[(&str, &[&str])]) -> Value {
+    let mut spec = placement;
+    spec["domain"]["cpu"] = cpu;
+    let answer = Request::create(vm_with_spec(spec)).cluster(MemoryCluster::with_nodes(nodes)).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(answer.annotation("nested-virt-applied").as_deref(), Some("true"));
+    answer.domain()["cpu"]["features"].clone()
+}
+
+/// Forklift writes both for an imported VM. Each works on the nodes that have it, so there is nothing to choose.
+#[rstest]
+#[case::any_node(json!({}))]
+#[case::selector(json!({"nodeSelector": {"cpu-vendor.node.kubevirt.io/Intel": "true"}}))]
+#[case::affinity(json!({"affinity": {"nodeAffinity": affinity(json!([
+    {"key": "cpu-feature.node.kubevirt.io/svm", "operator": "Exists"},
+]))}}))]
+#[case::no_nodes_of_a_vendor(json!({"nodeSelector": {"kubernetes.io/hostname": "c"}}))]
+fn both_features_as_optional_stay_as_they_are(#[case] placement: Value) {
+    let nodes: &[(&str, &[&str])] = &[("a", AMD), ("b", INTEL), ("c", UNLABELED)];
+    for order in [["vmx", "svm"], ["svm", "vmx"]] {
+        let cpu = json!({"model": "host-passthrough", "features": optional(&order)});
+        assert_eq!(features(cpu, placement.clone(), nodes), optional(&order));
+    }
+}
+
+/// An optional feature does not keep the VM from nodes without it.
+#[rstest]
+#[case::of_the_other_vendor("vmx", AMD, json!([{"name": "vmx", "policy": "optional"}, {"name": "svm", "policy": "require"}]))]
+#[case::of_this_vendor("svm", AMD, optional(&["svm"]))]
+#[case::on_intel("svm", INTEL, json!([{"name": "svm", "policy": "optional"}, {"name": "vmx", "policy": "require"}]))]
+fn one_optional_feature_names_no_vendor(#[case] feature: &str, #[case] node: &[&str], #[case] after: Value) {
+    assert_eq!(features(json!({"features": optional(&[feature])}), json!({}), &[("a", node)]), after);
+    let vm = vm_with_cpu(json!({"features": optional(&[feature])}));
+    Request::create(vm.clone()).cluster(mixed()).evaluate().assert_denied(&["both AMD and Intel"]);
+    Request::create(vm)
+        .evaluate()
+        .assert_denied(&["the policy cannot determine whether to add svm (AMD) or vmx (Intel)"]);
+}
+
+#[rstest]
+#[case::model(
+    json!({"model": "Snowridge", "features": optional(&["svm"])}),
+    json!([{"name": "svm", "policy": "optional"}, {"name": "vmx", "policy": "require"}])
+)]
+#[case::required(json!({"features": [{"name": "vmx"}]}), json!([{"name": "vmx"}]))]
+#[case::forced(json!({"features": [{"name": "vmx", "policy": "force"}]}), json!([{"name": "vmx", "policy": "force"}]))]
+fn what_names_a_vendor_counts_before_the_nodes(#[case] cpu: Value, #[case] after: Value) {
+    assert_eq!(features(cpu, json!({}), &[("a", AMD)]), after);
+}
+
+#[rstest]
+#[case::option("any", json!({}))]
+#[case::option_in_upper_case("Any", json!({}))]
+#[case::option_before_the_setting("any", json!({"cpuVendor": "amd"}))]
+#[case::setting("", json!({"cpuVendor": "any"}))]
+#[case::setting_with_the_option_auto("auto", json!({"cpuVendor": "any"}))]
+fn any_vendor_gives_both_features_as_optional(#[case] option: &str, #[case] settings: Value) {
+    let mut vm = vm_with_cpu(json!({"cores": 2}));
+    annotate(&mut vm, &[("cpu-vendor", option)]);
+    let settings = json!({"nestedVirtualization": settings});
+    let answer = Request::create(vm.clone()).settings(settings.clone()).evaluate();
+    assert_eq!(
+        answer.domain()["cpu"],
+        json!({"cores": 2, "features": optional(&["svm", "vmx"])}),
+        "{}",
+        answer.message()
+    );
+    let added = r#"[{"optionalCpuFeature":"svm"},{"optionalCpuFeature":"vmx"}]"#;
+    assert_eq!(answer.added("nested-virt").as_deref(), Some(added));
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+    assert_eq!(answer.lookups, Vec::<String>::new());
+
+    // The same directive again changes nothing, and without it the VM is as it was.
+    let stored = answer.after();
+    let mut next = stored.clone();
+    next["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(30);
+    Request::update(stored.clone(), next).settings(settings.clone()).evaluate().assert_accepted_unchanged();
+    let mut without = stored.clone();
+    without["metadata"]["annotations"] = json!({});
+    let after = Request::update(stored, without).settings(settings).evaluate().after();
+    assert_eq!(after["spec"], vm["spec"]);
+}
+
+#[rstest]
+#[case::to_a_vendor("any", "amd", require("svm"))]
+#[case::to_the_other("any", "intel", require("vmx"))]
+#[case::from_a_vendor("intel", "any", optional(&["svm", "vmx"]))]
+#[case::between_vendors("intel", "amd", require("svm"))]
+fn another_vendor_replaces_what_was_added(#[case] from: &str, #[case] to: &str, #[case] after: Value) {
+    let mut vm = vm_with_spec(json!({"domain": {}}));
+    annotate(&mut vm, &[("cpu-vendor", from)]);
+    let stored = Request::create(vm).cluster(mixed()).evaluate().after();
+    let mut next = stored.clone();
+    annotate(&mut next, &[("cpu-vendor", to)]);
+    let answer = Request::update(stored, next).cluster(mixed()).evaluate();
+    assert_eq!(answer.domain()["cpu"]["features"], after, "{}", answer.message());
+}
+
+#[rstest]
+#[case::optional(json!([{"name": "vmx", "policy": "optional"}]), json!([{"name": "vmx", "policy": "optional"}, {"name": "svm", "policy": "optional"}]))]
+#[case::required(json!([{"name": "vmx"}]), json!([{"name": "vmx"}, {"name": "svm", "policy": "optional"}]))]
+#[case::both(optional(&["vmx", "svm"]), optional(&["vmx", "svm"]))]
+fn any_vendor_keeps_the_users_features(#[case] before: Value, #[case] during: Value) {
+    let mut vm = vm_with_cpu(json!({"features": before}));
+    annotate(&mut vm, &[("cpu-vendor", "any")]);
+    let stored = Request::create(vm).evaluate().after();
+    let features = |vm: &Value| vm["spec"]["template"]["spec"]["domain"]["cpu"]["features"].clone();
+    assert_eq!(features(&stored), during);
+    let mut without = stored.clone();
+    without["metadata"]["annotations"] = json!({});
+    assert_eq!(features(&Request::update(stored, without).evaluate().after()), before);
+}
+
+#[rstest]
+fn any_vendor_contradicts_a_forbidden_feature(#[values("svm", "vmx")] feature: &str) {
+    let mut vm = vm_with_cpu(json!({"features": [{"name": feature, "policy": "forbid"}]}));
+    annotate(&mut vm, &[("cpu-vendor", "any")]);
+    Request::create(vm).evaluate().assert_denied(&[feature, "forbid", "remove that entry or the directive"]);
+}
+
+#[rstest]
+#[case::no_node_of_the_vendor("intel", &[("a", AMD)], json!({}), "none of them has a CPU by Intel, so correct the vendor")]
+#[case::only_elsewhere(
+    "amd",
+    &[("a", AMD), ("b", INTEL)],
+    json!({"nodeSelector": {"kubernetes.io/hostname": "b"}}),
+    "none of them has a CPU by AMD, so correct the vendor"
+)]
+#[case::not_enabled(
+    "amd", &[("a", WITHOUT_NESTING)], json!({}), "have the node's KVM module loaded with nested=1"
+)]
+fn a_vendor_that_no_node_has_is_a_warning(
+    #[case] option: &str,
+    #[case] nodes: &[(&str, &[&str])],
+    #[case] placement: Value,
+    #[case] remedy: &str,
+) {
+    let mut spec = placement;
+    spec["domain"] = json!({});
+    let mut vm = vm_with_spec(spec);
+    annotate(&mut vm, &[("cpu-vendor", option)]);
+    let feature = if option == "amd" { "svm" } else { "vmx" };
+    let answer = Request::create(vm.clone()).cluster(MemoryCluster::with_nodes(nodes)).evaluate();
+    assert_eq!(answer.domain()["cpu"]["features"], require(feature), "{}", answer.message());
+    let warnings = answer.warnings().join(" ");
+    let label = format!(
+        "no node that the VirtualMachine may run on has the label cpu-feature.node.kubevirt.io/{feature}=true, so the \
+         VirtualMachine will not be scheduled"
+    );
+    assert!(warnings.contains(&label) && warnings.contains(remedy), "{warnings}");
+
+    // It is not known if the nodes cannot be read, and the administrator's setting needs no permission to read them.
+    let forbidden = MemoryCluster::with_nodes(nodes).without("get", &NODE).without("list", &NODE);
+    let answer = Request::create(vm.clone()).cluster(forbidden).evaluate();
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+    let settings = json!({"nestedVirtualization": {"cpuVendor": option}});
+    let answer = Request::create(vm).cluster(MemoryCluster::with_nodes(nodes)).settings(settings).evaluate();
+    assert_eq!(answer.domain()["cpu"]["features"], require(feature));
+    assert_eq!((answer.warnings(), answer.lookups.len()), (vec![], 0));
+}
+
+#[rstest]
+#[case::auto("auto")]
+#[case::the_vendor_of_one_node("amd")]
+#[case::any("any")]
+fn a_vendor_that_a_node_has_is_no_warning(#[case] option: &str) {
+    let mut vm = vm_with_spec(json!({"nodeSelector": {"kubernetes.io/hostname": "a"}, "domain": {}}));
+    annotate(&mut vm, &[("cpu-vendor", option)]);
+    let answer = Request::create(vm).cluster(mixed()).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+/// The VM itself says that it can run only on nodes of a vendor, so no node is looked up.
+#[rstest]
+#[case::is_true(json!([[{"operator": "In", "values": ["true"]}]]), true)]
+#[case::exists(json!([[{"operator": "Exists"}]]), true)]
+#[case::beside_another_expression(json!([[{"key": "rack", "operator": "Exists"}, {"operator": "Exists"}]]), true)]
+#[case::in_every_term(json!([[{"operator": "Exists"}], [{"operator": "In", "values": ["true"]}]]), true)]
+#[case::in_one_term(json!([[{"operator": "Exists"}], [{"key": "rack", "operator": "Exists"}]]), false)]
+#[case::two_values(json!([[{"operator": "In", "values": ["true", "false"]}]]), false)]
+#[case::is_false(json!([[{"operator": "In", "values": ["false"]}]]), false)]
+#[case::does_not_exist(json!([[{"operator": "DoesNotExist"}]]), false)]
+#[case::is_not_true(json!([[{"operator": "NotIn", "values": ["true"]}]]), false)]
+#[case::no_term(json!([]), false)]
+fn required_affinity_tells_the_vendor(
+    #[case] terms: Value,
+    #[case] tells: bool,
+    #[values("cpu-vendor.node.kubevirt.io/Intel", "cpu-feature.node.kubevirt.io/vmx")] label: &str,
+) {
+    let mut terms = terms;
+    for term in terms.as_array_mut().unwrap() {
+        for expression in term.as_array_mut().unwrap() {
+            let key = expression.get("key").cloned().unwrap_or(json!(label));
+            expression["key"] = key;
+        }
+        *term = json!({"matchExpressions": term});
+    }
+    let affinity =
+        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}});
+    let answer = Request::create(vm_with_spec(json!({"affinity": affinity, "domain": {}}))).evaluate();
+    assert_eq!(answer.is_accepted(), tells, "{}", answer.message());
+    if tells {
+        assert_eq!(answer.domain()["cpu"]["features"], require("vmx"));
+        assert_eq!(answer.lookups, Vec::<String>::new());
+    }
+}
+
+#[rstest]
+#[case::a_label_that_is_false(json!({"cpu-vendor.node.kubevirt.io/AMD": "false"}), json!(null), "cannot determine")]
+#[case::labels_of_both(
+    json!({"cpu-vendor.node.kubevirt.io/AMD": "true", "cpu-feature.node.kubevirt.io/vmx": "true"}), json!(null), "both AMD and Intel"
+)]
+#[case::label_and_affinity(
+    json!({"cpu-vendor.node.kubevirt.io/AMD": "true"}),
+    affinity(json!([{"key": "cpu-vendor.node.kubevirt.io/Intel", "operator": "Exists"}])),
+    "both AMD and Intel"
+)]
+fn placement_that_names_no_vendor_or_both_is_an_error(
+    #[case] selector: Value,
+    #[case] affinity: Value,
+    #[case] part: &str,
+) {
+    let affinity = json!({"nodeAffinity": affinity});
+    let spec = json!({"nodeSelector": selector, "affinity": affinity, "domain": {}});
+    Request::create(vm_with_spec(spec)).evaluate().assert_denied(&[part]);
+}
+
+#[rstest]
+#[case::the_label_of_the_other_vendor("cpu-vendor.node.kubevirt.io/AMD", "DoesNotExist", json!(null))]
+#[case::its_value("cpu-vendor.node.kubevirt.io/AMD", "NotIn", json!(["true"]))]
+#[case::the_extension("cpu-feature.node.kubevirt.io/svm", "NotIn", json!(["true"]))]
+#[case::the_hostname("kubernetes.io/hostname", "NotIn", json!(["a"]))]
+fn affinity_that_excludes_a_vendor_leaves_the_other(#[case] key: &str, #[case] operator: &str, #[case] values: Value) {
+    let affinity = affinity(json!([{"key": key, "operator": operator, "values": values}]));
+    let vm = vm_with_spec(json!({"affinity": {"nodeAffinity": affinity}, "domain": {}}));
+    let answer = Request::create(vm).cluster(mixed()).evaluate();
+    assert_eq!(answer.domain()["cpu"]["features"], require("vmx"), "{}", answer.message());
+}
+
+/// QEMU's models of no vendor, and the modes that take the node's model.
+#[rstest]
+fn a_model_of_no_vendor_leaves_the_choice_to_the_nodes(
+    #[values("qemu64", "kvm64", "486", "pentium3", "host-model", "host-passthrough", "max", "")] model: &str,
+) {
+    assert_eq!(features(json!({"model": model}), json!({}), &[("a", AMD)]), require("svm"));
+    assert_eq!(features(json!({"model": model}), json!({}), &[("b", INTEL)]), require("vmx"));
 }

@@ -46,6 +46,7 @@ fn defaults() -> Value {
             "errorHandling": "reject",
             "maxDevices": 8,
             "deviceNames": "auto",
+            "equalDevices": "warn",
             "pinToNode": true,
             "allowedDevices": {},
             "requireClaimOwner": false,

@@ -375,10 +375,13 @@ fn a_device_is_permitted_by_kubevirt_where_there_is_no_harvester() {
 #[test]
 fn with_permitted_harvester_is_not_asked() {
     let settings = json!({"usbPassthrough": {"deviceNames": "permitted"}});
-    let answer = Request::create(vm(&["node2/046d:c52b"])).settings(settings).cluster(kubevirt()).evaluate();
+    let answer = Request::create(vm(&["worker1/046d:c52b"])).settings(settings).cluster(kubevirt()).evaluate();
     assert_eq!(host_devices(&answer), json!([device("usb-0", "kubevirt.io/receiver")]));
-    assert_eq!(answer.after()["spec"]["template"]["spec"]["nodeSelector"], json!({"kubernetes.io/hostname": "node2"}));
-    assert_eq!(answer.lookups, ["get Node node2", "get KubeVirt kubevirt"]);
+    assert_eq!(
+        answer.after()["spec"]["template"]["spec"]["nodeSelector"],
+        json!({"kubernetes.io/hostname": "worker1"})
+    );
+    assert_eq!(answer.lookups, ["get Node worker1", "get KubeVirt kubevirt"]);
 }
 
 #[rstest]

@@ -425,8 +425,8 @@ mod explain {
         }
         assert_eq!(directives.len(), 6, "{text}");
         let lookups = part(&text, "steps:");
-        assert_eq!(lookups[0], "  1. get PCIDevice node1-000000020: found", "{text}");
-        assert!(lookups.iter().any(|line| line.contains("get Node node1: found")), "{text}");
+        assert_eq!(lookups[0], "  1. get Node node1: found", "{text}");
+        assert!(lookups.iter().any(|line| line.contains("get PCIDevice node1-000000020: found")), "{text}");
         assert!(
             lookups
                 .last()

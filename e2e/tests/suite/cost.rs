@@ -156,7 +156,7 @@ fn what_is_not_to_be_changed_is_only_read(#[case] is_update: bool) {
     let old = is_update.then(|| object.clone());
     let payload = json!({"request": request(object, old), "settings": {}}).to_string();
     let of_a_byte = measure(cluster(), payload.as_bytes()).fuel / payload.len() as u64;
-    assert!(of_a_byte <= 150, "{of_a_byte}");
+    assert!(of_a_byte <= 190, "{of_a_byte}");
 }
 
 /// The cost per additional byte of an object that is changed: it is read once, copied once, because a feature is planned on
@@ -177,7 +177,7 @@ fn a_mutation_reads_copies_and_writes_once(#[case] place: &str) {
     };
     let ((fuel, length), (more_fuel, more_length)) = (fuel(100), fuel(1000));
     let of_a_byte = (more_fuel - fuel) / (more_length - length);
-    assert!(of_a_byte <= 255, "{of_a_byte}");
+    assert!(of_a_byte <= 320, "{of_a_byte}");
 }
 
 /// The cost per byte of the settings, including checks and defaults.
@@ -230,9 +230,9 @@ fn a_list_of_devices_is_cheap_to_read() {
     };
     let (some, more) = (cost(1000), cost(10_000));
     let of_a_device = (more.fuel - some.fuel) / 9000;
-    assert!(of_a_device <= 45_000, "{of_a_device}");
+    assert!(of_a_device <= 210_000, "{of_a_device}");
     let memory = (more.memory - some.memory) / 9000;
-    assert!(memory <= 1300, "{memory} bytes");
+    assert!(memory <= 1800, "{memory} bytes");
 }
 
 /// The cost per additional node, with as many labels as KubeVirt gives it.
@@ -256,9 +256,9 @@ fn a_list_of_nodes_is_cheap_to_read() {
     };
     let (some, more) = (cost(100), cost(400));
     let of_a_node = (more.fuel - some.fuel) / 300;
-    assert!(of_a_node <= 460_000, "{of_a_node}");
+    assert!(of_a_node <= 1_750_000, "{of_a_node}");
     let memory = (more.memory - some.memory) / 300;
-    assert!(memory <= 16_500, "{memory} bytes");
+    assert!(memory <= 20_000, "{memory} bytes");
 }
 
 /// A new instance has seventeen pages of 64 KiB; sixteen of them are the stack.

@@ -72,7 +72,8 @@ fn all_features_on_harvester() {
             {"op": "add", "path": format!("{annotations}pci-passthrough-applied"), "value": r#"["0000:01:00.0"]"#},
             {"op": "add", "path": "/spec/template/metadata/annotations/vm-feature-manager.io~1record", "value": concat!(
                 r#"{"pci-passthrough":{"value":"{\"devices\": [\"0000:01:00.0\"]}","added":["#,
-                r#"{"hostDevice":"node1-000001000","resource":"nvidia.com/TU104GL_TESLA_T4","beside":["node1-000000020"]}]},"#,
+                r#"{"hostDevice":"node1-000001000","resource":"nvidia.com/TU104GL_TESLA_T4","beside":["node1-000000020"]},"#,
+                r#"{"hostDevice":"node1-000001001","resource":"nvidia.com/TU104_HD_AUDIO_CONTROLLER","beside":["node1-000000020"]}]},"#,
                 r#""gpu-device-plugin":{"value":"nvidia.com/GRID_T4-1Q","added":[{"gpu":"gpu-0","resource":"nvidia.com/GRID_T4-1Q"}]},"#,
                 r#""nested-virt":{"value":"enabled","added":[{"cpuFeature":"vmx"}]}}"#,
             )},
@@ -83,10 +84,16 @@ fn all_features_on_harvester() {
             {"op": "add", "path": format!("{domain}/devices/hostDevices/1"), "value": {
                 "name": "node1-000001000", "deviceName": "nvidia.com/TU104GL_TESLA_T4",
             }},
+            {"op": "add", "path": format!("{domain}/devices/hostDevices/2"), "value": {
+                "name": "node1-000001001", "deviceName": "nvidia.com/TU104_HD_AUDIO_CONTROLLER",
+            }},
         ])
     );
-    assert_eq!(evaluation.response.warnings, Vec::<String>::new());
-    assert_eq!(operations(&evaluation), ["get_resource"; 4]);
+    // The host device that is no PCIDevice keeps Harvester from adding the sound card.
+    let warnings = evaluation.response.warnings.join(" ");
+    assert!(warnings.contains("enable them in Harvester: node1-000001001"), "{warnings}");
+    let gets = operations(&evaluation).into_iter().take_while(|operation| *operation == "get_resource").count();
+    assert_eq!((gets, operations(&evaluation).len()), (5, 13), "{:?}", operations(&evaluation));
 }
 
 #[test]
@@ -97,7 +104,7 @@ fn lists_are_made_where_no_node_is_known() {
     assert!(evaluation.response.allowed);
     let (can_i, list) = ("can_i", "list_resources_all");
     let get = "get_resource";
-    assert_eq!(operations(&evaluation), [get, can_i, can_i, list, can_i, can_i, list, get]);
+    assert_eq!(operations(&evaluation), [get, can_i, can_i, list, can_i, can_i, list, get, get]);
     let review = &evaluation.activity.lookups()[2].1["subject_access_review"];
     assert_eq!(review["user"], "system:serviceaccount:kubewarden:policy-server");
     assert_eq!(review["resource_attributes"]["verb"], "watch");
@@ -300,7 +307,7 @@ const LIST_OF_NODES: &str = "the service account kubewarden:policy-server, which
     on_node("node1"),
     "Kubewarden does not let the policy look up nodes"
 )]
-#[case::no_such_node(with_metadata(), on_node("node9"), "no node has the name")]
+#[case::no_such_node(with_metadata(), on_node("node9"), "there is no node node9 (chosen by the VirtualMachine)")]
 fn a_lookup_that_fails_is_an_error_of_one_line_in_the_policys_words(
     #[case] faults: Faults,
     #[case] vm: Value,
@@ -340,18 +347,19 @@ fn an_account_without_rights_is_named_and_the_command_that_grants_them(#[case] v
     granted: Some(metadata().into_iter().filter(|(_, kind)| kind != "PCIDevice").collect()), ..Faults::default()
 })]
 #[case::old_host_without_can_i(Faults { unknown_operations: vec!["can_i".to_owned()], ..with_metadata() })]
-fn pci_devices_that_the_policy_cannot_ask_for_are_named_by_address(#[case] faults: Faults) {
+fn an_address_is_an_error_if_the_policy_cannot_ask_for_pci_devices(#[case] faults: Faults) {
     let evaluation = evaluate(vm(&THREE[1..2]), settings(), faults);
-    assert_eq!(patch(&evaluation)[2]["value"], json!({"name": "pci-device-0", "deviceName": "pci_0000_01_00_0"}));
-    let warnings = evaluation.response.warnings.join(" ");
-    assert!(warnings.contains("are named by their addresses"), "{warnings}");
+    let message = message(&evaluation);
+    assert!(message.contains("0000:01:00.0 is an address, but without Harvester"), "{message}");
 }
 
 #[test]
-fn on_a_cluster_without_harvester_pci_devices_are_named_by_address() {
-    let host = HOST.with_cluster(Cluster::default());
-    let evaluation = host.validate(&settings(), &request(vm(&THREE[1..2]), None));
-    assert_eq!(patch(&evaluation)[2]["value"]["deviceName"], "pci_0000_01_00_0");
+fn on_a_cluster_without_harvester_pci_devices_are_those_that_kubevirt_permits() {
+    let host = HOST.with_cluster(Cluster::from_folder(&root().join("examples/kubevirt/cluster")).unwrap());
+    let vm = vm(&[("pci-passthrough", r#"{"devices": ["1002:1638"]}"#)]);
+    let settings = json!({"kubevirt": {"namespace": "kubevirt"}});
+    let evaluation = host.validate(&settings, &request(vm, None));
+    assert_eq!(patch(&evaluation)[2]["value"], json!({"name": "pci-device-0", "deviceName": "amd.com/CEZANNE"}));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod cost;
+mod cpu_models;
 mod crd;
 mod faults;
 mod harness;

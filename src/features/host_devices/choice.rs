@@ -13,12 +13,12 @@ use crate::vm::{Device, OnlyNode};
 const LISTED: usize = 8;
 
 /// A device that the directive asks for.
-struct Candidates<'i> {
-    wanted: &'i str,
+pub(super) struct Candidates<'i> {
+    pub(super) wanted: &'i str,
     /// The cluster's devices that match it, in the order of their nodes' names. All are enabled for passthrough.
-    devices: Vec<&'i HostDevice>,
+    pub(super) devices: Vec<&'i HostDevice>,
     /// The entry of the VirtualMachine that already is one of them.
-    entry: Option<Device<'i>>,
+    pub(super) entry: Option<Device<'i>>,
 }
 
 /// The cluster's device for one that the directive asks for.
@@ -258,15 +258,18 @@ impl Inventory<'_> {
         Ok(nodes.first().copied())
     }
 
-    /// Keeps the nodes that the VirtualMachine may run on, as far as they can be looked up.
-    fn retain_allowed(&self, nodes: &mut Vec<&str>) {
+    /// Keeps the nodes that the VirtualMachine may run on, as far as they can be looked up. Those that take no new
+    /// VirtualMachines at the moment come last.
+    pub(super) fn retain_allowed(&self, nodes: &mut Vec<&str>) {
         let Ok(placement) = self.context.placement() else { return };
         let known = match nodes.as_slice() {
             [] => return,
             [one] => self.context.node(OnlyNode::Named(one)).ok().flatten().into_iter().collect(),
             _ => self.context.lookups.list::<Node>(&NODE).unwrap_or_default(),
         };
-        nodes.retain(|name| known.iter().find(|node| node.name() == *name).is_none_or(|node| placement.allows(node)));
+        let known = |name: &str| known.iter().find(|node| node.name() == name);
+        nodes.retain(|name| known(name).is_none_or(|node| placement.allows(node)));
+        nodes.sort_by_key(|name| known(name).is_some_and(|node| !node.is_ready()));
     }
 
     /// What Kubernetes may give instead of the new devices that the directive names, because devices of the same resource
@@ -306,15 +309,20 @@ impl Inventory<'_> {
             let mut nodes: Vec<&str> = others.iter().map(|other| other.node()).collect();
             nodes.dedup();
             self.retain_allowed(&mut nodes);
-            let others = others.iter().filter(|other| nodes.contains(&other.node()));
-            let others = text::list(&others.map(|other| other.name()).collect::<Vec<_>>());
-            (!others.is_empty()).then(|| problem(format!("{others} has the same resource {resource}")))
+            let others = others.iter().filter(|other| nodes.contains(&other.node())).map(|other| other.name());
+            let others: Vec<_> = others.collect();
+            let listed = text::list(others.get(..LISTED).unwrap_or(&others));
+            let more = match others.len().saturating_sub(LISTED) {
+                0 => String::new(),
+                more => format!(" and {more} others"),
+            };
+            (!others.is_empty()).then(|| problem(format!("its resource {resource} is also that of {listed}{more}")))
         })
     }
 }
 
 /// Whether the node has a device for each, apart from those that are taken.
-fn have_all(candidates: &[&Candidates<'_>], node: &str, taken: &[&str]) -> bool {
+pub(super) fn have_all(candidates: &[&Candidates<'_>], node: &str, taken: &[&str]) -> bool {
     let mut taken = taken.to_vec();
     candidates.iter().all(|one| {
         let is_free = |device: &&&HostDevice| device.node() == node && !taken.contains(&device.name());

@@ -13,8 +13,8 @@ pub(in crate::features) enum HostDevicesError {
     /// Cause: a typing mistake, or the device moved: "no node has a", "the node ... has no" or "there is no node ..., so it has no" such
     /// device. Behind the node is who chose it, if the directive did not: "(named by usb-passthrough)", for example, or "(chosen by the
     /// VirtualMachine)". A USB device gets another name when it is plugged in again
-    /// Cure: "it is on ..., so name that node, or another device", "correct the name of the node", or "look it up under PCI Devices in
-    /// Harvester", where USB devices have a page, too; `kubectl get pcidevices` and `usbdevices` list the same. Vendor and product of a
+    /// Cure: "it is on ..., so choose a node that has it, or name another device", "correct the name of the node", or "look it up under
+    /// PCI Devices in Harvester", where USB devices have a page, too; `kubectl get pcidevices` and `usbdevices` list the same. Vendor and product of a
     /// USB device stay the same
     #[error("{who} {0} device {device}; {remedy}", .bus.name)]
     NotThere { who: String, device: String, remedy: String, bus: &'static Bus },
@@ -71,7 +71,7 @@ pub(in crate::features) enum HostDevicesError {
     )]
     Excluded { devices: String },
     /// Cause: the setting `pciPassthrough.equalDevices` is `deny`, and "Kubernetes may give the VirtualMachine another device than ...,
-    /// because ... has the same resource"
+    /// because its resource ... is also that of ..."
     /// Cure: `disableResourcePooling: true` in the device's claim (Harvester 1.9 or later), or passthrough for this device only
     #[error(
         "{0}; the setting pciPassthrough.equalDevices does not allow that: set disableResourcePooling in the device's \

@@ -7,6 +7,7 @@ mod directive;
 mod error;
 mod inventory;
 mod names;
+pub(super) mod placed;
 pub(super) mod siblings;
 mod wanted;
 

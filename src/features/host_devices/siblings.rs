@@ -111,7 +111,10 @@ pub(super) fn missing(of: &[&str], plan: &Plan, context: &Context<'_>) -> Result
         Asked::Yes(directive) => settings.enabled && !is_off(&directive),
         Asked::No | Asked::Unreadable => false,
     };
+    // What the policy wrote for Harvester once stays the policy's.
+    let ours = our_devices(context);
     let may_be_added = context.old.is_none()
+        && ours.iter().all(|ours| names.contains(&ours.name))
         && names.iter().all(|name| is_pci(name) || is_gpu(name))
         && !is_asked("usb-passthrough", &settings.usb_passthrough.host.feature)
         && !is_asked("gpu-device-plugin", &settings.gpu_device_plugin.feature);
@@ -134,7 +137,7 @@ pub(super) fn missing(of: &[&str], plan: &Plan, context: &Context<'_>) -> Result
     if groups.is_empty() {
         return Ok(Vec::new());
     }
-    let ours = || our_devices(context).iter().filter_map(|ours| device(ours.name)).collect();
+    let ours = || ours.iter().filter_map(|ours| device(ours.name)).collect();
     let mut devices: Vec<Rc<HostDevice>> = context.lookups.list(&PCI_DEVICE).unwrap_or_else(|_| ours());
     let is_in_groups = |device: &HostDevice| device.iommu_group().is_some_and(|group| groups.contains(&group));
     devices.retain(|device| is_in_groups(device) && !names.contains(&device.name()));

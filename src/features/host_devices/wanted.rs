@@ -6,7 +6,7 @@ use super::choice::Chosen;
 use super::directive::{Devices, DirectiveError};
 use super::inventory::{Inventory, key};
 use super::names::{all_devices, free_names, object, our_devices};
-use super::{Bus, HostDeviceSettings, HostDevicesError, siblings};
+use super::{Bus, HostDeviceSettings, HostDevicesError, placed, siblings};
 use crate::cluster::{HostDevice, LookupError};
 use crate::directives::Asked;
 use crate::features::allowed::allows;
@@ -48,9 +48,11 @@ impl Wanted<'_> {
             let first = format!("{other} (in {})", bus.partner.name);
             return Err(DirectiveError::TwoNodes { first, second: named }.into());
         }
-        let only = context.only_node()?;
+        let (placement, only) = (context.placement()?, context.only_node()?);
         let is_allowed = match context.node(OnlyNode::Named(&named)) {
-            Ok(Some(node)) => context.placement()?.allows(&node),
+            Ok(Some(node)) => placement.allows(&node),
+            // The directive may name the hostname, as the VirtualMachine does.
+            Ok(None) | Err(_) if placement.only_node() == Some(OnlyNode::WithHostname(&named)) => true,
             Ok(None) | Err(_) => only.as_ref().is_none_or(|only| *only == named),
         };
         if !is_allowed {
@@ -78,6 +80,7 @@ impl Wanted<'_> {
     pub(super) fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> anyhow::Result<()> {
         let list = inventory.functions(&self.devices.list)?;
         let choices = inventory.choose(&list)?;
+        inventory.check_placed(&choices)?;
         let mut there = all_devices(self.context)?;
         for (index, chosen) in choices.iter().enumerate() {
             let Chosen { device, entry, .. } = *chosen;
@@ -205,6 +208,7 @@ impl Wanted<'_> {
                 None => HOST_DEVICE.entry(&names.next().unwrap_or_default(), &resource),
             });
         }
+        plan.warnings.extend(placed::warning(plan, devices.node.as_deref(), context)?);
         Ok(())
     }
 

@@ -46,7 +46,7 @@ def parse(text):
             devices[-1]["end"] = parser.CurrentByteIndex
         elif path in (["domain", "devices", "hostdev", "rom"], ["domain", "devices", "hostdev", "address"]):
             after = parser.CurrentByteIndex
-            if text.startswith(b"</", after):
+            if text.startswith(b"</%s" % name.encode(), after):
                 after = text.index(b">", after) + 1
             devices[-1]["children"][-1].append(after)
         path.pop()

@@ -289,7 +289,7 @@ fn rom(name: &str, context: &Context<'_>) -> Result<Rom, VbiosError> {
 
 /// What the ConfigMap has instead of `binaryData.rom`, for a message.
 fn describe_keys(config_map: &ConfigMap) -> String {
-    match (config_map.data.get("rom"), config_map.binary_data.keys().next()) {
+    match (config_map.data.get("rom"), config_map.binary_data.first_key()) {
         // kubectl writes a file that is text under `data`.
         (Some(text), _) => match dump::encoded(text) {
             Some((what, cure)) => format!(", only data.rom, which is {what}; {cure}"),
