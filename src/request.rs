@@ -54,14 +54,27 @@ pub(crate) struct Requester {
 }
 
 impl Requester {
-    /// Whether the requester has this name, or logs in to Rancher with it.
+    /// Whether the requester has this name, logs in to Rancher with it, or is the principal of this name. The login of an
+    /// external provider does not count, because it may be that of another person in Rancher.
     pub(crate) fn is(&self, name: &str) -> bool {
-        self.name == name || self.login() == Some(name)
+        self.name == name || self.local_login() == Some(name) || self.extra("principalid").any(|id| id == name)
     }
 
     /// The login, if Rancher sends the request. Rancher impersonates users such as `user-6j5s6`.
     fn login(&self) -> Option<&str> {
-        self.extra.get("username")?.get(0)?.as_str()
+        self.extra("username").next()
+    }
+
+    /// The login, if it is one of Rancher's own provider, whose principals start with `local://`. A user with several
+    /// providers has a login and a principal for each, in the same order. Source: `rancher/rancher`,
+    /// `pkg/auth/requests/authenticate.go`, `getUserExtraInfo`.
+    fn local_login(&self) -> Option<&str> {
+        let login = self.login()?;
+        self.extra("principalid").next().is_none_or(|id| id.starts_with("local://")).then_some(login)
+    }
+
+    fn extra(&self, key: &str) -> impl Iterator<Item = &str> {
+        self.extra.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
     }
 }
 

@@ -371,7 +371,12 @@ impl<'r> Evaluation<'r> {
             applied_before: task.part.map(|part| part.ask.value.as_str()),
             namespace: &self.request.namespace,
             requester: &self.request.requester,
-            is_requested: task.occasion == Occasion::Requested,
+            // Who creates a VirtualMachine from a manifest with a record asks for what the manifest says.
+            is_requested: match task.occasion {
+                Occasion::Requested => true,
+                Occasion::Known => self.old.is_none(),
+                Occasion::Unasked => false,
+            },
             directives: self.directives,
             settings: self.settings,
             lookups: self.lookups,

@@ -1,5 +1,6 @@
 //! What a feature is: the contract between the features and the evaluation. This module knows no feature.
 
+use std::fmt;
 use std::rc::Rc;
 
 use super::Settings;
@@ -9,6 +10,8 @@ use crate::cluster::{ClusterError, LookupError, Lookups, NODE, Node};
 use crate::directives::Directives;
 use crate::request::Requester;
 use crate::settings::FeatureSettings;
+use crate::text::Quoted;
+use crate::values::pattern::Pattern;
 use crate::vm::entry::Entry;
 use crate::vm::place::Place;
 use crate::vm::{OnlyNode, Placement, ShapeError, VirtualMachine};
@@ -63,7 +66,41 @@ pub(crate) struct Context<'c> {
     pub(crate) old: Option<&'c VirtualMachine>,
 }
 
-impl Context<'_> {
+/// Why nobody asks for a feature in a request, so that rules about people cannot be met.
+#[derive(Debug)]
+pub(crate) enum NobodyAsks {
+    /// The request does not set the directive.
+    NotRequested,
+    /// This account writes VirtualMachines for others.
+    Controller(String),
+}
+
+impl fmt::Display for NobodyAsks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRequested => f.write_str("this request does not set the directive"),
+            Self::Controller(account) => write!(
+                f,
+                "this request is from {account}, an account that writes VirtualMachines for others (setting controllerAccounts)"
+            ),
+        }
+    }
+}
+
+impl<'c> Context<'c> {
+    /// The person who asks for the feature: who sends the request, if it sets or changes the directive or its options, and
+    /// is not an account that writes for others.
+    pub(super) fn asker(&self) -> Result<&'c Requester, NobodyAsks> {
+        let is_controller = |pattern: &Pattern| pattern.matches(&self.requester.name);
+        match self.is_requested {
+            false => Err(NobodyAsks::NotRequested),
+            true if self.settings.general.controller_accounts.iter().any(is_controller) => {
+                Err(NobodyAsks::Controller(Quoted(&self.requester.name).to_string()))
+            }
+            true => Ok(self.requester),
+        }
+    }
+
     /// Which nodes the VirtualMachine may run on.
     pub(super) fn placement(&self) -> Result<Placement, ShapeError> {
         let placement = self.vm.placement()?;
@@ -115,6 +152,13 @@ impl Context<'_> {
 }
 
 impl Plan {
+    /// Adds an entry that several devices may need.
+    pub(super) fn add_once(&mut self, entry: Entry) {
+        if !self.entries.contains(&entry) {
+            self.entries.push(entry);
+        }
+    }
+
     /// The names of the host devices and GPUs among the entries.
     pub(super) fn devices(&self) -> Vec<&str> {
         self.entries.iter().filter_map(|entry| Some(entry.as_device()?.0)).collect()

@@ -5,16 +5,19 @@ use std::rc::Rc;
 
 use super::allowed::allows;
 use super::feature::{Context, Feature, Plan};
-use super::host_devices::{GATE, free_names, placed, siblings};
+use super::host_devices::rules::check_resource;
+use super::host_devices::{GATE, check_count, free_names, placed, siblings};
+use super::pci_passthrough;
 use super::reference::Reference;
 use super::switch;
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{KUBEVIRT, KubeVirt, NODE, PCI_DEVICE};
+use crate::cluster::{KUBEVIRT, KubeVirt, NODE, PCI_DEVICE, PCI_DEVICE_CLAIM};
 use crate::settings::{Count, FeatureSettings, choice, section};
 use crate::text::{self, Quoted};
 use crate::values::pattern::Pattern;
 use crate::values::resource::{ResourceName, ResourceNameError};
-use crate::vm::place::{GPU, HOST_DEVICE, LIMIT};
+use crate::vm::entry::Entry;
+use crate::vm::place::{GPU, HOST_DEVICE, LIMIT, NODE_SELECTOR};
 
 section! {
     /// Setting `gpuDevicePlugin`.
@@ -98,7 +101,7 @@ enum GpuDevicePluginError {
 
 pub(super) static FEATURE: Feature = Feature {
     name: "gpu-device-plugin",
-    adds: &[&HOST_DEVICE, &GPU, &LIMIT],
+    adds: &[&HOST_DEVICE, &GPU, &LIMIT, &NODE_SELECTOR],
     settings: |settings| &settings.gpu_device_plugin.feature,
     plan,
     reference: Reference {
@@ -121,6 +124,13 @@ pub(super) static FEATURE: Feature = Feature {
                     Condition::Is("gpuDevicePlugin.attachDevice", "auto"),
                     Condition::IsNot("pciPassthrough.deviceNames", "address"),
                 ]),
+            Access::to(Verbs::List, &[&PCI_DEVICE, &PCI_DEVICE_CLAIM])
+                .what(
+                    "which of Harvester's PCI devices have the resource, and who claimed them, with `requireClaimOwner` or \
+                     `allowedDevices` of `pciPassthrough`",
+                )
+                .without("the directive fails and says what to grant")
+                .only_if(&[Condition::IsNot("pciPassthrough.deviceNames", "address")]),
             Access::to(Verbs::List, &[&NODE])
                 .what("whether the VM may run on a node that has the resource")
                 .without("the placement is not checked")
@@ -162,9 +172,31 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     };
     plan.entries.extend(ours.take(reused).cloned());
     let attached = in_place + plan.entries.len();
-    if attached >= *count {
-        return Ok(plan);
+    let is_limited = |entry: &Entry| *entry == LIMIT.entry(resource, &count.to_string());
+    let missing =
+        if context.ours.iter().any(|added| is_limited(&added.entry)) { 0 } else { count.saturating_sub(attached) };
+    let pin = check_resource(&pci_passthrough::BUS, resource, missing, context)?;
+    if attached < *count {
+        attach(&mut plan, &request, attached, context)?;
     }
+    // Limits on host devices hold for those of all directives.
+    let host_devices = context.vm.host_devices()?.len();
+    let planned = plan.entries.iter().filter(|entry| entry.place == &HOST_DEVICE).count();
+    if planned > 0 {
+        check_count(host_devices + planned, context.settings.pci_passthrough.max_devices.0, &pci_passthrough::BUS)?;
+    }
+    pin.into_iter().for_each(|pin| plan.add_once(pin));
+    Ok(plan)
+}
+
+/// Plans the devices that are missing, of which the VirtualMachine has `attached` already.
+fn attach(
+    plan: &mut Plan,
+    (name, count): &(ResourceName, usize),
+    attached: usize,
+    context: &Context<'_>,
+) -> anyhow::Result<()> {
+    let resource = name.as_str();
     match serving(resource, context) {
         // KubeVirt computes the limit for a device. An explicit limit would override the count.
         Ok(kubevirt) => {
@@ -173,9 +205,9 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
             plan.entries.extend(names.map(|device| place.entry(&device, resource)));
             if place == &HOST_DEVICE {
                 plan.warnings.extend(context.lookups.check_gate(GATE)?);
-                plan.warnings.extend(siblings::warning(&plan, context)?);
+                plan.warnings.extend(siblings::warning(plan, context)?);
             }
-            plan.warnings.extend(placed::warning(&plan, None, context)?);
+            plan.warnings.extend(placed::warning(plan, None, context)?);
             if context.vm.limit(resource)?.is_some() {
                 plan.warnings.push(format!(
                     "the VirtualMachine's own limit on {name} overrides the number that its devices need; remove it"
@@ -198,7 +230,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
             plan.entries.push(LIMIT.entry(resource, &count.to_string()));
         }
     }
-    Ok(plan)
+    Ok(())
 }
 
 /// The resource that a directive asks for, and the number of devices.

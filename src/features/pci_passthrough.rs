@@ -86,7 +86,7 @@ pub(super) static FEATURE: Feature = Feature {
     },
 };
 
-static BUS: Bus = Bus {
+pub(super) static BUS: Bus = Bus {
     name: "PCI",
     notation: "PCI address or vendor:device",
     example: "0000:00:02.0",

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::values::name::{Label, Subdomain};
+use crate::values::pattern::Pattern;
 
 use super::defaults::DefaultDirectives;
 use super::{choice, section};
@@ -22,6 +23,9 @@ section! {
         /// and the request is not denied. An existing virtual machine gets its defaults at its next update. The
         /// ClusterAdmissionPolicy must have no matchConditions, because every virtual machine must reach the policy.
         default_directives: DefaultDirectives = DefaultDirectives::default(), "defaultDirectives", "Directives for VMs without annotations";
+        /// Glob patterns for accounts that write virtual machines for others. Their requests never meet requireClaimOwner and
+        /// requireUserAccess, because nobody knows for whom they ask. The default is the accounts of Harvester and KubeVirt.
+        controller_accounts: Vec<Pattern> = ACCOUNTS.map(Pattern::from).to_vec(), "controllerAccounts", "Accounts that write VMs for others";
         /// Directives in cloud-init user data.
         user_data: UserDataSettings, "userData";
         /// The cluster's one KubeVirt object.
@@ -30,6 +34,10 @@ section! {
         policy_server: PolicyServer, "policyServer";
     }
 }
+
+/// Harvester's and KubeVirt's own accounts. Their controllers write what a pool, a clone, a restore or a hotplug asks for, on
+/// behalf of whoever wrote that. Source: `kubevirt/kubevirt`, `pkg/virt-operator/resource/generate/rbac`.
+const ACCOUNTS: [&str; 2] = ["system:serviceaccount:harvester-system:*", "system:serviceaccount:kubevirt:*"];
 
 choice! {
     /// Where directives are read.

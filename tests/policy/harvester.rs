@@ -298,7 +298,7 @@ fn a_device_is_allowed_by_namespace(#[case] allowed: Value, #[case] accepted: bo
         assert_eq!(host_devices(&answer), json!([tesla()]));
     } else {
         answer.assert_denied(&[
-            "node1/0000:01:00.0 (nvidia.com/TU104GL_TESLA_T4) is not allowed in the namespace default",
+            "): 0000:01:00.0 is not allowed in the namespace default",
             "pciPassthrough.allowedDevices",
         ]);
     }
@@ -370,30 +370,34 @@ mod claim_owner {
         assert!(answer.is_accepted(), "{}", answer.message());
         assert_eq!(answer.domain()["devices"]["hostDevices"][0]["name"], "node1-000000020");
         evaluate("alice", harvester(), json!({})).assert_denied(&[
-            "node1-000000020 was claimed by \"admin\"",
+            "node1/0000:00:02.0 was not claimed by the requester \"alice\"",
             "pciPassthrough.requireClaimOwner",
-            "this request is from \"alice\"",
         ]);
         assert!(evaluate("alice", harvester(), json!({"requireClaimOwner": false})).is_accepted());
     }
 
     /// Rancher impersonates the user by an ID, but the claim, which Harvester's UI writes, contains the login.
     #[rstest]
-    #[case::login(json!(["admin"]), true)]
-    #[case::another_login(json!(["alice"]), false)]
-    #[case::the_first_login_counts(json!(["alice", "admin"]), false)]
-    #[case::no_list(json!("admin"), false)]
-    #[case::none(Value::Null, false)]
-    fn the_owner_may_be_the_login(#[case] login: Value, #[case] is_owner: bool) {
+    #[case::login(json!(["admin"]), Value::Null, true)]
+    #[case::another_login(json!(["alice"]), Value::Null, false)]
+    #[case::the_first_login_counts(json!(["alice", "admin"]), Value::Null, false)]
+    #[case::no_list(json!("admin"), Value::Null, false)]
+    #[case::none(Value::Null, Value::Null, false)]
+    #[case::login_of_a_local_user(json!(["admin"]), json!(["local://user-6j5s6"]), true)]
+    #[case::same_login_with_another_provider(json!(["admin"]), json!(["github_user://4711"]), false)]
+    #[case::of_several_providers(json!(["admin", "octocat"]), json!(["github_user://4711", "local://user-6j5s6"]), false)]
+    #[case::principal(json!(["octocat"]), json!(["admin"]), true)]
+    fn the_owner_may_be_the_login(#[case] login: Value, #[case] principal: Value, #[case] is_owner: bool) {
         let directive = r#"{"devices": ["node1/0000:00:02.0"]}"#;
         let mut request = Request::create(bare_vm(&[("pci-passthrough", directive)]));
-        request.request["userInfo"] = json!({"username": "user-6j5s6", "extra": {"username": login}});
+        request.request["userInfo"] =
+            json!({"username": "user-6j5s6", "extra": {"username": login, "principalid": principal}});
         let settings = json!({"pciPassthrough": {"requireClaimOwner": true}});
         let answer = request.settings(settings).cluster(harvester()).evaluate();
         match login[0].as_str().filter(|_| !is_owner) {
             _ if is_owner => assert!(answer.is_accepted(), "{}", answer.message()),
-            Some(login) => answer.assert_denied(&[&format!("this request is from \"user-6j5s6\" (\"{login}\")")]),
-            None => answer.assert_denied(&["this request is from \"user-6j5s6\":"]),
+            Some(login) => answer.assert_denied(&[&format!("the requester \"user-6j5s6\" (\"{login}\"), and")]),
+            None => answer.assert_denied(&["the requester \"user-6j5s6\", and"]),
         }
     }
 
@@ -423,16 +427,16 @@ mod claim_owner {
         request.request["userInfo"]["username"] = json!("alice");
         let settings = json!({"pciPassthrough": {"requireClaimOwner": true}});
         let answer = request.settings(settings).cluster(harvester()).evaluate();
-        answer.assert_denied(&["node1-000001000 was claimed by \"admin\""]);
+        answer.assert_denied(&["node1/0000:01:00.0 was not claimed by the requester \"alice\""]);
     }
 
     #[rstest]
-    #[case::a_claim_without_a_user("", "nobody that the claim names")]
-    #[case::nobody_and_nobody_are_not_the_same("", "this request is from \"\"")]
-    fn a_claim_that_names_nobody_is_nobodys(#[case] user: &str, #[case] part: &str) {
+    #[case::the_administrators("admin")]
+    #[case::nobody_and_nobody_are_not_the_same("")]
+    fn a_claim_that_names_nobody_is_nobodys(#[case] user: &str) {
         let mut cluster = harvester();
-        cluster.object("PCIDeviceClaim", "node1-000000020")["spec"]["userName"] = json!(user);
-        evaluate(user, cluster, json!({})).assert_denied(&[part]);
+        cluster.object("PCIDeviceClaim", "node1-000000020")["spec"]["userName"] = json!("");
+        evaluate(user, cluster, json!({})).assert_denied(&["was not claimed by the requester"]);
     }
 
     #[test]
@@ -443,38 +447,35 @@ mod claim_owner {
         evaluate("admin", none, json!({})).assert_denied(&["does not serve pcidevices"]);
     }
 
-    /// If two nodes have a device at the address, the claim of the device that the VM has or gets counts.
+    /// If two nodes have a device at the address, each user gets his own, on its node.
     #[rstest]
-    #[case::the_first(&[], "0000:03:00.0", "admin", "node1-000003000")]
-    #[case::named(&["node2-000003000 intel.com/I350_GIGABIT_NETWORK_CONNECTION"], "0000:03:00.0", "bob", "node2-000003000")]
-    #[case::of_the_resource(&["mine amd.com/CEZANNE_RADEON_VEGA_SERIES"], "0000:00:02.0", "bob", "node2-000000020")]
+    #[case::of_the_first_node("admin", &[], Ok("node1"))]
+    #[case::of_the_second_node("bob", &[], Ok("node2"))]
+    #[case::of_nobody("alice", &[], Err("0000:03:00.0 was not claimed by the requester \"alice\""))]
+    #[case::in_place("bob", &["node2-000003000"], Ok("node2"))]
+    #[case::of_another_in_place("admin", &["node2-000003000"], Err("already has a host device of the node node2"))]
     fn the_claim_is_that_of_the_device(
-        #[case] devices: &[&str],
-        #[case] address: &str,
-        #[case] owner: &str,
-        #[case] claim: &str,
+        #[case] user: &str,
+        #[case] in_place: &[&str],
+        #[case] expected: Result<&str, &str>,
     ) {
-        let evaluate = |user: &str| {
-            let mut cluster = harvester();
-            for claim in ["node2-000003000", "node2-000000020"] {
-                cluster.object("PCIDeviceClaim", claim)["spec"]["userName"] = json!("bob");
+        let mut cluster = harvester();
+        cluster.object("PCIDeviceClaim", "node2-000003000")["spec"]["userName"] = json!("bob");
+        let mut vm = bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:03:00.0"]}"#)]);
+        let resource = "intel.com/I350_GIGABIT_NETWORK_CONNECTION";
+        vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] =
+            in_place.iter().map(|name| device(name, resource)).collect();
+        let mut request = Request::create(vm);
+        request.request["userInfo"]["username"] = json!(user);
+        let settings = json!({"pciPassthrough": {"requireClaimOwner": true}});
+        let answer = request.settings(settings).cluster(cluster).evaluate();
+        match expected {
+            Ok(node) => {
+                assert_eq!(host_devices(&answer), json!([device(&format!("{node}-000003000"), resource)]));
+                let selector = &answer.after()["spec"]["template"]["spec"]["nodeSelector"];
+                assert_eq!(*selector, json!({"kubernetes.io/hostname": node}));
             }
-            let directive = json!({"devices": [address]}).to_string();
-            let mut vm = bare_vm(&[("pci-passthrough", &directive)]);
-            let devices = devices.iter().map(|entry| entry.split_once(' ').unwrap());
-            vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"] =
-                devices.map(|(name, resource)| device(name, resource)).collect();
-            let mut request = Request::create(vm);
-            request.request["userInfo"]["username"] = json!(user);
-            let settings = json!({"pciPassthrough": {"requireClaimOwner": true}});
-            request.settings(settings).cluster(cluster).evaluate()
-        };
-        for user in ["admin", "bob"] {
-            let answer = evaluate(user);
-            match user == owner {
-                true => assert!(answer.is_accepted(), "{}", answer.message()),
-                false => answer.assert_denied(&[&format!("{claim} was claimed by \"{owner}\"")]),
-            }
+            Err(part) => answer.assert_denied(&[part]),
         }
     }
 
@@ -484,7 +485,7 @@ mod claim_owner {
         request.request["userInfo"]["username"] = json!("alice");
         let settings = json!({"pciPassthrough": {"requireClaimOwner": true}});
         let answer = request.settings(settings).cluster(harvester()).evaluate();
-        answer.assert_denied(&["node1-000001000 was claimed by \"admin\""]);
+        answer.assert_denied(&["0000:01:00.0 was not claimed by the requester \"alice\""]);
     }
 }
 

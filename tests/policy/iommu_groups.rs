@@ -89,7 +89,7 @@ fn of_a_new_vm_are_added_where_harvester_does_not(#[case] directives: &[(&str, &
     assert_eq!(warnings(&answer), "");
 }
 
-/// An entry under a name of the user's stands for one of the functions, so that one is not missing.
+/// The user has an entry for one of the functions under another name, so that function is not missing.
 #[test]
 fn that_the_user_has_under_another_name_are_there() {
     let function = |name: &str| pci(name, "8086:1521", "15", T4);
@@ -210,7 +210,10 @@ fn must_be_permitted_too() {
 fn must_be_allowed_too() {
     let settings = json!({"pciPassthrough": {"allowedDevices": {"default": ["0000:0e:00.0", "0000:0e:00.1"]}}});
     let request = Request::create(asking(&["0e:00.0", "0e:00.1"])).settings(settings);
-    request.cluster(cluster(4)).evaluate().assert_denied(&["node1/0000:0e:00.2", "is not allowed in the namespace"]);
+    request
+        .cluster(cluster(4))
+        .evaluate()
+        .assert_denied(&["the group of 0000:0e:00.0, 0000:0e:00.1 has one that the VirtualMachine may not have"]);
 }
 
 mod in_an_update {

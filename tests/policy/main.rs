@@ -29,4 +29,5 @@ mod taking_back;
 mod usb_passthrough;
 mod user_data;
 mod vbios_injection;
+mod who_may_have_what;
 mod words;

@@ -237,7 +237,8 @@ fn settings_without_any_default_have_none() {
 
 #[test]
 fn a_setting_that_is_unknown_is_told_with_all_sections() {
-    let general = "addTrackingAnnotations, configSource, defaultDirectives, userData, kubevirt, policyServer";
+    let general =
+        "addTrackingAnnotations, configSource, defaultDirectives, controllerAccounts, userData, kubevirt, policyServer";
     let sections = features::sections().join(", ");
     let message = format!(r#"unknown setting "description"; known here: {general}, {sections}"#);
     assert_eq!(problem(&json!({"description": "mine"})), Some(message));

@@ -136,15 +136,29 @@ impl Inventory<'_> {
         Ok(functions)
     }
 
-    /// The devices that match, and are enabled for passthrough, in the order of their nodes' names.
+    /// The devices that match, are enabled for passthrough, and that the VirtualMachine may have, in the order of their
+    /// nodes' names.
     fn candidates(&self, wanted: &str) -> Result<Vec<&HostDevice>, HostDevicesError> {
-        let mut there = self.matching(|device| is(device, wanted));
-        let nodes = names_of_nodes(&there);
-        there.retain(|device| self.is_enabled(device));
-        match (there.is_empty(), nodes.is_empty()) {
-            (false, _) => Ok(there),
-            (true, false) => Err(HostDevicesError::NotEnabled { device: wanted.to_owned(), nodes, bus: self.bus }),
-            (true, true) => Err(self.not_there(wanted, |device| is(device, wanted))),
+        let bus = self.bus;
+        let there = self.matching(|device| is(device, wanted));
+        let (mut devices, mut refused) = (Vec::new(), None);
+        for device in there.iter().copied().filter(|device| self.is_enabled(device)) {
+            match self.refusal(device).map_err(|error| HostDevicesError::Lookup { error, bus })? {
+                Some(refusal) => refused = refused.or(Some(refusal)),
+                None => devices.push(device),
+            }
+        }
+        match (refused, there.is_empty()) {
+            _ if !devices.is_empty() => Ok(devices),
+            (Some(refusal), _) => Err(refusal.of(wanted, self.node_by_name(), bus, self.context)),
+            (None, false) => {
+                let nodes = match self.settings.has_rules() {
+                    true => self.node_by_name().unwrap_or("any node").to_owned(),
+                    false => names_of_nodes(&there),
+                };
+                Err(HostDevicesError::NotEnabled { device: wanted.to_owned(), nodes, bus })
+            }
+            (None, true) => Err(self.not_there(wanted, |device| is(device, wanted))),
         }
     }
 
@@ -154,6 +168,8 @@ impl Inventory<'_> {
     fn find_entries<'v>(&'v self, all: &mut [Candidates<'v>], ours: &[Device<'v>], there: &[Device<'v>]) {
         let mut entries = [ours, there].concat();
         let is_on_node = |node: &str| self.is_on_node(node);
+        // An entry of a device that the VirtualMachine may not have does not stand for one that it may have.
+        let may_be_had = |device: &HostDevice| !self.settings.has_rules() || matches!(self.refusal(device), Ok(None));
         // The name of a PCI device tells the device even if that was not looked up. The name of a USB device does not,
         // because the device may have been unplugged.
         // An entry that the directive added gives way if its device is gone or not enabled any more, or has another resource.
@@ -162,7 +178,9 @@ impl Inventory<'_> {
             !ours.contains(entry) || candidates.devices.iter().any(is_it)
         };
         let is_named = |entry: &Device<'_>, one: &Candidates<'_>| match self.known(entry) {
-            Some(device) => is(device, one.wanted) && is_on_node(device.node()) && is_current(entry, one),
+            Some(device) => {
+                is(device, one.wanted) && is_on_node(device.node()) && is_current(entry, one) && may_be_had(device)
+            }
             None => object(entry.name).is_some_and(|(node, device)| {
                 let is_gone = self.is_complete && ours.contains(entry);
                 self.bus.name_is_address && device == one.wanted && is_on_node(node) && !is_gone
@@ -170,7 +188,9 @@ impl Inventory<'_> {
         };
         // Harvester's controller renames an entry only after a device of its resource that the VirtualMachine can have.
         let can_be_had = |entry: &Device<'_>| {
-            let is_it = |device: &HostDevice| device.resource() == entry.resource && self.is_enabled(device);
+            let is_it = |device: &HostDevice| {
+                device.resource() == entry.resource && self.is_enabled(device) && may_be_had(device)
+            };
             !self.is_complete || self.known(entry).is_some_and(is_it)
         };
         let is_of_resource = |entry: &Device<'_>, candidates: &Candidates<'_>| {
@@ -228,6 +248,9 @@ impl Inventory<'_> {
         if nodes.is_empty() {
             return Err(HostDevicesError::Excluded { devices: places() });
         }
+        if self.settings.has_rules() {
+            self.retain_those_with_only_allowed(&mut nodes, all)?;
+        }
         // A device that is already there may actually have been assigned on another node, so it only breaks ties.
         if nodes.iter().any(|node| have_all(&present, node, &[])) {
             nodes.retain(|node| have_all(&present, node, &[]));
@@ -258,6 +281,26 @@ impl Inventory<'_> {
         Ok(nodes.first().copied())
     }
 
+    /// Keeps the nodes where the VirtualMachine may have every device that Kubernetes may give it for the texts.
+    fn retain_those_with_only_allowed(
+        &self,
+        nodes: &mut Vec<&str>,
+        all: &[Candidates<'_>],
+    ) -> Result<(), HostDevicesError> {
+        let bus = self.bus;
+        let mut kept = Vec::new();
+        for node in nodes.iter().copied() {
+            let devices = all.iter().flat_map(|one| &one.devices).filter(|device| device.node() == node);
+            let resources: Vec<&str> = devices.map(|device| device.resource()).collect();
+            if self.may_have_all(&resources, node).map_err(|error| HostDevicesError::Lookup { error, bus })? {
+                kept.push(node);
+            }
+        }
+        *nodes = kept;
+        let wanted: Vec<&str> = all.iter().map(|one| one.wanted).collect();
+        if nodes.is_empty() { Err(HostDevicesError::Pool { devices: text::list(&wanted), bus }) } else { Ok(()) }
+    }
+
     /// Keeps the nodes that the VirtualMachine may run on, as far as they can be looked up. Those that take no new
     /// VirtualMachines at the moment come last.
     pub(super) fn retain_allowed(&self, nodes: &mut Vec<&str>) {
@@ -274,7 +317,7 @@ impl Inventory<'_> {
 
     /// What Kubernetes may give instead of the new devices that the directive names, because devices of the same resource
     /// are the same to it. `names` are the names of all devices that the VirtualMachine will have.
-    pub(super) fn equal_devices(&self, choices: &[Chosen<'_>], names: &[&str]) -> Option<String> {
+    pub(super) fn equal_devices(&self, choices: &[Chosen<'_>], names: &[&str], is_pinned: bool) -> Option<String> {
         let is_countable = self.bus.is_countable;
         let is_named = |device: &HostDevice| {
             let mut named = choices.iter().filter(|chosen| !is_countable(chosen.wanted));
@@ -304,7 +347,10 @@ impl Inventory<'_> {
                 listed = all;
                 &listed
             };
-            let equal = |other: &HostDevice| other.resource() == resource && all.is_enabled(other) && !is_named(other);
+            let can_be_given = |other: &HostDevice| !is_pinned || other.node() == device.node();
+            let equal = |other: &HostDevice| {
+                other.resource() == resource && can_be_given(other) && all.is_enabled(other) && !is_named(other)
+            };
             let others = all.matching(equal);
             let mut nodes: Vec<&str> = others.iter().map(|other| other.node()).collect();
             nodes.dedup();

@@ -77,7 +77,7 @@ pub(in crate::features) enum DirectiveError {
 }
 
 /// Checks that a VirtualMachine does not get more devices than it may have.
-pub(super) fn check_count(count: usize, max: usize, bus: &'static Bus) -> Result<(), DirectiveError> {
+pub(in crate::features) fn check_count(count: usize, max: usize, bus: &'static Bus) -> Result<(), DirectiveError> {
     if count > max { Err(DirectiveError::TooMany { count, max, bus }) } else { Ok(()) }
 }
 

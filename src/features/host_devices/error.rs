@@ -2,6 +2,7 @@
 
 use super::Bus;
 use crate::cluster::{ClusterError, LookupError};
+use crate::features::feature::NobodyAsks;
 
 /// Why a VirtualMachine cannot get devices, although the directive is valid.
 #[derive(Debug, thiserror::Error)]
@@ -116,23 +117,44 @@ pub(in crate::features) enum HostDevicesError {
          to the setting {}.allowedDevices", .bus.settings
     )]
     NotAllowed { device: String, namespace: String, bus: &'static Bus },
-    /// Cause: the setting `requireClaimOwner` is on, and the claim names another user, or no user ("nobody that the claim names"). A
+    /// Cause: the setting `requireClaimOwner` is on, and the claim names another user, or no user. The message does not say whom. A
     /// service account that writes VMs, such as that of Rancher's node driver or of a GitOps controller, is a user, too
-    /// Cure: the user of the claim writes the VM, or the requester enables passthrough again
+    /// Cure: the user of the claim sets the directive, or the requester enables passthrough again
     #[error(
-        "{device} was claimed by {owner}, and the setting {}.requireClaimOwner gives a device only to the user who \
-         claimed it; this request is from {}: have that user enable passthrough for it, or ask for another device",
-        .bus.settings, user
+        "{device} was not claimed by the requester {user}, and the setting {}.requireClaimOwner gives a device only to the \
+         user who claimed it; have that user set the directive, or ask for another device", .bus.settings
     )]
-    NotTheOwner { device: String, owner: String, user: String, bus: &'static Bus },
-    /// Cause: the setting `requireClaimOwner`, and either a directive that was set before this request and never applied, or another
-    /// device in the place of one that is gone
+    NotTheOwner { device: String, user: String, bus: &'static Bus },
+    /// Cause: the setting `requireClaimOwner`, and a directive that was set before this request and never applied, or another device in
+    /// the place of one that is gone ("this request does not set the directive"); or a controller that writes VirtualMachines for
+    /// others: that of a VirtualMachinePool or a VirtualMachineClone, or Harvester's
     /// Cure: remove the directive and set it again, as the user who claimed the device
     #[error(
-        "{device} is given only by a request that sets the directive, because the setting {}.requireClaimOwner compares the \
-         requester with the user who claimed it; remove the directive and set it again", .bus.settings
+        "{device} is given only by a request of a user who sets the directive, because the setting {}.requireClaimOwner \
+         compares that user with the user who claimed the device, but {why}; have the user who claimed it remove the \
+         directive and set it again", .bus.settings
     )]
-    NotRequested { device: String, bus: &'static Bus },
+    NobodyAsks { device: String, why: NobodyAsks, bus: &'static Bus },
+    /// Cause: one of the settings `requireClaimOwner` and `allowedDevices`, and devices of the same resource that the VM may not
+    /// have: Kubernetes gives any of those on the VM's node. The message does not name them
+    /// Cure: `disableResourcePooling: true` in the device's claim (Harvester 1.9 or later), or a device of a node where the VM may have all
+    /// devices of the resource
+    #[error(
+        "Kubernetes may give the VirtualMachine any device of the same resource as {devices}, and on every node where the \
+         VirtualMachine may run with it, there are some that it may not have (the settings {0}.requireClaimOwner and \
+         {0}.allowedDevices); have the administrator set disableResourcePooling in the device's claim, or ask for a \
+         device of another node", .bus.settings
+    )]
+    Pool { devices: String, bus: &'static Bus },
+    /// Cause: one of the settings `requireClaimOwner` and `allowedDevices`, and a device of the same IOMMU group that the VM may not
+    /// have, or that nobody claimed: all devices of a group go together. The message does not name it
+    /// Cure: one user claims all devices of the group; patterns for all of them under `allowedDevices`
+    #[error(
+        "all devices of an IOMMU group go together, and the group of {devices} has one that the VirtualMachine may not have \
+         (the settings {0}.requireClaimOwner and {0}.allowedDevices); have one user claim all of them, and the administrator \
+         allow them, or ask for another device", .bus.settings
+    )]
+    Sibling { devices: String, bus: &'static Bus },
     /// Cause: the setting `requireClaimOwner` is on, but the devices have no claims
     /// Cure: switch the setting off, or use `deviceNames: auto` on Harvester
     #[error(

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::directive::Devices;
 use super::names::{object, object_name};
-use super::wanted::Bound;
-use super::{Bus, HostDevicesError};
+use super::wanted::{Bound, Wanted};
+use super::{Bus, HostDeviceSettings, HostDevicesError};
 use crate::cluster::{Claim, ClusterError, HostDevice, LookupError};
 use crate::features::feature::Context;
 use crate::text;
@@ -15,6 +14,7 @@ use crate::vm::{Device, OnlyNode};
 /// The cluster's devices of a bus that matter to a VirtualMachine.
 pub(super) struct Inventory<'n> {
     pub(super) bus: &'static Bus,
+    pub(super) settings: &'n HostDeviceSettings,
     pub(super) context: &'n Context<'n>,
     devices: Vec<Rc<HostDevice>>,
     /// The names of the claims that are enabled, and their users, if the bus is one whose claims say which devices are passed through.
@@ -26,19 +26,18 @@ pub(super) struct Inventory<'n> {
 }
 
 impl<'n> Inventory<'n> {
-    /// Looks up the devices. If the node is known, each device is looked up by name, which needs the fewest
-    /// permissions. An update needs the list, because Harvester adds the other devices of an IOMMU group only to a new
-    /// VirtualMachine.
-    pub(super) fn look_up(
-        bus: &'static Bus,
-        wanted: &Devices,
-        bound: Option<&'n Bound>,
-        context: &'n Context<'n>,
-    ) -> Result<Self, LookupError> {
+    /// Looks up the devices that a directive asks for. If the node is known, each device is looked up by name, which needs
+    /// the fewest permissions. An update needs the list, because Harvester adds the other devices of an IOMMU group only
+    /// to a new VirtualMachine; so do rules about PCI devices, because they concern all devices of a resource.
+    pub(super) fn look_up(wanted: &'n Wanted<'n>, bound: Option<&'n Bound>) -> Result<Self, LookupError> {
+        let Wanted { bus, settings, context, .. } = *wanted;
+        if bus.name_is_address && settings.has_rules() {
+            return Self::of_all(bus, settings, context, bound);
+        }
         let (devices, claims, is_complete) = Default::default();
-        let mut inventory = Self { bus, context, devices, claims, is_complete, bound };
+        let mut inventory = Self { bus, settings, context, devices, claims, is_complete, bound };
         let name = |device: &String| object_name(&bound?.node, device);
-        let names = wanted.list.iter().map(name).collect::<Option<Vec<_>>>();
+        let names = wanted.devices.list.iter().map(name).collect::<Option<Vec<_>>>();
         match (names, context.old) {
             (Some(names), None) => inventory.add(names)?,
             (names, _) => match (inventory.add_all(), names) {
@@ -47,6 +46,19 @@ impl<'n> Inventory<'n> {
                 (result, _) => result?,
             },
         }
+        Ok(inventory)
+    }
+
+    /// Looks up all devices of a bus.
+    pub(super) fn of_all(
+        bus: &'static Bus,
+        settings: &'n HostDeviceSettings,
+        context: &'n Context<'n>,
+        bound: Option<&'n Bound>,
+    ) -> Result<Self, LookupError> {
+        let (devices, claims, is_complete) = Default::default();
+        let mut inventory = Self { bus, settings, context, devices, claims, is_complete, bound };
+        inventory.add_all()?;
         Ok(inventory)
     }
 
@@ -63,10 +75,7 @@ impl<'n> Inventory<'n> {
 
     /// The inventory of all devices, if this one has only some.
     pub(super) fn completed(&self) -> Result<Self, LookupError> {
-        let (devices, claims, is_complete) = Default::default();
-        let mut all = Self { devices, claims, is_complete, ..*self };
-        all.add_all()?;
-        Ok(all)
+        Self::of_all(self.bus, self.settings, self.context, self.bound)
     }
 
     /// Looks up the devices of these names.
@@ -108,24 +117,37 @@ impl<'n> Inventory<'n> {
         self.sorted(|device| is_it(device) && self.is_on_node(device.node()))
     }
 
+    /// All devices that were looked up.
+    pub(super) fn all(&self) -> impl Iterator<Item = &HostDevice> {
+        self.devices.iter().map(Rc::as_ref)
+    }
+
     /// The devices in the order of their nodes' names.
-    fn sorted(&self, is_it: impl Fn(&HostDevice) -> bool) -> Vec<&HostDevice> {
+    pub(super) fn sorted(&self, is_it: impl Fn(&HostDevice) -> bool) -> Vec<&HostDevice> {
         let mut there: Vec<&HostDevice> = Vec::new();
-        for device in self.devices.iter().map(Rc::as_ref).filter(|device| is_it(device)) {
+        for device in self.all().filter(|device| is_it(device)) {
             there.insert(there.partition_point(|other| other.node() <= device.node()), device);
         }
         there
     }
 
+    /// The name of the node that the devices must be on, if it is known.
+    pub(super) fn node_by_name(&self) -> Option<&str> {
+        self.bound.map(|bound| bound.node.as_str())
+    }
+
     pub(super) fn is_on_node(&self, node: &str) -> bool {
-        self.bound.is_none_or(|bound| bound.node == node)
+        self.node_by_name().is_none_or(|bound| bound == node)
     }
 
     /// The error for a device that is not on the node, or on no node.
     pub(super) fn not_there(&self, wanted: &str, is_it: impl Fn(&HostDevice) -> bool) -> HostDevicesError {
         // Where the device is instead is only for the message.
         let listed = if self.is_complete { None } else { self.completed().ok() };
-        let elsewhere = names_of_nodes(&listed.as_ref().unwrap_or(self).sorted(is_it));
+        let listed = listed.as_ref().unwrap_or(self);
+        let may_be_shown =
+            |device: &HostDevice| !self.settings.has_rules() || matches!(listed.refusal(device), Ok(None));
+        let elsewhere = names_of_nodes(&listed.sorted(|device| is_it(device) && may_be_shown(device)));
         let is_no_node = |node: &str| matches!(self.context.node(OnlyNode::Named(node)), Ok(None));
         let who = match self.bound {
             None => "no node has a".to_owned(),
@@ -152,7 +174,7 @@ impl<'n> Inventory<'n> {
     }
 
     pub(super) fn known(&self, entry: &Device<'_>) -> Option<&HostDevice> {
-        self.devices.iter().map(Rc::as_ref).find(|device| device.name() == entry.name)
+        self.all().find(|device| device.name() == entry.name)
     }
 
     /// The node of the device that an entry is named after, whether the device was looked up or not.

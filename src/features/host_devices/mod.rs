@@ -8,6 +8,7 @@ mod error;
 mod inventory;
 mod names;
 pub(super) mod placed;
+pub(super) mod rules;
 pub(super) mod siblings;
 mod wanted;
 
@@ -15,11 +16,11 @@ use super::feature::{Context, Plan};
 use crate::json::to_text;
 use crate::settings::{Count, FeatureSettings, section};
 use crate::values::pattern::Pattern;
-use crate::vm::OnlyNode;
 use crate::vm::entry::Entry;
-use crate::vm::place::{HOST_DEVICE, NODE_SELECTOR};
+use crate::vm::place::HOST_DEVICE;
 pub(super) use bus::{Bus, Partner};
-use directive::{Devices, check_count};
+use directive::Devices;
+pub(super) use directive::check_count;
 pub(super) use error::HostDevicesError;
 use error::has_harvester;
 use inventory::Inventory;
@@ -77,11 +78,11 @@ pub(super) fn plan(
     let is_auto = named_by == NamedBy::Auto && !settings.require_claim_owner;
     // Whether the directive added devices under Harvester's names before.
     let added_objects = our_devices(context).iter().any(|entry| object(entry.name).is_some());
-    match (named_by != NamedBy::Other).then(|| Inventory::look_up(bus, &wanted.devices, node.as_ref(), context)) {
+    match (named_by != NamedBy::Other).then(|| Inventory::look_up(&wanted, node.as_ref())) {
         None => wanted.otherwise(None, &mut plan)?,
         Some(Ok(inventory)) => wanted.by_harvester(&inventory, &mut plan)?,
         Some(Err(error)) => match is_auto.then(|| wanted.in_place()).transpose()?.flatten() {
-            Some(entries) => plan.entries = entries,
+            Some(in_place) => in_place.into_iter().for_each(|entry| plan.add_once(entry)),
             None if is_auto && !has_harvester(&error) && !added_objects => wanted.otherwise(Some(&error), &mut plan)?,
             None => return Err(HostDevicesError::Lookup { error, bus }.into()),
         },
@@ -91,10 +92,10 @@ pub(super) fn plan(
     };
     check_count(counted + plan.entries.iter().filter(is_new).count(), max_devices, bus)?;
     plan.warnings.extend(context.lookups.check_gate(GATE)?);
-    if let Some(name) = wanted.devices.node.as_deref().filter(|_| settings.pin_to_node) {
-        let node = context.node(OnlyNode::Named(name)).ok().flatten();
-        let hostname = node.as_ref().map_or(name, |node| node.hostname());
-        plan.entries.push(NODE_SELECTOR.entry("", hostname));
+    // A rule about the devices of a node would not hold on another one.
+    let is_pinned = settings.pin_to_node || settings.has_rules();
+    if let Some(node) = wanted.devices.node.as_deref().filter(|_| is_pinned) {
+        plan.add_once(context.pin(node));
     }
     Ok(plan)
 }

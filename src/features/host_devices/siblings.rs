@@ -149,8 +149,12 @@ pub(in crate::features) fn warning(plan: &Plan, context: &Context<'_>) -> Result
     let there = [context.vm.host_devices()?, context.vm.gpus()?].concat();
     let of = [there.iter().map(|device| device.name).collect(), plan.devices()].concat();
     let missing = missing(&of, plan, context)?;
-    let siblings = text::list(&missing.iter().map(|device| device.name()).collect::<Vec<_>>());
-    Ok((!siblings.is_empty()).then(|| {
+    // Rules may keep the VirtualMachine from having them, and then the requester shall not learn their names.
+    let siblings = match context.settings.pci_passthrough.host.has_rules() {
+        true => "the administrator knows which".to_owned(),
+        false => text::list(&missing.iter().map(|device| device.name()).collect::<Vec<_>>()),
+    };
+    Ok((!missing.is_empty()).then(|| {
         format!(
             "these PCI devices share an IOMMU group with a host device of the VirtualMachine and must go with it, but Harvester \
              does not add them; name them in pci-passthrough: {siblings}"

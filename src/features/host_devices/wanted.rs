@@ -4,19 +4,19 @@ use serde_json::Value;
 
 use super::choice::Chosen;
 use super::directive::{Devices, DirectiveError};
-use super::inventory::{Inventory, key};
+use super::inventory::Inventory;
 use super::names::{all_devices, free_names, object, our_devices};
+use super::rules::Refusal;
 use super::{Bus, HostDeviceSettings, HostDevicesError, placed, siblings};
-use crate::cluster::{HostDevice, LookupError};
+use crate::cluster::LookupError;
 use crate::directives::Asked;
-use crate::features::allowed::allows;
 use crate::features::feature::{Context, Plan};
 use crate::features::pci_passthrough::EqualDevices;
-use crate::text::{self, Quoted};
+use crate::text;
 use crate::values::pci::PciAddress;
+use crate::vm::OnlyNode;
 use crate::vm::entry::Entry;
 use crate::vm::place::{GPU, HOST_DEVICE};
-use crate::vm::{Device, OnlyNode};
 
 /// The devices that a directive asks for, and what their plan depends on.
 pub(super) struct Wanted<'a> {
@@ -81,6 +81,7 @@ impl Wanted<'_> {
         let list = inventory.functions(&self.devices.list)?;
         let choices = inventory.choose(&list)?;
         inventory.check_placed(&choices)?;
+        let pin = if self.settings.has_rules() { inventory.check_rules(&choices)? } else { None };
         let mut there = all_devices(self.context)?;
         for (index, chosen) in choices.iter().enumerate() {
             let Chosen { device, entry, .. } = *chosen;
@@ -91,10 +92,6 @@ impl Wanted<'_> {
                 let (entry, found) = (text::list(&[entry.name]), text::list(&[entry.resource]));
                 let resource = device.resource().to_owned();
                 return Err(HostDevicesError::OtherResource { entry, found, resource, bus: self.bus }.into());
-            }
-            self.check_allowed(&key(device), Some(device), device.resource(), Some(device.node()))?;
-            if self.settings.require_claim_owner {
-                self.check_owner(inventory, chosen)?;
             }
             // An entry counts for only one device.
             let is_it = |it: &Entry| entry.is_some_and(|entry| it.as_device() == Some((entry.name, entry.resource)));
@@ -108,8 +105,9 @@ impl Wanted<'_> {
         let is_new = !resources.is_empty();
         if self.bus.name_is_address {
             resources.extend(self.add_siblings(inventory, &choices, plan)?);
-            self.check_equal(inventory, &choices, plan)?;
+            self.check_equal(inventory, &choices, pin.is_some(), plan)?;
         }
+        pin.into_iter().for_each(|pin| plan.add_once(pin));
         // Harvester adds devices only because of host devices, and only to a new VirtualMachine.
         let has_gpu = || self.context.old.is_none() && plan.entries.iter().any(|entry| entry.place == &GPU);
         if is_new && !self.bus.name_is_address || has_gpu() {
@@ -146,11 +144,10 @@ impl Wanted<'_> {
             return Ok(Vec::new());
         }
         let mut siblings = siblings::missing(&planned, plan, self.context)?;
-        // An entry of the user's under another name may stand for a device that the directive names.
+        // The user's entry for a device that the directive names may have another name than the device.
         let is_chosen = |name: &str| choices.iter().any(|chosen| chosen.device.name() == name);
         siblings.retain(|device| (is_new || is_ours(device.name())) && !is_chosen(device.name()));
         for device in &siblings {
-            self.check_allowed(&key(device), Some(device), device.resource(), Some(device.node()))?;
             plan.entries.push(HOST_DEVICE.entry(device.name(), device.resource()));
         }
         let (enabled, disabled): (Vec<_>, Vec<_>) = siblings.iter().partition(|device| inventory.is_enabled(device));
@@ -166,10 +163,16 @@ impl Wanted<'_> {
     }
 
     /// Warns or fails if Kubernetes may give other devices than those that the directive names.
-    fn check_equal(&self, inventory: &Inventory<'_>, choices: &[Chosen<'_>], plan: &mut Plan) -> anyhow::Result<()> {
+    fn check_equal(
+        &self,
+        inventory: &Inventory<'_>,
+        choices: &[Chosen<'_>],
+        is_pinned: bool,
+        plan: &mut Plan,
+    ) -> anyhow::Result<()> {
         let there = all_devices(self.context)?;
         let names: Vec<&str> = there.iter().chain(&plan.entries).filter_map(|it| Some(it.as_device()?.0)).collect();
-        let Some(problem) = inventory.equal_devices(choices, &names) else { return Ok(()) };
+        let Some(problem) = inventory.equal_devices(choices, &names, is_pinned) else { return Ok(()) };
         match self.context.settings.pci_passthrough.equal_devices {
             EqualDevices::Deny => Err(HostDevicesError::EqualDevices(problem).into()),
             EqualDevices::Warn => {
@@ -199,7 +202,7 @@ impl Wanted<'_> {
                      will not start"
                 ));
             }
-            self.check_allowed(device, None, &resource, devices.node.as_deref())?;
+            self.check_allowed(device, &resource, devices.node.as_deref())?;
             let is_named = |name: &str| object(name).is_some_and(|(_, named)| bus.name_is_address && named == *device);
             let is_it = |(name, found): (&str, &str)| found == resource || is_named(name);
             plan.entries.push(match there.iter().position(|entry| entry.as_device().is_some_and(is_it)) {
@@ -226,60 +229,20 @@ impl Wanted<'_> {
                 ((device == *wanted || name == wanted) && is_on_node(node)).then_some((entry, resource, node))
             });
             let Some((entry, resource, node)) = found else { return Ok(None) };
-            self.check_allowed(wanted, None, resource, Some(node))?;
+            self.check_allowed(wanted, resource, Some(node))?;
             entries.push(entry.clone());
+            if self.settings.has_rules() {
+                entries.push(context.pin(node));
+            }
         }
         Ok(Some(entries))
     }
 
-    /// Checks that the settings allow this namespace the device. A pattern may match its address or ids, also in upper
-    /// case or with the node in front, its name in Harvester, or its resource. `device` may be an address, ids, or a
-    /// name in Harvester; `known` is the device if it was looked up.
-    fn check_allowed(
-        &self,
-        device: &str,
-        known: Option<&HostDevice>,
-        resource: &str,
-        node: Option<&str>,
-    ) -> Result<(), HostDevicesError> {
-        let what = object(device).map_or(device.to_owned(), |(_, what)| what);
-        let upper_case = what.to_ascii_uppercase();
-        let with_node = node.map_or(what.clone(), |node| format!("{node}/{what}"));
-        let ids = known.map(HostDevice::ids).unwrap_or_default();
-        let names = [what.as_str(), &upper_case, &with_node, known.map_or(device, HostDevice::name), &ids, resource];
-        let namespace = self.context.namespace;
-        if allows(&self.settings.allowed_devices, namespace, &names) {
-            return Ok(());
+    /// Checks that the settings allow this namespace a device that was not looked up.
+    fn check_allowed(&self, device: &str, resource: &str, node: Option<&str>) -> Result<(), HostDevicesError> {
+        match self.settings.allows(self.context.namespace, device, None, resource, node) {
+            true => Ok(()),
+            false => Err(Refusal::NotAllowed.of(device, node, self.bus, self.context)),
         }
-        let (device, namespace) = (format!("{with_node} ({resource})"), namespace.to_owned());
-        Err(HostDevicesError::NotAllowed { device, namespace, bus: self.bus })
-    }
-
-    /// Checks that the requester claimed the device. If the claim names nobody, nobody passes. Devices that the
-    /// VirtualMachine had before are not checked, because KubeVirt's and Harvester's controllers change
-    /// VirtualMachines, too.
-    fn check_owner(&self, inventory: &Inventory<'_>, chosen: &Chosen<'_>) -> anyhow::Result<()> {
-        let Self { bus, context, .. } = self;
-        let before = context.old.and_then(|old| old.host_devices().ok()).unwrap_or_default();
-        let name = chosen.device.name();
-        // An entry that the directive added is written anew if the device has another resource now.
-        let was_given = |device: &Device<'_>| {
-            let is_anew = device.name == name && our_devices(context).iter().any(|ours| ours.name == name);
-            is_anew || chosen.entry.is_some_and(|entry| entry.resource == device.resource)
-        };
-        if before.iter().any(was_given) {
-            return Ok(());
-        }
-        if !context.is_requested {
-            let device = chosen.device.name().to_owned();
-            return Err(HostDevicesError::NotRequested { device, bus }.into());
-        }
-        let owner = inventory.owner(chosen.device).map_err(|error| HostDevicesError::Lookup { error, bus })?;
-        if owner.as_ref().is_some_and(|owner| context.requester.is(owner)) {
-            return Ok(());
-        }
-        let owner = owner.map_or("nobody that the claim names".to_owned(), |owner| Quoted(&owner).to_string());
-        let (device, user) = (chosen.device.name().to_owned(), context.requester.to_string());
-        Err(HostDevicesError::NotTheOwner { device, owner, user, bus }.into())
     }
 }

@@ -3,6 +3,7 @@
 use super::VOLUME;
 use super::rom::RomError;
 use crate::cluster::LookupError;
+use crate::features::feature::NobodyAsks;
 use crate::text::Quoted;
 use crate::values::image::{ImageReference, ImageReferenceError};
 use crate::values::name::{LABEL, SUBDOMAIN};
@@ -54,13 +55,16 @@ pub(super) enum VbiosError {
     /// Cure: the remedy there
     #[error("whether the user may read the ConfigMap {name} cannot be determined: {error}")]
     AccessUnknown { name: String, error: LookupError },
-    /// Cause: the setting `vbiosInjection.requireUserAccess`, and a directive that was set before this request and never applied
+    /// Cause: the setting `vbiosInjection.requireUserAccess`, and either a directive that was set before this request and never applied
+    /// ("this request does not set the directive"), or a controller that writes VirtualMachines for others: that of a
+    /// VirtualMachinePool or a VirtualMachineClone, or Harvester's
     /// Cure: remove the directive and set it again, as a user who may get the ConfigMap
     #[error(
-        "the ROM in the ConfigMap {name} is given only by a request that sets the directive, because the setting \
-         vbiosInjection.requireUserAccess asks what the requester may read; remove the directive and set it again"
+        "the ROM in the ConfigMap {name} is given only by a request of a user who sets the directive, because the setting \
+         vbiosInjection.requireUserAccess asks what that user may read, but {why}; have a user who may get the ConfigMap \
+         remove the directive and set it again"
     )]
-    NotRequested { name: String },
+    NobodyAsks { name: String, why: NobodyAsks },
     /// Cause: the ConfigMap is in another namespace, or a typing mistake
     /// Cure: create it in the VirtualMachine's namespace, or correct the directive
     #[error(

@@ -230,10 +230,8 @@ fn was_given(name: &str, context: &Context<'_>) -> bool {
 
 /// Checks that the requester may read the ConfigMap with the ROM.
 fn check_access(name: &str, context: &Context<'_>) -> Result<(), VbiosError> {
-    let (requester, namespace) = (context.requester, context.namespace);
-    if !context.is_requested {
-        return Err(VbiosError::NotRequested { name: name.to_owned() });
-    }
+    let namespace = context.namespace;
+    let requester = context.asker().map_err(|why| VbiosError::NobodyAsks { name: name.to_owned(), why })?;
     let is_allowed = context.lookups.may_get(&requester.name, &requester.groups, &CONFIG_MAP, name, namespace);
     let (user, name, namespace) = (requester.name.clone(), name.to_owned(), namespace.to_owned());
     match is_allowed {

@@ -1,0 +1,262 @@
+//! Who may have which device: the settings `allowedDevices` and `requireClaimOwner`.
+//!
+//! Kubernetes gives a VirtualMachine any device of a resource on the node where it runs, and Harvester adds the other
+//! devices of an IOMMU group. So every device that the VirtualMachine may get has to pass, not only those that the
+//! directive names.
+
+use super::choice::Chosen;
+use super::error::has_harvester;
+use super::inventory::{Inventory, key};
+use super::names::object;
+use super::{Bus, HostDeviceSettings, HostDevicesError};
+use crate::cluster::{HostDevice, LookupError};
+use crate::features::allowed::allows;
+use crate::features::feature::{Context, NobodyAsks};
+use crate::text;
+use crate::vm::entry::Entry;
+use crate::vm::place::NODE_SELECTOR;
+use crate::vm::{Device, OnlyNode};
+
+/// Why a VirtualMachine may not have a device.
+pub(super) enum Refusal {
+    /// `allowedDevices` does not allow it in the namespace.
+    NotAllowed,
+    /// The requester did not claim it.
+    NotTheOwner,
+    /// The requester does not ask for it.
+    NobodyAsks(NobodyAsks),
+}
+
+impl HostDeviceSettings {
+    /// Whether there is any rule about who may have which device.
+    pub(super) fn has_rules(&self) -> bool {
+        self.require_claim_owner || !self.allowed_devices.is_empty()
+    }
+
+    /// Whether the namespace may have a device. A pattern may match its address or ids, also in upper case or with the
+    /// node in front, its name in Harvester, or its resource. `device` may be an address, ids, or a name in Harvester;
+    /// `known` is the device if it was looked up.
+    pub(super) fn allows(
+        &self,
+        namespace: &str,
+        device: &str,
+        known: Option<&HostDevice>,
+        resource: &str,
+        node: Option<&str>,
+    ) -> bool {
+        let what = object(device).map_or(device.to_owned(), |(_, what)| what);
+        let upper_case = what.to_ascii_uppercase();
+        let with_node = node.map_or(what.clone(), |node| format!("{node}/{what}"));
+        let ids = known.map(HostDevice::ids).unwrap_or_default();
+        let names = [what.as_str(), &upper_case, &with_node, known.map_or(device, HostDevice::name), &ids, resource];
+        allows(&self.allowed_devices, namespace, &names)
+    }
+}
+
+impl Refusal {
+    /// The error for a device. `wanted` is how the directive names it, and `node` the node that it names, if it does: the
+    /// message must not show more, because the device may be somebody else's.
+    pub(super) fn of(
+        self,
+        wanted: &str,
+        node: Option<&str>,
+        bus: &'static Bus,
+        context: &Context<'_>,
+    ) -> HostDevicesError {
+        let with_node = node.filter(|_| object(wanted).is_none()).map(|node| format!("{node}/{wanted}"));
+        let device = text::list(&[with_node.as_deref().unwrap_or(wanted)]);
+        match self {
+            Self::NotAllowed => HostDevicesError::NotAllowed { device, namespace: context.namespace.to_owned(), bus },
+            Self::NotTheOwner => HostDevicesError::NotTheOwner { device, user: context.requester.to_string(), bus },
+            Self::NobodyAsks(why) => HostDevicesError::NobodyAsks { device, why, bus },
+        }
+    }
+}
+
+impl Inventory<'_> {
+    /// Checks everything that the VirtualMachine gets with these devices: them, the devices of their IOMMU groups, and what
+    /// Kubernetes may give instead of each. Returns the node selector without which that might be something else.
+    pub(super) fn check_rules(&self, choices: &[Chosen<'_>]) -> Result<Option<Entry>, HostDevicesError> {
+        let bus = self.bus;
+        let failed = |error| HostDevicesError::Lookup { error, bus };
+        for chosen in choices {
+            if let Some(refusal) = self.refusal_of(chosen).map_err(failed)? {
+                return Err(refusal.of(chosen.wanted, self.node_by_name(), bus, self.context));
+            }
+        }
+        let Some(first) = choices.first().map(|chosen| chosen.device) else { return Ok(None) };
+        let wanted = || text::list(&choices.iter().map(|chosen| chosen.wanted).collect::<Vec<_>>());
+        let named: Vec<_> = choices.iter().map(|chosen| chosen.device).collect();
+        let siblings = self.in_groups_of(&named);
+        for sibling in &siblings {
+            if self.refusal(sibling).map_err(failed)?.is_some() {
+                return Err(HostDevicesError::Sibling { devices: wanted(), bus });
+            }
+        }
+        let resources: Vec<_> = named.iter().chain(&siblings).map(|device| device.resource()).collect();
+        if !self.may_have_all(&resources, first.node()).map_err(failed)? {
+            return Err(HostDevicesError::Pool { devices: wanted(), bus });
+        }
+        let pin = self.pin_for(&resources, first.node()).map_err(failed)?;
+        let mut nodes = vec![first.node()];
+        self.retain_allowed(&mut nodes);
+        match pin {
+            Some(_) if nodes.is_empty() => Err(HostDevicesError::Pool { devices: wanted(), bus }),
+            pin => Ok(pin),
+        }
+    }
+
+    /// Why the VirtualMachine may not have the device; `None` if it may. Without an entry for it, it must be asked for.
+    fn refusal_of(&self, chosen: &Chosen<'_>) -> Result<Option<Refusal>, LookupError> {
+        let Self { settings, context, .. } = *self;
+        match context.asker() {
+            Err(why) if settings.require_claim_owner && chosen.entry.is_none() && !self.was_there(chosen.device) => {
+                Ok(Some(Refusal::NobodyAsks(why)))
+            }
+            _ => self.refusal(chosen.device),
+        }
+    }
+
+    /// Why Kubernetes may not give the device to the VirtualMachine; `None` if it may.
+    pub(super) fn refusal(&self, device: &HostDevice) -> Result<Option<Refusal>, LookupError> {
+        let Self { settings, context, .. } = *self;
+        if !settings.allows(context.namespace, &key(device), Some(device), device.resource(), Some(device.node())) {
+            return Ok(Some(Refusal::NotAllowed));
+        }
+        if !settings.require_claim_owner { Ok(None) } else { self.refusal_of_owner(device) }
+    }
+
+    /// Why the requester may not have the device as its owner. If the claim names nobody, nobody may.
+    fn refusal_of_owner(&self, device: &HostDevice) -> Result<Option<Refusal>, LookupError> {
+        let context = self.context;
+        if self.was_there(device) {
+            return Ok(None);
+        }
+        let mut before = self.devices_before();
+        before.retain(|entry| entry.resource == device.resource());
+        let owner = self.owner(device)?;
+        match context.asker() {
+            Ok(requester) if owner.as_deref().is_some_and(|owner| requester.is(owner)) => Ok(None),
+            Ok(_) => Ok(Some(Refusal::NotTheOwner)),
+            // KubeVirt's and Harvester's controllers change VirtualMachines, too, and so do other people. What the request
+            // that set the directive allowed stays allowed: any device of the resource of the same owner, and any on the
+            // node to which the VirtualMachine is pinned.
+            Err(_) if self.was_pinned_to(device.node()) && !before.is_empty() => Ok(None),
+            Err(why) => {
+                for entry in before {
+                    let owner_before = self.known(&entry).map(|known| self.owner(known)).transpose()?.flatten();
+                    if owner.is_some() && owner_before == owner {
+                        return Ok(None);
+                    }
+                }
+                Ok(Some(Refusal::NobodyAsks(why)))
+            }
+        }
+    }
+
+    /// The host devices and GPUs of the VirtualMachine before this update.
+    fn devices_before(&self) -> Vec<Device<'_>> {
+        let devices = self.context.old.map(|old| [old.host_devices(), old.gpus()].into_iter().flatten().flatten());
+        devices.into_iter().flatten().collect()
+    }
+
+    /// Whether the VirtualMachine had the device before this update.
+    fn was_there(&self, device: &HostDevice) -> bool {
+        self.devices_before().iter().any(|entry| entry.name == device.name())
+    }
+
+    /// Whether the VirtualMachine before this update could run only on this node, by the node selector that the policy writes.
+    fn was_pinned_to(&self, node: &str) -> bool {
+        let selector = self.context.pin(node);
+        self.context.old.is_some_and(|old| old.entries(&NODE_SELECTOR).contains(&selector))
+    }
+
+    /// Whether the VirtualMachine may have all devices of these resources that are enabled on the node.
+    pub(super) fn may_have_all(&self, resources: &[&str], node: &str) -> Result<bool, LookupError> {
+        for device in self.enabled_of(resources).filter(|device| device.node() == node) {
+            if self.refusal(device)?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The node selector without which Kubernetes might give the VirtualMachine a device of these resources that it may not
+    /// have; `None` if it may have all of the cluster.
+    fn pin_for(&self, resources: &[&str], node: &str) -> Result<Option<Entry>, LookupError> {
+        for device in self.enabled_of(resources) {
+            if self.refusal(device)?.is_some() {
+                return Ok(Some(self.context.pin(node)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The devices that are in the IOMMU group of one of these: Harvester adds them.
+    fn in_groups_of(&self, devices: &[&HostDevice]) -> Vec<&HostDevice> {
+        let groups: Vec<_> = devices.iter().filter_map(|device| device.iommu_group()).collect();
+        self.sorted(|device| device.iommu_group().is_some_and(|group| groups.contains(&group)))
+    }
+
+    fn enabled_of<'i>(&'i self, resources: &'i [&str]) -> impl Iterator<Item = &'i HostDevice> {
+        self.all().filter(|device| resources.contains(&device.resource()) && self.is_enabled(device))
+    }
+}
+
+/// Checks everything that a VirtualMachine may get if Kubernetes chooses devices of a resource, of which it has to get
+/// `missing` yet. Returns the node selector without which Kubernetes might give what the VirtualMachine may not have. The
+/// rules are those for named devices.
+pub(in crate::features) fn check_resource(
+    bus: &'static Bus,
+    resource: &str,
+    missing: usize,
+    context: &Context<'_>,
+) -> Result<Option<Entry>, HostDevicesError> {
+    let settings = &context.settings.pci_passthrough.host;
+    if !settings.has_rules() || context.settings.pci_passthrough.names_by_address() {
+        return Ok(None);
+    }
+    let failed = |error| HostDevicesError::Lookup { error, bus };
+    let inventory = match Inventory::of_all(bus, settings, context, None) {
+        Ok(inventory) => inventory,
+        // Only Harvester's devices have owners.
+        Err(error) if !has_harvester(&error) => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let devices = inventory.sorted(|device| device.resource() == resource && inventory.is_enabled(device));
+    let mut nodes: Vec<&str> = devices.iter().map(|device| device.node()).collect();
+    nodes.dedup();
+    let (count, mut kept) = (nodes.len(), Vec::new());
+    for node in nodes {
+        let on_node: Vec<_> = devices.iter().copied().filter(|device| device.node() == node).collect();
+        let mut refused = false;
+        for device in on_node.iter().copied().chain(inventory.in_groups_of(&on_node)) {
+            refused |= inventory.refusal(device).map_err(failed)?.is_some();
+        }
+        if !refused {
+            kept.push(node);
+        }
+    }
+    let asker = context.asker();
+    match asker {
+        Err(why) if settings.require_claim_owner && missing > 0 && count > 0 => {
+            return Err(HostDevicesError::NobodyAsks { device: resource.to_owned(), why, bus });
+        }
+        _ if kept.len() == count => return Ok(None),
+        _ => {}
+    }
+    inventory.retain_allowed(&mut kept);
+    // The VirtualMachine stays on the node where it is.
+    let is_ours = |node: &&str| context.ours.iter().any(|added| added.entry == context.pin(node));
+    let node = kept.iter().copied().find(is_ours).or(kept.first().copied());
+    let node = node.ok_or_else(|| HostDevicesError::Pool { devices: resource.to_owned(), bus })?;
+    Ok(Some(context.pin(node)))
+}
+
+impl Context<'_> {
+    /// The node selector for a node. The node's name is taken for its hostname if that cannot be looked up.
+    pub(super) fn pin(&self, node: &str) -> Entry {
+        let found = self.node(OnlyNode::Named(node)).ok().flatten();
+        NODE_SELECTOR.entry("", found.as_ref().map_or(node, |node| node.hostname()))
+    }
+}
