@@ -118,7 +118,7 @@ pub(crate) fn words(value: &str) -> Vec<&str> {
     words
 }
 
-/// The known names that an unknown one may stand for: one that differs in at most two letters, or else one that shares
+/// The known names that may be meant by an unknown one: one that differs in at most two letters, or else one that shares
 /// words with it, and the most similar one.
 pub(crate) fn hints(name: &str, known: &[&'static str]) -> Vec<&'static str> {
     let mut hints = Vec::new();

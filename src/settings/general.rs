@@ -36,7 +36,7 @@ section! {
 }
 
 /// Harvester's and KubeVirt's own accounts. Their controllers write what a pool, a clone, a restore or a hotplug asks for, on
-/// behalf of whoever wrote that. Source: `kubevirt/kubevirt`, `pkg/virt-operator/resource/generate/rbac`.
+/// behalf of the user who wrote that. Source: `kubevirt/kubevirt`, `pkg/virt-operator/resource/generate/rbac`.
 const ACCOUNTS: [&str; 2] = ["system:serviceaccount:harvester-system:*", "system:serviceaccount:kubevirt:*"];
 
 choice! {

@@ -28,7 +28,7 @@ fn stored(devices: &[&str], cluster: MemoryCluster) -> Value {
     answer.after()
 }
 
-/// The answer to an update that changes nothing of the policy's.
+/// The answer to an update that changes nothing that the policy reads.
 fn edit(vm: &Value, cluster: MemoryCluster) -> Answer {
     update(vm, edited(vm), cluster)
 }

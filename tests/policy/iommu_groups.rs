@@ -70,7 +70,7 @@ fn of_a_new_vm_are_added_once(
     create(answer.after(), cluster(4)).assert_accepted_unchanged();
 }
 
-/// What the other functions of the card need is asked for beside it.
+/// Each VM has, or asks for, something beside the card because of which Harvester does not add the card's other functions.
 #[rstest]
 #[case::usb_directive(&[("usb-passthrough", r#"{"devices": ["1050:0407"]}"#)], json!(null))]
 #[case::gpu_directive(&[("gpu-device-plugin", T4)], json!(null))]
@@ -104,8 +104,8 @@ mod of_a_new_vm_that_harvester_adds {
 
     #[rstest]
     #[case::beside_another_card(&["0e:00.0", "41:00.0"], json!(null))]
-    #[case::beside_a_card_of_the_users(&["0e:00.0"], json!([entry("node1-000041000", T4)]))]
-    #[case::of_a_card_of_the_users_that_is_named_too(&["0e:00.0", "41:00.0"], json!([of(0)]))]
+    #[case::beside_a_card_that_the_user_wrote(&["0e:00.0"], json!([entry("node1-000041000", T4)]))]
+    #[case::of_a_card_that_the_user_wrote_and_the_directive_names(&["0e:00.0", "41:00.0"], json!([of(0)]))]
     fn are_left_to_it(#[case] devices: &[&str], #[case] there: Value) {
         let answer = create(having(asking(devices), "hostDevices", there), cluster(1));
         let mut names = names(&answer);

@@ -158,7 +158,7 @@ mod of_several_resources {
         assert_eq!(names(&answer), ["node1-000041000", "node1-000081000", "node1-0000c1000"]);
     }
 
-    /// The address takes the odd one out, so the others are one pool.
+    /// The address takes the device with the other resource, so those that are left share one.
     #[test]
     fn an_address_can_leave_one_pool() {
         let answer = create(asking(&["node1/0000:c1:00.0", "144d:a80a"]), cluster());

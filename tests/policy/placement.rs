@@ -481,7 +481,7 @@ impl Consumer {
     }
 }
 
-/// A term with a field, and with an expression, because Harvester drops terms without.
+/// A term that matches a field. It also has an expression, because Harvester drops terms that have none.
 fn by_name(operator: &str, name: &str) -> Value {
     terms(json!([{
         "matchExpressions": [{"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"]}],
@@ -519,7 +519,7 @@ fn each_feature_counts_only_the_nodes_that_the_vm_may_run_on(
     let answer = request.cluster(consumer.cluster("node2", &json!({}))).evaluate();
     assert!(matches!(consumer, Vendor) || !consumer.is_missing(&answer), "{}", answer.response);
 
-    // What a directive for devices names must be a node that the VM may run on.
+    // A directive for devices must not name a node where the VM may not run.
     if matches!(consumer, Pci | Usb) {
         let named = |good: &str| {
             let request = Request::create(consumer.vm(&placement, &format!("{good}/")));

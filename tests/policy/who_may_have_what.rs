@@ -49,7 +49,7 @@ fn namespace_rule() -> Value {
     json!({"pciPassthrough": {"allowedDevices": {"default": ["node1/*"]}}})
 }
 
-/// A request of alice's.
+/// Alice's request.
 fn by_alice(request: Request, settings: Value, cluster: MemoryCluster) -> Answer {
     by("alice", request, settings, cluster)
 }

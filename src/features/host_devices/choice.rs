@@ -168,7 +168,7 @@ impl Inventory<'_> {
     fn find_entries<'v>(&'v self, all: &mut [Candidates<'v>], ours: &[Device<'v>], there: &[Device<'v>]) {
         let mut entries = [ours, there].concat();
         let is_on_node = |node: &str| self.is_on_node(node);
-        // An entry of a device that the VirtualMachine may not have does not stand for one that it may have.
+        // An entry for a device that the VirtualMachine may not have is never taken for one that it may have.
         let may_be_had = |device: &HostDevice| !self.settings.has_rules() || matches!(self.refusal(device), Ok(None));
         // The name of a PCI device tells the device even if that was not looked up. The name of a USB device does not,
         // because the device may have been unplugged.
