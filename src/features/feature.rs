@@ -134,15 +134,18 @@ impl<'c> Context<'c> {
     /// The name of the only node that the VirtualMachine may run on, if it chooses one. Its hostname is taken for its
     /// name if that cannot be looked up.
     pub(super) fn only_node(&self) -> Result<Option<String>, ShapeError> {
-        let placement = self.placement()?;
-        let Some(only) = placement.only_node() else { return Ok(None) };
+        Ok(self.placement()?.only_node().map(|only| self.name_of(only)))
+    }
+
+    /// The name of a node. Its hostname is taken for its name if that cannot be looked up.
+    pub(super) fn name_of(&self, only: OnlyNode<'_>) -> String {
         let (OnlyNode::Named(name) | OnlyNode::WithHostname(name)) = only;
         let listed = || self.lookups.list::<Node>(&NODE).ok()?.into_iter().find(|node| node.hostname() == name);
         let node = match (self.node(only), only) {
             (Ok(None), OnlyNode::WithHostname(_)) => listed(),
             (node, _) => node.ok().flatten(),
         };
-        Ok(Some(node.map_or_else(|| name.to_owned(), |node| node.name().to_owned())))
+        node.map_or_else(|| name.to_owned(), |node| node.name().to_owned())
     }
 
     /// Whether it is known that none of these nodes fits. It is not known if policy-server may not read them.

@@ -1,5 +1,7 @@
 //! Chooses a device for each one that a directive asks for.
 
+use std::collections::BTreeSet;
+
 use super::HostDevicesError;
 use super::directive::DirectiveError;
 use super::inventory::{Inventory, is, key, names_of_nodes};
@@ -288,15 +290,11 @@ impl Inventory<'_> {
         all: &[Candidates<'_>],
     ) -> Result<(), HostDevicesError> {
         let bus = self.bus;
-        let mut kept = Vec::new();
-        for node in nodes.iter().copied() {
-            let devices = all.iter().flat_map(|one| &one.devices).filter(|device| device.node() == node);
-            let resources: Vec<&str> = devices.map(|device| device.resource()).collect();
-            if self.may_have_all(&resources, node).map_err(|error| HostDevicesError::Lookup { error, bus })? {
-                kept.push(node);
-            }
-        }
-        *nodes = kept;
+        let devices = all.iter().flat_map(|one| &one.devices);
+        let places: BTreeSet<_> = devices.map(|device| (device.node(), device.resource())).collect();
+        let refused = self.refused(&places.iter().map(|(_, resource)| *resource).collect());
+        let refused = refused.map_err(|error| HostDevicesError::Lookup { error, bus })?;
+        nodes.retain(|node| !places.intersection(&refused).any(|(refused, _)| refused == node));
         let wanted: Vec<&str> = all.iter().map(|one| one.wanted).collect();
         if nodes.is_empty() { Err(HostDevicesError::Pool { devices: text::list(&wanted), bus }) } else { Ok(()) }
     }

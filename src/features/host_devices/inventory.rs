@@ -23,6 +23,25 @@ pub(super) struct Inventory<'n> {
     pub(super) is_complete: bool,
     /// The node that the devices must be on, if it is known.
     bound: Option<&'n Bound>,
+    /// What the VirtualMachine had before this update. It is empty if there are no rules about who may have what.
+    pub(super) before: Before<'n>,
+}
+
+/// The host devices and GPUs of a VirtualMachine before an update, and the only node where it could run, if there was one.
+#[derive(Default)]
+pub(super) struct Before<'n> {
+    pub(super) devices: Vec<Device<'n>>,
+    pub(super) node: Option<String>,
+}
+
+impl<'n> Before<'n> {
+    fn of(context: &Context<'n>) -> Self {
+        let Some(old) = context.old else { return Self::default() };
+        let devices = [old.host_devices(), old.gpus()].into_iter().flatten().flatten().collect();
+        let placement = old.placement().ok();
+        let only = placement.as_ref().and_then(|placement| placement.only_node());
+        Self { devices, node: only.map(|only| context.name_of(only)) }
+    }
 }
 
 impl<'n> Inventory<'n> {
@@ -34,8 +53,7 @@ impl<'n> Inventory<'n> {
         if bus.name_is_address && settings.has_rules() {
             return Self::of_all(bus, settings, context, bound);
         }
-        let (devices, claims, is_complete) = Default::default();
-        let mut inventory = Self { bus, settings, context, devices, claims, is_complete, bound };
+        let mut inventory = Self::empty(bus, settings, context, bound);
         let name = |device: &String| object_name(&bound?.node, device);
         let names = wanted.devices.list.iter().map(name).collect::<Option<Vec<_>>>();
         match (names, context.old) {
@@ -56,10 +74,20 @@ impl<'n> Inventory<'n> {
         context: &'n Context<'n>,
         bound: Option<&'n Bound>,
     ) -> Result<Self, LookupError> {
-        let (devices, claims, is_complete) = Default::default();
-        let mut inventory = Self { bus, settings, context, devices, claims, is_complete, bound };
+        let mut inventory = Self::empty(bus, settings, context, bound);
         inventory.add_all()?;
         Ok(inventory)
+    }
+
+    fn empty(
+        bus: &'static Bus,
+        settings: &'n HostDeviceSettings,
+        context: &'n Context<'n>,
+        bound: Option<&'n Bound>,
+    ) -> Self {
+        let (devices, claims, is_complete) = Default::default();
+        let before = if settings.has_rules() { Before::of(context) } else { Before::default() };
+        Self { bus, settings, context, devices, claims, is_complete, bound, before }
     }
 
     /// Looks up the devices of all nodes.

@@ -4,6 +4,8 @@
 //! devices of an IOMMU group. So every device that the VirtualMachine may get has to pass, not only those that the
 //! directive names.
 
+use std::collections::BTreeSet;
+
 use super::choice::Chosen;
 use super::error::has_harvester;
 use super::inventory::{Inventory, key};
@@ -13,9 +15,9 @@ use crate::cluster::{HostDevice, LookupError};
 use crate::features::allowed::allows;
 use crate::features::feature::{Context, NobodyAsks};
 use crate::text;
+use crate::vm::OnlyNode;
 use crate::vm::entry::Entry;
 use crate::vm::place::NODE_SELECTOR;
-use crate::vm::{Device, OnlyNode};
 
 /// Why a VirtualMachine may not have a device.
 pub(super) enum Refusal {
@@ -93,16 +95,17 @@ impl Inventory<'_> {
                 return Err(HostDevicesError::Sibling { devices: wanted(), bus });
             }
         }
-        let resources: Vec<_> = named.iter().chain(&siblings).map(|device| device.resource()).collect();
-        if !self.may_have_all(&resources, first.node()).map_err(failed)? {
-            return Err(HostDevicesError::Pool { devices: wanted(), bus });
+        let resources = named.iter().chain(&siblings).map(|device| device.resource()).collect();
+        let refused = self.refused(&resources).map_err(failed)?;
+        if refused.is_empty() {
+            return Ok(None);
         }
-        let pin = self.pin_for(&resources, first.node()).map_err(failed)?;
         let mut nodes = vec![first.node()];
+        nodes.retain(|node| resources.iter().all(|resource| !refused.contains(&(node, resource))));
         self.retain_allowed(&mut nodes);
-        match pin {
-            Some(_) if nodes.is_empty() => Err(HostDevicesError::Pool { devices: wanted(), bus }),
-            pin => Ok(pin),
+        match nodes.as_slice() {
+            [node] => Ok(Some(self.context.pin(node))),
+            _ => Err(HostDevicesError::Pool { devices: wanted(), bus }),
         }
     }
 
@@ -132,8 +135,7 @@ impl Inventory<'_> {
         if self.was_there(device) {
             return Ok(None);
         }
-        let mut before = self.devices_before();
-        before.retain(|entry| entry.resource == device.resource());
+        let mut before = self.before.devices.iter().filter(|entry| entry.resource == device.resource()).peekable();
         let owner = self.owner(device)?;
         match context.asker() {
             Ok(requester) if owner.as_deref().is_some_and(|owner| requester.is(owner)) => Ok(None),
@@ -141,10 +143,10 @@ impl Inventory<'_> {
             // KubeVirt's and Harvester's controllers change VirtualMachines, too, and so do other people. What the request
             // that set the directive allowed stays allowed: any device of the resource of the same owner, and any on the
             // node to which the VirtualMachine is pinned.
-            Err(_) if self.was_pinned_to(device.node()) && !before.is_empty() => Ok(None),
+            Err(_) if self.before.node.as_deref() == Some(device.node()) && before.peek().is_some() => Ok(None),
             Err(why) => {
                 for entry in before {
-                    let owner_before = self.known(&entry).map(|known| self.owner(known)).transpose()?.flatten();
+                    let owner_before = self.known(entry).map(|known| self.owner(known)).transpose()?.flatten();
                     if owner.is_some() && owner_before == owner {
                         return Ok(None);
                     }
@@ -154,52 +156,27 @@ impl Inventory<'_> {
         }
     }
 
-    /// The host devices and GPUs of the VirtualMachine before this update.
-    fn devices_before(&self) -> Vec<Device<'_>> {
-        let devices = self.context.old.map(|old| [old.host_devices(), old.gpus()].into_iter().flatten().flatten());
-        devices.into_iter().flatten().collect()
-    }
-
     /// Whether the VirtualMachine had the device before this update.
     fn was_there(&self, device: &HostDevice) -> bool {
-        self.devices_before().iter().any(|entry| entry.name == device.name())
+        self.before.devices.iter().any(|entry| entry.name == device.name())
     }
 
-    /// Whether the VirtualMachine before this update could run only on this node, by the node selector that the policy writes.
-    fn was_pinned_to(&self, node: &str) -> bool {
-        let selector = self.context.pin(node);
-        self.context.old.is_some_and(|old| old.entries(&NODE_SELECTOR).contains(&selector))
-    }
-
-    /// Whether the VirtualMachine may have all devices of these resources that are enabled on the node.
-    pub(super) fn may_have_all(&self, resources: &[&str], node: &str) -> Result<bool, LookupError> {
-        for device in self.enabled_of(resources).filter(|device| device.node() == node) {
-            if self.refusal(device)?.is_some() {
-                return Ok(false);
+    /// Those of the resources, each with a node, of which the node has an enabled device that the VirtualMachine may not have.
+    pub(super) fn refused(&self, resources: &BTreeSet<&str>) -> Result<BTreeSet<(&str, &str)>, LookupError> {
+        let mut refused = BTreeSet::new();
+        for device in self.all().filter(|device| resources.contains(device.resource()) && self.is_enabled(device)) {
+            let place = (device.node(), device.resource());
+            if !refused.contains(&place) && self.refusal(device)?.is_some() {
+                refused.insert(place);
             }
         }
-        Ok(true)
-    }
-
-    /// The node selector without which Kubernetes might give the VirtualMachine a device of these resources that it may not
-    /// have; `None` if it may have all of the cluster.
-    fn pin_for(&self, resources: &[&str], node: &str) -> Result<Option<Entry>, LookupError> {
-        for device in self.enabled_of(resources) {
-            if self.refusal(device)?.is_some() {
-                return Ok(Some(self.context.pin(node)));
-            }
-        }
-        Ok(None)
+        Ok(refused)
     }
 
     /// The devices that are in the IOMMU group of one of these: Harvester adds them.
     fn in_groups_of(&self, devices: &[&HostDevice]) -> Vec<&HostDevice> {
-        let groups: Vec<_> = devices.iter().filter_map(|device| device.iommu_group()).collect();
-        self.sorted(|device| device.iommu_group().is_some_and(|group| groups.contains(&group)))
-    }
-
-    fn enabled_of<'i>(&'i self, resources: &'i [&str]) -> impl Iterator<Item = &'i HostDevice> {
-        self.all().filter(|device| resources.contains(&device.resource()) && self.is_enabled(device))
+        let groups: BTreeSet<_> = devices.iter().filter_map(|device| device.iommu_group()).collect();
+        self.all().filter(|device| device.iommu_group().is_some_and(|group| groups.contains(&group))).collect()
     }
 }
 
@@ -224,31 +201,31 @@ pub(in crate::features) fn check_resource(
         Err(error) => return Err(failed(error)),
     };
     let devices = inventory.sorted(|device| device.resource() == resource && inventory.is_enabled(device));
-    let mut nodes: Vec<&str> = devices.iter().map(|device| device.node()).collect();
-    nodes.dedup();
-    let (count, mut kept) = (nodes.len(), Vec::new());
-    for node in nodes {
-        let on_node: Vec<_> = devices.iter().copied().filter(|device| device.node() == node).collect();
-        let mut refused = false;
-        for device in on_node.iter().copied().chain(inventory.in_groups_of(&on_node)) {
-            refused |= inventory.refusal(device).map_err(failed)?.is_some();
-        }
-        if !refused {
-            kept.push(node);
+    let siblings = inventory.in_groups_of(&devices);
+    let resources = devices.iter().chain(&siblings).map(|device| device.resource()).collect();
+    let refused = inventory.refused(&resources).map_err(failed)?;
+    let mut refused: BTreeSet<&str> = refused.into_iter().map(|(node, _)| node).collect();
+    for sibling in siblings {
+        if inventory.refusal(sibling).map_err(failed)?.is_some() {
+            refused.insert(sibling.node());
         }
     }
+    let mut nodes: Vec<&str> = devices.iter().map(|device| device.node()).collect();
+    nodes.dedup();
+    let count = nodes.len();
+    nodes.retain(|node| !refused.contains(node));
     let asker = context.asker();
     match asker {
         Err(why) if settings.require_claim_owner && missing > 0 && count > 0 => {
             return Err(HostDevicesError::NobodyAsks { device: resource.to_owned(), why, bus });
         }
-        _ if kept.len() == count => return Ok(None),
+        _ if nodes.len() == count => return Ok(None),
         _ => {}
     }
-    inventory.retain_allowed(&mut kept);
+    inventory.retain_allowed(&mut nodes);
     // The VirtualMachine stays on the node where it is.
-    let is_ours = |node: &&str| context.ours.iter().any(|added| added.entry == context.pin(node));
-    let node = kept.iter().copied().find(is_ours).or(kept.first().copied());
+    let is_there = |node: &&str| inventory.before.node.as_deref() == Some(*node);
+    let node = nodes.iter().copied().find(is_there).or(nodes.first().copied());
     let node = node.ok_or_else(|| HostDevicesError::Pool { devices: resource.to_owned(), bus })?;
     Ok(Some(context.pin(node)))
 }
