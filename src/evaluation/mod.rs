@@ -1,6 +1,7 @@
 //! Applies the features to one request, and handles those that fail.
 
 mod copies;
+mod occasion;
 mod ownership;
 mod planning;
 mod sets;
@@ -23,8 +24,9 @@ use crate::verdict::{Decision, Denial, Verdict};
 use crate::vm::{ShapeError, VirtualMachine};
 use copies::is_copy;
 pub(crate) use copies::put_back;
+use occasion::Occasion;
 pub(crate) use ownership::Ownership;
-use planning::{Changes, Occasion, Outcome, Step, Task};
+use planning::{Changes, Outcome, Step, Task};
 
 /// The VirtualMachine before an update, its directives and its record.
 pub(crate) struct Old {

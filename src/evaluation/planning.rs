@@ -4,15 +4,15 @@
 
 use std::borrow::Cow;
 
-use super::sets::{gone, new, of_all, wanted};
-use super::{Evaluation, Old, is_evaluated};
-use crate::directives::{Asked, Directive, Directives, Source};
+use super::occasion::Occasion;
+use super::sets::{Nodes, gone, new, of_all, wanted};
+use super::{Evaluation, Old};
+use crate::directives::{Asked, Directive};
 use crate::features::FEATURES;
 use crate::features::feature::{Context, Feature, Plan};
 use crate::features::host_devices::{Siblings, beside};
-use crate::features::record::{Part, Record, Recorded};
+use crate::features::record::{Part, Recorded};
 use crate::features::switch::is_off;
-use crate::keys;
 use crate::settings::ErrorHandling;
 use crate::text;
 use crate::vm::entries::Entries;
@@ -40,18 +40,6 @@ pub(super) enum Step<'t> {
     Plan(Directive<'t>),
 }
 
-/// Who asks for a feature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Occasion {
-    /// This request: it sets or changes the directive or one of its options.
-    Requested,
-    /// An earlier request, whose directive was evaluated.
-    Known,
-    /// An earlier request, but a failure must not deny this one: the directive was never evaluated, was put back in a
-    /// copy, or comes from the settings.
-    Unasked,
-}
-
 /// How the task of a feature ends.
 pub(super) enum Outcome {
     /// What the feature added stays as it is.
@@ -69,6 +57,16 @@ pub(super) enum Outcome {
 pub(super) struct Ending {
     pub(super) outcome: Outcome,
     pub(super) wanted: Vec<Recorded>,
+}
+
+/// What earlier features mean for the next one.
+struct Earlier<'e> {
+    /// The base with what they want.
+    vm: &'e VirtualMachine,
+    /// Those that fail.
+    failing: &'e [&'static str],
+    /// The nodes that have what they need.
+    left: Option<&'e [String]>,
 }
 
 /// A feature that fails as before the request, and why.
@@ -129,54 +127,6 @@ impl<'r> Evaluation<'r> {
         }
     }
 
-    /// Finds out who asks for a feature. An update asks if the directive or an option is not as before, a new
-    /// VirtualMachine if they are not as in its record.
-    fn occasion(&self, feature: &'static Feature) -> Occasion {
-        let directive = self.directives.get(feature.name);
-        if matches!(directive, Asked::Yes(Directive { source: Source::Default, .. })) {
-            return Occasion::Unasked;
-        }
-        if self.put_back.contains(&feature.name) {
-            return Occasion::Unasked;
-        }
-        let options = || feature.options();
-        let asks_for_the_same = match self.old {
-            Some(old) => self.directives.ask_for_the_same(&old.directives, feature.name, options()),
-            // An earlier evaluation of this request put the directive back, and it failed.
-            None if self.directives.mark(feature.name, keys::ERROR).is_some() => return Occasion::Unasked,
-            None => {
-                let recorded = self.record.part(feature.name).map(|part| &part.ask);
-                recorded.is_some() && self.directives.ask(feature.name, options()).as_ref() == recorded
-            }
-        };
-        match asks_for_the_same {
-            false => Occasion::Requested,
-            true if self.was_evaluated(feature) => Occasion::Known,
-            true => Occasion::Unasked,
-        }
-    }
-
-    /// The directives of the VirtualMachine, and those of the VirtualMachine before an update.
-    fn new_and_old(&self) -> impl Iterator<Item = (&Directives, &Record)> {
-        [Some((self.directives, self.record)), self.old.map(|old| (&old.directives, &old.record))].into_iter().flatten()
-    }
-
-    /// Whether the feature was applied before, even if it did not need to add anything.
-    fn was_applied(&self, feature: &Feature) -> bool {
-        self.new_and_old().any(|(directives, record)| {
-            record.part(feature.name).is_some() || directives.mark(feature.name, keys::APPLIED).is_some()
-        })
-    }
-
-    /// Whether the directive was evaluated before this request: the feature was applied or failed.
-    fn was_evaluated(&self, feature: &Feature) -> bool {
-        let (directives, record) = match self.old {
-            Some(old) => (&old.directives, &old.record),
-            None => (self.directives, self.record),
-        };
-        is_evaluated(feature, directives, record)
-    }
-
     /// Plans the features in their order, and compares what they want with what they added before.
     pub(super) fn changes(&self, tasks: &[Task<'_>]) -> Result<Changes, ShapeError> {
         let recorded = of_all(tasks.iter().map(|task| task.recorded.as_slice()));
@@ -224,12 +174,19 @@ impl<'r> Evaluation<'r> {
         }
         let mut vm = base.clone();
         let mut there = left;
+        let mut nodes = Nodes::default();
         let mut endings = Vec::new();
         for task in tasks {
             let ending = match error_of(task) {
                 Some(error) => Ending { outcome: Outcome::FailedBefore(error.clone()), wanted: task.recorded.clone() },
-                None => self.ending(task, &base, &vm, &self.failing(tasks, &endings)),
+                None => {
+                    let failing = self.failing(tasks, &endings);
+                    self.ending(task, &base, &Earlier { vm: &vm, failing: &failing, left: nodes.left() })
+                }
             };
+            if let Outcome::Planned(plan) = &ending.outcome {
+                nodes.leave(plan.nodes.as_deref());
+            }
             for entry in new([ending.wanted.as_slice()], &there) {
                 vm.to_mut().add(&entry)?;
                 there.insert(entry);
@@ -256,15 +213,15 @@ impl<'r> Evaluation<'r> {
         self.directives.places().contains(&directive.source) && !self.directives.is_elsewhere(directive.feature)
     }
 
-    /// Finds out how a task ends. `vm` is the base with what earlier features want.
-    fn ending(&self, task: &Task<'_>, base: &VirtualMachine, vm: &VirtualMachine, failing: &[&'static str]) -> Ending {
+    /// Finds out how a task ends.
+    fn ending(&self, task: &Task<'_>, base: &VirtualMachine, earlier: &Earlier<'_>) -> Ending {
         let ending = |outcome, wanted: &[Recorded]| Ending { outcome, wanted: wanted.to_vec() };
         let directive = match task.step {
             Step::Leave => return ending(Outcome::Left, &task.recorded),
             Step::Remove => return ending(Outcome::Removed, &[]),
             Step::Plan(directive) => directive,
         };
-        match self.plan(task, directive, base, &self.context(task, vm, failing)) {
+        match self.plan(task, directive, base, &self.context(task, earlier)) {
             Ok((plan, wanted)) => ending(Outcome::Planned(plan), &wanted),
             Err(error) if self.failed_before(task) => {
                 // If the request itself removes what the feature added, nothing is left to stay.
@@ -364,9 +321,11 @@ impl<'r> Evaluation<'r> {
         }
     }
 
-    fn context<'c>(&'c self, task: &'c Task<'_>, vm: &'c VirtualMachine, failing: &'c [&'static str]) -> Context<'c> {
+    fn context<'c>(&'c self, task: &'c Task<'_>, earlier: &Earlier<'c>) -> Context<'c> {
+        let Earlier { vm, failing, left } = *earlier;
         Context {
             vm,
+            left,
             ours: &task.recorded,
             applied_before: task.part.map(|part| part.ask.value.as_str()),
             namespace: &self.request.namespace,

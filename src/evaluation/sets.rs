@@ -1,4 +1,4 @@
-//! The sets of entries that [`planning`](super::planning) compares.
+//! The sets of entries and of nodes that [`planning`](super::planning) compares.
 
 use super::ownership::entries;
 use super::planning::{Ending, Outcome};
@@ -42,4 +42,24 @@ pub(super) fn new<'e>(wanted: impl IntoIterator<Item = &'e [Recorded]>, there: &
         }
     }
     new
+}
+
+/// The names of the nodes that have what all features so far need; `None` as long as every node has.
+#[derive(Default)]
+pub(super) struct Nodes(Option<Vec<String>>);
+
+impl Nodes {
+    /// Leaves only those of the nodes. If none would be left, the feature says so, and the others count as before.
+    pub(super) fn leave(&mut self, only: Option<&[String]>) {
+        let mut left = only.unwrap_or_default().to_vec();
+        left.retain(|node| self.0.as_ref().is_none_or(|nodes| nodes.contains(node)));
+        if !left.is_empty() {
+            self.0 = Some(left);
+        }
+    }
+
+    /// The names of the nodes that are left.
+    pub(super) fn left(&self) -> Option<&[String]> {
+        self.0.as_deref()
+    }
 }

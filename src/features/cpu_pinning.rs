@@ -143,17 +143,20 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
         plan.entries.push(EMULATOR_THREAD.entry("", ""));
     }
     let gate = context.lookups.kubevirt().map_or(Gate::Unknown, |kubevirt| kubevirt.gate(GATE));
-    let pins = |node: &Rc<Node>| LABELS.iter().any(|label| node.label(label) == Some("true"));
+    let pins = |node: &&Rc<Node>| LABELS.iter().any(|label| node.label(label) == Some("true"));
     if matches!(gate, Gate::Off | Gate::Disabled) {
         plan.warnings.push(format!(
             "KubeVirt's feature gate {GATE} is off, so no node counts as one that pins CPUs, and the VirtualMachine will not be \
              scheduled; {}",
             gate.remedy(GATE)
         ));
-    } else if nodes.is_some_and(|nodes| !nodes.iter().any(pins)) {
-        let [label, _] = LABELS;
+    } else if let Some(nodes) = nodes {
+        plan.nodes = Some(nodes.iter().filter(pins).map(|node| node.name().to_owned()).collect());
+    }
+    if plan.nodes.as_ref().is_some_and(Vec::is_empty) {
+        let ([label, _], leaving) = (LABELS, context.leaving());
         plan.warnings.push(format!(
-            "no node that the VirtualMachine may run on has the label {label}=true, so it will not be scheduled; enable the CPU \
+            "no node that the VirtualMachine may run on{leaving} has the label {label}=true, so it will not be scheduled; enable the CPU \
              manager of a node, in Harvester under Hosts"
         ));
     }

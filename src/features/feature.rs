@@ -10,7 +10,7 @@ use crate::cluster::{ClusterError, LookupError, Lookups, NODE, Node};
 use crate::directives::Directives;
 use crate::request::Requester;
 use crate::settings::FeatureSettings;
-use crate::text::Quoted;
+use crate::text::{self, Quoted};
 use crate::values::pattern::Pattern;
 use crate::vm::entry::Entry;
 use crate::vm::place::Place;
@@ -62,6 +62,8 @@ pub(crate) struct Context<'c> {
     pub(crate) lookups: &'c Lookups<'c>,
     /// The features before this one that fail, so that the VirtualMachine may lack what they would have added.
     pub(crate) failing: &'c [&'static str],
+    /// The names of the nodes that have what earlier features need, at least one; `None` if they leave every node.
+    pub(crate) left: Option<&'c [String]>,
     /// The VirtualMachine before this update.
     pub(crate) old: Option<&'c VirtualMachine>,
 }
@@ -107,17 +109,29 @@ impl<'c> Context<'c> {
         Ok(if self.settings.general.is_harvester() { placement.on_harvester() } else { placement })
     }
 
-    /// Looks up the nodes that the VirtualMachine may run on. Those that take no new VirtualMachines at the moment only
-    /// count if there is no other.
+    /// Looks up the nodes that the VirtualMachine may run on with what earlier features need. Those that take no new
+    /// VirtualMachines at the moment only count if there is no other.
     pub(super) fn nodes(&self) -> Result<Result<Vec<Rc<Node>>, LookupError>, ShapeError> {
         let placement = self.placement()?;
         let only = placement.only_node().and_then(|only| self.node(only).transpose());
         let nodes = only.map_or_else(|| self.lookups.list(&NODE), |node| node.map(|node| vec![node]));
         Ok(nodes.map(|nodes| {
-            let allowed: Vec<_> = nodes.into_iter().filter(|node| placement.allows(node)).collect();
+            let allowed: Vec<_> =
+                nodes.into_iter().filter(|node| placement.allows(node) && self.leaves(node.name())).collect();
             let is_any_ready = allowed.iter().any(|node| node.is_ready());
             allowed.into_iter().filter(|node| !is_any_ready || node.is_ready()).collect()
         }))
+    }
+
+    /// Whether a node has what earlier features need.
+    pub(super) fn leaves(&self, node: &str) -> bool {
+        self.left.is_none_or(|left| left.iter().any(|name| name == node))
+    }
+
+    /// Which nodes earlier features leave, for a message about nodes; empty if they leave every node.
+    pub(super) fn leaving(&self) -> String {
+        let names = |left: &[String]| text::list(&left.iter().map(String::as_str).collect::<Vec<_>>());
+        self.left.map(|left| format!(" (its other directives leave only {})", names(left))).unwrap_or_default()
     }
 
     /// Looks up a node. A single node needs the fewest permissions, and the node's name usually is its hostname; `None` if
@@ -148,9 +162,11 @@ impl<'c> Context<'c> {
         node.map_or_else(|| name.to_owned(), |node| node.name().to_owned())
     }
 
-    /// Whether it is known that none of these nodes fits. It is not known if policy-server may not read them.
-    pub(super) fn no_node(&self, fits: impl Fn(&Node) -> bool) -> Result<bool, ShapeError> {
-        Ok(self.nodes()?.is_ok_and(|nodes| !nodes.iter().any(|node| fits(node))))
+    /// The names of those of the nodes that fit. `None` if policy-server may not read them.
+    pub(super) fn fitting(&self, fits: impl Fn(&Node) -> bool) -> Result<Option<Vec<String>>, ShapeError> {
+        let names =
+            |nodes: Vec<Rc<Node>>| nodes.iter().filter(|node| fits(node)).map(|node| node.name().to_owned()).collect();
+        Ok(self.nodes()?.ok().map(names))
     }
 }
 
@@ -173,6 +189,8 @@ impl Plan {
 pub(crate) struct Plan {
     /// All entries that the directive asks for. Those that the user has in place already are left unchanged and are not recorded.
     pub(crate) entries: Vec<Entry>,
+    /// The names of the nodes that have what the plan needs, if they are known. Later features count only these.
+    pub(crate) nodes: Option<Vec<String>>,
     /// The value of the `-applied` annotation.
     pub(crate) applied: String,
     /// Warnings. They must be true even if the changes are discarded.

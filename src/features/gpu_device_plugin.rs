@@ -133,8 +133,7 @@ pub(super) static FEATURE: Feature = Feature {
                 .only_if(&[Condition::IsNot("pciPassthrough.deviceNames", "address")]),
             Access::to(Verbs::List, &[&NODE])
                 .what("whether the VM may run on a node that has the resource")
-                .without("the placement is not checked")
-                .only_if(&[Condition::Is("gpuDevicePlugin.attachDevice", "auto")]),
+                .without("the placement is not checked"),
         ],
     },
 };
@@ -178,6 +177,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let pin = check_resource(&pci_passthrough::BUS, resource, missing, context)?;
     if attached < *count {
         attach(&mut plan, &request, attached, context)?;
+        placed::check(&mut plan, None, context)?;
     }
     // Limits on host devices hold for those of all directives.
     let host_devices = context.vm.host_devices()?.len();
@@ -207,7 +207,6 @@ fn attach(
                 plan.warnings.extend(context.lookups.check_gate(GATE)?);
                 plan.warnings.extend(siblings::warning(plan, context)?);
             }
-            plan.warnings.extend(placed::warning(plan, None, context)?);
             if context.vm.limit(resource)?.is_some() {
                 plan.warnings.push(format!(
                     "the VirtualMachine's own limit on {name} overrides the number that its devices need; remove it"

@@ -165,7 +165,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
         }
         entries.push(place.entry(extension, ""));
     }
-    Ok(Plan { entries, applied: "true".to_owned(), warnings: warning.into_iter().collect() })
+    Ok(Plan { entries, applied: "true".to_owned(), warnings: warning.into_iter().collect(), ..Plan::default() })
 }
 
 /// The virtualization extensions that the guest gets.
@@ -217,7 +217,15 @@ fn choose_by_vm(context: &Context<'_>) -> anyhow::Result<(Extensions, Option<Str
     }
     let nodes = nodes(context)?;
     let says = |vendor: &Vendor| vendor.labels.iter().any(|label| any_has(&nodes, label));
-    let Some(vendor) = only_one(says, "the nodes that the VirtualMachine may run on are of")? else {
+    // If there are nodes of both vendors by now, what the policy added before stays.
+    let in_place = |vendor: &Vendor| {
+        says(&AMD) && says(&INTEL) && context.ours.iter().any(|added| added.entry.name == vendor.extension)
+    };
+    let vendor = match only_one(in_place, "the VirtualMachine has the extensions of")? {
+        Some(vendor) => Some(vendor),
+        None => only_one(says, "the nodes that the VirtualMachine may run on are of")?,
+    };
+    let Some(vendor) = vendor else {
         let why = "no node that the VirtualMachine may run on has a label cpu-vendor.node.kubevirt.io/AMD or /Intel";
         return Err(unknown(why, "make sure that KubeVirt's node labeller runs").into());
     };

@@ -323,13 +323,13 @@ fn a_flag_that_was_changed_stays_with_a_warning() {
     assert!(answer.warnings().join("\n").contains("dedicated CPU placement"), "{:?}", answer.warnings());
 }
 
-/// The node that a directive for devices names counts, unless the VM's own node selector says something else.
+/// Only a node that has the devices counts, whether the directive names it or not.
 #[rstest]
 #[case::pci("pci-passthrough", r#"{"devices": ["node2/0000:05:00.0"]}"#, json!({}), true)]
 #[case::pci_of_a_node_that_pins("pci-passthrough", r#"{"devices": ["node1/0000:01:00.0"]}"#, json!({}), false)]
-#[case::pci_of_no_node("pci-passthrough", r#"{"devices": ["0000:05:00.0"]}"#, json!({}), false)]
+#[case::pci_without_its_node("pci-passthrough", r#"{"devices": ["0000:05:00.0"]}"#, json!({}), true)]
 #[case::usb("usb-passthrough", r#"{"devices": ["node2/046d:c52b"]}"#, json!({}), true)]
-#[case::not_selected("usb-passthrough", r#"{"devices": ["node2/046d:c52b"]}"#, json!({"usbPassthrough": {"pinToNode": false}}), false)]
+#[case::not_selected("usb-passthrough", r#"{"devices": ["node2/046d:c52b"]}"#, json!({"usbPassthrough": {"pinToNode": false}}), true)]
 #[case::switched_off("pci-passthrough", r#"{"devices": ["node2/0000:05:00.0"]}"#, json!({"pciPassthrough": {"enabled": false}}), false)]
 fn the_node_of_a_device_counts(
     #[case] name: &str,

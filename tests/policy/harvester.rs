@@ -73,6 +73,8 @@ fn gpus_that_harvester_handles_as_host_devices_are_written_as_such(
     #[case] resource: &str,
     #[case] list: &str,
 ) {
+    let mut cluster = cluster;
+    cluster.object("Node", "node1")["status"]["allocatable"][resource] = json!("2");
     let vm = bare_vm(&[("gpu-device-plugin", &format!("{resource}=2"))]);
     let settings = json!({"gpuDevicePlugin": {"allowedPlugins": ["nvidia.com/*"]}});
     let answer = Request::create(vm).settings(settings).cluster(cluster).evaluate();

@@ -31,7 +31,7 @@ fn a_vm_with_three_features_takes_six() {
 }
 
 #[test]
-fn a_vm_that_does_not_tell_its_cpu_vendor_takes_one_more() {
+fn a_vm_whose_node_is_known_takes_two_more() {
     let mut vm = bare_vm(&[THREE[0], THREE[2], THREE[3]]);
     vm["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "node1"});
     let answer = Request::create(vm).cluster(harvester()).evaluate();
@@ -46,6 +46,7 @@ fn a_vm_that_does_not_tell_its_cpu_vendor_takes_one_more() {
             "list PCIDevice",
             "get PCIDeviceClaim node1-000001001",
             "get KubeVirt kubevirt",
+            "list Node",
         ]
     );
 }
@@ -66,7 +67,6 @@ fn there_are_none_where_nothing_is_to_be_done(#[case] old: Value, #[case] mut ne
 #[case::feature_off(("pci-passthrough", "x"), json!({"pciPassthrough": {"enabled": false}}))]
 #[case::bad_value(("pci-passthrough", "x"), json!({}))]
 #[case::vendor_in_the_settings(("nested-virt", "enabled"), json!({"nestedVirtualization": {"cpuVendor": "amd"}}))]
-#[case::never_attached(("gpu-device-plugin", "nvidia.com/gpu"), json!({"gpuDevicePlugin": {"attachDevice": "never"}}))]
 #[case::not_allowed(("gpu-device-plugin", "other/gpu"), json!({}))]
 fn there_are_none_that_the_directive_does_not_need(#[case] directive: (&str, &str), #[case] settings: Value) {
     let request = Request::create(bare_vm(&[directive])).settings(settings);

@@ -16,6 +16,7 @@ mod iommu_groups;
 mod lookups;
 mod nested_virt;
 mod nodes_of_devices;
+mod nodes_together;
 mod numa;
 mod pci_on_kubevirt;
 mod pci_passthrough;

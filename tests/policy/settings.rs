@@ -22,6 +22,7 @@ fn defaults() -> Value {
     json!({
         "addTrackingAnnotations": true,
         "configSource": "annotations",
+        "controllerAccounts": ["system:serviceaccount:harvester-system:*", "system:serviceaccount:kubevirt:*"],
         "defaultDirectives": {},
         "userData": {"enabled": false, "readSecrets": false},
         "kubevirt": {"namespace": "harvester-system", "name": "kubevirt"},

@@ -80,7 +80,7 @@ impl Wanted<'_> {
     pub(super) fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> anyhow::Result<()> {
         let list = inventory.functions(&self.devices.list)?;
         let choices = inventory.choose(&list)?;
-        inventory.check_placed(&choices)?;
+        plan.nodes = Some(inventory.check_placed(&choices)?);
         let pin = if self.settings.has_rules() { inventory.check_rules(&choices)? } else { None };
         let mut there = all_devices(self.context)?;
         for (index, chosen) in choices.iter().enumerate() {
@@ -107,7 +107,10 @@ impl Wanted<'_> {
             resources.extend(self.add_siblings(inventory, &choices, plan)?);
             self.check_equal(inventory, &choices, pin.is_some(), plan)?;
         }
-        pin.into_iter().for_each(|pin| plan.add_once(pin));
+        if let Some(pin) = pin {
+            plan.nodes = choices.first().map(|chosen| vec![chosen.device.node().to_owned()]);
+            plan.add_once(pin);
+        }
         // Harvester adds devices only because of host devices, and only to a new VirtualMachine.
         let has_gpu = || self.context.old.is_none() && plan.entries.iter().any(|entry| entry.place == &GPU);
         if is_new && !self.bus.name_is_address || has_gpu() {
@@ -211,8 +214,7 @@ impl Wanted<'_> {
                 None => HOST_DEVICE.entry(&names.next().unwrap_or_default(), &resource),
             });
         }
-        plan.warnings.extend(placed::warning(plan, devices.node.as_deref(), context)?);
-        Ok(())
+        Ok(placed::check(plan, devices.node.as_deref(), context)?)
     }
 
     /// The entries of the devices, if the VirtualMachine already has all of them under Harvester's names. Then no
