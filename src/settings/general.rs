@@ -90,8 +90,8 @@ section! {
     PolicyServer("policy-server") {
         /// The account that policy-server runs as. Needed only if the account is an administrator; otherwise the policy detects it.
         service_account: Subdomain = Subdomain::known("policy-server"), "serviceAccount", "service account";
-        /// The namespace of that service account. The chart grants the permissions to the account in kubewarden or
-        /// cattle-kubewarden-system, or in any other namespace that you set here.
+        /// The namespace of that service account. The chart grants the permissions to this account. Only if this is kubewarden, the
+        /// chart looks for the account in cattle-kubewarden-system, too, where Rancher installs Kubewarden.
         namespace: Label = Label::known("kubewarden"), "namespace", "namespace";
     }
 }
