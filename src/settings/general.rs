@@ -19,8 +19,9 @@ section! {
         /// Maps a namespace pattern to directives and options, as in nested-virt=enabled; hugepages=2Mi. They are for virtual machines
         /// that a tool creates without annotations, such as Terraform, Rancher, its node drivers or HyperShift. A directive of the
         /// virtual machine itself takes precedence, also one that switches the feature off. If a default fails, a warning says so,
-        /// and the request is not denied. An existing virtual machine gets its defaults at its next update. The
-        /// ClusterAdmissionPolicy must have no matchConditions, because every virtual machine must reach the policy.
+        /// and the request is not denied. An existing virtual machine gets its defaults at its next update. A pattern such as team-a-*
+        /// also matches namespaces that users create later. The ClusterAdmissionPolicy must have no matchConditions, because every
+        /// virtual machine must reach the policy.
         default_directives: DefaultDirectives = DefaultDirectives::default(), "defaultDirectives", "Directives for VMs without annotations";
         /// Directives in cloud-init user data.
         user_data: UserDataSettings, "userData";
