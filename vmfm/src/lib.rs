@@ -5,6 +5,7 @@
 //! options, to explain an answer.
 
 pub mod admission;
+mod cache;
 pub mod cluster;
 pub mod explain;
 pub mod host;
