@@ -13,5 +13,6 @@ pub mod input;
 pub mod jsonpath;
 pub mod paint;
 pub mod report;
+pub mod visible;
 pub mod wapc;
 pub mod yaml;
