@@ -13,6 +13,7 @@ mod evaluation;
 mod features;
 mod json;
 mod keys;
+mod log;
 mod policy;
 mod request;
 mod response;
@@ -31,6 +32,7 @@ use cluster::{Cluster, HostCluster};
 pub use directives::{ListedDirective, list_directives};
 pub use features::Settings;
 pub use features::reference;
+pub use text::is_hidden;
 pub use values::image::{ImageReference, ImageReferenceError};
 pub use values::pattern::Pattern;
 
@@ -39,7 +41,8 @@ pub use values::pattern::Pattern;
 /// `payload` is JSON: `{"request": <AdmissionRequest>, "settings": <settings>}`. The answer is always Kubewarden's
 /// `ValidationResponse` as JSON: if something cannot be read or applied, it contains a denial or a warning.
 pub fn validate(payload: &[u8], cluster: &dyn Cluster, log: &Logger) -> Vec<u8> {
-    response::to_bytes(policy::evaluate(payload, cluster, log))
+    let log = Logger::root(log::Visible(log.clone()), o!());
+    response::to_bytes(policy::evaluate(payload, cluster, &log))
 }
 
 /// Answers whether the settings in `payload` are valid. It does not look anything up in the cluster.

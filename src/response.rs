@@ -29,7 +29,9 @@ pub(crate) fn to_bytes(verdict: Verdict) -> Vec<u8> {
         Decision::Mutated(object) => response.mutated_object = Some(object),
         Decision::Denied(denial) => {
             response.accepted = false;
-            response.message = Some(denial.to_string());
+            // Each failure has its own line.
+            let lines: Vec<String> = denial.to_string().split('\n').map(|line| text::visible(line).collect()).collect();
+            response.message = Some(lines.join("\n"));
             response.code = Some(denial.code());
         }
     }
@@ -38,7 +40,7 @@ pub(crate) fn to_bytes(verdict: Verdict) -> Vec<u8> {
 
 /// The answer to `validate_settings`.
 pub(crate) fn settings_to_bytes(result: Result<(), SettingsError>) -> Vec<u8> {
-    let message = result.err().map(|error| error.to_string());
+    let message = result.err().map(|error| text::visible(&error.to_string()).collect());
     serialize(&SettingsValidationResponse { valid: message.is_none(), message })
 }
 

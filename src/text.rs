@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-/// How many characters of a user's value a message quotes.
+/// How many characters of a value or name that a user wrote a message or log line shows. docs/security.md names this number.
 const QUOTED: usize = 128;
 
 /// The most names that a message lists.
@@ -37,9 +37,46 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
+/// Whether a character can hide in a text, or change how what is around it is shown: control characters, those that set the
+/// direction of the text, separators of lines, and characters without width.
+pub fn is_hidden(c: char) -> bool {
+    let is_format = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}');
+    let is_rare =
+        matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
+    c.is_control() || is_format || is_rare
+}
+
+/// The text with its hidden characters escaped.
+pub(crate) fn visible(text: &str) -> impl Iterator<Item = char> {
+    text.chars().flat_map(|c| {
+        let (escaped, itself) = if is_hidden(c) { (Some(c.escape_default()), None) } else { (None, Some(c)) };
+        escaped.into_iter().flatten().chain(itself)
+    })
+}
+
+/// The text without hidden characters, and shortened.
+fn shortened(text: &str, length: usize) -> String {
+    let mut chars = visible(text);
+    let mut short: String = chars.by_ref().take(length).collect();
+    if chars.next().is_some() {
+        short.push_str("...");
+    }
+    short
+}
+
+/// A name that a user wrote, shortened: names that Kubernetes takes are short, but the policy sees them before it checks them.
+pub(crate) fn name(text: &str) -> String {
+    shortened(text, QUOTED)
+}
+
+/// The beginning of a name that is too long for any object's, as much of it as a message shows.
+pub(crate) fn beginning(name: &str) -> &str {
+    name.char_indices().nth(QUOTED).and_then(|(end, _)| name.get(..end)).unwrap_or(name)
+}
+
 /// Names that a user wrote, as a list: the first eight, each shortened.
 pub(crate) fn list(names: &[&str]) -> String {
-    let mut listed: Vec<String> = names.iter().take(LISTED).map(|name| name.chars().take(QUOTED).collect()).collect();
+    let mut listed: Vec<String> = names.iter().take(LISTED).map(|text| name(text)).collect();
     if names.len() > LISTED {
         listed.push("...".to_owned());
     }
@@ -48,12 +85,7 @@ pub(crate) fn list(names: &[&str]) -> String {
 
 /// The message on one line. A name in it may be any text that a user wrote.
 pub(crate) fn line(message: &str) -> String {
-    let mut chars = message.chars().map(|c| if c.is_control() { '?' } else { c });
-    let mut text: String = chars.by_ref().take(LINE).collect();
-    if chars.next().is_some() {
-        text.push_str("...");
-    }
-    text
+    shortened(message, LINE)
 }
 
 /// The message as admission warnings, each one line of printable ASCII. If the message is too long, it continues in
@@ -64,7 +96,7 @@ pub(crate) fn warnings(message: &str) -> Vec<String> {
         c if c.is_whitespace() => ' ',
         _ => '?',
     };
-    let mut chars = message.chars().map(to_ascii);
+    let mut chars = visible(message).map(to_ascii);
     let text: String = chars.by_ref().take(WARNING * WARNINGS).collect();
     let mut is_cut = chars.next().is_some();
     let mut warnings = Vec::new();
@@ -183,12 +215,36 @@ mod tests {
         assert_eq!(list(&["a", "b"]), "a, b");
         assert_eq!(list(&["a"; 8]), ["a"; 8].join(", "));
         assert_eq!(list(&["a"; 9]), format!("{}, ...", ["a"; 8].join(", ")));
-        assert_eq!(list(&["x".repeat(200).as_str()]), "x".repeat(QUOTED));
+        assert_eq!(list(&["x".repeat(200).as_str()]), format!("{}...", "x".repeat(QUOTED)));
+    }
+
+    #[rstest]
+    #[case::c0("a\0b\nc\x1b[31m", r"a\u{0}b\nc\u{1b}[31m")]
+    #[case::c1("a\u{7f}b\u{85}c\u{9b}31m", r"a\u{7f}b\u{85}c\u{9b}31m")]
+    #[case::direction("\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}", r"\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}")]
+    #[case::isolated_direction("\u{2066}\u{2067}\u{2068}\u{2069}", r"\u{2066}\u{2067}\u{2068}\u{2069}")]
+    #[case::marks_of_direction("\u{61c}\u{200e}\u{200f}", r"\u{61c}\u{200e}\u{200f}")]
+    #[case::separators_of_lines("\u{2028}\u{2029}", r"\u{2028}\u{2029}")]
+    #[case::no_width("\u{ad}\u{200b}\u{feff}\u{e0041}", r"\u{ad}\u{200b}\u{feff}\u{e0041}")]
+    #[case::letters("\u{e9} \u{5d0} \u{4e2d} \u{1f600}", "\u{e9} \u{5d0} \u{4e2d} \u{1f600}")]
+    fn hidden_characters_are_escaped(#[case] text: &str, #[case] escaped: &str) {
+        assert_eq!(visible(text).collect::<String>(), escaped);
+        for text in [name(text), line(text), list(&[text])] {
+            assert_eq!(text, escaped);
+        }
+        let warning: String = escaped.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect();
+        assert_eq!(warnings(text), [warning]);
+    }
+
+    #[test]
+    fn the_document_says_how_much_of_a_value_is_shown() {
+        let text = include_str!("../docs/security.md").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(&format!("shortened to {QUOTED} characters")));
     }
 
     #[test]
     fn a_message_is_one_line_and_not_too_long() {
-        assert_eq!(line("the node \u{e9}\n\u{c}\u{7f}."), "the node \u{e9}???.");
+        assert_eq!(line("the node \u{e9}\n\u{c}\u{7f}."), "the node \u{e9}\\n\\u{c}\\u{7f}.");
         assert_eq!(line(&"\u{e9}".repeat(LINE)), "\u{e9}".repeat(LINE));
         assert_eq!(line(&"x".repeat(LINE + 1)), format!("{}...", "x".repeat(LINE)));
     }
@@ -196,7 +252,7 @@ mod tests {
     #[test]
     fn a_warning_is_ascii_and_short() {
         assert_eq!(warnings("short"), ["short"]);
-        assert_eq!(warnings("the node \u{e9}\n."), ["the node ? ."]);
+        assert_eq!(warnings("the node \u{e9}\u{3000}."), ["the node ? ."]);
         assert_eq!(warnings(&"x".repeat(WARNING)), ["x".repeat(WARNING)]);
         assert_eq!(warnings(""), Vec::<String>::new());
     }

@@ -20,8 +20,9 @@ section! {
         /// Maps a namespace pattern to directives and options, as in nested-virt=enabled; hugepages=2Mi. They are for virtual machines
         /// that a tool creates without annotations, such as Terraform, Rancher, its node drivers or HyperShift. A directive of the
         /// virtual machine itself takes precedence, also one that switches the feature off. If a default fails, a warning says so,
-        /// and the request is not denied. An existing virtual machine gets its defaults at its next update. The
-        /// ClusterAdmissionPolicy must have no matchConditions, because every virtual machine must reach the policy.
+        /// and the request is not denied. An existing virtual machine gets its defaults at its next update. A pattern such as team-a-*
+        /// also matches namespaces that users create later. The ClusterAdmissionPolicy must have no matchConditions, because every
+        /// virtual machine must reach the policy.
         default_directives: DefaultDirectives = DefaultDirectives::default(), "defaultDirectives", "Directives for VMs without annotations";
         /// Glob patterns for accounts that write virtual machines for others. Their requests never meet requireClaimOwner and
         /// requireUserAccess, because nobody knows for whom they ask. The default is the accounts of Harvester and KubeVirt.
@@ -98,8 +99,8 @@ section! {
     PolicyServer("policy-server") {
         /// The account that policy-server runs as. Needed only if the account is an administrator; otherwise the policy detects it.
         service_account: Subdomain = Subdomain::known("policy-server"), "serviceAccount", "service account";
-        /// The namespace of that service account. The chart grants the permissions to the account in kubewarden or
-        /// cattle-kubewarden-system, or in any other namespace that you set here.
+        /// The namespace of that service account. The chart grants the permissions to this account. Only if this is kubewarden, the
+        /// chart looks for the account in cattle-kubewarden-system, too, where Rancher installs Kubewarden.
         namespace: Label = Label::known("kubewarden"), "namespace", "namespace";
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::pattern::{self, Pattern};
 use super::{is_lower_case, is_word};
 
 /// A reference to a container image, such as `registry.example.com:5000/path/name:tag@sha256:...`.
@@ -47,6 +48,22 @@ impl ImageReference {
         }
         format!("{}:{tag}", split_tag(&self.0).0).parse().ok()
     }
+
+    /// Whether the pattern admits the image. Repository, tag and digest are compared each, so that no `*` reaches from one into
+    /// another. A pattern with neither tag nor digest admits all of both. A pattern with a tag and no digest admits no
+    /// image with a digest, because container runtimes then ignore the tag.
+    pub(crate) fn is_admitted_by(&self, pattern: &Pattern) -> bool {
+        let (name, tag, digest) = parts(&self.0);
+        let (names, tags, digests) = parts(pattern.as_str());
+        let tag = tag.unwrap_or(if digest.is_some() { "" } else { "latest" });
+        is_name_admitted(names, name)
+            && tags.is_none_or(|tags| pattern::matches(tags, tag))
+            && match (digests, digest) {
+                (Some(digests), digest) => digest.is_some_and(|digest| pattern::matches(digests, digest)),
+                (None, Some(_)) => tags.is_none(),
+                (None, None) => true,
+            }
+    }
 }
 
 impl fmt::Display for ImageReference {
@@ -59,11 +76,10 @@ impl FromStr for ImageReference {
     type Err = ImageReferenceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (rest, digest) = split_optional(text, '@');
+        let (name, tag, digest) = parts(text);
         if digest.is_some_and(|digest| !is_digest(digest)) {
             return Err(ImageReferenceError::Digest);
         }
-        let (name, tag) = split_tag(rest);
         if tag.is_some_and(|tag| !is_tag(tag)) {
             return Err(ImageReferenceError::Tag);
         }
@@ -77,6 +93,26 @@ impl FromStr for ImageReference {
             _ => name,
         };
         if path.split('/').all(is_path_part) { Ok(Self(text.to_owned())) } else { Err(ImageReferenceError::Path) }
+    }
+}
+
+/// The name, the tag and the digest of a reference, or of a pattern.
+fn parts(text: &str) -> (&str, Option<&str>, Option<&str>) {
+    let (rest, digest) = split_optional(text, '@');
+    let (name, tag) = split_tag(rest);
+    (name, tag, digest)
+}
+
+/// Whether a pattern admits the name of a repository. What is before the first slash, the registry, is compared by itself:
+/// otherwise, `*.example.com/shim` would admit `evil.example.org/a.example.com/shim`. After it, `*` also matches slashes.
+fn is_name_admitted(pattern: &str, name: &str) -> bool {
+    match (pattern.split_once('/'), name.split_once('/')) {
+        _ if pattern == "*" => true,
+        (Some((registries, paths)), Some((registry, path))) => {
+            pattern::matches(registries, registry) && pattern::matches(paths, path)
+        }
+        (None, None) => pattern::matches(pattern, name),
+        _ => false,
     }
 }
 
@@ -151,6 +187,53 @@ mod tests {
         assert_eq!(image.with_tag(tag).map(|i| i.to_string()).as_deref(), expected);
         let pinned: ImageReference = format!("{image}@{DIGEST}").parse().unwrap();
         assert_eq!(pinned.with_tag(tag), None);
+    }
+
+    #[rstest]
+    // A pattern with neither tag nor digest.
+    #[case::repository("quay.io/a/shim", "quay.io/a/shim", true)]
+    #[case::repository_any_tag("quay.io/a/shim", "quay.io/a/shim:v1", true)]
+    #[case::repository_any_digest("quay.io/a/shim", "quay.io/a/shim:v1@DIGEST", true)]
+    #[case::repository_not_its_children("quay.io/a/shim", "quay.io/a/shim/evil", false)]
+    #[case::repository_not_its_namesakes("quay.io/a/shim", "quay.io/a/shim-evil:v1", false)]
+    #[case::all("*", "evil.example.org:5000/a/b:v1@DIGEST", true)]
+    // A pattern with a tag.
+    #[case::tag("quay.io/a/shim:v1.*", "quay.io/a/shim:v1.4.0", true)]
+    #[case::another_tag("quay.io/a/shim:v1.*", "quay.io/a/shim:v2.0.0", false)]
+    #[case::no_tag_is_latest("quay.io/a/shim:latest", "quay.io/a/shim", true)]
+    #[case::no_tag_is_not_another("quay.io/a/shim:v1.*", "quay.io/a/shim", false)]
+    #[case::any_tag("quay.io/a/shim:*", "quay.io/a/shim", true)]
+    #[case::tag_that_a_digest_overrides("quay.io/a/shim:v1.4.0", "quay.io/a/shim:v1.4.0@DIGEST", false)]
+    #[case::any_tag_that_a_digest_overrides("quay.io/a/shim:*", "quay.io/a/shim:v1@DIGEST", false)]
+    #[case::digest_instead_of_any_tag("quay.io/a/shim:*", "quay.io/a/shim@DIGEST", false)]
+    #[case::port_instead_of_tag("sidecar-shim:*", "sidecar-shim:5000/evil/image:v1", false)]
+    #[case::port_instead_of_tag_without_one("sidecar-shim:*", "sidecar-shim:5000/evil/image", false)]
+    #[case::another_repository("quay.io/a/shim:*", "quay.io/b/shim:v1", false)]
+    #[case::child_of_the_repository("quay.io/a/shim:*", "quay.io/a/shim/evil:v1", false)]
+    #[case::another_registry("quay.io/a/shim:*", "evil.example.org/quay.io/a/shim:v1", false)]
+    // A pattern with a digest.
+    #[case::digest("quay.io/a/shim@DIGEST", "quay.io/a/shim@DIGEST", true)]
+    #[case::digest_with_any_tag("quay.io/a/shim@DIGEST", "quay.io/a/shim:v1@DIGEST", true)]
+    #[case::digest_is_missing("quay.io/a/shim@*", "quay.io/a/shim:v1", false)]
+    #[case::another_digest("quay.io/a/shim@sha256:1*", "quay.io/a/shim@DIGEST", false)]
+    #[case::tag_and_digest("quay.io/a/shim:v1@sha256:*", "quay.io/a/shim:v1@DIGEST", true)]
+    #[case::another_tag_and_digest("quay.io/a/shim:v1@sha256:*", "quay.io/a/shim:v2@DIGEST", false)]
+    #[case::no_tag_and_digest("quay.io/a/shim:v1@sha256:*", "quay.io/a/shim@DIGEST", false)]
+    #[case::any_tag_and_digest("quay.io/a/shim:*@*", "quay.io/a/shim@DIGEST", true)]
+    // A `*` in the repository.
+    #[case::deep_path("quay.io/a/*", "quay.io/a/b/c:v1", true)]
+    #[case::path_of_another("quay.io/a/*", "quay.io/ab/c:v1", false)]
+    #[case::registry_with_port("registry.example.com:5000/*", "registry.example.com:5000/a/b:v1@DIGEST", true)]
+    #[case::registry_with_another_port("registry.example.com:5000/*", "registry.example.com:5001/a", false)]
+    #[case::registries("*.example.com/shim", "mirror.example.com/shim:v1", true)]
+    #[case::registry_in_the_path("*.example.com/shim", "evil.example.org/a.example.com/shim:v1", false)]
+    #[case::registry_in_the_name("shim*", "shim.example.org/evil:v1", false)]
+    #[case::any_port("registry.example.com:*/shim:v1", "registry.example.com:5000/shim:v1", true)]
+    #[case::any_port_only("registry.example.com:*/shim:v1", "registry.example.com:5000/evil/shim:v1", false)]
+    fn patterns(#[case] pattern: &str, #[case] image: &str, #[case] is_admitted: bool) {
+        let image: ImageReference = image.replace("DIGEST", DIGEST).parse().unwrap();
+        let pattern = Pattern::parse(&pattern.replace("DIGEST", DIGEST)).unwrap();
+        assert_eq!(image.is_admitted_by(&pattern), is_admitted);
     }
 
     #[rstest]

@@ -9,8 +9,7 @@ pub struct Pattern(String);
 impl Pattern {
     /// Whether the pattern matches the whole text.
     pub fn matches(&self, text: &str) -> bool {
-        let pattern = WildcardBuilder::new(self.0.as_bytes()).without_escape().build();
-        pattern.is_ok_and(|pattern| pattern.is_match(text.as_bytes()))
+        matches(&self.0, text)
     }
 
     /// The pattern as text.
@@ -30,6 +29,12 @@ impl Pattern {
         let texts: Vec<&str> = patterns.iter().map(|pattern| pattern.0.as_str()).collect();
         texts.join(", ")
     }
+}
+
+/// Whether a pattern, or a part of one, matches the whole text.
+pub(super) fn matches(pattern: &str, text: &str) -> bool {
+    let pattern = WildcardBuilder::new(pattern.as_bytes()).without_escape().build();
+    pattern.is_ok_and(|pattern| pattern.is_match(text.as_bytes()))
 }
 
 impl From<&str> for Pattern {

@@ -3,6 +3,8 @@
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Toleration};
 
 use crate::cluster::{HOSTNAME_LABEL, Node, Taint};
+use crate::text::beginning;
+use crate::values::name::SUBDOMAIN;
 
 /// Which nodes the VirtualMachine may run on. KubeVirt copies all of it to the pod
 /// (`kubevirt.io/kubevirt`, `pkg/virt-controller/services/template.go` and `nodeselectorrenderer.go`).
@@ -32,8 +34,18 @@ impl Placement {
         self
     }
 
-    /// The only node that the VirtualMachine may run on, if it chooses one.
+    /// The only node that the VirtualMachine may run on, if it chooses one. A name that no node can have is shortened, because
+    /// messages contain it.
     pub(crate) fn only_node(&self) -> Option<OnlyNode<'_>> {
+        self.chosen_node().map(|only| match only {
+            OnlyNode::Named(name) if SUBDOMAIN.allows(name) => only,
+            OnlyNode::Named(name) => OnlyNode::Named(beginning(name)),
+            // The values of labels have at most 63 characters.
+            OnlyNode::WithHostname(name) => OnlyNode::WithHostname(beginning(name)),
+        })
+    }
+
+    fn chosen_node(&self) -> Option<OnlyNode<'_>> {
         let is_hostname = |(key, _): &&(String, String)| key == HOSTNAME_LABEL;
         if let Some((_, hostname)) = self.selector.iter().find(is_hostname) {
             return Some(OnlyNode::WithHostname(hostname));

@@ -11,6 +11,7 @@ mod gates;
 mod gpu_device_plugin;
 use vm_feature_manager_testkit as harness;
 mod harvester;
+mod hostile_text;
 mod hugepages;
 mod iommu_groups;
 mod lookups;

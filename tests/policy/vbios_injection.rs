@@ -808,6 +808,46 @@ mod gate_and_image {
     }
 }
 
+/// The setting `allowedSidecarImages`: repository, tag and digest are compared each.
+mod allowed_images {
+    use super::*;
+
+    const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn with_image(image: &str) -> Value {
+        let mut vm = vm();
+        annotate(&mut vm, &[("sidecar-image", &image.replace("DIGEST", DIGEST))]);
+        vm
+    }
+
+    #[rstest]
+    #[case::a_port_that_looks_like_a_tag("sidecar-shim:*", "sidecar-shim:5000/evil/image:v1")]
+    #[case::another_registry("quay.io/kubevirt/sidecar-shim:*", "evil.example/quay.io/kubevirt/sidecar-shim:v1")]
+    #[case::a_deeper_repository("quay.io/kubevirt/sidecar-shim:*", "quay.io/kubevirt/sidecar-shim/evil:v1")]
+    #[case::a_digest_that_overrides_the_tag(
+        "quay.io/kubevirt/sidecar-shim:v1.*",
+        "quay.io/kubevirt/sidecar-shim:v1.4.0@DIGEST"
+    )]
+    #[case::no_tag("quay.io/kubevirt/sidecar-shim:v1.*", "quay.io/kubevirt/sidecar-shim")]
+    #[case::no_digest("quay.io/kubevirt/sidecar-shim@sha256:*", "quay.io/kubevirt/sidecar-shim:v1.4.0")]
+    #[case::the_registry_in_the_path("*.example.com/shim", "evil.example/a.example.com/shim:v1")]
+    fn an_image_that_only_looks_like_an_allowed_one_is_refused(#[case] pattern: &str, #[case] image: &str) {
+        let answer = ask(with_image(image), json!({"allowedSidecarImages": [pattern]}), cluster());
+        answer.assert_denied(&[&format!("not one that the policy allows ({pattern})")]);
+    }
+
+    #[rstest]
+    #[case::any_tag("quay.io/kubevirt/sidecar-shim:*", "quay.io/kubevirt/sidecar-shim:v1.4.0")]
+    #[case::anything_of_a_repository("quay.io/kubevirt/sidecar-shim", "quay.io/kubevirt/sidecar-shim:v1.4.0@DIGEST")]
+    #[case::a_digest("quay.io/kubevirt/sidecar-shim@sha256:*", "quay.io/kubevirt/sidecar-shim@DIGEST")]
+    #[case::a_registry_with_a_port("mirror.local:5000/*", "mirror.local:5000/kubevirt/shim:v1")]
+    fn an_allowed_image_is_taken(#[case] pattern: &str, #[case] image: &str) {
+        let answer = ask(with_image(image), json!({"allowedSidecarImages": [pattern]}), cluster());
+        assert!(answer.is_accepted(), "{}", answer.message());
+        assert_eq!(sidecars(&answer)[0]["image"], image.replace("DIGEST", DIGEST));
+    }
+}
+
 /// The option `guest-address`.
 mod guest_address {
     use super::*;

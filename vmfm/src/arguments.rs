@@ -85,7 +85,8 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub metadata: Option<PathBuf>,
 
-    /// A folder that keeps the compiled module, so that the next start is quick. Nobody else should be able to write to it.
+    /// A folder that keeps the compiled module, so that the next start is quick. It is used only if it is yours, and nobody else can
+    /// write to it or rename it.
     #[arg(long, value_name = "FOLDER", env = "VMFM_CACHE", hide_env_values = true)]
     pub cache: Option<PathBuf>,
 

@@ -12,6 +12,7 @@ use vm_feature_manager_policy::{ListedDirective, list_directives};
 
 use crate::host::{Evaluation, Event};
 use crate::paint::{Paint, Part};
+use crate::visible;
 
 /// The prefix of the policy's keys.
 const RECORD: &str = "vm-feature-manager.io/record";
@@ -87,8 +88,9 @@ impl Explanation {
     /// The explanation as text for people.
     pub fn text(&self, paint: Paint) -> String {
         let mut text = format!("{}\n", paint.paint(Part::Heading, "directives:"));
+        let visible = visible::text;
         for ListedDirective { name, value, place, note, .. } in &self.directives {
-            let _ = writeln!(text, "  {name}: {value}");
+            let _ = writeln!(text, "  {}: {}", visible(name), visible(value));
             let _ = writeln!(text, "    found in {}", paint.paint(Part::Place, place));
             if let Some(note) = note {
                 let _ = writeln!(text, "    {}", paint.paint(Part::Warning, note));
@@ -101,9 +103,10 @@ impl Explanation {
         for (number, step) in self.steps.iter().enumerate() {
             let _ = match step {
                 Step::Lookup { question, answer } => {
-                    writeln!(text, "  {}. {question}: {}", number + 1, paint.paint(Part::Place, answer))
+                    let (question, answer) = (visible(question), paint.paint(Part::Place, answer));
+                    writeln!(text, "  {}. {question}: {answer}", number + 1)
                 }
-                Step::Log(line) => writeln!(text, "  {}. log line: {line}", number + 1),
+                Step::Log(line) => writeln!(text, "  {}. log line: {}", number + 1, visible(line)),
             };
         }
         if self.steps.is_empty() {
@@ -121,7 +124,7 @@ impl Explanation {
                 Outcome::Nothing => (Part::Place, "nothing to do"),
             };
             let _ = writeln!(text, "  {feature}: {}", paint.paint(part, words));
-            because.iter().for_each(|reason| text.push_str(&format!("    {reason}\n")));
+            because.iter().for_each(|reason| text.push_str(&format!("    {}\n", visible(reason))));
         }
         if self.decisions.is_empty() {
             text.push_str("  none: no feature is asked for\n");

@@ -5,6 +5,7 @@
 //! options, to explain an answer.
 
 pub mod admission;
+mod cache;
 pub mod cluster;
 pub mod explain;
 pub mod host;
@@ -12,5 +13,6 @@ pub mod input;
 pub mod jsonpath;
 pub mod paint;
 pub mod report;
+pub mod visible;
 pub mod wapc;
 pub mod yaml;

@@ -17,7 +17,7 @@ use vmfm::host::Host;
 use vmfm::input::{Input, Inputs};
 use vmfm::paint::{Paint, Part};
 use vmfm::report::Evaluated;
-use vmfm::yaml;
+use vmfm::{visible, yaml};
 
 /// The policy's metadata of this version.
 const METADATA: &str = include_str!("../../metadata.yml");
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             return ExitCode::SUCCESS;
         }
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", visible::text(&format!("{error:#}")));
         ExitCode::from(2)
     })
 }
@@ -77,9 +77,9 @@ fn run(arguments: &Arguments) -> Result<Totals> {
         let request = match request {
             Ok(request) => request,
             Err(error) => {
-                eprintln!("error: {error}");
+                eprintln!("error: {}", visible::text(&error));
                 totals.unusable += 1;
-                summaries.push(format!("{}: {}", file, paint.paint(Part::Bad, "unusable")));
+                summaries.push(format!("{}: {}", visible::text(&file), paint.paint(Part::Bad, "unusable")));
                 values.push(json!({"file": file, "error": error}));
                 continue;
             }
@@ -99,9 +99,13 @@ fn run(arguments: &Arguments) -> Result<Totals> {
             Output::Json | Output::Yaml => values.push(evaluated.value()),
             Output::JsonPath(expression) => match &evaluated.evaluation.response.status {
                 Some(status) if !evaluated.evaluation.response.allowed => {
-                    eprintln!("denied: {}", status.message.as_deref().unwrap_or("(no message)"));
+                    eprintln!("denied: {}", visible::text(status.message.as_deref().unwrap_or("(no message)")));
                 }
-                _ => writeln!(out, "{}", expression.evaluate(&evaluated.after()))?,
+                _ => {
+                    let found = expression.evaluate(&evaluated.after());
+                    // A program gets the values as they are.
+                    writeln!(out, "{}", if out.is_terminal() { visible::text(&found) } else { found })?;
+                }
             },
         }
         if matches!(arguments.output, Output::Diff) {
@@ -114,8 +118,8 @@ fn run(arguments: &Arguments) -> Result<Totals> {
         Output::Summary if is_single => writeln!(out, "{}", summaries.join("\n").trim_end())?,
         Output::Summary => writeln!(out, "{}\n{totals}", summaries.join("\n"))?,
         Output::Json | Output::Yaml if is_single && totals.unusable > 0 => {}
-        Output::Json if is_single => writeln!(out, "{:#}", values.remove(0))?,
-        Output::Json => writeln!(out, "{:#}", Value::from(values))?,
+        Output::Json if is_single => writeln!(out, "{}", visible::json(&values.remove(0), true))?,
+        Output::Json => writeln!(out, "{}", visible::json(&Value::from(values), true))?,
         Output::Yaml => {
             let documents: Vec<_> = values.iter().map(yaml::write).collect();
             write!(out, "{}", documents.join("---\n"))?;
@@ -129,10 +133,10 @@ fn evaluate(arguments: &Arguments, host: &Host, settings: &Value, file: String, 
     let evaluation = host.validate(settings, &request);
     if arguments.verbose {
         for line in evaluation.activity.logs() {
-            eprintln!("log: {line}");
+            eprintln!("log: {}", visible::json(line, false));
         }
         for (operation, request) in evaluation.activity.lookups() {
-            eprintln!("lookup: {operation} {request}");
+            eprintln!("lookup: {operation} {}", visible::json(request, false));
         }
         eprintln!("evaluated in {:.3} ms", evaluation.duration.as_secs_f64() * 1000.0);
     }

@@ -2,6 +2,8 @@
 
 use anstyle::{AnsiColor, Style};
 
+use crate::visible;
+
 /// Whether texts are colored.
 #[derive(Debug, Clone, Copy)]
 pub struct Paint(pub bool);
@@ -22,10 +24,11 @@ pub enum Part {
 }
 
 impl Paint {
-    /// The text in the color of the part.
+    /// The text in the color of the part. Hidden characters in it are escaped, so it can have no color of its own.
     pub fn paint(self, part: Part, text: &str) -> String {
+        let text = visible::text(text);
         if !self.0 || text.is_empty() {
-            return text.to_owned();
+            return text;
         }
         let style = match part {
             Part::Good => Style::new().fg_color(Some(AnsiColor::Green.into())),

@@ -8,7 +8,7 @@ use similar::TextDiff;
 use crate::explain::Explanation;
 use crate::host::Evaluation;
 use crate::paint::{Paint, Part};
-use crate::yaml;
+use crate::{visible, yaml};
 
 /// A request that was evaluated.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Evaluated {
         let _ = writeln!(text, "{}: {}", paint.paint(Part::Heading, &self.name()), self.verdict(paint));
         if let Some(status) = &response.status {
             let message = status.message.as_deref().unwrap_or("(no message)");
-            let _ = writeln!(text, "\n{message}");
+            let _ = writeln!(text, "\n{}", visible::text(message));
             if let Some(code) = status.code {
                 let _ = writeln!(text, "(code {code})");
             }
@@ -40,15 +40,15 @@ impl Evaluated {
             let _ = write!(text, "\n{}", explanation.text(paint));
         }
         if response.patch.is_some() {
-            let before = yaml::write(&self.request["object"]);
-            let after = yaml::write(&self.after());
+            let before = yaml::shown(&self.request["object"]);
+            let after = yaml::shown(&self.after());
             let diff = TextDiff::from_lines(&before, &after).unified_diff().header("before", "after").to_string();
             text.push('\n');
             diff.lines().for_each(|line| text.push_str(&(paint.paint_line(line) + "\n")));
         }
         let warnings = response.warnings.iter().map(|w| format!("- {}", paint.paint(Part::Warning, w)));
         section(&mut text, paint, "warnings", warnings);
-        let audit = response.audit_annotations.iter().map(|(key, value)| format!("{key}: {value}"));
+        let audit = response.audit_annotations.iter().map(|(key, value)| visible::text(&format!("{key}: {value}")));
         section(&mut text, paint, "audit annotations", audit);
         text
     }
@@ -59,19 +59,19 @@ impl Evaluated {
         let mut notes = Vec::new();
         for key in ["applied", "failed"] {
             if let Some(features) = response.audit_annotations.get(key).filter(|features| !features.is_empty()) {
-                notes.push(format!("{key} {}", features.replace(',', ", ")));
+                notes.push(visible::text(&format!("{key} {}", features.replace(',', ", "))));
             }
         }
         if notes.is_empty() && !response.allowed {
             let message = response.status.as_ref().and_then(|status| status.message.as_deref());
-            notes.extend(message.and_then(|message| message.lines().next()).map(str::to_owned));
+            notes.extend(message.and_then(|message| message.lines().next()).map(visible::text));
         }
         if !response.warnings.is_empty() {
             let plural = if response.warnings.len() == 1 { "" } else { "s" };
             notes.push(paint.paint(Part::Warning, &format!("{} warning{plural}", response.warnings.len())));
         }
         let notes = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) };
-        format!("{}: {}: {}{notes}", self.file, self.name(), self.verdict(paint))
+        format!("{}: {}: {}{notes}", visible::text(&self.file), self.name(), self.verdict(paint))
     }
 
     /// Everything in one object: the verdict, the patch, and the object after it.
@@ -98,11 +98,11 @@ impl Evaluated {
         self.evaluation.response.patched(object).unwrap_or_else(|_| object.clone())
     }
 
-    /// The kind, namespace and name. Characters that a terminal would not show are escaped.
+    /// The kind, namespace and name, on one line.
     fn name(&self) -> String {
         let text = |value: &Value| value.as_str().unwrap_or_default().escape_debug().to_string();
         let kind = self.request["kind"]["kind"].as_str().unwrap_or("?");
-        format!("{kind} {}/{}", text(&self.request["namespace"]), text(&self.request["name"]))
+        visible::text(&format!("{kind} {}/{}", text(&self.request["namespace"]), text(&self.request["name"])))
     }
 
     fn verdict(&self, paint: Paint) -> String {

@@ -8,6 +8,7 @@ use wasmtime::{
     OptLevel, Result, Store, TypedFunc, bail,
 };
 
+use crate::cache;
 use crate::cluster::CallbackResult;
 
 /// Answers the guest's calls: binding, namespace, operation, payload.
@@ -56,7 +57,7 @@ impl Guest {
     /// The bytes are not a module, or it needs something that waPC does not offer.
     pub fn load(bytes: &[u8], cache: Option<&Path>) -> Result<Self> {
         // If the folder cannot be used, or a file in it is damaged, that only costs time.
-        let kept = cache.and_then(cache_in).and_then(|cache| compiled(bytes, Some(cache)).ok());
+        let kept = cache.and_then(cache::within).and_then(|cache| compiled(bytes, Some(cache)).ok());
         let module = kept.map_or_else(|| compiled(bytes, None), Ok)?;
         Ok(Self(linker(module.engine())?.instantiate_pre(&module)?))
     }
@@ -122,37 +123,6 @@ fn compiled(bytes: &[u8], cache: Option<Cache>) -> Result<Module> {
         config.cranelift_opt_level(OptLevel::None);
     }
     Module::new(&Engine::new(&config)?, bytes)
-}
-
-/// Wasmtime's cache in a folder, if only the user can write to the folder: anyone who can do so chooses what the
-/// evaluator runs.
-#[cfg(unix)]
-fn cache_in(folder: &Path) -> Option<Cache> {
-    use std::os::unix::fs::DirBuilderExt;
-    // The cache has its own folder inside, because it deletes files that it does not know.
-    let own = folder.join("wasmtime");
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&own).ok()?;
-    // The cache does not accept relative paths.
-    let (folder, own) = (folder.canonicalize().ok()?, own.canonicalize().ok()?);
-    let user = rustix::process::geteuid().as_raw();
-    if !is_alone_of(user, &folder) || !is_alone_of(user, &own) {
-        return None;
-    }
-    let mut config = wasmtime::CacheConfig::new();
-    config.with_directory(own);
-    Cache::new(config).ok()
-}
-
-/// On other systems, the evaluator cannot tell who owns a folder, so it keeps nothing.
-#[cfg(not(unix))]
-fn cache_in(_: &Path) -> Option<Cache> {
-    None
-}
-
-#[cfg(unix)]
-fn is_alone_of(user: u32, folder: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    folder.metadata().is_ok_and(|folder| folder.uid() == user && folder.mode() & 0o022 == 0)
 }
 
 fn linker(engine: &Engine) -> Result<Linker<State>> {
@@ -270,86 +240,6 @@ mod tests {
 
     /// An empty module.
     const EMPTY: &[u8] = b"\0asm\x01\0\0\0";
-
-    #[cfg(unix)]
-    mod cache {
-        use super::*;
-        use std::fs::{self, Permissions};
-        use std::os::unix::fs::PermissionsExt;
-        use std::path::PathBuf;
-
-        /// A folder for a test, to which only the user can write.
-        struct Folder(PathBuf);
-
-        impl Folder {
-            fn new(test: &str) -> Self {
-                let folder = Self(std::env::temp_dir().join(format!("vmfm-{test}-{}", std::process::id())));
-                fs::create_dir(&folder.0).unwrap();
-                folder.set_mode("", 0o755);
-                folder
-            }
-
-            fn set_mode(&self, path: &str, mode: u32) {
-                fs::set_permissions(self.0.join(path), Permissions::from_mode(mode)).unwrap();
-            }
-
-            /// Loads a module, and returns the files in the cache. Files with an extension are statistics or unfinished.
-            fn after(&self, module: &[u8]) -> Vec<(PathBuf, Vec<u8>)> {
-                Guest::load(module, Some(&self.0)).unwrap();
-                let list = |folder| fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
-                let files =
-                    list(self.0.join("wasmtime/modules")).flat_map(list).filter(|file| file.extension().is_none());
-                files.map(|file| (file.clone(), fs::read(file).unwrap())).collect()
-            }
-        }
-
-        impl Drop for Folder {
-            fn drop(&mut self) {
-                // The cache may still be using it.
-                let _ = fs::remove_dir_all(&self.0);
-            }
-        }
-
-        #[test]
-        fn a_damaged_file_is_written_anew() {
-            let folder = Folder::new("damaged");
-            let kept = folder.after(EMPTY);
-            let [(path, content)] = &kept[..] else {
-                panic!("not one file");
-            };
-            for broken in [b"", &b"nonsense"[..], &content[..content.len() - 1], &content[..content.len() / 2]] {
-                fs::write(path, broken).unwrap();
-                assert!(folder.after(EMPTY) == kept);
-            }
-            // Another module has its own file.
-            assert_eq!(folder.after(&[EMPTY, b"\0\x02\x01x"].concat()).len(), 2);
-        }
-
-        #[test]
-        fn a_folder_that_cannot_be_written_costs_time_only() {
-            assert!(Guest::load(EMPTY, Some(Path::new("/dev/null/no-folder"))).is_ok());
-            // A file with the name of the cache's folder.
-            let folder = Folder::new("unwritable");
-            fs::write(folder.0.join("wasmtime"), "").unwrap();
-            assert_eq!(folder.after(EMPTY), []);
-        }
-
-        #[test]
-        fn a_folder_that_others_can_write_to_is_not_used() {
-            let folder = Folder::new("others");
-            for mode in [0o775, 0o757, 0o1777] {
-                folder.set_mode("", mode);
-                assert_eq!(folder.after(EMPTY), []);
-                folder.set_mode("", 0o755);
-                folder.set_mode("wasmtime", mode);
-                assert_eq!(folder.after(EMPTY), []);
-                folder.set_mode("wasmtime", 0o700);
-            }
-            assert_eq!(folder.after(EMPTY).len(), 1);
-            let user = rustix::process::geteuid().as_raw();
-            assert!(is_alone_of(user, &folder.0) && !is_alone_of(user + 1, &folder.0));
-        }
-    }
 
     #[test]
     fn a_module_that_needs_more_than_wapc_is_refused() {

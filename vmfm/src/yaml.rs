@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::visible;
+
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -78,7 +80,17 @@ pub fn parse(text: &str) -> Result<Vec<Value>, String> {
     Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 
-/// The value as YAML.
+/// The value as YAML for people, who see hidden characters escaped.
+pub fn shown(value: &Value) -> String {
+    visible::text(&in_yaml(value))
+}
+
+/// The value as YAML. If hidden characters would be in it, it is JSON, which is YAML, too, and has escapes for them.
 pub fn write(value: &Value) -> String {
+    let text = in_yaml(value);
+    if visible::is_hiding(&text) { visible::json(value, true) + "\n" } else { text }
+}
+
+fn in_yaml(value: &Value) -> String {
     serde_saphyr::to_string(value).unwrap_or_else(|e| format!("# cannot be written as YAML: {e}\n"))
 }

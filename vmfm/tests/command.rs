@@ -632,3 +632,93 @@ fn the_guide_shows_what_the_command_prints() {
     }
     assert_eq!(count, 4);
 }
+
+/// A stranger's manifest must not send commands to the terminal, nor hide what it says: of C0, DEL, of C1, of the direction of the
+/// text, without width.
+mod hidden_characters {
+    use super::*;
+
+    const HIDDEN: &str = "a\u{1b}]0;title\u{7}\u{7f}\u{85}\u{9b}31m\u{202e}\u{2066}\u{200f}\u{feff}b";
+
+    /// A VM with the text in its name, its namespace, the keys and values of its directives, and what messages quote.
+    fn vm() -> String {
+        let key = |key: &str| format!("vm-feature-manager.io/{key}");
+        let devices = json!({"devices": [HIDDEN, "node1/0000:00:02.0"]}).to_string();
+        json!({
+            "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
+            "metadata": {
+                "name": HIDDEN,
+                "annotations": {
+                    key(HIDDEN): HIDDEN, key("pci-passthrough"): devices, key("gpu-device-plugin"): HIDDEN,
+                    key("nested-virt"): "enabled", key("cpu-vendor"): "amd", HIDDEN: HIDDEN,
+                },
+                "labels": {HIDDEN: HIDDEN},
+            },
+            "spec": {"template": {
+                "metadata": {"annotations": {key("record"): json!({"hugepages": {"value": HIDDEN, "added": [
+                    {"hugepages": HIDDEN}, {HIDDEN: HIDDEN}]}}).to_string()}},
+                "spec": {
+                    "nodeSelector": {HIDDEN: HIDDEN, "kubernetes.io/hostname": HIDDEN},
+                    "domain": {"devices": {"hostDevices": [{"name": HIDDEN, "deviceName": HIDDEN}]}},
+                    "volumes": [{"name": HIDDEN, "cloudInitNoCloud": {
+                        "userData": format!("#cloud-config\nx_kubevirt_features:\n  {}: x\n", json!(HIDDEN))}}],
+                },
+            }},
+        })
+        .to_string()
+    }
+
+    #[rstest]
+    fn are_escaped_in_every_output(
+        #[values("diff", "summary", "json", "yaml")] output: &str,
+        #[values("reject", "allow-and-log")] handling: &str,
+    ) {
+        let mut settings = json!({"userData": {"enabled": true}});
+        for section in ["pciPassthrough", "gpuDevicePlugin", "nestedVirtualization"] {
+            settings[section]["errorHandling"] = json!(handling);
+        }
+        let settings = file("settings.json", &settings.to_string());
+        let more = ["--explain", "--verbose", "--output", output, "--settings", &settings];
+        let arguments = [&more[..], &["--cluster", "examples/harvester/cluster", "-"]].concat();
+        let (code, stdout, stderr) = run(&arguments, &vm());
+        assert_eq!(code, i32::from(handling == "reject"), "{stdout}{stderr}");
+        let is_hidden = |c: char| c != '\n' && vm_feature_manager_policy::is_hidden(c);
+        for text in [&stdout, &stderr] {
+            assert!(!text.chars().any(is_hidden), "{text:?}");
+            assert!(text.contains(r"\u{202e}") || text.contains(r"\u202e"), "{text}");
+        }
+        if ["json", "yaml"].contains(&output) {
+            let value = vmfm::yaml::parse(&stdout).unwrap().remove(0);
+            assert_eq!(value["object"]["metadata"]["name"], HIDDEN, "the data stays as it is");
+        }
+    }
+
+    #[test]
+    fn have_no_color_of_their_own() {
+        let arguments = ["--color", "always", "--explain", "--cluster", "examples/harvester/cluster", "-"];
+        let (_, stdout, _) = run(&arguments, &vm());
+        assert!(stdout.contains("\u{1b}["), "{stdout}");
+        // What is left are the colors that the program itself uses.
+        let own = ["0", "1", "31", "32", "33", "36"].map(|color| format!("\u{1b}[{color}m"));
+        let rest = own.iter().fold(stdout.clone(), |text, color| text.replace(color.as_str(), ""));
+        assert!(!rest.chars().any(|c| c != '\n' && vm_feature_manager_policy::is_hidden(c)), "{rest:?}");
+    }
+
+    #[test]
+    fn are_escaped_in_errors() {
+        let manifest = format!("apiVersion: v1\nkind: {}\n---\napiVersion: v1\nkind: B\n", json!(HIDDEN));
+        for input in [manifest, format!("a: [{HIDDEN}"), format!("\"{HIDDEN}\": \"")] {
+            let (code, stdout, stderr) = run(&["-"], &input);
+            assert_eq!(code, 2, "{stdout}{stderr}");
+            let is_hidden = |c: char| c != '\n' && vm_feature_manager_policy::is_hidden(c);
+            assert!(!(stdout + &stderr).chars().any(is_hidden), "{stderr:?}");
+        }
+    }
+
+    /// Programs get the values as they are; a terminal does not.
+    #[test]
+    fn are_kept_for_programs() {
+        let (_, stdout, _) = run(&["--output", "jsonpath={.metadata.name}", "-"], &vm().replace("nested-virt", "none"));
+        assert!(stdout.is_empty() || stdout == format!("{HIDDEN}\n"), "{stdout:?}");
+    }
+}

@@ -1,5 +1,6 @@
 //! End-to-end tests: the built module in the embedded host, the files that ship with it, and the hook in Python.
 
+mod accounts;
 mod cluster;
 mod cost;
 mod cpu_models;

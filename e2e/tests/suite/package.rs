@@ -14,7 +14,7 @@ use vmfm::yaml;
 use crate::crd;
 use crate::harness::{HOST, request, root, vm};
 
-const CHART: &str = "charts/vm-feature-manager-policy";
+pub const CHART: &str = "charts/vm-feature-manager-policy";
 
 fn read(path: &str) -> Value {
     yaml::read(&root().join(path)).unwrap().remove(0)
@@ -25,7 +25,7 @@ fn text(path: &str) -> String {
 }
 
 /// The documents that a program prints, or its output if it fails.
-fn render(program: &str, arguments: &[&str]) -> Result<Vec<Value>, String> {
+pub fn render(program: &str, arguments: &[&str]) -> Result<Vec<Value>, String> {
     let output = Command::new(program).args(arguments).current_dir(root()).output();
     let output = output.unwrap_or_else(|e| panic!("{program}: {e}; make test installs it"));
     if !output.status.success() {
@@ -39,7 +39,7 @@ fn chart(more: &[&str]) -> Result<Vec<Value>, String> {
     render("helm", &[&["template", "vmfm", CHART], more].concat())
 }
 
-fn of_kind<'d>(documents: &'d [Value], kind: &str) -> Vec<&'d Value> {
+pub fn of_kind<'d>(documents: &'d [Value], kind: &str) -> Vec<&'d Value> {
     documents.iter().filter(|document| document["kind"] == kind).collect()
 }
 
@@ -352,15 +352,6 @@ mod chart {
             .into()
         );
         assert!(of_kind(&all, "Role").is_empty());
-
-        // Without a cluster to ask, the chart grants permissions to the accounts of both usual installations of Kubewarden.
-        let account = |namespace| json!({"kind": "ServiceAccount", "name": "policy-server", "namespace": namespace});
-        let both = json!(["cattle-kubewarden-system", "kubewarden"].map(account));
-        assert_eq!(of_kind(&all, "ClusterRoleBinding")[0]["subjects"], both);
-        let rancher = chart(&["--set", "settings.policyServer.namespace=cattle-kubewarden-system"]);
-        assert_eq!(of_kind(&rancher.unwrap(), "ClusterRoleBinding")[0]["subjects"], both);
-        let third = chart(&["--set", "settings.policyServer.namespace=guard"]).unwrap();
-        assert_eq!(of_kind(&third, "ClusterRoleBinding")[0]["subjects"], json!([account("guard")]));
 
         let strict = file("strict");
         let rights = granted(of_kind(&strict, "ClusterRole")[0]);
@@ -853,13 +844,62 @@ mod workflows {
     fn the_release_runs_the_tests_first() {
         let release = read(".github/workflows/release.yml");
         assert_eq!(release["jobs"]["test"]["uses"], "./.github/workflows/test.yml");
-        for (job, needs) in [("module", "test"), ("evaluator", "module"), ("release", "evaluator")] {
+        let order = [("module", "test"), ("evaluator", "module"), ("package", "evaluator"), ("release", "package")];
+        for (job, needs) in order {
             assert_eq!(release["jobs"][job]["needs"], needs);
         }
         let test = read(".github/workflows/test.yml")["jobs"]["test"]["steps"].to_string();
         for command in ["make run", "make test", "make e2e-tests"] {
             assert!(test.contains(command), "{command}");
         }
+    }
+
+    /// What downloads or builds other people's programs must not be able to publish or sign.
+    #[test]
+    fn only_the_job_that_publishes_may_write_and_only_its_steps_that_need_it_have_the_token() {
+        let release = read(".github/workflows/release.yml");
+        assert_eq!(release["permissions"], json!({}));
+        let mut with_token = Vec::new();
+        for (name, job) in release["jobs"].as_object().unwrap() {
+            let may_write = job["permissions"].as_object().unwrap().values().any(|access| access == "write");
+            assert_eq!(may_write, name == "release", "{name}");
+            assert_eq!(job["environment"] == "release", may_write, "{name}");
+            let is_secret =
+                |value: &Value| value.to_string().contains("token") || value.to_string().contains("secrets.");
+            assert!(!is_secret(&release["env"]) && !is_secret(&job["env"]), "{name}");
+            for step in job["steps"].as_array().into_iter().flatten() {
+                let run = step["run"].as_str().unwrap_or_default();
+                let uses_others =
+                    ["make", "syft", "go-tools", "curl", "apt-get", "cargo"].iter().any(|it| run.contains(it));
+                assert!(!may_write || !uses_others, "{name}: {run}");
+                if step["uses"].as_str().is_some_and(|action| action.starts_with("actions/checkout@")) {
+                    assert_eq!(step["with"]["persist-credentials"], false, "{name}");
+                }
+                if is_secret(&step["env"]) {
+                    with_token.push(step["name"].as_str().unwrap().to_owned());
+                }
+            }
+        }
+        let expected = ["Push the module and sign it", "Publish the release", "Tell Artifact Hub"];
+        assert_eq!(with_token.len(), expected.len(), "{with_token:?}");
+        assert!(with_token.iter().zip(expected).all(|(step, start)| step.starts_with(start)), "{with_token:?}");
+    }
+
+    #[test]
+    fn the_release_is_built_with_pinned_tools() {
+        let release = read(".github/workflows/release.yml");
+        let workflow = text(".github/workflows/release.yml");
+        let tested: Vec<&str> = release["env"]["RUST_VERSION"].as_str().unwrap().split('.').collect();
+        assert_eq!(tested.len(), 3, "{tested:?}");
+        assert_eq!(workflow.matches("rustup default \"$RUST_VERSION\"").count(), 2);
+        assert!(
+            !workflow.contains("toolchain install stable") && !workflow.contains("--no-install-recommends binaryen")
+        );
+        let checksum = release["env"]["BINARYEN_SHA256"].as_str().unwrap();
+        assert!(checksum.len() == 64 && checksum.chars().all(|c| c.is_ascii_hexdigit()), "{checksum}");
+        let step = release["jobs"]["module"]["steps"][1]["run"].as_str().unwrap();
+        let [check, unpack] = ["sha256sum --check", "tar --extract"].map(|command| step.find(command).unwrap());
+        assert!(check < unpack, "{step}");
     }
 
     #[test]

@@ -37,7 +37,11 @@ section! {
         default_sidecar_image: ImageReference = ImageReference::sidecar_shim(), "defaultSidecarImage", "sidecar image";
         /// If off, the policy does not change the image's tag.
         auto_detect_version: bool = true, "autoDetectVersion", "match the image's tag to the running KubeVirt";
-        /// Glob patterns. If the list is empty, a VM may name any image.
+        /// Glob patterns, which compare repository, tag and digest each. quay.io/kubevirt/sidecar-shim admits every tag and digest of
+        /// this repository, and no other one. With a tag, as in quay.io/kubevirt/sidecar-shim:v1.*, a pattern admits only such tags,
+        /// and no image with a digest, because a container runtime then ignores the tag. With a digest, it admits only images with
+        /// such a digest. A * does not go beyond the part that it is in, nor from the registry into the path. If the list is empty,
+        /// a VM may name any image.
         allowed_sidecar_images: Vec<Pattern> = Vec::new(), "allowedSidecarImages", "images that a VM may name";
         /// With v1alpha3, the sidecar ends when the virtual machine does. With v1alpha2, it keeps running, and keeps the device.
         hook_version: HookVersion = HookVersion::V1Alpha3, "hookVersion", "version of the hook protocol";
@@ -167,7 +171,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let warning = context.lookups.check_gate("Sidecar")?;
     let image = named_image.unwrap_or_else(|| default_image(kubevirt.as_deref(), settings));
     let allowed = &settings.allowed_sidecar_images;
-    if !allowed.is_empty() && !allowed.iter().any(|pattern| pattern.matches(&image.to_string())) {
+    if !allowed.is_empty() && !allowed.iter().any(|pattern| image.is_admitted_by(pattern)) {
         return Err(VbiosError::ImageNotAllowed { image, allowed: Pattern::list(allowed) }.into());
     }
 
