@@ -118,7 +118,7 @@ add $domain/cpu/features [{\"name\":\"vmx\",\"policy\":\"require\"}]"
 }
 
 @test "directives may be labels" {
-    create nested-virt '.metadata |= (.labels["vm-feature-manager.io/nested-virt"] = "on" | del(.annotations["vm-feature-manager.io/nested-virt"]))'
+    create nested-virt '.metadata |= (.labels["vm-feature-manager.io/nested-virt"] = "maybe" | del(.annotations["vm-feature-manager.io/nested-virt"]))'
     evaluate --settings-json '{"configSource": "labels", "nestedVirtualization": {"errorHandling": "strip-label"}}'
     same "$(patch)" 'remove /metadata/labels/vm-feature-manager.io~1nested-virt null'
 }
@@ -199,7 +199,7 @@ add $domain/memory/hugepages {\"pageSize\":\"2Mi\"}"
 @test "without any rights the account and the command that grants them are named" {
     create all
     replay no-rights --settings-json '{"pciPassthrough": {"errorHandling": "allow-and-log"}, "vbiosInjection": {"errorHandling": "allow-and-log"}}'
-    same "$(answer '.auditAnnotations | [.applied, .failed]')" '["nested-virt,gpu-device-plugin","pci-passthrough,vbios-injection"]'
+    same "$(answer '.auditAnnotations | [.applied, .failed]')" '["gpu-device-plugin,nested-virt","pci-passthrough,vbios-injection"]'
     answer '.warnings[]' | grep -qxF "kubectl create clusterrolebinding vm-feature-manager-cattle-kubewarden-system --clusterrole=vm-feature-manager --serviceaccount=cattle-kubewarden-system:policy-server"
     [[ "$(patch)" != *hostDevices* ]]
 }

@@ -128,6 +128,12 @@ needs_harvester() {
     [ -n "${HARVESTER-}" ] || skip "no Harvester: the policy looks for no PCI devices, or the cluster has no PCIDevices"
 }
 
+# PCI and USB devices that have names, and that KubeVirt gives to virtual machines.
+needs_devices() {
+    needs_harvester
+    needs_gate HostDevices
+}
+
 needs_no_harvester() {
     [ -z "${HARVESTER-}" ] || skip "this is for KubeVirt without Harvester"
 }
@@ -189,6 +195,11 @@ with_usb() {
 # Creates the virtual machine: name, example, jq program.
 create() {
     vm "$@" | k create --filename -
+}
+
+# Creates a virtual machine with the directive pci-passthrough: name, addresses.
+create_with_pci() {
+    create "$1" pci-passthrough "$(with_pci "${@:2}")"
 }
 
 # Creates it in a dry run: name, example, jq program.
@@ -316,8 +327,13 @@ put() {
         name=$(jq --raw-output .metadata.name <<<"$object")
         # One of Harvester's webhooks looks for a claim's device in its cache.
         eventually 20 kubectl create --filename - <<<"$object"
-        kubectl patch "${1,,}s.$pci" "$name" --subresource status --type merge --patch "$(jq --compact-output '{status}' <<<"$object")"
+        patch_status "${1,,}s" "$name" "$(jq --compact-output .status <<<"$object")"
     done < <(jq --compact-output "select(.kind == \"$1\")" "$BATS_FILE_TMPDIR/devices.json")
+}
+
+# Changes the status of one of Harvester's devices or claims: plural of its kind, name, status.
+patch_status() {
+    kubectl patch "$1.$pci" "$2" --subresource status --type merge --patch "{\"status\": $3}"
 }
 
 # Removes everything that the run created and that still exists.
