@@ -217,9 +217,10 @@ fn choose_by_vm(context: &Context<'_>) -> anyhow::Result<(Extensions, Option<Str
     }
     let nodes = nodes(context)?;
     let says = |vendor: &Vendor| vendor.labels.iter().any(|label| any_has(&nodes, label));
-    // If there are nodes of both vendors by now, what the policy added before stays.
+    // If there are nodes of both vendors by now, what the policy added before stays, until someone asks anew.
     let in_place = |vendor: &Vendor| {
-        says(&AMD) && says(&INTEL) && context.ours.iter().any(|added| added.entry.name == vendor.extension)
+        let stays = says(&AMD) && says(&INTEL) && !context.is_requested;
+        stays && context.ours.iter().any(|added| added.entry.name == vendor.extension)
     };
     let vendor = match only_one(in_place, "the VirtualMachine has the extensions of")? {
         Some(vendor) => Some(vendor),
