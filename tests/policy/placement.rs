@@ -839,3 +839,28 @@ fn the_node_that_a_directive_names_tells_the_vendor(#[case] settings: Value, #[c
         answer.assert_denied(&[expected]);
     }
 }
+
+/// Both nodes have a device at the address, but node2 takes no new VMs at the moment.
+#[rstest]
+#[case::cordoned(json!({"spec": {"unschedulable": true}}))]
+#[case::without_kubevirt(json!({"metadata": {"labels": {"kubevirt.io/schedulable": "false"}}}))]
+fn a_node_that_takes_no_vms_now_makes_no_device_ambiguous(#[case] state: Value) {
+    use super::devices::{node, pci};
+    let mut node2 = node("node2");
+    for (key, value) in state["spec"].as_object().into_iter().flatten() {
+        node2["spec"][key] = value.clone();
+    }
+    for (key, value) in state["metadata"]["labels"].as_object().into_iter().flatten() {
+        node2["metadata"]["labels"][key] = value.clone();
+    }
+    let cluster = |node2: Value| {
+        let devices =
+            [pci("node1-000003000", "10de:1eb8", "7", "a.com/x"), pci("node2-000003000", "10de:1eb9", "7", "a.com/y")];
+        MemoryCluster::of([vec![node("node1"), node2], devices.concat()].concat())
+    };
+    let ask = || bare_vm(&[("pci-passthrough", r#"{"devices": ["0000:03:00.0"]}"#)]);
+    let answer = Request::create(ask()).cluster(cluster(node2)).evaluate();
+    assert_eq!(answer.domain()["devices"]["hostDevices"][0]["name"], "node1-000003000", "{}", answer.message());
+    let both = Request::create(ask()).cluster(cluster(node("node2"))).evaluate();
+    both.assert_denied(&["matches different devices"]);
+}

@@ -246,9 +246,13 @@ impl Inventory<'_> {
                 return Err(HostDevicesError::OtherNode { bound: bound.to_owned(), devices: places() });
             }
         }
-        self.retain_allowed(&mut nodes);
+        let ready = self.retain_allowed(&mut nodes);
         if nodes.is_empty() {
             return Err(HostDevicesError::Excluded { devices: places() });
+        }
+        // Nodes that take no new VirtualMachines count only if there is no other.
+        if ready > 0 {
+            nodes.truncate(ready);
         }
         if self.settings.has_rules() {
             self.retain_those_with_only_allowed(&mut nodes, all)?;
@@ -300,17 +304,19 @@ impl Inventory<'_> {
     }
 
     /// Keeps the nodes that the VirtualMachine may run on, as far as they can be looked up. Those that take no new
-    /// VirtualMachines at the moment come last.
-    pub(super) fn retain_allowed(&self, nodes: &mut Vec<&str>) {
-        let Ok(placement) = self.context.placement() else { return };
+    /// VirtualMachines at the moment come last. Returns how many there are of the others.
+    pub(super) fn retain_allowed(&self, nodes: &mut Vec<&str>) -> usize {
+        let Ok(placement) = self.context.placement() else { return nodes.len() };
         let known = match nodes.as_slice() {
-            [] => return,
+            [] => return 0,
             [one] => self.context.node(OnlyNode::Named(one)).ok().flatten().into_iter().collect(),
             _ => self.context.lookups.list::<Node>(&NODE).unwrap_or_default(),
         };
         let known = |name: &str| known.iter().find(|node| node.name() == name);
         nodes.retain(|name| known(name).is_none_or(|node| placement.allows(node)));
-        nodes.sort_by_key(|name| known(name).is_some_and(|node| !node.is_ready()));
+        let is_ready = |name: &str| known(name).is_none_or(|node| node.is_ready());
+        nodes.sort_by_key(|name| !is_ready(name));
+        nodes.iter().filter(|name| is_ready(name)).count()
     }
 
     /// What Kubernetes may give instead of the new devices that the directive names, because devices of the same resource

@@ -179,8 +179,10 @@ impl<'n> Inventory<'n> {
         let is_no_node = |node: &str| matches!(self.context.node(OnlyNode::Named(node)), Ok(None));
         let who = match self.bound {
             None => "no node has a".to_owned(),
-            Some(Bound { node, by }) if is_no_node(node) => format!("there is no node {node}{by}, so it has no"),
-            Some(Bound { node, by }) => format!("the node {node}{by} has no"),
+            Some(Bound { node, by }) if is_no_node(node) => {
+                format!("there is no node {}{by}, so it has no", text::name(node))
+            }
+            Some(Bound { node, by }) => format!("the node {}{by} has no", text::name(node)),
         };
         let remedy = match self.bound {
             _ if !elsewhere.is_empty() => {

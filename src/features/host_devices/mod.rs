@@ -40,7 +40,8 @@ section! {
         /// can run only on that node.
         pin_to_node: bool = true, "pinToNode", "pin the VM to the node that the directive names";
         /// Maps a namespace pattern to patterns of devices or resource names, separated by commas. If the map is empty, every
-        /// namespace may use any device. Otherwise, a namespace that no pattern matches may use none.
+        /// namespace may use any device. Otherwise, a namespace that no pattern matches may use none. A pattern such as team-a-* also
+        /// matches namespaces that users create later.
         allowed_devices: Vec<(Pattern, Vec<Pattern>)> = Vec::new(), "allowedDevices", "devices that a namespace may use";
         /// Only the user who enabled passthrough for a device may request it. This also applies to service accounts. It needs
         /// Harvester, because only Harvester's claims name a user.

@@ -57,7 +57,7 @@ impl Wanted<'_> {
         };
         if !is_allowed {
             let but = match only.filter(|only| *only != named) {
-                Some(only) => format!("the VirtualMachine may run only on {only}"),
+                Some(only) => format!("the VirtualMachine may run only on {}", text::name(&only)),
                 None => "the VirtualMachine's node selector, node affinity or tolerations exclude that node".to_owned(),
             };
             return Err(HostDevicesError::PlacedElsewhere { named, but }.into());
