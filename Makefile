@@ -76,8 +76,9 @@ bench: policy.wasm target/noop.wasm ## Measures the module, and one that does no
 	cargo bench --quiet --locked --package vm-feature-manager-e2e --bench evaluate
 
 .PHONY: fuzz
-fuzz: ## Tries the properties with new inputs, and fuzzes each target for FUZZ_SECONDS; needs Rust's nightly toolchain
+fuzz: policy.wasm ## Tries the properties with new inputs, and fuzzes each target for FUZZ_SECONDS; needs Rust's nightly toolchain
 	PROPTEST_RNG_SEED=$$(date +%s) PROPTEST_CASES=50000 cargo test --release --locked --test policy properties
+	COST_SECONDS=$(FUZZ_SECONDS) cargo test --profile bench --locked --package vm-feature-manager-e2e --test suite grown -- --nocapture
 	scripts/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 .PHONY: mutants

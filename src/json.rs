@@ -40,3 +40,14 @@ pub(crate) fn is_unset(value: &Value) -> bool {
         Value::Bool(_) | Value::Number(_) => false,
     }
 }
+
+/// Whether a value and the values in it are at most `left`, from which they are subtracted. The counting ends there.
+pub(crate) fn is_at_most(value: &Value, left: &mut usize) -> bool {
+    let Some(rest) = left.checked_sub(1) else { return false };
+    *left = rest;
+    match value {
+        Value::Array(items) => items.iter().all(|item| is_at_most(item, left)),
+        Value::Object(members) => members.values().all(|member| is_at_most(member, left)),
+        _ => true,
+    }
+}

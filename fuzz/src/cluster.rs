@@ -31,7 +31,12 @@ static OBJECTS: LazyLock<Vec<Value>> = LazyLock::new(|| {
 });
 
 thread_local! {
-    static CLUSTER: MemoryCluster = MemoryCluster::of(OBJECTS.clone());
+    static CLUSTER: MemoryCluster = MemoryCluster::of(objects());
+}
+
+/// The objects of the cluster.
+pub fn objects() -> Vec<Value> {
+    OBJECTS.clone()
 }
 
 /// Calls the function with the cluster, which keeps nothing from one call to the next.

@@ -2,6 +2,7 @@
 //! takes the bytes of one input, and panics if something does not hold.
 
 mod cluster;
+pub mod grown;
 pub mod seeds;
 
 use std::sync::LazyLock;
@@ -9,6 +10,7 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value, json};
 use slog::{Logger, o};
 
+pub use cluster::objects;
 use cluster::with_cluster;
 use vm_feature_manager_testkit::log::Lines;
 use vm_feature_manager_testkit::{PREFIX, RECORD, features};

@@ -1,6 +1,7 @@
 //! The objects of Harvester's add-on for devices.
 
-use super::kind::{Fields, Kind, Object, Provider};
+use super::kind::{Kind, Provider};
+use super::object::{Fields, Object};
 
 const API_VERSION: &str = "devices.harvesterhci.io/v1beta1";
 
@@ -44,20 +45,21 @@ pub(crate) struct HostDevice {
 
 impl Object for HostDevice {
     fn read(fields: Fields<'_>) -> Self {
-        let either = |pci: &str, usb: &str| match fields.text(pci) {
-            empty if empty.is_empty() => fields.text(usb),
+        let status = fields.at("status");
+        let either = |pci: &str, usb: &str| match status.at(pci).text() {
+            empty if empty.is_empty() => status.at(usb).text(),
             text => text,
         };
         Self {
-            name: fields.text("/metadata/name"),
-            address: fields.text("/status/address"),
-            vendor_id: either("/status/vendorId", "/status/vendorID"),
-            device_id: either("/status/deviceId", "/status/productID"),
-            class_id: fields.text("/status/classId"),
-            node: fields.text("/status/nodeName"),
-            resource: fields.text("/status/resourceName"),
-            iommu_group: fields.text("/status/iommuGroup"),
-            is_enabled: fields.is_true("/status/enabled") && fields.text("/status/status") != "orphaned",
+            name: fields.at("metadata").at("name").text(),
+            address: status.at("address").text(),
+            vendor_id: either("vendorId", "vendorID"),
+            device_id: either("deviceId", "productID"),
+            class_id: status.at("classId").text(),
+            node: status.at("nodeName").text(),
+            resource: status.at("resourceName").text(),
+            iommu_group: status.at("iommuGroup").text(),
+            is_enabled: status.at("enabled").is_true() && status.at("status").text() != "orphaned",
         }
     }
 }
@@ -117,9 +119,9 @@ pub(crate) struct Claim {
 impl Object for Claim {
     fn read(fields: Fields<'_>) -> Self {
         Self {
-            name: fields.text("/metadata/name"),
-            user: fields.text("/spec/userName"),
-            is_enabled: fields.is_true("/status/passthroughEnabled"),
+            name: fields.at("metadata").at("name").text(),
+            user: fields.at("spec").at("userName").text(),
+            is_enabled: fields.at("status").at("passthroughEnabled").is_true(),
         }
     }
 }

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, Value};
-
 /// A kind of Kubernetes object that the policy may look up. Each is a static in the file of the API that serves it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
@@ -68,59 +66,6 @@ impl Kind {
             "" => self.plural.to_owned(),
             group => format!("{}.{group}", self.plural),
         }
-    }
-}
-
-/// An object of the cluster, as the policy needs it.
-pub(crate) trait Object: 'static {
-    /// Reads the object. A field that is absent, or has another type than in the API, is empty.
-    ///
-    /// Derived structs would read objects, too, but serde's code for them takes 40 KB of the module.
-    fn read(fields: Fields<'_>) -> Self;
-}
-
-/// An object of which nothing is read.
-impl Object for () {
-    fn read(_: Fields<'_>) {}
-}
-
-/// The fields of an object or of a part of it. A path is a JSON pointer, such as `/metadata/name`.
-#[derive(Clone, Copy)]
-pub(crate) struct Fields<'v>(pub(super) &'v Value);
-
-impl<'v> Fields<'v> {
-    pub(super) fn text(self, path: &str) -> String {
-        self.0.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
-    }
-
-    pub(super) fn is_true(self, path: &str) -> bool {
-        self.0.pointer(path) == Some(&Value::Bool(true))
-    }
-
-    /// The items of a list.
-    pub(super) fn items<T>(self, path: &str, read: impl Fn(Fields<'v>) -> T) -> Vec<T> {
-        let items = self.0.pointer(path).and_then(Value::as_array).into_iter().flatten();
-        items.map(|item| read(Fields(item))).collect()
-    }
-
-    /// The texts in an object, by their keys.
-    pub(super) fn texts(self, path: &str) -> Texts {
-        Texts(self.0.pointer(path).and_then(Value::as_object).cloned().unwrap_or_default())
-    }
-}
-
-/// Texts by their keys, as labels are.
-#[derive(Debug)]
-pub(crate) struct Texts(Map<String, Value>);
-
-impl Texts {
-    pub(crate) fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.as_str()
-    }
-
-    /// The first key.
-    pub(crate) fn first_key(&self) -> Option<&str> {
-        self.0.keys().next().map(String::as_str)
     }
 }
 

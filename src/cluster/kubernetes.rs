@@ -1,6 +1,7 @@
 //! Kubernetes' own objects.
 
-use super::kind::{Fields, Kind, Object, Provider, Texts};
+use super::kind::{Kind, Provider};
+use super::object::{Fields, Object, Texts};
 
 /// `v1`, `Node`.
 pub static NODE: Kind =
@@ -56,16 +57,17 @@ pub(crate) struct Taint {
 impl Object for Node {
     fn read(fields: Fields<'_>) -> Self {
         let taint = |taint: Fields<'_>| Taint {
-            key: taint.text("/key"),
-            value: taint.text("/value"),
-            effect: taint.text("/effect"),
+            key: taint.at("key").text(),
+            value: taint.at("value").text(),
+            effect: taint.at("effect").text(),
         };
+        let (metadata, spec) = (fields.at("metadata"), fields.at("spec"));
         Self {
-            name: fields.text("/metadata/name"),
-            labels: fields.texts("/metadata/labels"),
-            taints: fields.items("/spec/taints", taint),
-            is_cordoned: fields.is_true("/spec/unschedulable"),
-            allocatable: fields.texts("/status/allocatable"),
+            name: metadata.at("name").text(),
+            labels: metadata.at("labels").texts(),
+            taints: spec.at("taints").items(taint),
+            is_cordoned: spec.at("unschedulable").is_true(),
+            allocatable: fields.at("status").at("allocatable").texts(),
         }
     }
 }
@@ -125,7 +127,7 @@ pub(crate) struct ConfigMap {
 
 impl Object for ConfigMap {
     fn read(fields: Fields<'_>) -> Self {
-        Self { data: fields.texts("/data"), binary_data: fields.texts("/binaryData") }
+        Self { data: fields.at("data").texts(), binary_data: fields.at("binaryData").texts() }
     }
 }
 
@@ -137,7 +139,7 @@ pub(crate) struct UserDataSecret {
 
 impl Object for UserDataSecret {
     fn read(fields: Fields<'_>) -> Self {
-        Self { data: fields.texts("/data") }
+        Self { data: fields.at("data").texts() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! KubeVirt's own object.
 
-use super::kind::{Fields, Kind, Object, Provider};
+use super::kind::{Kind, Provider};
+use super::object::{Fields, Object};
 use crate::values::usb::UsbIds;
 
 /// `kubevirt.io/v1`, `KubeVirt`.
@@ -46,25 +47,24 @@ struct PermittedDevice {
 
 impl Object for KubeVirt {
     fn read(fields: Fields<'_>) -> Self {
-        let gate = |gate: Fields<'_>| gate.text("");
-        let selector = |ids: Fields<'_>| UsbIds::of_parts(&ids.text("/vendor"), &ids.text("/product"));
+        let selector = |ids: Fields<'_>| UsbIds::of_parts(&ids.at("vendor").text(), &ids.at("product").text());
         let device = |device: Fields<'_>| PermittedDevice {
-            resource: device.text("/resourceName"),
-            pci_vendor_selector: device.text("/pciVendorSelector"),
-            selectors: device.items("/selectors", selector),
+            resource: device.at("resourceName").text(),
+            pci_vendor_selector: device.at("pciVendorSelector").text(),
+            selectors: device.at("selectors").items(selector),
         };
-        let permitted = fields.0.pointer("/spec/configuration/permittedHostDevices").filter(|it| !it.is_null());
-        let permitted = permitted.map(Fields).map(|permitted| PermittedHostDevices {
-            pci: permitted.items("/pciHostDevices", device),
-            mediated: permitted.items("/mediatedDevices", device),
-            usb: permitted.items("/usb", device),
-        });
+        let configuration = fields.at("spec").at("configuration");
+        let developer = configuration.at("developerConfiguration");
+        let permitted = configuration.at("permittedHostDevices");
         Self {
-            feature_gates: fields.items("/spec/configuration/developerConfiguration/featureGates", gate),
-            disabled_feature_gates: fields
-                .items("/spec/configuration/developerConfiguration/disabledFeatureGates", gate),
-            permitted,
-            observed_version: fields.text("/status/observedKubeVirtVersion"),
+            feature_gates: developer.at("featureGates").items(Fields::text),
+            disabled_feature_gates: developer.at("disabledFeatureGates").items(Fields::text),
+            permitted: permitted.is_object().then(|| PermittedHostDevices {
+                pci: permitted.at("pciHostDevices").items(device),
+                mediated: permitted.at("mediatedDevices").items(device),
+                usb: permitted.at("usb").items(device),
+            }),
+            observed_version: fields.at("status").at("observedKubeVirtVersion").text(),
         }
     }
 }

@@ -7,6 +7,7 @@ mod host;
 mod kind;
 mod kubernetes;
 mod kubevirt;
+mod object;
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -16,9 +17,6 @@ use k8s_openapi::api::authorization::v1::SubjectAccessReviewStatus;
 use kubewarden_policy_sdk::host_capabilities::kubernetes::{
     CanIRequest, GetResourceRequest, ListAllResourcesRequest, ResourceAttributes, SubjectAccessReview,
 };
-use serde::Deserialize;
-use serde_json::Value;
-use serde_json::value::RawValue;
 
 use crate::json;
 use crate::settings::GeneralSettings;
@@ -28,12 +26,12 @@ pub use error::{Account, ClusterError};
 pub(crate) use harvester::{Claim, HostDevice};
 pub use harvester::{PCI_DEVICE, PCI_DEVICE_CLAIM, USB_DEVICE, USB_DEVICE_CLAIM};
 pub(crate) use host::HostCluster;
-use kind::{Fields, Object};
 pub use kind::{Kind, Provider};
 pub(crate) use kubernetes::{ARCHITECTURE_LABEL, ConfigMap, HOSTNAME_LABEL, Node, Taint, UserDataSecret};
 pub use kubernetes::{CONFIG_MAP, NODE, SECRET, SUBJECT_ACCESS_REVIEW};
 pub use kubevirt::KUBEVIRT;
 pub(crate) use kubevirt::{Gate, GateError, KubeVirt};
+use object::Object;
 
 /// All kinds that the policy may look up.
 pub const KINDS: [&Kind; 9] = [
@@ -83,11 +81,13 @@ pub(crate) struct Lookups<'c> {
 }
 
 /// A query for an object, or for all objects of the kind if it has no name.
+///
+/// The name is compared first, because most queries differ in it.
 #[derive(Clone, PartialEq)]
 struct Query {
-    kind: &'static Kind,
     name: Option<String>,
     namespace: Option<String>,
+    kind: &'static Kind,
 }
 
 /// An object, or a vector of all objects, in the type that the caller asked for.
@@ -106,13 +106,6 @@ impl Query {
         let verbs = if self.name.is_some() { "get" } else { "list and watch" };
         LookupError { cause, kind: self.kind, verbs, namespace: self.namespace.clone() }
     }
-}
-
-/// A list, as the host writes it. Each item is read alone, because thousands of objects as a `Value` take much memory.
-#[derive(Deserialize)]
-struct List<'a> {
-    #[serde(borrow)]
-    items: Vec<&'a RawValue>,
 }
 
 impl<'c> Lookups<'c> {
@@ -146,36 +139,31 @@ impl<'c> Lookups<'c> {
     where
         T: Object,
     {
-        self.once(Query::one(kind, name, namespace), read)
+        self.once(Query::one(kind, name, namespace), |answer| object::read(kind, text_of(answer)?))
     }
 
     /// Looks up all objects of a kind.
     pub(crate) fn list<T: Object>(&self, kind: &'static Kind) -> Result<Vec<Rc<T>>, LookupError> {
-        let all: Rc<Vec<Rc<T>>> = self.once(Query::all(kind), |answer| {
-            let list = text_of(answer).and_then(|text| serde_json::from_str(text).ok());
-            let List { items } = list.ok_or(ClusterError::Unavailable)?;
-            items.into_iter().map(|item| read(item.get().as_bytes()).map(Rc::new)).collect()
-        })?;
-        Ok(all.to_vec())
+        Ok(self.all(kind)?.to_vec())
+    }
+
+    fn all<T: Object>(&self, kind: &'static Kind) -> Result<Rc<Vec<Rc<T>>>, LookupError> {
+        self.once(Query::all(kind), |answer| object::read_list(kind, text_of(answer)?))
     }
 
     /// A device by its name, taken from the list of all devices if that was looked up. `kind` is PCIDevice or USBDevice.
     pub(crate) fn device(&self, kind: &'static Kind, name: &str) -> Result<Rc<HostDevice>, LookupError> {
         let is_listed = matches!(self.known(&Query::all(kind)), Some(Ok(_)));
-        let listed = if is_listed { self.list::<HostDevice>(kind)? } else { Vec::new() };
-        let listed = listed.into_iter().find(|device| device.name() == name);
-        listed.map_or_else(|| self.get(kind, name, None), Ok)
+        let listed = if is_listed { self.all::<HostDevice>(kind)? } else { Rc::default() };
+        let listed = listed.iter().find(|device| device.name() == name);
+        listed.map_or_else(|| self.get(kind, name, None), |device| Ok(Rc::clone(device)))
     }
 
-    /// Answers a query from the answers so far, or looks it up.
-    fn once<T: 'static>(
-        &self,
-        query: Query,
-        read: impl FnOnce(&[u8]) -> Result<T, ClusterError>,
-    ) -> Result<Rc<T>, LookupError> {
+    /// Answers a query from the answers so far, or looks it up. `read` reads the host's answer, if it can be read.
+    fn once<T: 'static>(&self, query: Query, read: impl FnOnce(&[u8]) -> Option<T>) -> Result<Rc<T>, LookupError> {
         let answer = self.known(&query).unwrap_or_else(|| {
             let answer = self.look_up(&query);
-            let answer = answer.and_then(|json| read(&json).map_err(|cause| query.failed(cause)));
+            let answer = answer.and_then(|json| read(&json).ok_or_else(|| query.failed(ClusterError::Unavailable)));
             let answer = answer.map(|content| Rc::new(content) as Rc<dyn Any>);
             self.answers.borrow_mut().push((query.clone(), answer.clone()));
             answer
@@ -291,12 +279,6 @@ impl<'c> Lookups<'c> {
             Err(cause) => Err(cause),
         }
     }
-}
-
-/// Reads an object that the host sends.
-fn read<T: Object>(answer: &[u8]) -> Result<T, ClusterError> {
-    let object = text_of(answer).and_then(|text| serde_json::from_str(text).ok()).filter(Value::is_object);
-    object.map(|object| T::read(Fields(&object))).ok_or(ClusterError::Unavailable)
 }
 
 /// The text of an answer of the host.

@@ -20,7 +20,7 @@ pub(super) const SECTION: &str = "x_kubevirt_features";
 /// How many volumes with user data are read. KubeVirt allows only one.
 const MAX_SOURCES: usize = 8;
 
-/// The size limit for user data, in bytes.
+/// The size limit for user data, in bytes, of all volumes together.
 const MAX_TEXT: usize = 64 << 10;
 
 /// The start of a document that cloud-init reads as configuration.
@@ -46,6 +46,8 @@ pub(crate) struct UserData {
     unreadable: Vec<String>,
     /// Whether any user data cannot be read at all.
     is_incomplete: bool,
+    /// How long the texts are that may contain directives.
+    bytes: usize,
     /// Warnings for the user.
     pub(crate) warnings: Vec<String>,
     /// The documents and values that were skipped, for the log.
@@ -165,8 +167,12 @@ impl UserData {
         if !text.contains(SECTION) {
             return;
         }
+        self.bytes = self.bytes.saturating_add(text.len());
         if text.len() > MAX_TEXT {
             return self.pass_over(volume, "is longer than 64 KiB");
+        }
+        if self.bytes > MAX_TEXT {
+            return self.pass_over(volume, "is longer than 64 KiB with that of the volumes before it");
         }
         let Some(text) = configuration(text) else {
             return self.pass_over(volume, "is not a cloud-config document that the policy can read");

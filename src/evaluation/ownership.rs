@@ -87,11 +87,22 @@ impl Present {
                 None => missing.push(added),
             }
         }
+        let mut devices: Vec<(&Entry, &str)> = Vec::new();
+        for entry in self.devices.iter().filter(|entry| !missing.is_empty() && is_pci_device(entry)) {
+            devices.extend(entry.as_device().map(|(_, resource)| (entry, resource)));
+        }
         for added in missing {
-            let is_it = |entry: &&Entry| {
-                is_pci_device(entry) && added.entry.is_of_same_resource_as(entry) && is_free(entry, &taken)
-            };
-            match self.devices.iter().find(is_it) {
+            let wanted = added.entry.as_device().map(|(_, resource)| resource);
+            let mut renamed = None;
+            // A device that is not free now will not be free later, so each is looked at once.
+            while let Some(index) = devices.iter().position(|(_, resource)| wanted == Some(*resource)) {
+                let (entry, _) = devices.remove(index);
+                if is_free(entry, &taken) {
+                    renamed = Some(entry);
+                    break;
+                }
+            }
+            match renamed {
                 Some(entry) => {
                     taken.insert(entry.clone());
                     found.ours.push(Recorded { entry: entry.clone(), beside: added.beside.clone() });
@@ -186,7 +197,8 @@ impl Ownership {
     /// Warnings about entries that someone changed since the feature added them. `part` is what the record says.
     pub(super) fn changes(&self, part: &Part, ours: &[Recorded], vm: &VirtualMachine) -> Vec<String> {
         let ours = entries(ours);
-        let missing = self.present.find(&part.added, &self.users).missing;
+        let mut missing = self.present.find(&part.added, &self.users).missing;
+        missing.dedup();
         let messages = missing.iter().take(MAX_WARNINGS).filter_map(|entry| {
             match vm.has_in_place_of(entry) {
                 Err(error) => return Some(error.to_string()),

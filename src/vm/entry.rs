@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::{Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::entries::Entries;
 use super::place::{Field, Form, GPU, HOST_DEVICE, Place};
@@ -38,6 +38,13 @@ impl Place {
     }
 }
 
+impl Field {
+    /// Whether an entry can have this name or value.
+    fn may_be(&self, text: &str) -> bool {
+        !matches!(self, Field::Fixed(fixed) if *fixed != text)
+    }
+}
+
 impl Entry {
     /// The name and the resource of a host device or GPU.
     pub(crate) fn as_device(&self) -> Option<(&str, &str)> {
@@ -52,9 +59,11 @@ impl Entry {
 
     /// The entry that an item of its place's list is; `None` if the item has other fields.
     fn of_item(place: &'static Place, keys: &[&str], item: &Value) -> Option<Self> {
-        let value = keys.iter().try_fold(item, |value, key| value.get(key))?;
-        let entry = place.entry(item.get("name")?.as_str()?, value.as_str()?);
-        (entry.to_item(keys) == *item).then_some(entry)
+        let (first, others) = keys.split_first()?;
+        let members = members_of(item, 2)?;
+        let value = others.iter().try_fold(members.get(*first)?, |value, key| members_of(value, 1)?.get(*key));
+        let (name, value) = (members.get("name")?.as_str()?, value?.as_str()?);
+        (place.name.may_be(name) && place.value.may_be(value)).then(|| place.entry(name, value))
     }
 
     /// The entry as an item of a list, with its value under these keys.
@@ -115,10 +124,8 @@ impl VirtualMachine {
                 let members = place.path.members(&self.object).ok().flatten().into_iter().flatten();
                 // A quantity may be a number.
                 let members = members.filter(|(_, value)| value.is_string() || value.is_number());
-                let entry = |(key, value): (&String, _)| {
-                    Some(place.entry(key, &as_text(value))).filter(|entry| entry.name == *key)
-                };
-                members.filter_map(entry).collect()
+                let members = members.filter(|(key, _)| place.name.may_be(key));
+                members.map(|(key, value)| place.entry(key, &as_text(value))).collect()
             }
             Form::True | Form::EmptyObject => Some(place.entry("", "")).filter(member_is).into_iter().collect(),
             Form::Sidecar => {
@@ -229,6 +236,11 @@ impl VirtualMachine {
         }
         Ok(())
     }
+}
+
+/// The members of an object that has this many.
+fn members_of(value: &Value, count: usize) -> Option<&Map<String, Value>> {
+    value.as_object().filter(|members| members.len() == count)
 }
 
 /// Whether an item has all members of another; it may have more. A string that is empty may be absent.

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::NodeSelector;
 use serde_json::Value;
 
 use crate::cluster::ARCHITECTURE_LABEL;
-use crate::json::{is_unset, to_text};
+use crate::json::{is_at_most, is_unset, to_text};
 use crate::keys::PREFIX;
 use crate::values::pci::MAX_DEVICES;
 use crate::values::quantity::Quantity;
@@ -45,6 +45,10 @@ const MEMORY: Path = Path(&["spec", "template", "spec", "domain", "memory"]);
 const DISKS: Path = Path(&["spec", "template", "spec", "domain", "devices", "disks"]);
 const INTERFACES: Path = Path(&["spec", "template", "spec", "domain", "devices", "interfaces"]);
 const REQUESTS: Path = Path(&["spec", "template", "spec", "domain", "resources", "requests"]);
+
+/// The most values that the node selector, the required node affinity and the tolerations may have: each may be compared
+/// with every node, for every feature.
+const MAX_PLACEMENT: usize = 1000;
 
 /// The annotation with the manifest that `kubectl apply` was last given.
 const LAST_APPLIED: Path = Path(&["metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration"]);
@@ -182,7 +186,16 @@ impl VirtualMachine {
     }
 
     /// `nodeSelector`, the required node affinity, `tolerations`, and `architecture`, which KubeVirt makes a node selector of.
+    ///
+    /// # Errors
+    /// A part has a wrong type, or there is more than the policy compares with every node.
     pub(crate) fn placement(&self) -> Result<Placement, ShapeError> {
+        let mut left = MAX_PLACEMENT;
+        for path in [NODE_SELECTOR.path, REQUIRED_NODES, TOLERATIONS] {
+            if !path.find(&self.object)?.is_none_or(|value| is_at_most(value, &mut left)) {
+                return Err(ShapeError::LongPlacement { path });
+            }
+        }
         let labels = NODE_SELECTOR.path.members(&self.object)?.into_iter().flatten();
         let mut selector: Vec<_> = labels.map(|(key, value)| (key.clone(), as_text(value).into_owned())).collect();
         let architecture = self.architecture()?.filter(|architecture| !architecture.is_empty());

@@ -42,6 +42,13 @@ pub(crate) enum ShapeError {
     /// Cure: remove those that the guest does not need
     #[error("{path} has {count} entries, but a guest can have at most {MAX_DEVICES} devices; remove some")]
     TooMany { path: Path, count: usize },
+    /// Cause: node selector, required node affinity and tolerations have more values than the policy compares with every node
+    /// Cure: select nodes by a label that they share, instead of by their names
+    #[error(
+        "{path} has too many values: with node selector, node affinity and tolerations together, the policy compares at most \
+         1000 with every node; remove some"
+    )]
+    LongPlacement { path: Path },
     /// Cause: a typing mistake
     /// Cure: write a quantity in Kubernetes' form, such as `2`, `500m`, `8Gi`
     #[error("{key} under {path} is {}, which is not a quantity; write one such as 2 or 8Gi", Quoted(.text))]
@@ -53,6 +60,13 @@ pub(crate) enum ShapeError {
          added to it; correct or remove that annotation"
     )]
     HookSidecars,
+    /// Cause: the annotation is longer than the policy reads
+    /// Cure: shorten it; a long program can be in a ConfigMap
+    #[error(
+        "spec.template.metadata.annotations[\"hooks.kubevirt.io/hookSidecars\"] is longer than 64 KiB, so no sidecar can be \
+         added to it; shorten that annotation"
+    )]
+    LongHookSidecars,
 }
 
 impl ShapeError {

@@ -10,6 +10,10 @@ use crate::keys::PREFIX;
 /// The position of the mark in the command of the policy's sidecar: after `python3 -c PROGRAM`.
 const MARK: usize = 3;
 
+/// The size limit for the annotation, in bytes. It is read several times. The policy's own sidecar has a tenth of it, and
+/// Kubernetes accepts no pod with annotations of more than 256 KiB.
+const MAX_LENGTH: usize = 64 << 10;
+
 /// The hook sidecars. Each is kept as JSON text, so that the user's sidecars stay exactly as they were written.
 #[derive(Debug, Default)]
 pub(crate) struct Sidecars<'t> {
@@ -21,6 +25,9 @@ impl<'t> Sidecars<'t> {
     pub(super) fn parse(value: &'t str) -> Result<Self, ShapeError> {
         if value.trim().is_empty() {
             return Ok(Self::default());
+        }
+        if value.len() > MAX_LENGTH {
+            return Err(ShapeError::LongHookSidecars);
         }
         let entries = serde_json::from_str(value).map_err(|_| ShapeError::HookSidecars)?;
         Ok(Self { entries })
@@ -54,7 +61,8 @@ impl<'t> Sidecars<'t> {
 }
 
 fn is_of_policy(entry: &RawValue) -> bool {
-    argument_of(entry.get(), MARK).is_some_and(|mark| mark.starts_with(PREFIX))
+    // There may be thousands, and most are too short for the mark.
+    entry.get().len() > PREFIX.len() && argument_of(entry.get(), MARK).is_some_and(|mark| mark.starts_with(PREFIX))
 }
 
 /// One argument in the command of a sidecar. `sidecar` is JSON.

@@ -64,6 +64,25 @@ fn may_run_on(node: Value, placement: &Value, settings: Value) -> bool {
     answer.is_accepted()
 }
 
+/// Each value may be compared with every node, for every feature. The terms and their parts count, too.
+#[rstest]
+#[case::node_selector(998, |n| json!({"nodeSelector": (0..n).map(|i| (format!("a{i}"), json!("b"))).collect::<serde_json::Map<_, _>>()}))]
+#[case::values_of_node_affinity(992, |n| expressions(json!([{"key": "a", "operator": "NotIn", "values": vec!["b"; n]}])))]
+#[case::tolerations(499, |n| json!({"tolerations": vec![json!({"key": "a"}); n]}))]
+fn more_than_the_policy_compares_is_an_error(#[case] most: usize, #[case] placement: fn(usize) -> Value) {
+    let create = |n| {
+        let request = Request::create(vm(("nested-virt", "enabled"), &placement(n)));
+        request.cluster(MemoryCluster::of(vec![node("node1", json!({}))])).evaluate()
+    };
+    create(most + 2).assert_denied(&["has too many values", "the policy compares at most 1000 with every node"]);
+    let answer = create(most);
+    assert!(
+        !answer.response["message"].as_str().unwrap_or_default().contains("too many values"),
+        "{}",
+        answer.response
+    );
+}
+
 #[rstest]
 #[case::in_a_list("In", json!(["6", "7"]), true)]
 #[case::not_in_a_list("In", json!(["6", "8"]), false)]

@@ -559,6 +559,18 @@ mod taking_back {
         assert_eq!(answer.is_mutated(), more == 0);
     }
 
+    /// KubeVirt allows only one volume with user data.
+    #[rstest]
+    #[case::as_much_as_is_read(0, true)]
+    #[case::a_byte_more(1, false)]
+    fn the_most_that_is_read_of_all_volumes(#[case] more: usize, #[case] is_read: bool) {
+        let text = |length: usize| format!("{NESTED}#{}", "x".repeat(length - NESTED.len() - 1));
+        let volume = |name: &str, text: String| json!({"name": name, "cloudInitNoCloud": {"userData": text}});
+        let answer = create(vm(json!([volume("a", text(32 << 10)), volume("b", text((32 << 10) + more))])));
+        let why = "is longer than 64 KiB with that of the volumes before it";
+        assert_eq!(answer.warnings().iter().any(|warning| warning.contains(why)), !is_read, "{:?}", answer.warnings());
+    }
+
     #[test]
     fn the_longest_value_is_read() {
         let value = "x".repeat(1024);

@@ -226,6 +226,20 @@ mod entries {
         assert_eq!(sidecars(&create(with_sidecars(value))).len(), 1);
     }
 
+    /// They are read several times for each request.
+    #[rstest]
+    #[case::as_long_as_may_be(64 << 10, true)]
+    #[case::a_byte_longer((64 << 10) + 1, false)]
+    fn that_are_long_are_an_error(#[case] length: usize, #[case] is_read: bool) {
+        let value = format!("[{}]", " ".repeat(length - 2));
+        let answer = create(with_sidecars(&value));
+        if is_read {
+            assert_eq!(sidecars(&answer).len(), 1);
+        } else {
+            answer.assert_denied(&[ANNOTATION, "is longer than 64 KiB"]);
+        }
+    }
+
     #[rstest]
     #[case::not_json("[{")]
     #[case::object("{}")]

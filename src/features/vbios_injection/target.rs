@@ -1,5 +1,7 @@
 //! Which device of a VirtualMachine gets the ROM. The hook finds it when the VM starts, by its name or its PCI address.
 
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::DEVICE_OPTION;
@@ -63,7 +65,8 @@ pub(super) fn target<'v>(
     }
     // An instance type may add devices, too.
     let has_instance_type = context.vm.has_instance_type();
-    let is_known = |device: &Device<'_>| gpus.contains(device) || !is_unknown(device, context);
+    let resources = OnceCell::new();
+    let is_known = |device: &Device<'_>| gpus.contains(device) || !is_unknown(device, &resources, context);
     if devices.len() > 1 {
         devices.retain(is_known);
     }
@@ -122,7 +125,8 @@ fn is_of_another_kind(device: &Device<'_>, context: &Context<'_>) -> bool {
 
 /// Whether neither KubeVirt nor Harvester knows a PCI device of this resource, so that the guest gets none. Harvester
 /// refuses it then: `pkg/webhook/vm_validatation.go:115` of pcidevices. A device with a claim for DRA has no resource.
-fn is_unknown(device: &Device<'_>, context: &Context<'_>) -> bool {
+/// `resources` are those of Harvester's devices, once they are looked up.
+fn is_unknown(device: &Device<'_>, resources: &OnceCell<BTreeSet<String>>, context: &Context<'_>) -> bool {
     let resource = device.resource;
     if address_of(device).is_some()
         || resource.is_empty()
@@ -130,10 +134,12 @@ fn is_unknown(device: &Device<'_>, context: &Context<'_>) -> bool {
     {
         return false;
     }
-    match context.lookups.list::<HostDevice>(&PCI_DEVICE) {
-        Ok(devices) if !devices.is_empty() => devices.iter().all(|device| device.resource() != resource),
-        _ => kubevirt_says(context, KubeVirt::limits_devices),
-    }
+    let look_up = || {
+        let devices = context.lookups.list::<HostDevice>(&PCI_DEVICE).unwrap_or_default();
+        devices.iter().map(|device| device.resource().to_owned()).collect()
+    };
+    let resources = resources.get_or_init(look_up);
+    !resources.contains(resource) && (!resources.is_empty() || kubevirt_says(context, KubeVirt::limits_devices))
 }
 
 /// The only device whose ids are in the ROM.
