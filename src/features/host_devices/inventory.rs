@@ -108,11 +108,13 @@ impl<'n> Inventory<'n> {
         self.sorted(|device| is_it(device) && self.is_on_node(device.node()))
     }
 
-    /// The devices in the order of their nodes' names.
+    /// The devices in the order of their nodes' names, then of their own. policy-server lists them in no order, and in
+    /// another one after each start.
     fn sorted(&self, is_it: impl Fn(&HostDevice) -> bool) -> Vec<&HostDevice> {
         let mut there: Vec<&HostDevice> = Vec::new();
         for device in self.devices.iter().map(Rc::as_ref).filter(|device| is_it(device)) {
-            there.insert(there.partition_point(|other| other.node() <= device.node()), device);
+            let place = (device.node(), device.name());
+            there.insert(there.partition_point(|other| (other.node(), other.name()) <= place), device);
         }
         there
     }
