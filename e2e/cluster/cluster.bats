@@ -633,7 +633,7 @@ applied: pci-passthrough=[\"0000:05:00.0\"]"
 }
 
 @test "a copy without annotations, as Harvester clones and restores, gets its directives back" {
-    local plain
+    local left
     create original nested-virt "$(with nested-virt enabled) | $(with cpu-vendor intel)"
     stored original | jq '{apiVersion, kind, metadata: {name: "copy"}, spec}
         | del(.spec.template.spec.domain.firmware, .spec.template.spec.domain.devices.interfaces[].macAddress)' >"$BATS_TEST_TMPDIR/copy.json"
@@ -641,8 +641,8 @@ applied: pci-passthrough=[\"0000:05:00.0\"]"
     same "$(stored copy | summary)" "$(stored original | summary)"
     same "$(stored copy | jq --raw-output '.metadata.annotations["vm-feature-manager.io/cpu-vendor"]')" intel
     annotate copy nested-virt- cpu-vendor-
-    plain=$(stored copy | jq --compact-output '[.spec.template.spec.domain.cpu.features, .spec.template.metadata.annotations["vm-feature-manager.io/record"]]')
-    same "$plain" '[null,null]'
+    left=$(stored copy | jq --compact-output '[.spec.template.spec.domain.cpu.features, .spec.template.metadata.annotations["vm-feature-manager.io/record"]]')
+    same "$left" '[null,null]'
     remove original
     remove copy
 }
@@ -650,7 +650,7 @@ applied: pci-passthrough=[\"0000:05:00.0\"]"
 @test "disks that are plugged, unplugged, inserted and ejected leave what the policy added" {
     needs_devices
     needs_gate Sidecar
-    local own="disk-0 cloudinitdisk" spec=.spec.template.spec plug cd
+    local own="disk-0 cloudinitdisk" spec=.spec.template.spec write plug cd
     plug="$spec.domain.devices.disks += [{name: \"data\", disk: {bus: \"scsi\"}}]
         | $spec.volumes += [{name: \"data\", persistentVolumeClaim: {claimName: \"data\", hotpluggable: true}}]"
     create plugged vbios "$(with nested-virt enabled) | .spec.runStrategy = \"Halted\""

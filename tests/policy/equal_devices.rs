@@ -52,6 +52,21 @@ fn one_of_three_is_a_warning_or_an_error(#[case] devices: &[&str]) {
     ]);
 }
 
+/// policy-server lists objects in no order.
+#[rstest]
+#[case::one_of_three(&["node1/c1:00.0"])]
+#[case::any_of_them(&["144d:a80a"])]
+#[case::any_beside_one(&["c1:00.0", "144d:a80a"])]
+#[case::two_nodes(&["144d:a80a", "144d:a80a", "144d:a80a"])]
+fn the_order_of_the_list_is_irrelevant(#[case] devices: &[&str]) {
+    let objects = || [three(), vec![node("node2")], disks(&["node2-000041000", "node2-000081000"])].concat();
+    let answer = ask(devices, "warn", objects());
+    let reversed = ask(devices, "warn", objects().into_iter().rev().collect());
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(host_devices(&answer), host_devices(&reversed));
+    assert_eq!(warnings(&answer), warnings(&reversed));
+}
+
 #[rstest]
 #[case::warn_by_default(json!({}), true)]
 #[case::warn(json!({"equalDevices": "warn"}), true)]

@@ -24,7 +24,8 @@ const KEY: &str = "node1-1050-0407-001003";
 /// A card of four functions in one IOMMU group, with claims for the first ones; another card and a security key.
 fn cluster(claimed: usize) -> MemoryCluster {
     let mut objects = vec![node("node1"), usb(KEY)];
-    for (index, (name, ids, resource)) in CARD.into_iter().enumerate() {
+    // policy-server lists objects in no order.
+    for (index, (name, ids, resource)) in CARD.into_iter().enumerate().rev() {
         let [device, claim] = pci(name, ids, "15", resource);
         objects.push(device);
         objects.extend(Some(claim).filter(|_| index < claimed));

@@ -150,11 +150,13 @@ impl<'n> Inventory<'n> {
         self.devices.iter().map(Rc::as_ref)
     }
 
-    /// The devices in the order of their nodes' names.
+    /// The devices in the order of their nodes' names, then of their own. policy-server lists them in no order, and in
+    /// another one after each start.
     pub(super) fn sorted(&self, is_it: impl Fn(&HostDevice) -> bool) -> Vec<&HostDevice> {
         let mut there: Vec<&HostDevice> = Vec::new();
         for device in self.all().filter(|device| is_it(device)) {
-            there.insert(there.partition_point(|other| other.node() <= device.node()), device);
+            let place = (device.node(), device.name());
+            there.insert(there.partition_point(|other| (other.node(), other.name()) <= place), device);
         }
         there
     }

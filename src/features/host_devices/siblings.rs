@@ -141,6 +141,7 @@ pub(super) fn missing(of: &[&str], plan: &Plan, context: &Context<'_>) -> Result
     let mut devices: Vec<Rc<HostDevice>> = context.lookups.list(&PCI_DEVICE).unwrap_or_else(|_| ours());
     let is_in_groups = |device: &HostDevice| device.iommu_group().is_some_and(|group| groups.contains(&group));
     devices.retain(|device| is_in_groups(device) && !names.contains(&device.name()));
+    devices.sort_by(|one, other| one.name().cmp(other.name()));
     Ok(devices)
 }
 
