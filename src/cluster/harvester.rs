@@ -80,6 +80,11 @@ impl HostDevice {
         format!("{}:{}", self.vendor_id, self.device_id)
     }
 
+    /// Whether these are the device's ids, as [`HostDevice::ids`] has them.
+    pub(crate) fn has_ids(&self, ids: &str) -> bool {
+        ids.strip_prefix(&self.vendor_id).and_then(|rest| rest.strip_prefix(':')) == Some(&self.device_id)
+    }
+
     /// Whether this is a PCI device that draws a picture: its class is `0300`, `0302` or `0380`.
     pub(crate) fn is_display(&self) -> bool {
         self.class_id.starts_with("03")

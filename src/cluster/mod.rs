@@ -11,6 +11,7 @@ mod object;
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use k8s_openapi::api::authorization::v1::SubjectAccessReviewStatus;
@@ -72,6 +73,9 @@ const REFUSED: &str = "this-refusal-is-expected.vm-feature-manager.io";
 
 /// The name of the object that the policy asks for although it does not exist. policy-server logs that, too.
 const ABSENT: &str = "this-absence-is-expected.vm-feature-manager.io";
+
+/// Devices by their names.
+pub(crate) type Devices = BTreeMap<String, Rc<HostDevice>>;
 
 /// The lookups of one request. Each is made and parsed only once, and a list only after a check of permissions.
 pub(crate) struct Lookups<'c> {
@@ -144,19 +148,26 @@ impl<'c> Lookups<'c> {
 
     /// Looks up all objects of a kind.
     pub(crate) fn list<T: Object>(&self, kind: &'static Kind) -> Result<Vec<Rc<T>>, LookupError> {
-        Ok(self.all(kind)?.to_vec())
+        let all: Rc<Vec<Rc<T>>> = self.once(Query::all(kind), |answer| object::read_list(kind, text_of(answer)?))?;
+        Ok(all.to_vec())
     }
 
-    fn all<T: Object>(&self, kind: &'static Kind) -> Result<Rc<Vec<Rc<T>>>, LookupError> {
-        self.once(Query::all(kind), |answer| object::read_list(kind, text_of(answer)?))
+    /// Looks up all devices, and returns them by their names. `kind` is PCIDevice or USBDevice.
+    pub(crate) fn devices(&self, kind: &'static Kind) -> Result<Rc<Devices>, LookupError> {
+        self.once(Query::all(kind), |answer| {
+            let mut devices = Devices::new();
+            for device in object::read_list::<HostDevice>(kind, text_of(answer)?)? {
+                devices.insert(device.name().to_owned(), device);
+            }
+            Some(devices)
+        })
     }
 
-    /// A device by its name, taken from the list of all devices if that was looked up. `kind` is PCIDevice or USBDevice.
+    /// A device by its name, taken from all devices if these were looked up. `kind` is PCIDevice or USBDevice.
     pub(crate) fn device(&self, kind: &'static Kind, name: &str) -> Result<Rc<HostDevice>, LookupError> {
         let is_listed = matches!(self.known(&Query::all(kind)), Some(Ok(_)));
-        let listed = if is_listed { self.all::<HostDevice>(kind)? } else { Rc::default() };
-        let listed = listed.iter().find(|device| device.name() == name);
-        listed.map_or_else(|| self.get(kind, name, None), |device| Ok(Rc::clone(device)))
+        let listed = if is_listed { self.devices(kind)? } else { Rc::default() };
+        listed.get(name).map_or_else(|| self.get(kind, name, None), |device| Ok(Rc::clone(device)))
     }
 
     /// Answers a query from the answers so far, or looks it up. `read` reads the host's answer, if it can be read.

@@ -94,8 +94,12 @@ impl Inventory<'_> {
             taken.extend(device.filter(|_| entry.is_none()).map(|device| device.name()));
             choices.extend(device.map(|device| Chosen { wanted, device, entry }));
         }
-        choices.sort_by_key(|chosen| wanted.iter().position(|text| text == chosen.wanted));
-        Ok(choices)
+        let mut in_order = Vec::new();
+        for text in wanted {
+            let index = choices.iter().position(|chosen| chosen.wanted == text);
+            in_order.extend(index.map(|index| choices.remove(index)));
+        }
+        Ok(in_order)
     }
 
     /// The texts of a directive, with those of each function in the place of a text that means all functions of a device.
@@ -121,10 +125,10 @@ impl Inventory<'_> {
                 self.retain_allowed(&mut nodes);
                 first = nodes.first().copied().unwrap_or(first);
             }
-            let on = |node: &str| -> Vec<String> {
+            let on = |node: &str| {
                 let devices = found.iter().filter(|device| device.node() == node);
-                let mut functions: Vec<String> = devices.map(|device| key(device)).collect();
-                functions.sort();
+                let mut functions = BTreeSet::new();
+                functions.extend(devices.map(|device| key(device)));
                 functions
             };
             let of_first = on(first);
@@ -295,10 +299,10 @@ impl Inventory<'_> {
     ) -> Result<(), HostDevicesError> {
         let bus = self.bus;
         let devices = all.iter().flat_map(|one| &one.devices);
-        let places: BTreeSet<_> = devices.map(|device| (device.node(), device.resource())).collect();
-        let refused = self.refused(&places.iter().map(|(_, resource)| *resource).collect());
+        let places: Vec<_> = devices.map(|device| (device.node(), device.resource())).collect();
+        let refused = self.refused(&places.iter().map(|(_, resource)| *resource).collect::<Vec<_>>());
         let refused = refused.map_err(|error| HostDevicesError::Lookup { error, bus })?;
-        nodes.retain(|node| !places.intersection(&refused).any(|(refused, _)| refused == node));
+        nodes.retain(|node| !places.iter().any(|place| place.0 == *node && refused.contains(place)));
         let wanted: Vec<&str> = all.iter().map(|one| one.wanted).collect();
         if nodes.is_empty() { Err(HostDevicesError::Pool { devices: text::list(&wanted), bus }) } else { Ok(()) }
     }
@@ -314,9 +318,11 @@ impl Inventory<'_> {
         };
         let known = |name: &str| known.iter().find(|node| node.name() == name);
         nodes.retain(|name| known(name).is_none_or(|node| placement.allows(node)));
-        let is_ready = |name: &str| known(name).is_none_or(|node| node.is_ready());
-        nodes.sort_by_key(|name| !is_ready(name));
-        nodes.iter().filter(|name| is_ready(name)).count()
+        let is_ready = |name: &&str| known(name).is_none_or(|node| node.is_ready());
+        let (ready, others): (Vec<_>, Vec<_>) = nodes.drain(..).partition(is_ready);
+        let count = ready.len();
+        nodes.extend(ready.into_iter().chain(others));
+        count
     }
 
     /// What Kubernetes may give instead of the new devices that the directive names, because devices of the same resource

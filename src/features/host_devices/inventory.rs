@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::names::{object, object_name};
 use super::wanted::{Bound, Wanted};
 use super::{Bus, HostDeviceSettings, HostDevicesError};
-use crate::cluster::{Claim, ClusterError, HostDevice, LookupError};
+use crate::cluster::{self, Claim, ClusterError, HostDevice, LookupError};
 use crate::features::feature::Context;
 use crate::text;
 use crate::vm::{Device, OnlyNode};
@@ -16,7 +16,7 @@ pub(super) struct Inventory<'n> {
     pub(super) bus: &'static Bus,
     pub(super) settings: &'n HostDeviceSettings,
     pub(super) context: &'n Context<'n>,
-    devices: Vec<Rc<HostDevice>>,
+    devices: Rc<cluster::Devices>,
     /// The names of the claims that are enabled, and their users, if the bus is one whose claims say which devices are passed through.
     claims: BTreeMap<String, String>,
     /// Whether these are all devices of the cluster, not only those that were looked up by name.
@@ -93,7 +93,7 @@ impl<'n> Inventory<'n> {
     /// Looks up the devices of all nodes.
     fn add_all(&mut self) -> Result<(), LookupError> {
         let (bus, lookups) = (self.bus, self.context.lookups);
-        let devices = lookups.list(bus.objects)?;
+        let devices = lookups.devices(bus.objects)?;
         let claims = if bus.claims_enable { lookups.list::<Claim>(bus.claims)? } else { Vec::new() };
         claims.iter().for_each(|claim| self.add_claim(claim));
         self.devices = devices;
@@ -109,16 +109,18 @@ impl<'n> Inventory<'n> {
     /// Looks up the devices of these names.
     fn add(&mut self, names: Vec<String>) -> Result<(), LookupError> {
         let (bus, lookups) = (self.bus, self.context.lookups);
+        let mut devices = cluster::Devices::new();
         for name in names {
             match lookups.device(bus.objects, &name) {
-                Ok(device) => self.devices.push(device),
+                Ok(device) => devices.insert(name.clone(), device),
                 Err(error) if error.cause == ClusterError::NotFound => continue,
                 Err(error) => return Err(error),
-            }
+            };
             if bus.claims_enable {
                 lookups.claim(bus.claims, &name)?.iter().for_each(|claim| self.add_claim(claim));
             }
         }
+        self.devices = Rc::new(devices);
         Ok(())
     }
 
@@ -147,7 +149,7 @@ impl<'n> Inventory<'n> {
 
     /// All devices that were looked up.
     pub(super) fn all(&self) -> impl Iterator<Item = &HostDevice> {
-        self.devices.iter().map(Rc::as_ref)
+        self.devices.values().map(Rc::as_ref)
     }
 
     /// The devices in the order of their nodes' names, then of their own. policy-server lists them in no order, and in
@@ -206,7 +208,7 @@ impl<'n> Inventory<'n> {
     }
 
     pub(super) fn known(&self, entry: &Device<'_>) -> Option<&HostDevice> {
-        self.all().find(|device| device.name() == entry.name)
+        self.devices.get(entry.name).map(Rc::as_ref)
     }
 
     /// The node of the device that an entry is named after, whether the device was looked up or not.
@@ -218,7 +220,7 @@ impl<'n> Inventory<'n> {
 
 /// Whether a device is the one that the directive asks for, or one of several that match.
 pub(super) fn is(device: &HostDevice, wanted: &str) -> bool {
-    device.name() == wanted || device.address() == Some(wanted) || device.ids() == wanted
+    device.name() == wanted || device.address() == Some(wanted) || device.has_ids(wanted)
 }
 
 /// What identifies the device: its PCI address, or its vendor and product.

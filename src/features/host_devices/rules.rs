@@ -95,7 +95,7 @@ impl Inventory<'_> {
                 return Err(HostDevicesError::Sibling { devices: wanted(), bus });
             }
         }
-        let resources = named.iter().chain(&siblings).map(|device| device.resource()).collect();
+        let resources: Vec<_> = named.iter().chain(&siblings).map(|device| device.resource()).collect();
         let refused = self.refused(&resources).map_err(failed)?;
         if refused.is_empty() {
             return Ok(None);
@@ -162,9 +162,9 @@ impl Inventory<'_> {
     }
 
     /// Those of the resources, each with a node, of which the node has an enabled device that the VirtualMachine may not have.
-    pub(super) fn refused(&self, resources: &BTreeSet<&str>) -> Result<BTreeSet<(&str, &str)>, LookupError> {
+    pub(super) fn refused(&self, resources: &[&str]) -> Result<BTreeSet<(&str, &str)>, LookupError> {
         let mut refused = BTreeSet::new();
-        for device in self.all().filter(|device| resources.contains(device.resource()) && self.is_enabled(device)) {
+        for device in self.all().filter(|device| resources.contains(&device.resource()) && self.is_enabled(device)) {
             let place = (device.node(), device.resource());
             if !refused.contains(&place) && self.refusal(device)?.is_some() {
                 refused.insert(place);
@@ -175,7 +175,8 @@ impl Inventory<'_> {
 
     /// The devices that are in the IOMMU group of one of these: Harvester adds them.
     fn in_groups_of(&self, devices: &[&HostDevice]) -> Vec<&HostDevice> {
-        let groups: BTreeSet<_> = devices.iter().filter_map(|device| device.iommu_group()).collect();
+        let mut groups = BTreeSet::new();
+        groups.extend(devices.iter().filter_map(|device| device.iommu_group()));
         self.all().filter(|device| device.iommu_group().is_some_and(|group| groups.contains(&group))).collect()
     }
 }
@@ -202,18 +203,20 @@ pub(in crate::features) fn check_resource(
     };
     let devices = inventory.sorted(|device| device.resource() == resource && inventory.is_enabled(device));
     let siblings = inventory.in_groups_of(&devices);
-    let resources = devices.iter().chain(&siblings).map(|device| device.resource()).collect();
-    let refused = inventory.refused(&resources).map_err(failed)?;
-    let mut refused: BTreeSet<&str> = refused.into_iter().map(|(node, _)| node).collect();
+    let mut resources = vec![resource];
+    resources.extend(siblings.iter().map(|device| device.resource()));
+    resources.sort_unstable();
+    resources.dedup();
+    let mut refused = inventory.refused(&resources).map_err(failed)?;
     for sibling in siblings {
         if inventory.refusal(sibling).map_err(failed)?.is_some() {
-            refused.insert(sibling.node());
+            refused.insert((sibling.node(), sibling.resource()));
         }
     }
     let mut nodes: Vec<&str> = devices.iter().map(|device| device.node()).collect();
     nodes.dedup();
     let count = nodes.len();
-    nodes.retain(|node| !refused.contains(node));
+    nodes.retain(|node| !refused.iter().any(|(refused, _)| refused == node));
     let asker = context.asker();
     match asker {
         Err(why) if settings.require_claim_owner && missing > 0 && count > 0 => {

@@ -15,6 +15,9 @@ use crate::vm::entry::Entry;
 use crate::vm::place::HOST_DEVICE;
 use crate::vm::{ShapeError, VirtualMachine};
 
+/// The most devices that are looked up one by one.
+const LISTED: usize = 8;
+
 /// The devices that Harvester added because they share an IOMMU group with those of a feature. Harvester does this when
 /// a VirtualMachine is created. Source: `harvester/pcidevices`, `pkg/webhook/vm.go`.
 ///
@@ -48,13 +51,13 @@ impl Siblings {
         if candidates.is_empty() {
             return Ok(Self::default());
         }
-        let devices = match lookups.list::<HostDevice>(&PCI_DEVICE) {
+        let devices = match lookups.devices(&PCI_DEVICE) {
             Ok(devices) => devices,
             // Only Harvester adds devices.
             Err(error) if error.cause == ClusterError::KindNotServed => return Ok(Self::default()),
             Err(error) => return Err((candidates.into_iter().map(|entry| entry.name).collect(), error)),
         };
-        let group_of = |entry: &Entry| devices.iter().find(|device| device.name() == name_of(entry))?.iommu_group();
+        let group_of = |entry: &Entry| devices.get(name_of(entry))?.iommu_group();
         let siblings = candidates.into_iter().filter_map(|entry| {
             let group = group_of(&entry)?;
             let has_group = |added: &&Recorded| group_of(&added.entry) == Some(group);
@@ -122,6 +125,10 @@ pub(super) fn missing(of: &[&str], plan: &Plan, context: &Context<'_>) -> Result
     if may_be_added && names.len() < 2 && gpus.is_empty() || !names.iter().any(|name| is_pci(name)) {
         return Ok(Vec::new());
     }
+    if names.len() > LISTED {
+        // One lookup instead of many. If the devices cannot be listed, each is looked up.
+        drop(context.lookups.devices(&PCI_DEVICE));
+    }
     let device = |name: &str| context.lookups.device(&PCI_DEVICE, name).ok();
     let there: Vec<Rc<HostDevice>> = names.iter().filter(|name| is_pci(name)).filter_map(|name| device(name)).collect();
     // Harvester adds nothing beside a host device that it does not know.
@@ -133,15 +140,17 @@ pub(super) fn missing(of: &[&str], plan: &Plan, context: &Context<'_>) -> Result
     };
     let of = there.iter().filter(|device| of.contains(&device.name()));
     let mut groups: Vec<_> = of.filter_map(|device| device.iommu_group()).collect();
+    groups.dedup();
     groups.retain(|group| !are_added || count(*group) != 1);
     if groups.is_empty() {
         return Ok(Vec::new());
     }
-    let ours = || ours.iter().filter_map(|ours| device(ours.name)).collect();
-    let mut devices: Vec<Rc<HostDevice>> = context.lookups.list(&PCI_DEVICE).unwrap_or_else(|_| ours());
+    let mut devices: Vec<Rc<HostDevice>> = match context.lookups.devices(&PCI_DEVICE) {
+        Ok(devices) => devices.values().cloned().collect(),
+        Err(_) => ours.iter().filter_map(|ours| device(ours.name)).collect(),
+    };
     let is_in_groups = |device: &HostDevice| device.iommu_group().is_some_and(|group| groups.contains(&group));
     devices.retain(|device| is_in_groups(device) && !names.contains(&device.name()));
-    devices.sort_by(|one, other| one.name().cmp(other.name()));
     Ok(devices)
 }
 

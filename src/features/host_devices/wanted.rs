@@ -116,11 +116,12 @@ impl Wanted<'_> {
         if is_new && !self.bus.name_is_address || has_gpu() {
             plan.warnings.extend(siblings::warning(plan, self.context)?);
         }
-        resources.sort();
+        let mut resources: Vec<&str> = resources.iter().map(String::as_str).collect();
+        resources.sort_unstable();
         resources.dedup();
         if let Ok(kubevirt) = self.context.lookups.kubevirt() {
-            let missing = resources.iter().map(String::as_str).filter(|it| kubevirt.does_not_permit(it));
-            let missing = text::list(&missing.collect::<Vec<_>>());
+            resources.retain(|it| kubevirt.does_not_permit(it));
+            let missing = text::list(&resources);
             if !missing.is_empty() {
                 plan.warnings.push(format!(
                     "spec.configuration.permittedHostDevices of the KubeVirt object does not list {missing}, so the VirtualMachine \

@@ -135,8 +135,10 @@ fn is_unknown(device: &Device<'_>, resources: &OnceCell<BTreeSet<String>>, conte
         return false;
     }
     let look_up = || {
-        let devices = context.lookups.list::<HostDevice>(&PCI_DEVICE).unwrap_or_default();
-        devices.iter().map(|device| device.resource().to_owned()).collect()
+        let devices = context.lookups.devices(&PCI_DEVICE).unwrap_or_default();
+        let mut resources = BTreeSet::new();
+        resources.extend(devices.values().map(|device| device.resource().to_owned()));
+        resources
     };
     let resources = resources.get_or_init(look_up);
     !resources.contains(resource) && (!resources.is_empty() || kubevirt_says(context, KubeVirt::limits_devices))
