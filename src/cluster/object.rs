@@ -145,7 +145,7 @@ impl<'j> Visitor<'j> for Part<'_> {
             let inner;
             let part = match &mut self {
                 Part::All => Some(Part::All),
-                Part::Items(paths, read) => (key == "items").then(|| Part::Items(paths, *read)),
+                Part::Items(paths, read) => (key == "items").then_some(Part::Items(paths, *read)),
                 Part::Paths(paths, start) => {
                     let rest = |path: &&'static str| path.strip_prefix(*start)?.strip_prefix(&*key);
                     match paths.iter().filter_map(rest).find(|rest| rest.is_empty() || rest.starts_with('.')) {
