@@ -9,8 +9,8 @@ use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{ARCHITECTURE_LABEL, NODE, Node};
 use crate::settings::{Choice, FeatureSettings, choice, section};
 use crate::text::Quoted;
-use crate::vm::CpuFeature;
 use crate::vm::place::{CPU_FEATURE, OPTIONAL_CPU_FEATURE};
+use crate::vm::{CpuFeature, ShapeError};
 
 const OPTION: &str = "cpu-vendor";
 
@@ -70,6 +70,22 @@ static INTEL: Vendor = Vendor {
         sierraforest,skylake,snowridge,westmere,yongfeng",
 };
 
+/// The label of nodes that can run a CPU model. KubeVirt selects nodes by it. Source: `nodeselectorrenderer.go`,
+/// `cpuModelLabel`.
+const MODEL_LABEL: &str = "cpu-model.node.kubevirt.io/";
+
+impl Vendor {
+    fn other(&self) -> &'static Vendor {
+        if self.name == AMD.name { &INTEL } else { &AMD }
+    }
+
+    /// Whether a CPU model with this name is the vendor's.
+    fn has_model(&self, model: &str) -> bool {
+        let model = model.to_ascii_lowercase();
+        self.models.split(',').any(|start| model.starts_with(start))
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 enum NestedVirtError {
     /// Cause: another value
@@ -90,6 +106,14 @@ enum NestedVirtError {
          virtualization; remove that entry or the directive"
     )]
     Contradiction { extension: &'static str, policy: String },
+    /// Cause: the VM requires the extension of one vendor, but the option or the setting names the other. KubeVirt selects a node
+    /// that has all required features, and no node has both
+    /// Cure: remove the entry from `domain.cpu.features`, or name its vendor or `any` in the option `cpu-vendor`
+    #[error(
+        "spec.template.spec.domain.cpu.features requires {required}, a feature of CPUs by {by}, but {who} says {vendor}, and no \
+         node has both svm and vmx; remove that entry, or set the option vm-feature-manager.io/cpu-vendor to {by} or any"
+    )]
+    OtherVendor { required: &'static str, by: &'static str, who: &'static str, vendor: &'static str },
     /// Cause: CPUs of two vendors: "the VirtualMachine's CPU settings and placement name" both, or "the nodes that the
     /// VirtualMachine may run on are of" both
     /// Cure: pin the VirtualMachine to one vendor's nodes, or set `cpu-vendor` to a vendor or to `any`; in user data, `cpu_vendor`
@@ -185,34 +209,52 @@ fn choose(context: &Context<'_>) -> anyhow::Result<(Extensions, Option<String>)>
     };
     let setting = context.settings.nested_virt.cpu_vendor;
     let option = context.directives.option(OPTION)?.map(read).transpose()?.filter(|option| *option != CpuVendor::Auto);
+    let who = match option {
+        Some(_) => "the option vm-feature-manager.io/cpu-vendor",
+        None => "the policy's setting nestedVirtualization.cpuVendor",
+    };
     let vendor = match option.unwrap_or(setting) {
         CpuVendor::Amd => &AMD,
         CpuVendor::Intel => &INTEL,
         CpuVendor::Any => return Ok((Extensions::OfNode, None)),
         CpuVendor::Auto => return choose_by_vm(context),
     };
+    let Vendor { extension: required, name: by, .. } = *vendor.other();
+    if has(&context.vm.cpu_features()?, required, SELECTING) {
+        return Err(NestedVirtError::OtherVendor { required, by, who, vendor: vendor.name }.into());
+    }
     // If the administrator names the vendor, policy-server may not be allowed to read nodes.
     let nodes = if setting == CpuVendor::Auto { context.nodes()?.unwrap_or_default() } else { Vec::new() };
-    Ok((Extensions::Of(vendor), warning(vendor, &nodes)))
+    let warning = match warning(vendor, &nodes) {
+        Some(warning) => Some(warning),
+        None => model_warning(vendor, &nodes, context)?,
+    };
+    Ok((Extensions::Of(vendor), warning))
+}
+
+/// The policies of a CPU feature with which KubeVirt selects nodes that have it. Source: `nodeselectorrenderer.go`,
+/// `CPUFeatureLabelsFromCPUFeatures`.
+const SELECTING: &[&str] = &["", "require"];
+
+/// Whether the VirtualMachine has the CPU feature with one of these policies.
+fn has(features: &[CpuFeature<'_>], extension: &str, policies: &[&str]) -> bool {
+    features.iter().any(|feature| feature.name == extension && policies.contains(&feature.policy))
 }
 
 fn choose_by_vm(context: &Context<'_>) -> anyhow::Result<(Extensions, Option<String>)> {
     let features = context.vm.cpu_features()?;
-    let has = |extension: &str, policies: &[&str]| {
-        features.iter().any(|feature| feature.name == extension && policies.contains(&feature.policy))
-    };
     let placement = context.placement()?;
-    let model = context.vm.cpu_model()?.unwrap_or_default().to_ascii_lowercase();
+    let model = context.vm.cpu_model()?.unwrap_or_default();
     // An optional feature says nothing about the node, as a node without it is possible, too.
     let says = |vendor: &Vendor| {
-        has(vendor.extension, &["", "require", "force"])
-            || vendor.models.split(',').any(|start| model.starts_with(start))
+        has(&features, vendor.extension, &["", "require", "force"])
+            || vendor.has_model(model)
             || vendor.labels.iter().any(|label| placement.requires(label))
     };
     if let Some(vendor) = only_one(says, "the VirtualMachine's CPU settings and placement name")? {
         return Ok((Extensions::Of(vendor), None));
     }
-    if [&AMD, &INTEL].iter().all(|vendor| has(vendor.extension, &["optional"])) {
+    if [&AMD, &INTEL].iter().all(|vendor| has(&features, vendor.extension, &["optional"])) {
         return Ok((Extensions::OfNode, None));
     }
     let nodes = nodes(context)?;
@@ -261,6 +303,27 @@ fn warning(vendor: &Vendor, nodes: &[Rc<Node>]) -> Option<String> {
         "no node that the VirtualMachine may run on has the label {extension_label}=true, so the VirtualMachine will not be \
          scheduled; {remedy}"
     ))
+}
+
+/// A warning if the CPU model is of the other vendor. CPUs of one vendor can run simple models of the other, and then the
+/// nodes say so.
+fn model_warning(vendor: &Vendor, nodes: &[Rc<Node>], context: &Context<'_>) -> Result<Option<String>, ShapeError> {
+    let (model, other) = (context.vm.cpu_model()?.unwrap_or_default(), vendor.other());
+    let [_, extension_label] = vendor.labels;
+    let model_label = format!("{MODEL_LABEL}{model}");
+    let has_both = |node: &Rc<Node>| [&model_label, extension_label].iter().all(|it| node.label(it) == Some("true"));
+    if !other.has_model(model) || nodes.iter().any(has_both) {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "spec.template.spec.domain.cpu.model is {}, a CPU by {}, but {} is a feature of CPUs by {}, so the VirtualMachine runs only \
+         on a node with both labels {extension_label}=true and {model_label}=true, and the policy knows no such node; correct \
+         the model or the vendor",
+        Quoted(model),
+        other.name,
+        vendor.extension,
+        vendor.name
+    )))
 }
 
 /// The vendor that a source names, if any.

@@ -357,6 +357,62 @@ fn what_names_a_vendor_counts_before_the_nodes(#[case] cpu: Value, #[case] after
     assert_eq!(features(cpu, json!({}), &[("a", AMD)]), after);
 }
 
+/// KubeVirt makes a node selector of each required feature (`nodeselectorrenderer.go:180-190`), and no node has both.
+#[rstest]
+#[case::required("amd", json!({}), "require", true)]
+#[case::no_policy("amd", json!({}), "", true)]
+#[case::setting("", json!({"cpuVendor": "amd"}), "require", true)]
+#[case::forced("amd", json!({}), "force", false)]
+#[case::optional("amd", json!({}), "optional", false)]
+#[case::disabled("amd", json!({}), "disable", false)]
+#[case::any("any", json!({}), "require", false)]
+fn a_feature_of_the_vendor_that_is_not_named(
+    #[case] option: &str,
+    #[case] settings: Value,
+    #[case] policy: &str,
+    #[case] is_error: bool,
+) {
+    let mut vm = vm_with_cpu(json!({"features": [{"name": "vmx", "policy": policy}]}));
+    annotate(&mut vm, &[("cpu-vendor", option)]);
+    let answer = Request::create(vm).settings(json!({"nestedVirtualization": settings})).evaluate();
+    if is_error {
+        let who = if option.is_empty() { "nestedVirtualization.cpuVendor says AMD" } else { "cpu-vendor says AMD" };
+        answer.assert_denied(&[
+            who,
+            "requires vmx, a feature of CPUs by Intel",
+            "no node has both svm and vmx",
+            "or any",
+        ]);
+    } else {
+        assert!(answer.is_accepted(), "{}", answer.message());
+    }
+}
+
+const SKYLAKE: &[&str] = &["cpu-feature.node.kubevirt.io/vmx", "cpu-model.node.kubevirt.io/Skylake-Server-v4"];
+const NEHALEM_ON_AMD: &[&str] = &["cpu-feature.node.kubevirt.io/svm", "cpu-model.node.kubevirt.io/Nehalem"];
+
+/// KubeVirt also selects nodes by the label of the model. AMD's CPUs can run simple models of Intel.
+#[rstest]
+#[case::no_node_has_the_model("Skylake-Server-v4", &[("a", AMD)], true)]
+#[case::only_a_node_of_the_other_vendor("Skylake-Server-v4", &[("a", AMD), ("b", SKYLAKE)], true)]
+#[case::a_node_has_the_model("Nehalem", &[("a", NEHALEM_ON_AMD)], false)]
+#[case::of_the_vendor("EPYC", &[("a", AMD)], false)]
+#[case::of_no_vendor("host-model", &[("a", AMD)], false)]
+fn a_model_of_the_vendor_that_is_not_named_is_a_warning(
+    #[case] model: &str,
+    #[case] nodes: &[(&str, &[&str])],
+    #[case] warns: bool,
+) {
+    let mut vm = vm_with_cpu(json!({"model": model}));
+    annotate(&mut vm, &[("cpu-vendor", "amd")]);
+    let answer = Request::create(vm).cluster(MemoryCluster::with_nodes(nodes)).evaluate();
+    assert_eq!(answer.domain()["cpu"]["features"], require("svm"), "{}", answer.message());
+    let warnings = answer.warnings().join(" ");
+    let part = format!("cpu.model is \"{model}\", a CPU by Intel, but svm is a feature of CPUs by AMD");
+    assert_eq!(warnings.contains(&part), warns, "{warnings}");
+    assert_eq!(warnings.is_empty(), !warns, "{warnings}");
+}
+
 #[rstest]
 #[case::option("any", json!({}))]
 #[case::option_in_upper_case("Any", json!({}))]
