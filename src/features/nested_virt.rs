@@ -6,7 +6,7 @@ use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
 use super::switch::{WORDS, is_on};
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{ARCHITECTURE_LABEL, NODE, Node};
+use crate::cluster::{ARCHITECTURE_LABEL, LookupError, NODE, Node};
 use crate::settings::{Choice, FeatureSettings, choice, section};
 use crate::text::Quoted;
 use crate::vm::place::{CPU_FEATURE, OPTIONAL_CPU_FEATURE};
@@ -160,8 +160,9 @@ pub(super) static FEATURE: Feature = Feature {
                       guest gets `svm` or `vmx`, whichever its node has (`policy: optional`)",
         }],
         looks_up: &[Access::to(Verbs::List, &[&NODE])
-            .what("the CPU vendor, if neither option, setting nor VM specify it; a single node is read by its name")
-            .without("the directive fails and says what to set or grant")
+            .what("whether a node has the extension, and the CPU vendor, if neither option, setting nor VM specify it; a single \
+                   node is read by its name")
+            .without("no warning if no node has; without a vendor, the directive fails and says what to set or grant")
             .only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")])],
     },
 };
@@ -193,6 +194,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
 }
 
 /// The virtualization extensions that the guest gets.
+#[derive(Clone, Copy)]
 enum Extensions {
     /// That of a vendor, which the node must have.
     Of(&'static Vendor),
@@ -213,23 +215,27 @@ fn choose(context: &Context<'_>) -> anyhow::Result<(Extensions, Option<String>)>
         Some(_) => "the option vm-feature-manager.io/cpu-vendor",
         None => "the policy's setting nestedVirtualization.cpuVendor",
     };
-    let vendor = match option.unwrap_or(setting) {
-        CpuVendor::Amd => &AMD,
-        CpuVendor::Intel => &INTEL,
-        CpuVendor::Any => return Ok((Extensions::OfNode, None)),
-        CpuVendor::Auto => return choose_by_vm(context),
+    let extensions = match option.unwrap_or(setting) {
+        CpuVendor::Amd => named(&AMD, who, context)?,
+        CpuVendor::Intel => named(&INTEL, who, context)?,
+        CpuVendor::Any => Extensions::OfNode,
+        CpuVendor::Auto => match of_vm(context)? {
+            Some(extensions) => extensions,
+            None => Extensions::Of(of_nodes(nodes(context)?)?),
+        },
     };
+    // If the administrator names the vendor, policy-server may not be allowed to read nodes.
+    let nodes = if setting == CpuVendor::Auto { nodes(context)?.unwrap_or_default() } else { Vec::new() };
+    Ok((extensions, warning(extensions, &nodes, context)?))
+}
+
+/// The extension of a vendor that the option or the setting (`who`) names.
+fn named(vendor: &'static Vendor, who: &'static str, context: &Context<'_>) -> anyhow::Result<Extensions> {
     let Vendor { extension: required, name: by, .. } = *vendor.other();
     if has(&context.vm.cpu_features()?, required, SELECTING) {
         return Err(NestedVirtError::OtherVendor { required, by, who, vendor: vendor.name }.into());
     }
-    // If the administrator names the vendor, policy-server may not be allowed to read nodes.
-    let nodes = if setting == CpuVendor::Auto { context.nodes()?.unwrap_or_default() } else { Vec::new() };
-    let warning = match warning(vendor, &nodes) {
-        Some(warning) => Some(warning),
-        None => model_warning(vendor, &nodes, context)?,
-    };
-    Ok((Extensions::Of(vendor), warning))
+    Ok(Extensions::Of(vendor))
 }
 
 /// The policies of a CPU feature with which KubeVirt selects nodes that have it. Source: `nodeselectorrenderer.go`,
@@ -241,7 +247,8 @@ fn has(features: &[CpuFeature<'_>], extension: &str, policies: &[&str]) -> bool 
     features.iter().any(|feature| feature.name == extension && policies.contains(&feature.policy))
 }
 
-fn choose_by_vm(context: &Context<'_>) -> anyhow::Result<(Extensions, Option<String>)> {
+/// The extensions that the VirtualMachine itself names, if any.
+fn of_vm(context: &Context<'_>) -> anyhow::Result<Option<Extensions>> {
     let features = context.vm.cpu_features()?;
     let placement = context.placement()?;
     let model = context.vm.cpu_model()?.unwrap_or_default();
@@ -252,57 +259,76 @@ fn choose_by_vm(context: &Context<'_>) -> anyhow::Result<(Extensions, Option<Str
             || vendor.labels.iter().any(|label| placement.requires(label))
     };
     if let Some(vendor) = only_one(says, "the VirtualMachine's CPU settings and placement name")? {
-        return Ok((Extensions::Of(vendor), None));
+        return Ok(Some(Extensions::Of(vendor)));
     }
-    if [&AMD, &INTEL].iter().all(|vendor| has(&features, vendor.extension, &["optional"])) {
-        return Ok((Extensions::OfNode, None));
-    }
-    let nodes = nodes(context)?;
-    let says = |vendor: &Vendor| vendor.labels.iter().any(|label| any_has(&nodes, label));
-    let Some(vendor) = only_one(says, "the nodes that the VirtualMachine may run on are of")? else {
-        let why = "no node that the VirtualMachine may run on has a label cpu-vendor.node.kubevirt.io/AMD or /Intel";
-        return Err(unknown(why, "make sure that KubeVirt's node labeller runs").into());
-    };
-    Ok((Extensions::Of(vendor), warning(vendor, &nodes)))
+    let has_both = [&AMD, &INTEL].iter().all(|vendor| has(&features, vendor.extension, &["optional"]));
+    Ok(has_both.then_some(Extensions::OfNode))
 }
 
-/// The nodes of amd64 that the VirtualMachine may run on, at least one.
-fn nodes(context: &Context<'_>) -> anyhow::Result<Vec<Rc<Node>>> {
-    let nodes = context
-        .nodes()?
+/// The vendor of the nodes, if they could be looked up.
+fn of_nodes(nodes: Result<Vec<Rc<Node>>, LookupError>) -> anyhow::Result<&'static Vendor> {
+    let nodes = nodes
         .map_err(|error| unknown(&format!("the VirtualMachine does not say, and {}", error.why()), &error.remedy()))?;
-    let is_amd64 = |node: &Rc<Node>| node.label(ARCHITECTURE_LABEL).is_none_or(|architecture| architecture == AMD64);
-    let (nodes, others): (Vec<_>, Vec<_>) = nodes.into_iter().partition(is_amd64);
     if nodes.is_empty() {
-        if let Some(architecture) = others.first().and_then(|node| node.label(ARCHITECTURE_LABEL)) {
-            let (who, architecture) = ("all nodes that the VirtualMachine may run on are", architecture.to_owned());
-            return Err(NestedVirtError::Architecture { who, architecture }.into());
-        }
         let why = "the cluster has no node that fits the VirtualMachine's node selector, node affinity, tolerations and architecture";
         return Err(unknown(why, "correct these").into());
     }
-    Ok(nodes)
+    let says = |vendor: &Vendor| vendor.labels.iter().any(|label| any_has(&nodes, label));
+    only_one(says, "the nodes that the VirtualMachine may run on are of")?.ok_or_else(|| {
+        let why = "no node that the VirtualMachine may run on has a label cpu-vendor.node.kubevirt.io/AMD or /Intel";
+        unknown(why, "make sure that KubeVirt's node labeller runs").into()
+    })
+}
+
+/// The nodes of amd64 that the VirtualMachine may run on.
+fn nodes(context: &Context<'_>) -> anyhow::Result<Result<Vec<Rc<Node>>, LookupError>> {
+    let nodes = match context.nodes()? {
+        Ok(nodes) => nodes,
+        Err(error) => return Ok(Err(error)),
+    };
+    let is_amd64 = |node: &Rc<Node>| node.label(ARCHITECTURE_LABEL).is_none_or(|architecture| architecture == AMD64);
+    let (nodes, others): (Vec<_>, Vec<_>) = nodes.into_iter().partition(is_amd64);
+    if let (true, Some(architecture)) = (nodes.is_empty(), others.first().and_then(|it| it.label(ARCHITECTURE_LABEL))) {
+        let (who, architecture) = ("all nodes that the VirtualMachine may run on are", architecture.to_owned());
+        return Err(NestedVirtError::Architecture { who, architecture }.into());
+    }
+    Ok(Ok(nodes))
 }
 
 fn any_has(nodes: &[Rc<Node>], label: &str) -> bool {
     nodes.iter().any(|node| node.label(label) == Some("true"))
 }
 
-/// A warning if none of the nodes has the vendor's extension. If the nodes are not known, there is none.
-fn warning(vendor: &Vendor, nodes: &[Rc<Node>]) -> Option<String> {
+/// A warning if none of the nodes has the extension. If the nodes are not known, there is none.
+fn warning(extensions: Extensions, nodes: &[Rc<Node>], context: &Context<'_>) -> Result<Option<String>, ShapeError> {
+    let [of_amd, of_intel] = [&AMD, &INTEL].map(|vendor| {
+        let [_, label] = vendor.labels;
+        label
+    });
+    let Extensions::Of(vendor) = extensions else {
+        let is_missing = !nodes.is_empty() && !any_has(nodes, of_amd) && !any_has(nodes, of_intel);
+        return Ok(is_missing.then(|| {
+            format!(
+                "no node that the VirtualMachine may run on has the label {of_amd}=true or {of_intel}=true, so the guest gets \
+                 neither; have the nodes' KVM modules loaded with nested=1"
+            )
+        }));
+    };
     let [vendor_label, extension_label] = vendor.labels;
-    if nodes.is_empty() || any_has(nodes, extension_label) {
-        return None;
+    // KubeVirt selects no node by a feature of the user's with another policy.
+    let is_selected = !has(&context.vm.cpu_features()?, vendor.extension, &["force", "optional"]);
+    if nodes.is_empty() || any_has(nodes, extension_label) || !is_selected {
+        return model_warning(vendor, nodes, context);
     }
     let remedy = if any_has(nodes, vendor_label) {
         "have the node's KVM module loaded with nested=1".to_owned()
     } else {
         format!("none of them has a CPU by {}, so correct the vendor", vendor.name)
     };
-    Some(format!(
+    Ok(Some(format!(
         "no node that the VirtualMachine may run on has the label {extension_label}=true, so the VirtualMachine will not be \
          scheduled; {remedy}"
-    ))
+    )))
 }
 
 /// A warning if the CPU model is of the other vendor. CPUs of one vendor can run simple models of the other, and then the
