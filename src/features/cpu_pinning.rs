@@ -22,9 +22,11 @@ section! {
     }
 }
 
-/// The labels of nodes whose kubelet pins CPUs: the first since KubeVirt 1.8, the second before. Source:
-/// `kubevirt.io/api/core/v1`.
-const LABELS: [&str; 2] = ["kubevirt.io/cpumanager", "cpumanager"];
+/// The label of nodes whose kubelet pins CPUs. Source: `CPUManager` in `kubevirt.io/api/core/v1`; pull request 14892.
+const LABEL: &str = "kubevirt.io/cpumanager";
+/// The same before KubeVirt 1.8. Later, nodes may have both.
+const OLD_LABEL: &str = "cpumanager";
+const NEW_SINCE: u32 = 8;
 
 /// The feature gate without which KubeVirt's virt-handler labels no node so. The webhook does not check it. Source:
 /// `pkg/virt-handler/heartbeat/heartbeat.go:156`, `pkg/virt-controller/services/nodeselectorrenderer.go:56`.
@@ -142,8 +144,13 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     if is_isolated {
         plan.entries.push(EMULATOR_THREAD.entry("", ""));
     }
-    let gate = context.lookups.kubevirt().map_or(Gate::Unknown, |kubevirt| kubevirt.gate(GATE));
-    let pins = |node: &Rc<Node>| LABELS.iter().any(|label| node.label(label) == Some("true"));
+    let kubevirt = context.lookups.kubevirt().ok();
+    let gate = kubevirt.as_ref().map_or(Gate::Unknown, |kubevirt| kubevirt.gate(GATE));
+    let labels: &[&str] = match kubevirt.is_some_and(|kubevirt| kubevirt.is_before(NEW_SINCE)) {
+        true => &[OLD_LABEL],
+        false => &[LABEL, OLD_LABEL],
+    };
+    let pins = |node: &Rc<Node>| labels.iter().any(|label| node.label(label) == Some("true"));
     if matches!(gate, Gate::Off | Gate::Disabled) {
         plan.warnings.push(format!(
             "KubeVirt's feature gate {GATE} is off, so no node counts as one that pins CPUs, and the VirtualMachine will not be \
@@ -151,7 +158,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
             gate.remedy(GATE)
         ));
     } else if nodes.is_some_and(|nodes| !nodes.iter().any(pins)) {
-        let [label, _] = LABELS;
+        let label = labels.first().copied().unwrap_or(LABEL);
         plan.warnings.push(format!(
             "no node that the VirtualMachine may run on has the label {label}=true, so it will not be scheduled; enable the CPU \
              manager of a node, in Harvester under Hosts"
