@@ -1,5 +1,7 @@
 //! KubeVirt's own object.
 
+use serde_json::Value;
+
 use super::kind::{Fields, Kind, Object, Provider};
 use crate::values::usb::UsbIds;
 
@@ -12,6 +14,7 @@ pub static KUBEVIRT: Kind = Kind::of(
     &[
         "spec.configuration.developerConfiguration.disabledFeatureGates",
         "spec.configuration.developerConfiguration.featureGates",
+        "spec.configuration.developerConfiguration.memoryOvercommit",
         "spec.configuration.permittedHostDevices",
         "status.observedKubeVirtVersion",
     ],
@@ -26,6 +29,8 @@ pub(crate) struct KubeVirt {
     /// `None` if the object does not say which devices are permitted.
     permitted: Option<PermittedHostDevices>,
     observed_version: String,
+    /// How much memory guests have, as a percentage of what is requested for them.
+    pub(crate) memory_overcommit: u64,
 }
 
 #[derive(Debug)]
@@ -65,6 +70,12 @@ impl Object for KubeVirt {
                 .items("/spec/configuration/developerConfiguration/disabledFeatureGates", gate),
             permitted,
             observed_version: fields.text("/status/observedKubeVirtVersion"),
+            memory_overcommit: fields
+                .0
+                .pointer("/spec/configuration/developerConfiguration/memoryOvercommit")
+                .and_then(Value::as_u64)
+                .filter(|percent| *percent > 0)
+                .unwrap_or(100),
         }
     }
 }
