@@ -103,8 +103,7 @@ impl<'c> Context<'c> {
 
     /// Which nodes the VirtualMachine may run on.
     pub(super) fn placement(&self) -> Result<Placement, ShapeError> {
-        let placement = self.vm.placement()?;
-        Ok(if self.settings.general.is_harvester() { placement.on_harvester() } else { placement })
+        if self.settings.general.is_harvester() { self.vm.placement_on_harvester() } else { self.vm.placement() }
     }
 
     /// Looks up the nodes that the VirtualMachine may run on. Those that take no new VirtualMachines at the moment only

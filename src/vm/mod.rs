@@ -26,6 +26,7 @@ pub(crate) use path::ShapeError;
 use place::{
     CONFIG_MAP_VOLUME, CPU_FEATURE, CPU_PLACEMENT, GPU, HOOK_SIDECARS, HOST_DEVICE, HUGEPAGES, LIMIT, NODE_SELECTOR,
 };
+use placement::CLUSTER_NETWORK;
 pub(crate) use placement::{OnlyNode, Placement};
 pub(crate) use sidecars::{Sidecars, argument_of};
 
@@ -44,6 +45,7 @@ const CPU_MODEL: Path = Path(&["spec", "template", "spec", "domain", "cpu", "mod
 const MEMORY: Path = Path(&["spec", "template", "spec", "domain", "memory"]);
 const DISKS: Path = Path(&["spec", "template", "spec", "domain", "devices", "disks"]);
 const INTERFACES: Path = Path(&["spec", "template", "spec", "domain", "devices", "interfaces"]);
+const NETWORKS: Path = Path(&["spec", "template", "spec", "networks"]);
 const REQUESTS: Path = Path(&["spec", "template", "spec", "domain", "resources", "requests"]);
 
 /// The annotation with the manifest that `kubectl apply` was last given.
@@ -192,6 +194,18 @@ impl VirtualMachine {
             terms: REQUIRED_NODES.read::<NodeSelector>(&self.object)?.unwrap_or_default().node_selector_terms,
             tolerations: TOLERATIONS.read(&self.object)?.unwrap_or_default(),
         })
+    }
+
+    /// The placement that Harvester makes of that. It adds expressions about the cluster networks of the VirtualMachine's networks,
+    /// and about the CPU manager if CPUs are pinned. The policy does not look up which cluster network a network belongs to, so
+    /// an expression as Harvester writes it stays if there is any such network.
+    pub(crate) fn placement_on_harvester(&self) -> Result<Placement, ShapeError> {
+        let networks = NETWORKS.peek(&self.object).and_then(Value::as_array);
+        let has_network =
+            networks.is_some_and(|all| all.iter().any(|one| one.pointer("/multus/networkName").is_some()));
+        let is_pinned = self.cpu().is_ok_and(|cpu| cpu.dedicated_cpu_placement == Some(true));
+        let adds = |label: &str| if label.starts_with(CLUSTER_NETWORK) { has_network } else { is_pinned };
+        Ok(self.placement()?.on_harvester(adds))
     }
 
     /// The hook sidecars in the template's annotation.

@@ -240,6 +240,79 @@ fn harvester_drops_terms_without_expressions(#[case] list: Value, #[case] there:
     assert_eq!(may_run_on(node(), &terms(list), plain()), elsewhere);
 }
 
+const VLAN: &str = "network.harvesterhci.io/vlan";
+
+/// Harvester's mutator removes the expressions that it manages, and adds those of the VM's networks and pinned CPUs
+/// (`mutator.go:445-590`).
+#[rstest]
+#[case::a_network_that_the_vm_lacks(json!([{"matchExpressions": [{"key": VLAN, "operator": "Exists"}]}]), json!({}), true)]
+#[case::beside_a_term_that_does_not_match(
+    json!([
+        {"matchExpressions": [{"key": "zone", "operator": "Exists"}, {"key": VLAN, "operator": "In", "values": ["true"]}]},
+        {"matchExpressions": [{"key": "rack", "operator": "DoesNotExist"}]},
+    ]),
+    json!({}), false
+)]
+#[case::a_term_that_would_match_goes(
+    json!([
+        {"matchExpressions": [{"key": VLAN, "operator": "DoesNotExist"}]},
+        {"matchExpressions": [{"key": "rack", "operator": "DoesNotExist"}]},
+    ]),
+    json!({}), false
+)]
+#[case::its_other_expressions_stay(
+    json!([{"matchExpressions": [{"key": VLAN, "operator": "Exists"}, {"key": "rack", "operator": "DoesNotExist"}]}]),
+    json!({}), false
+)]
+#[case::a_network_that_the_vm_has(
+    json!([{"matchExpressions": [{"key": VLAN, "operator": "In", "values": ["true"]}]}]),
+    json!({"networks": [{"name": "a", "multus": {"networkName": "default/vlan1"}}]}), false
+)]
+#[case::as_harvester_does_not_write_it(
+    json!([{"matchExpressions": [{"key": VLAN, "operator": "Exists"}]}]),
+    json!({"networks": [{"name": "a", "multus": {"networkName": "default/vlan1"}}]}), true
+)]
+#[case::it_is_added_to_every_term(
+    json!([
+        {"matchExpressions": [{"key": VLAN, "operator": "In", "values": ["true"]}]},
+        {"matchExpressions": [{"key": "rack", "operator": "Exists"}]},
+    ]),
+    json!({"networks": [{"name": "a", "multus": {"networkName": "default/vlan1"}}]}), false
+)]
+#[case::the_pod_network_has_no_label(
+    json!([{"matchExpressions": [{"key": VLAN, "operator": "In", "values": ["true"]}]}]),
+    json!({"networks": [{"name": "a", "pod": {}}]}), true
+)]
+#[case::a_cpu_manager_that_is_not_needed(
+    json!([{"matchExpressions": [{"key": "cpumanager", "operator": "In", "values": ["true"]}]}]), json!({}), true
+)]
+#[case::the_cpu_manager_of_kubevirt_1_8(
+    json!([{"matchExpressions": [{"key": "kubevirt.io/cpumanager", "operator": "In", "values": ["true"]}]}]), json!({}), true
+)]
+#[case::the_cpu_manager_of_pinned_cpus(
+    json!([{"matchExpressions": [{"key": "cpumanager", "operator": "In", "values": ["true"]}]}]),
+    json!({"domain": {"devices": {}, "cpu": {"dedicatedCpuPlacement": true}}}), false
+)]
+fn harvester_manages_expressions_about_networks_and_the_cpu_manager(
+    #[case] list: Value,
+    #[case] more: Value,
+    #[case] may_run: bool,
+) {
+    let mut placement = terms(list);
+    for (key, value) in more.as_object().unwrap() {
+        placement[key] = value.clone();
+    }
+    let node = || node("node1", json!({"rack": "7"}));
+    assert_eq!(may_run_on(node(), &placement, json!({})), may_run);
+}
+
+#[test]
+fn without_harvester_expressions_about_its_networks_count() {
+    let placement = expressions(json!([{"key": VLAN, "operator": "Exists"}]));
+    assert!(!may_run_on(node("node1", json!({})), &placement, plain()));
+    assert!(may_run_on(node("node1", json!({VLAN: "true"})), &placement, plain()));
+}
+
 const TAINT: &str = r#"[{"key": "nvidia.com/gpu", "value": "a100", "effect": "NoSchedule"}]"#;
 
 #[rstest]
