@@ -16,6 +16,7 @@ pub static KUBEVIRT: Kind = Kind::of(
         "spec.configuration.developerConfiguration.featureGates",
         "spec.configuration.developerConfiguration.memoryOvercommit",
         "spec.configuration.permittedHostDevices",
+        "status.defaultArchitecture",
         "status.observedKubeVirtVersion",
     ],
 );
@@ -29,6 +30,8 @@ pub(crate) struct KubeVirt {
     /// `None` if the object does not say which devices are permitted.
     permitted: Option<PermittedHostDevices>,
     observed_version: String,
+    /// The architecture of VMs that name none; empty if it is not known.
+    pub(crate) default_architecture: String,
     /// How much memory guests have, as a percentage of what is requested for them.
     pub(crate) memory_overcommit: u64,
 }
@@ -69,6 +72,7 @@ impl Object for KubeVirt {
             disabled_feature_gates: fields
                 .items("/spec/configuration/developerConfiguration/disabledFeatureGates", gate),
             permitted,
+            default_architecture: fields.text("/status/defaultArchitecture"),
             observed_version: fields.text("/status/observedKubeVirtVersion"),
             memory_overcommit: fields
                 .0

@@ -30,7 +30,7 @@ pub use harvester::{PCI_DEVICE, PCI_DEVICE_CLAIM, USB_DEVICE, USB_DEVICE_CLAIM};
 pub(crate) use host::HostCluster;
 use kind::{Fields, Object};
 pub use kind::{Kind, Provider};
-pub(crate) use kubernetes::{ARCHITECTURE_LABEL, ConfigMap, HOSTNAME_LABEL, Node, Taint, UserDataSecret};
+pub(crate) use kubernetes::{AMD64, ARCHITECTURE_LABEL, ConfigMap, HOSTNAME_LABEL, Node, Taint, UserDataSecret};
 pub use kubernetes::{CONFIG_MAP, NODE, SECRET, SUBJECT_ACCESS_REVIEW};
 pub use kubevirt::KUBEVIRT;
 pub(crate) use kubevirt::{Gate, GateError, KubeVirt};
@@ -159,11 +159,15 @@ impl<'c> Lookups<'c> {
         Ok(all.to_vec())
     }
 
+    /// All objects of a kind, if they were looked up before.
+    pub(crate) fn listed<T: Object>(&self, kind: &'static Kind) -> Vec<Rc<T>> {
+        let is_listed = matches!(self.known(&Query::all(kind)), Some(Ok(_)));
+        if is_listed { self.list(kind).unwrap_or_default() } else { Vec::new() }
+    }
+
     /// A device by its name, taken from the list of all devices if that was looked up. `kind` is PCIDevice or USBDevice.
     pub(crate) fn device(&self, kind: &'static Kind, name: &str) -> Result<Rc<HostDevice>, LookupError> {
-        let is_listed = matches!(self.known(&Query::all(kind)), Some(Ok(_)));
-        let listed = if is_listed { self.list::<HostDevice>(kind)? } else { Vec::new() };
-        let listed = listed.into_iter().find(|device| device.name() == name);
+        let listed = self.listed::<HostDevice>(kind).into_iter().find(|device| device.name() == name);
         listed.map_or_else(|| self.get(kind, name, None), Ok)
     }
 

@@ -205,10 +205,12 @@ fn check_amounts(cpu: &Cpu, nodes: &[Rc<Node>], context: &Context<'_>) -> anyhow
     memory::check_present(context)
 }
 
-/// Whether the guest's CPUs are of the architecture arm64: the VirtualMachine says so, or it can run nowhere else.
+/// Whether the guest's CPUs are of the architecture arm64: the VirtualMachine says so, or KubeVirt for it, or it can run
+/// nowhere else.
 fn is_arm64(nodes: &[Rc<Node>], context: &Context<'_>) -> Result<bool, ShapeError> {
     Ok(match context.vm.architecture()?.filter(|architecture| !architecture.is_empty()) {
         Some(architecture) => architecture == ARM64,
+        None if context.default_architecture().is_some_and(|architecture| architecture == ARM64) => true,
         None => !nodes.is_empty() && nodes.iter().all(|node| node.label(ARCHITECTURE_LABEL) == Some(ARM64)),
     })
 }

@@ -1,5 +1,6 @@
 //! Hugepages: the guest's memory consists of large pages of the node.
 
+use super::allowed_nodes::DEFAULT_ARCHITECTURE;
 use super::feature::{Context, Feature, Plan};
 use super::memory::{Amounts, Memory, MemoryAmount};
 use super::reference::Reference;
@@ -92,6 +93,7 @@ pub(super) static FEATURE: Feature = Feature {
             Access::to(Verbs::Get, &[&KUBEVIRT])
                 .what("`memoryOvercommit`, if the VM has neither a memory request nor a limit")
                 .without("the overcommit counts as 100"),
+            DEFAULT_ARCHITECTURE,
         ],
     },
 };

@@ -2,11 +2,12 @@
 
 use std::rc::Rc;
 
+use super::allowed_nodes::DEFAULT_ARCHITECTURE;
 use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
 use super::switch::{WORDS, is_on};
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{ARCHITECTURE_LABEL, LookupError, NODE, Node};
+use crate::cluster::{AMD64, ARCHITECTURE_LABEL, LookupError, NODE, Node};
 use crate::settings::{Choice, FeatureSettings, choice, section};
 use crate::text::Quoted;
 use crate::vm::place::{CPU_FEATURE, OPTIONAL_CPU_FEATURE};
@@ -37,8 +38,6 @@ choice! {
         Any = "any",
     }
 }
-
-const AMD64: &str = "amd64";
 
 /// A CPU vendor, which determines the virtualization extension.
 struct Vendor {
@@ -135,7 +134,7 @@ enum NestedVirtError {
     /// Cure: remove the directive; nested virtualization works differently there
     #[error(
         "{who} of the architecture {}, but svm and vmx are features of amd64; remove the directive, or run the \
-         VirtualMachine on amd64",
+         VirtualMachine on amd64 (spec.template.spec.architecture)",
         Quoted(.architecture)
     )]
     Architecture { who: &'static str, architecture: String },
@@ -159,11 +158,14 @@ pub(super) static FEATURE: Feature = Feature {
             meaning: "the vendor of the CPU that the VM runs on; with `auto`, the policy determines it; with `any`, the \
                       guest gets `svm` or `vmx`, whichever its node has (`policy: optional`)",
         }],
-        looks_up: &[Access::to(Verbs::List, &[&NODE])
+        looks_up: &[
+            Access::to(Verbs::List, &[&NODE])
             .what("whether a node has the extension, and the CPU vendor, if neither option, setting nor VM specify it; a single \
                    node is read by its name")
             .without("no warning if no node has; without a vendor, the directive fails and says what to set or grant")
-            .only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")])],
+                .only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")]),
+            DEFAULT_ARCHITECTURE.only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")]),
+        ],
     },
 };
 

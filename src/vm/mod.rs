@@ -31,6 +31,7 @@ pub(crate) use placement::{OnlyNode, Placement};
 pub(crate) use sidecars::{Sidecars, argument_of};
 
 const ANNOTATIONS: Path = Path(&["metadata", "annotations"]);
+const DATA_VOLUME_TEMPLATES: Path = Path(&["spec", "dataVolumeTemplates"]);
 const DELETION_TIMESTAMP: Path = Path(&["metadata", "deletionTimestamp"]);
 const LABELS: Path = Path(&["metadata", "labels"]);
 const INSTANCE_TYPE: Path = Path(&["spec", "instancetype"]);
@@ -181,6 +182,14 @@ impl VirtualMachine {
     /// `architecture`.
     pub(crate) fn architecture(&self) -> Result<Option<&str>, ShapeError> {
         ARCHITECTURE.text(&self.object)
+    }
+
+    /// Whether KubeVirt gives it the default architecture: it names none, and no disk is made of a DataSource, which may name
+    /// one. Source: `pkg/defaults/defaults.go`, `setDefaultArchitectureFromDataSource`.
+    pub(crate) fn takes_default_architecture(&self) -> bool {
+        let disks = DATA_VOLUME_TEMPLATES.peek(&self.object).and_then(Value::as_array);
+        let kind = |disk: &Value| disk.pointer("/spec/sourceRef/kind").is_some();
+        !disks.is_some_and(|disks| disks.iter().any(kind)) && matches!(self.architecture(), Ok(None | Some("")))
     }
 
     /// `nodeSelector`, the required node affinity, `tolerations`, and `architecture`, which KubeVirt makes a node selector of.
