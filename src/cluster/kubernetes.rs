@@ -32,6 +32,9 @@ pub(crate) const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 /// The label with a node's architecture, which the kubelet sets.
 pub(crate) const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
 
+/// The value of that label on nodes with CPUs by AMD or Intel.
+pub(crate) const AMD64: &str = "amd64";
+
 /// The label of nodes on which KubeVirt starts VirtualMachines at the moment. Source: `kubevirt.io/kubevirt`,
 /// `pkg/virt-controller/services/nodeselectorrenderer.go`.
 const SCHEDULABLE_LABEL: &str = "kubevirt.io/schedulable";

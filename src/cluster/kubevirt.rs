@@ -13,7 +13,9 @@ pub static KUBEVIRT: Kind = Kind::of(
     &[
         "spec.configuration.developerConfiguration.disabledFeatureGates",
         "spec.configuration.developerConfiguration.featureGates",
+        "spec.configuration.developerConfiguration.memoryOvercommit",
         "spec.configuration.permittedHostDevices",
+        "status.defaultArchitecture",
         "status.observedKubeVirtVersion",
     ],
 );
@@ -27,6 +29,10 @@ pub(crate) struct KubeVirt {
     /// `None` if the object does not say which devices are permitted.
     permitted: Option<PermittedHostDevices>,
     observed_version: String,
+    /// The architecture of VMs that name none; empty if it is not known.
+    pub(crate) default_architecture: String,
+    /// How much memory guests have, as a percentage of what is requested for them.
+    pub(crate) memory_overcommit: u64,
 }
 
 #[derive(Debug)]
@@ -65,6 +71,8 @@ impl Object for KubeVirt {
                 usb: permitted.at("usb").items(device),
             }),
             observed_version: fields.at("status").at("observedKubeVirtVersion").text(),
+            default_architecture: fields.at("status").at("defaultArchitecture").text(),
+            memory_overcommit: developer.at("memoryOvercommit").number().filter(|percent| *percent > 0).unwrap_or(100),
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) use harvester::{Claim, HostDevice};
 pub use harvester::{PCI_DEVICE, PCI_DEVICE_CLAIM, USB_DEVICE, USB_DEVICE_CLAIM};
 pub(crate) use host::HostCluster;
 pub use kind::{Kind, Provider};
-pub(crate) use kubernetes::{ARCHITECTURE_LABEL, ConfigMap, HOSTNAME_LABEL, Node, Taint, UserDataSecret};
+pub(crate) use kubernetes::{AMD64, ARCHITECTURE_LABEL, ConfigMap, HOSTNAME_LABEL, Node, Taint, UserDataSecret};
 pub use kubernetes::{CONFIG_MAP, NODE, SECRET, SUBJECT_ACCESS_REVIEW};
 pub use kubevirt::KUBEVIRT;
 pub(crate) use kubevirt::{Gate, GateError, KubeVirt};
@@ -161,6 +161,12 @@ impl<'c> Lookups<'c> {
             }
             Some(devices)
         })
+    }
+
+    /// All objects of a kind, if they were looked up before.
+    pub(crate) fn listed<T: Object>(&self, kind: &'static Kind) -> Vec<Rc<T>> {
+        let is_listed = matches!(self.known(&Query::all(kind)), Some(Ok(_)));
+        if is_listed { self.list(kind).unwrap_or_default() } else { Vec::new() }
     }
 
     /// A device by its name, taken from all devices if these were looked up. `kind` is PCIDevice or USBDevice.

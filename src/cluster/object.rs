@@ -58,7 +58,8 @@ enum Tree<'j> {
     True,
     List(Vec<Tree<'j>>),
     Object(Vec<(Cow<'j, str>, Tree<'j>)>),
-    /// Null, `false`, or a number.
+    Number(u64),
+    /// Null, `false`, or another number.
     Other,
 }
 
@@ -113,8 +114,8 @@ impl<'j> Visitor<'j> for Part<'_> {
         Ok(Tree::Other)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Tree<'j>, E> {
-        Ok(Tree::Other)
+    fn visit_u64<E>(self, number: u64) -> Result<Tree<'j>, E> {
+        Ok(Tree::Number(number))
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<Tree<'j>, E> {
@@ -189,6 +190,14 @@ impl<'t> Fields<'t> {
 
     pub(super) fn is_true(self) -> bool {
         matches!(self.0, Some(Tree::True))
+    }
+
+    /// A whole number that is not negative.
+    pub(super) fn number(self) -> Option<u64> {
+        match self.0 {
+            Some(Tree::Number(number)) => Some(*number),
+            _ => None,
+        }
     }
 
     pub(super) fn is_object(self) -> bool {

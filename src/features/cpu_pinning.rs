@@ -22,9 +22,11 @@ section! {
     }
 }
 
-/// The labels of nodes whose kubelet pins CPUs: the first since KubeVirt 1.8, the second before. Source:
-/// `kubevirt.io/api/core/v1`.
-const LABELS: [&str; 2] = ["kubevirt.io/cpumanager", "cpumanager"];
+/// The label of nodes whose kubelet pins CPUs. Source: `CPUManager` in `kubevirt.io/api/core/v1`; pull request 14892.
+const LABEL: &str = "kubevirt.io/cpumanager";
+/// The same before KubeVirt 1.8. Later, nodes may have both.
+const OLD_LABEL: &str = "cpumanager";
+const NEW_SINCE: u32 = 8;
 
 /// The feature gate without which KubeVirt's virt-handler labels no node so. The webhook does not check it. Source:
 /// `pkg/virt-handler/heartbeat/heartbeat.go:156`, `pkg/virt-controller/services/nodeselectorrenderer.go:56`.
@@ -142,8 +144,13 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     if is_isolated {
         plan.entries.push(EMULATOR_THREAD.entry("", ""));
     }
-    let gate = context.lookups.kubevirt().map_or(Gate::Unknown, |kubevirt| kubevirt.gate(GATE));
-    let pins = |node: &&Rc<Node>| LABELS.iter().any(|label| node.label(label) == Some("true"));
+    let kubevirt = context.lookups.kubevirt().ok();
+    let gate = kubevirt.as_ref().map_or(Gate::Unknown, |kubevirt| kubevirt.gate(GATE));
+    let labels: &[&str] = match kubevirt.is_some_and(|kubevirt| kubevirt.is_before(NEW_SINCE)) {
+        true => &[OLD_LABEL],
+        false => &[LABEL, OLD_LABEL],
+    };
+    let pins = |node: &&Rc<Node>| labels.iter().any(|label| node.label(label) == Some("true"));
     if matches!(gate, Gate::Off | Gate::Disabled) {
         plan.warnings.push(format!(
             "KubeVirt's feature gate {GATE} is off, so no node counts as one that pins CPUs, and the VirtualMachine will not be \
@@ -154,7 +161,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
         plan.nodes = Some(nodes.iter().filter(pins).map(|node| node.name().to_owned()).collect());
     }
     if plan.nodes.as_ref().is_some_and(Vec::is_empty) {
-        let ([label, _], leaving) = (LABELS, context.leaving());
+        let (label, leaving) = (labels.first().copied().unwrap_or(LABEL), context.leaving());
         plan.warnings.push(format!(
             "no node that the VirtualMachine may run on{leaving} has the label {label}=true, so it will not be scheduled; enable the CPU \
              manager of a node, in Harvester under Hosts"
@@ -201,10 +208,12 @@ fn check_amounts(cpu: &Cpu, nodes: &[Rc<Node>], context: &Context<'_>) -> anyhow
     memory::check_present(context)
 }
 
-/// Whether the guest's CPUs are of the architecture arm64: the VirtualMachine says so, or it can run nowhere else.
+/// Whether the guest's CPUs are of the architecture arm64: the VirtualMachine says so, or KubeVirt for it, or it can run
+/// nowhere else.
 fn is_arm64(nodes: &[Rc<Node>], context: &Context<'_>) -> Result<bool, ShapeError> {
     Ok(match context.vm.architecture()?.filter(|architecture| !architecture.is_empty()) {
         Some(architecture) => architecture == ARM64,
+        None if context.default_architecture().is_some_and(|architecture| architecture == ARM64) => true,
         None => !nodes.is_empty() && nodes.iter().all(|node| node.label(ARCHITECTURE_LABEL) == Some(ARM64)),
     })
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::Settings;
+use super::allowed_nodes::AllowedNodes;
 use super::record::Recorded;
 use super::reference::Reference;
 use crate::cluster::{ClusterError, LookupError, Lookups, NODE, Node};
@@ -14,7 +15,7 @@ use crate::text::{self, Quoted};
 use crate::values::pattern::Pattern;
 use crate::vm::entry::Entry;
 use crate::vm::place::Place;
-use crate::vm::{OnlyNode, Placement, ShapeError, VirtualMachine};
+use crate::vm::{OnlyNode, ShapeError, VirtualMachine};
 
 /// One feature.
 pub(crate) struct Feature {
@@ -104,9 +105,10 @@ impl<'c> Context<'c> {
     }
 
     /// Which nodes the VirtualMachine may run on.
-    pub(super) fn placement(&self) -> Result<Placement, ShapeError> {
-        let placement = self.vm.placement()?;
-        Ok(if self.settings.general.is_harvester() { placement.on_harvester() } else { placement })
+    pub(super) fn placement(&self) -> Result<AllowedNodes<'_>, ShapeError> {
+        let is_harvester = self.settings.general.is_harvester();
+        let placement = if is_harvester { self.vm.placement_on_harvester() } else { self.vm.placement() };
+        Ok(AllowedNodes::new(placement?, self))
     }
 
     /// Looks up the nodes that the VirtualMachine may run on with what earlier features need. Those that take no new

@@ -1,10 +1,11 @@
 //! Hugepages: the guest's memory consists of large pages of the node.
 
+use super::allowed_nodes::DEFAULT_ARCHITECTURE;
 use super::feature::{Context, Feature, Plan};
 use super::memory::{Amounts, Memory, MemoryAmount};
 use super::reference::Reference;
-use crate::cluster::NODE;
 use crate::cluster::access::{Access, Verbs};
+use crate::cluster::{KUBEVIRT, NODE};
 use crate::settings::{Choice, FeatureSettings, choice, section};
 use crate::text::Quoted;
 use crate::values::quantity::Quantity;
@@ -62,8 +63,10 @@ enum HugepagesError {
     Less { field: &'static str, text: String, size: &'static str },
     /// Cause: memory that does not divide into pages. On Harvester, the guest may have less memory than the limit: 100Mi less, or as
     /// much as the annotation `harvesterhci.io/reservedMemory` says. Harvester also lowers the request, unless CPUs are pinned or the
-    /// VM has host devices
-    /// Cure: a multiple of the page size, or smaller pages; or the directive `cpu-pinning`
+    /// VM has host devices. KubeVirt lowers it by `developerConfiguration.memoryOvercommit` of its object, if the VM has neither a
+    /// request nor a limit
+    /// Cure: a multiple of the page size, or smaller pages; or the directive `cpu-pinning`; or a memory request as large as the guest's
+    /// memory
     #[error(
         "{field} is {text}, which is not a multiple of the page size {size}; ask for a multiple of it, or for smaller pages{hint}"
     )]
@@ -83,9 +86,15 @@ pub(super) static FEATURE: Feature = Feature {
         takes: "`2Mi` or `1Gi`",
         effect: "`domain.memory.hugepages.pageSize`",
         options: &[],
-        looks_up: &[Access::to(Verbs::List, &[&NODE])
-            .what("whether a node has enough such pages; a single node is read by its name")
-            .without("no warning if no node has")],
+        looks_up: &[
+            Access::to(Verbs::List, &[&NODE])
+                .what("whether a node has enough such pages; a single node is read by its name")
+                .without("no warning if no node has"),
+            Access::to(Verbs::Get, &[&KUBEVIRT])
+                .what("`memoryOvercommit`, if the VM has neither a memory request nor a limit")
+                .without("the overcommit counts as 100"),
+            DEFAULT_ARCHITECTURE,
+        ],
     },
 };
 

@@ -19,6 +19,10 @@ const RESERVED: &str = " (Harvester subtracts what the annotation harvesterhci.i
 /// Explains why the request is lower than the limit on Harvester.
 const LOWERED: &str = " (Harvester lowers it by its overcommit ratio; add the directive cpu-pinning, with which the request is the limit)";
 
+/// Explains why the request is lower than the guest's memory without Harvester.
+const OVERCOMMITTED: &str = " (KubeVirt lowers the request by memoryOvercommit of its object, unless \
+                             spec.template.spec.domain.resources.requests.memory is set)";
+
 /// Why the memory of the VirtualMachine is not known.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MemoryError {
@@ -41,6 +45,8 @@ pub(super) struct MemoryAmount<'a> {
     text: &'a str,
     /// What Harvester subtracts, as its annotation has it.
     reserved: Option<&'a str>,
+    /// By which percentage KubeVirt divides it.
+    overcommit: Option<u64>,
     pub(super) bytes: u64,
     /// Explains who sets the field, if it is not the user.
     pub(super) hint: &'static str,
@@ -48,6 +54,9 @@ pub(super) struct MemoryAmount<'a> {
 
 impl fmt::Display for MemoryAmount<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(percent) = self.overcommit {
+            return write!(f, "{} bytes ({} with a memoryOvercommit of {percent})", self.bytes, self.text);
+        }
         f.write_str(self.text)?;
         self.reserved.map_or(Ok(()), |reserved| write!(f, " less {reserved}"))
     }
@@ -56,7 +65,19 @@ impl fmt::Display for MemoryAmount<'_> {
 impl<'a> MemoryAmount<'a> {
     fn new(field: &'static str, Amount { text, quantity }: &'a Amount, hint: &'static str) -> Self {
         // KubeVirt rounds up, too.
-        Self { field, text, reserved: None, bytes: quantity.ceil(), hint }
+        Self { field, text, reserved: None, overcommit: None, bytes: quantity.ceil(), hint }
+    }
+
+    /// What KubeVirt requests for a guest with this memory if the VirtualMachine has neither request nor limit. A request above the
+    /// guest's memory has no effect on pages. Source: `pkg/virt-controller/services/renderresources.go:256`, `WithMemoryRequests`.
+    fn overcommitted(self, context: &Context<'_>) -> Self {
+        let percent = context.lookups.kubevirt().map_or(100, |kubevirt| kubevirt.memory_overcommit);
+        if percent <= 100 {
+            return self;
+        }
+        let bytes = u128::from(self.bytes) * 100 / u128::from(percent);
+        let bytes = u64::try_from(bytes).unwrap_or(self.bytes);
+        Self { field: "the memory request", overcommit: Some(percent), bytes, hint: OVERCOMMITTED, ..self }
     }
 
     /// The smaller amount. The first, if both are equal.
@@ -96,7 +117,7 @@ impl Amounts {
     }
 
     /// Computes the memory of a VirtualMachine without an instance type. If there is no request, KubeVirt requests the limit, or
-    /// else the guest's memory (`pkg/virt-controller/services/renderresources.go`, `WithMemoryRequests`), but a limit above
+    /// else the guest's memory, less its overcommit (`pkg/virt-controller/services/renderresources.go`, `WithMemoryRequests`), but a limit above
     /// the guest's memory has no effect on pages. If `domain.memory.guest` is absent, the guest has what is requested, or else
     /// the limit (`pkg/defaults/defaults.go`, `setGuestMemory`).
     ///
@@ -117,7 +138,12 @@ impl Amounts {
         }
         // Harvester's validator does not accept a request alone (`validator.go`, `checkEmptyMemory`).
         let guest = guest.or_else(|| request.or(limit).filter(|_| !is_harvester)).ok_or(MemoryError::Absent)?;
-        Ok(Memory { request: request.or(Some(limit.map_or(guest, |limit| guest.min(limit)))), guest, most })
+        let request = match (request, limit) {
+            (Some(request), _) => request,
+            (None, Some(limit)) => guest.min(limit),
+            (None, None) => guest.overcommitted(context),
+        };
+        Ok(Memory { request: Some(request), guest, most })
     }
 
     /// The memory of a VirtualMachine with a limit, on Harvester. Source: `pkg/webhook/resources/virtualmachine/mutator.go`,

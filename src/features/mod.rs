@@ -1,6 +1,7 @@
 //! The features, in the order in which they are planned. No feature knows another one, or the response.
 
 mod allowed;
+mod allowed_nodes;
 mod cpu_pinning;
 pub(crate) mod feature;
 mod gpu_device_plugin;

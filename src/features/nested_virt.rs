@@ -2,15 +2,16 @@
 
 use std::rc::Rc;
 
+use super::allowed_nodes::DEFAULT_ARCHITECTURE;
 use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
 use super::switch::{WORDS, is_on};
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{ARCHITECTURE_LABEL, NODE, Node};
+use crate::cluster::{AMD64, ARCHITECTURE_LABEL, LookupError, NODE, Node};
 use crate::settings::{Choice, FeatureSettings, choice, section};
 use crate::text::Quoted;
-use crate::vm::CpuFeature;
 use crate::vm::place::{CPU_FEATURE, OPTIONAL_CPU_FEATURE};
+use crate::vm::{CpuFeature, ShapeError};
 
 const OPTION: &str = "cpu-vendor";
 
@@ -37,8 +38,6 @@ choice! {
         Any = "any",
     }
 }
-
-const AMD64: &str = "amd64";
 
 /// A CPU vendor, which determines the virtualization extension.
 struct Vendor {
@@ -70,6 +69,22 @@ static INTEL: Vendor = Vendor {
         sierraforest,skylake,snowridge,westmere,yongfeng",
 };
 
+/// The label of nodes that can run a CPU model. KubeVirt selects nodes by it. Source: `nodeselectorrenderer.go`,
+/// `cpuModelLabel`.
+const MODEL_LABEL: &str = "cpu-model.node.kubevirt.io/";
+
+impl Vendor {
+    fn other(&self) -> &'static Vendor {
+        if self.name == AMD.name { &INTEL } else { &AMD }
+    }
+
+    /// Whether a CPU model with this name is the vendor's.
+    fn has_model(&self, model: &str) -> bool {
+        let model = model.to_ascii_lowercase();
+        self.models.split(',').any(|start| model.starts_with(start))
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 enum NestedVirtError {
     /// Cause: another value
@@ -90,6 +105,14 @@ enum NestedVirtError {
          virtualization; remove that entry or the directive"
     )]
     Contradiction { extension: &'static str, policy: String },
+    /// Cause: the VM requires the extension of one vendor, but the option or the setting names the other. KubeVirt selects a node
+    /// that has all required features, and no node has both
+    /// Cure: remove the entry from `domain.cpu.features`, or name its vendor or `any` in the option `cpu-vendor`
+    #[error(
+        "spec.template.spec.domain.cpu.features requires {required}, a feature of CPUs by {by}, but {who} says {vendor}, and no \
+         node has both svm and vmx; remove that entry, or set the option vm-feature-manager.io/cpu-vendor to {by} or any"
+    )]
+    OtherVendor { required: &'static str, by: &'static str, who: &'static str, vendor: &'static str },
     /// Cause: CPUs of two vendors: "the VirtualMachine's CPU settings and placement name" both, or "the nodes that the
     /// VirtualMachine may run on are of" both
     /// Cure: pin the VirtualMachine to one vendor's nodes, or set `cpu-vendor` to a vendor or to `any`; in user data, `cpu_vendor`
@@ -111,7 +134,7 @@ enum NestedVirtError {
     /// Cure: remove the directive; nested virtualization works differently there
     #[error(
         "{who} of the architecture {}, but svm and vmx are features of amd64; remove the directive, or run the \
-         VirtualMachine on amd64",
+         VirtualMachine on amd64 (spec.template.spec.architecture)",
         Quoted(.architecture)
     )]
     Architecture { who: &'static str, architecture: String },
@@ -135,10 +158,14 @@ pub(super) static FEATURE: Feature = Feature {
             meaning: "the vendor of the CPU that the VM runs on; with `auto`, the policy determines it; with `any`, the \
                       guest gets `svm` or `vmx`, whichever its node has (`policy: optional`)",
         }],
-        looks_up: &[Access::to(Verbs::List, &[&NODE])
-            .what("the CPU vendor, if neither option, setting nor VM specify it; a single node is read by its name")
-            .without("the directive fails and says what to set or grant")
-            .only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")])],
+        looks_up: &[
+            Access::to(Verbs::List, &[&NODE])
+            .what("whether a node has the extension, and the CPU vendor, if neither option, setting nor VM specify it; a single \
+                   node is read by its name")
+            .without("no warning if no node has; without a vendor, the directive fails and says what to set or grant")
+                .only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")]),
+            DEFAULT_ARCHITECTURE.only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")]),
+        ],
     },
 };
 
@@ -169,6 +196,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
 }
 
 /// The virtualization extensions that the guest gets.
+#[derive(Clone, Copy)]
 enum Extensions {
     /// That of a vendor, which the node must have.
     Of(&'static Vendor),
@@ -185,91 +213,153 @@ fn choose(context: &Context<'_>) -> anyhow::Result<(Extensions, Option<String>)>
     };
     let setting = context.settings.nested_virt.cpu_vendor;
     let option = context.directives.option(OPTION)?.map(read).transpose()?.filter(|option| *option != CpuVendor::Auto);
-    let vendor = match option.unwrap_or(setting) {
-        CpuVendor::Amd => &AMD,
-        CpuVendor::Intel => &INTEL,
-        CpuVendor::Any => return Ok((Extensions::OfNode, None)),
-        CpuVendor::Auto => return choose_by_vm(context),
+    let who = match option {
+        Some(_) => "the option vm-feature-manager.io/cpu-vendor",
+        None => "the policy's setting nestedVirtualization.cpuVendor",
+    };
+    let extensions = match option.unwrap_or(setting) {
+        CpuVendor::Amd => named(&AMD, who, context)?,
+        CpuVendor::Intel => named(&INTEL, who, context)?,
+        CpuVendor::Any => Extensions::OfNode,
+        CpuVendor::Auto => match of_vm(context)? {
+            Some(extensions) => extensions,
+            None => Extensions::Of(of_nodes(nodes(context)?, context)?),
+        },
     };
     // If the administrator names the vendor, policy-server may not be allowed to read nodes.
-    let nodes = if setting == CpuVendor::Auto { context.nodes()?.unwrap_or_default() } else { Vec::new() };
-    Ok((Extensions::Of(vendor), warning(vendor, &nodes)))
+    let nodes = if setting == CpuVendor::Auto { nodes(context)?.unwrap_or_default() } else { Vec::new() };
+    Ok((extensions, warning(extensions, &nodes, context)?))
 }
 
-fn choose_by_vm(context: &Context<'_>) -> anyhow::Result<(Extensions, Option<String>)> {
+/// The extension of a vendor that the option or the setting (`who`) names.
+fn named(vendor: &'static Vendor, who: &'static str, context: &Context<'_>) -> anyhow::Result<Extensions> {
+    let Vendor { extension: required, name: by, .. } = *vendor.other();
+    if has(&context.vm.cpu_features()?, required, SELECTING) {
+        return Err(NestedVirtError::OtherVendor { required, by, who, vendor: vendor.name }.into());
+    }
+    Ok(Extensions::Of(vendor))
+}
+
+/// The policies of a CPU feature with which KubeVirt selects nodes that have it. Source: `nodeselectorrenderer.go`,
+/// `CPUFeatureLabelsFromCPUFeatures`.
+const SELECTING: &[&str] = &["", "require"];
+
+/// Whether the VirtualMachine has the CPU feature with one of these policies.
+fn has(features: &[CpuFeature<'_>], extension: &str, policies: &[&str]) -> bool {
+    features.iter().any(|feature| feature.name == extension && policies.contains(&feature.policy))
+}
+
+/// The extensions that the VirtualMachine itself names, if any.
+fn of_vm(context: &Context<'_>) -> anyhow::Result<Option<Extensions>> {
     let features = context.vm.cpu_features()?;
-    let has = |extension: &str, policies: &[&str]| {
-        features.iter().any(|feature| feature.name == extension && policies.contains(&feature.policy))
-    };
     let placement = context.placement()?;
-    let model = context.vm.cpu_model()?.unwrap_or_default().to_ascii_lowercase();
+    let model = context.vm.cpu_model()?.unwrap_or_default();
     // An optional feature says nothing about the node, as a node without it is possible, too.
     let says = |vendor: &Vendor| {
-        has(vendor.extension, &["", "require", "force"])
-            || vendor.models.split(',').any(|start| model.starts_with(start))
+        has(&features, vendor.extension, &["", "require", "force"])
+            || vendor.has_model(model)
             || vendor.labels.iter().any(|label| placement.requires(label))
     };
     if let Some(vendor) = only_one(says, "the VirtualMachine's CPU settings and placement name")? {
-        return Ok((Extensions::Of(vendor), None));
+        return Ok(Some(Extensions::Of(vendor)));
     }
-    if [&AMD, &INTEL].iter().all(|vendor| has(vendor.extension, &["optional"])) {
-        return Ok((Extensions::OfNode, None));
-    }
-    let nodes = nodes(context)?;
-    let says = |vendor: &Vendor| vendor.labels.iter().any(|label| any_has(&nodes, label));
-    // If there are nodes of both vendors by now, what the policy added before stays, until someone asks anew.
-    let in_place = |vendor: &Vendor| {
-        let stays = says(&AMD) && says(&INTEL) && !context.is_requested;
-        stays && context.ours.iter().any(|added| added.entry.name == vendor.extension)
-    };
-    let vendor = match only_one(in_place, "the VirtualMachine has the extensions of")? {
-        Some(vendor) => Some(vendor),
-        None => only_one(says, "the nodes that the VirtualMachine may run on are of")?,
-    };
-    let Some(vendor) = vendor else {
-        let why = "no node that the VirtualMachine may run on has a label cpu-vendor.node.kubevirt.io/AMD or /Intel";
-        return Err(unknown(why, "make sure that KubeVirt's node labeller runs").into());
-    };
-    Ok((Extensions::Of(vendor), warning(vendor, &nodes)))
+    let has_both = [&AMD, &INTEL].iter().all(|vendor| has(&features, vendor.extension, &["optional"]));
+    Ok(has_both.then_some(Extensions::OfNode))
 }
 
-/// The nodes of amd64 that the VirtualMachine may run on, at least one.
-fn nodes(context: &Context<'_>) -> anyhow::Result<Vec<Rc<Node>>> {
-    let nodes = context
-        .nodes()?
+/// The vendor of the nodes, if they could be looked up. If there are nodes of both vendors by now, what the policy added
+/// before stays, until someone asks anew.
+fn of_nodes(nodes: Result<Vec<Rc<Node>>, LookupError>, context: &Context<'_>) -> anyhow::Result<&'static Vendor> {
+    let nodes = nodes
         .map_err(|error| unknown(&format!("the VirtualMachine does not say, and {}", error.why()), &error.remedy()))?;
-    let is_amd64 = |node: &Rc<Node>| node.label(ARCHITECTURE_LABEL).is_none_or(|architecture| architecture == AMD64);
-    let (nodes, others): (Vec<_>, Vec<_>) = nodes.into_iter().partition(is_amd64);
     if nodes.is_empty() {
-        if let Some(architecture) = others.first().and_then(|node| node.label(ARCHITECTURE_LABEL)) {
-            let (who, architecture) = ("all nodes that the VirtualMachine may run on are", architecture.to_owned());
-            return Err(NestedVirtError::Architecture { who, architecture }.into());
-        }
         let why = "the cluster has no node that fits the VirtualMachine's node selector, node affinity, tolerations and architecture";
         return Err(unknown(why, "correct these").into());
     }
-    Ok(nodes)
+    let says = |vendor: &Vendor| vendor.labels.iter().any(|label| any_has(&nodes, label));
+    let is_in_place = |vendor: &&Vendor| {
+        let mut ours = context.ours.iter();
+        !context.is_requested && ours.any(|added| added.entry.name == vendor.extension)
+    };
+    if let Some(vendor) = [&AMD, &INTEL].into_iter().find(is_in_place).filter(|_| says(&AMD) && says(&INTEL)) {
+        return Ok(vendor);
+    }
+    only_one(says, "the nodes that the VirtualMachine may run on are of")?.ok_or_else(|| {
+        let why = "no node that the VirtualMachine may run on has a label cpu-vendor.node.kubevirt.io/AMD or /Intel";
+        unknown(why, "make sure that KubeVirt's node labeller runs").into()
+    })
+}
+
+/// The nodes of amd64 that the VirtualMachine may run on.
+fn nodes(context: &Context<'_>) -> anyhow::Result<Result<Vec<Rc<Node>>, LookupError>> {
+    let nodes = match context.nodes()? {
+        Ok(nodes) => nodes,
+        Err(error) => return Ok(Err(error)),
+    };
+    let is_amd64 = |node: &Rc<Node>| node.label(ARCHITECTURE_LABEL).is_none_or(|architecture| architecture == AMD64);
+    let (nodes, others): (Vec<_>, Vec<_>) = nodes.into_iter().partition(is_amd64);
+    if let (true, Some(architecture)) = (nodes.is_empty(), others.first().and_then(|it| it.label(ARCHITECTURE_LABEL))) {
+        let (who, architecture) = ("all nodes that the VirtualMachine may run on are", architecture.to_owned());
+        return Err(NestedVirtError::Architecture { who, architecture }.into());
+    }
+    Ok(Ok(nodes))
 }
 
 fn any_has(nodes: &[Rc<Node>], label: &str) -> bool {
     nodes.iter().any(|node| node.label(label) == Some("true"))
 }
 
-/// A warning if none of the nodes has the vendor's extension. If the nodes are not known, there is none.
-fn warning(vendor: &Vendor, nodes: &[Rc<Node>]) -> Option<String> {
+/// A warning if none of the nodes has the extension. If the nodes are not known, there is none.
+fn warning(extensions: Extensions, nodes: &[Rc<Node>], context: &Context<'_>) -> Result<Option<String>, ShapeError> {
+    let [of_amd, of_intel] = [&AMD, &INTEL].map(|vendor| {
+        let [_, label] = vendor.labels;
+        label
+    });
+    let Extensions::Of(vendor) = extensions else {
+        let is_missing = !nodes.is_empty() && !any_has(nodes, of_amd) && !any_has(nodes, of_intel);
+        return Ok(is_missing.then(|| {
+            format!(
+                "no node that the VirtualMachine may run on has the label {of_amd}=true or {of_intel}=true, so the guest gets \
+                 neither; have the nodes' KVM modules loaded with nested=1"
+            )
+        }));
+    };
     let [vendor_label, extension_label] = vendor.labels;
-    if nodes.is_empty() || any_has(nodes, extension_label) {
-        return None;
+    // KubeVirt selects no node by a feature of the user's with another policy.
+    let is_selected = !has(&context.vm.cpu_features()?, vendor.extension, &["force", "optional"]);
+    if nodes.is_empty() || any_has(nodes, extension_label) || !is_selected {
+        return model_warning(vendor, nodes, context);
     }
     let remedy = if any_has(nodes, vendor_label) {
         "have the node's KVM module loaded with nested=1".to_owned()
     } else {
         format!("none of them has a CPU by {}, so correct the vendor", vendor.name)
     };
-    Some(format!(
+    Ok(Some(format!(
         "no node that the VirtualMachine may run on has the label {extension_label}=true, so the VirtualMachine will not be \
          scheduled; {remedy}"
-    ))
+    )))
+}
+
+/// A warning if the CPU model is of the other vendor. CPUs of one vendor can run simple models of the other, and then the
+/// nodes say so.
+fn model_warning(vendor: &Vendor, nodes: &[Rc<Node>], context: &Context<'_>) -> Result<Option<String>, ShapeError> {
+    let (model, other) = (context.vm.cpu_model()?.unwrap_or_default(), vendor.other());
+    let [_, extension_label] = vendor.labels;
+    let model_label = format!("{MODEL_LABEL}{model}");
+    let has_both = |node: &Rc<Node>| [&model_label, extension_label].iter().all(|it| node.label(it) == Some("true"));
+    if !other.has_model(model) || nodes.iter().any(has_both) {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "spec.template.spec.domain.cpu.model is {}, a CPU by {}, but {} is a feature of CPUs by {}, so the VirtualMachine runs only \
+         on a node with both labels {extension_label}=true and {model_label}=true, and the policy knows no such node; correct \
+         the model or the vendor",
+        Quoted(model),
+        other.name,
+        vendor.extension,
+        vendor.name
+    )))
 }
 
 /// The vendor that a source names, if any.

@@ -26,10 +26,12 @@ pub(crate) use path::ShapeError;
 use place::{
     CONFIG_MAP_VOLUME, CPU_FEATURE, CPU_PLACEMENT, GPU, HOOK_SIDECARS, HOST_DEVICE, HUGEPAGES, LIMIT, NODE_SELECTOR,
 };
+use placement::CLUSTER_NETWORK;
 pub(crate) use placement::{OnlyNode, Placement};
 pub(crate) use sidecars::{Sidecars, argument_of};
 
 const ANNOTATIONS: Path = Path(&["metadata", "annotations"]);
+const DATA_VOLUME_TEMPLATES: Path = Path(&["spec", "dataVolumeTemplates"]);
 const DELETION_TIMESTAMP: Path = Path(&["metadata", "deletionTimestamp"]);
 const LABELS: Path = Path(&["metadata", "labels"]);
 const INSTANCE_TYPE: Path = Path(&["spec", "instancetype"]);
@@ -44,6 +46,7 @@ const CPU_MODEL: Path = Path(&["spec", "template", "spec", "domain", "cpu", "mod
 const MEMORY: Path = Path(&["spec", "template", "spec", "domain", "memory"]);
 const DISKS: Path = Path(&["spec", "template", "spec", "domain", "devices", "disks"]);
 const INTERFACES: Path = Path(&["spec", "template", "spec", "domain", "devices", "interfaces"]);
+const NETWORKS: Path = Path(&["spec", "template", "spec", "networks"]);
 const REQUESTS: Path = Path(&["spec", "template", "spec", "domain", "resources", "requests"]);
 
 /// The most values that the node selector, the required node affinity and the tolerations may have: each may be compared
@@ -185,6 +188,14 @@ impl VirtualMachine {
         ARCHITECTURE.text(&self.object)
     }
 
+    /// Whether KubeVirt gives it the default architecture: it names none, and no disk is made of a DataSource, which may name
+    /// one. Source: `pkg/defaults/defaults.go`, `setDefaultArchitectureFromDataSource`.
+    pub(crate) fn takes_default_architecture(&self) -> bool {
+        let disks = DATA_VOLUME_TEMPLATES.peek(&self.object).and_then(Value::as_array);
+        let kind = |disk: &Value| disk.pointer("/spec/sourceRef/kind").is_some();
+        !disks.is_some_and(|disks| disks.iter().any(kind)) && matches!(self.architecture(), Ok(None | Some("")))
+    }
+
     /// `nodeSelector`, the required node affinity, `tolerations`, and `architecture`, which KubeVirt makes a node selector of.
     ///
     /// # Errors
@@ -205,6 +216,18 @@ impl VirtualMachine {
             terms: REQUIRED_NODES.read::<NodeSelector>(&self.object)?.unwrap_or_default().node_selector_terms,
             tolerations: TOLERATIONS.read(&self.object)?.unwrap_or_default(),
         })
+    }
+
+    /// The placement that Harvester makes of that. It adds expressions about the cluster networks of the VirtualMachine's networks,
+    /// and about the CPU manager if CPUs are pinned. The policy does not look up which cluster network a network belongs to, so
+    /// an expression as Harvester writes it stays if there is any such network.
+    pub(crate) fn placement_on_harvester(&self) -> Result<Placement, ShapeError> {
+        let networks = NETWORKS.peek(&self.object).and_then(Value::as_array);
+        let has_network =
+            networks.is_some_and(|all| all.iter().any(|one| one.pointer("/multus/networkName").is_some()));
+        let is_pinned = self.cpu().is_ok_and(|cpu| cpu.dedicated_cpu_placement == Some(true));
+        let adds = |label: &str| if label.starts_with(CLUSTER_NETWORK) { has_network } else { is_pinned };
+        Ok(self.placement()?.on_harvester(adds))
     }
 
     /// The hook sidecars in the template's annotation.

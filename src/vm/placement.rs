@@ -27,10 +27,26 @@ pub(crate) enum OnlyNode<'p> {
 }
 
 impl Placement {
-    /// The placement that Harvester makes of this one: its mutator drops terms without `matchExpressions`. Source:
-    /// `harvester/harvester`, `pkg/webhook/resources/virtualmachine/mutator.go`, `makeAffinityFromVMTemplate`.
-    pub(crate) fn on_harvester(mut self) -> Self {
+    /// The placement that Harvester makes of this one. Its mutator removes the expressions about its cluster networks and the
+    /// CPU manager, and then each term that has no expressions left, even if it has fields. Then it adds expressions of its
+    /// own to all terms. `adds` says whether it would add one about the label again. Source: `harvester/harvester`,
+    /// `pkg/webhook/resources/virtualmachine/mutator.go`, `makeAffinityFromVMTemplate` and `addNodeSelectorTerms`.
+    pub(super) fn on_harvester(mut self, adds: impl Fn(&str) -> bool) -> Self {
+        let is_managed = |expression: &NodeSelectorRequirement| is_managed_by_harvester(&expression.key);
+        let mut added: Vec<NodeSelectorRequirement> = Vec::new();
+        for term in &mut self.terms {
+            let all = term.match_expressions.take().unwrap_or_default();
+            let (managed, own): (Vec<_>, Vec<_>) = all.into_iter().partition(is_managed);
+            term.match_expressions = Some(own);
+            added.extend(managed.into_iter().filter(|it| only_value(it) == Some("true") && adds(&it.key)));
+        }
         self.terms.retain(|term| !expressions(term).is_empty());
+        if self.terms.is_empty() && !added.is_empty() {
+            self.terms.push(NodeSelectorTerm::default());
+        }
+        for term in &mut self.terms {
+            term.match_expressions.get_or_insert_default().extend(added.iter().cloned());
+        }
         self
     }
 
@@ -74,6 +90,14 @@ impl Placement {
             && (self.terms.is_empty() || self.terms.iter().any(|term| matches(term, node)))
             && node.lasting_taints().all(is_tolerated)
     }
+}
+
+/// How the keys of the labels start that say which cluster networks of Harvester a node has.
+pub(super) const CLUSTER_NETWORK: &str = "network.harvesterhci.io";
+
+/// Whether Harvester removes and adds expressions about the label. That of the CPU manager has another name since KubeVirt 1.8.
+fn is_managed_by_harvester(label: &str) -> bool {
+    label.starts_with(CLUSTER_NETWORK) || matches!(label, "cpumanager" | "kubevirt.io/cpumanager")
 }
 
 fn expressions(term: &NodeSelectorTerm) -> &[NodeSelectorRequirement] {

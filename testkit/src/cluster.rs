@@ -95,6 +95,12 @@ impl MemoryCluster {
         self
     }
 
+    /// Adds an object.
+    pub fn with(mut self, object: Value) -> Self {
+        self.objects.iter_mut().for_each(|objects| objects.push(object.clone()));
+        self
+    }
+
     pub fn object(&mut self, kind: &str, name: &str) -> &mut Value {
         let objects = self.objects.iter_mut().flatten();
         let mut found = objects.filter(|o| o["kind"] == kind && o["metadata"]["name"] == name);

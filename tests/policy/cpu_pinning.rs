@@ -341,7 +341,7 @@ fn the_node_of_a_device_counts(
     let nodes = [("node1", "true"), ("node2", "false")];
     objects.retain(|object| object["kind"] != "Node");
     objects.extend(nodes.map(|(name, pins)| {
-        let labels = json!({"kubernetes.io/hostname": name, "kubevirt.io/cpumanager": pins});
+        let labels = json!({"kubernetes.io/hostname": name, "cpumanager": pins});
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}, "status": {}})
     }));
     let directives = [("cpu-pinning", "enabled"), ("hugepages", "2Mi"), (name, directive)];

@@ -103,6 +103,28 @@ fn sidecar(#[case] version: &str, #[case] gates: Value, #[case] expected: Outcom
     assert_eq!(outcome(&answer, "Sidecar"), expected, "{} {:?}", answer.message(), answer.warnings());
 }
 
+/// The label has another name since KubeVirt 1.8, whose nodes may have both (pull request 14892). Older versions select
+/// nodes only by the old one (`nodeselectorrenderer.go:56` of 1.7).
+#[rstest]
+#[case::old("v1.7.4", "cpumanager", None)]
+#[case::new_label_in_an_old_version("v1.7.4", "kubevirt.io/cpumanager", Some("has the label cpumanager=true"))]
+#[case::new("v1.8.0", "kubevirt.io/cpumanager", None)]
+#[case::old_label_in_a_new_version("v1.8.0", "cpumanager", None)]
+#[case::neither_in_an_old_version("v1.7.4", "rack", Some("has the label cpumanager=true"))]
+#[case::neither("v1.8.0", "rack", Some("has the label kubevirt.io/cpumanager=true"))]
+fn the_label_of_nodes_that_pin_cpus(#[case] version: &str, #[case] label: &str, #[case] warning: Option<&str>) {
+    let labels = json!({"kubernetes.io/hostname": "node1", label: "true", "kubevirt.io/schedulable": "true"});
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1", "labels": labels}});
+    let mut vm = bare_vm(&[("cpu-pinning", "enabled")]);
+    vm["spec"]["template"]["spec"]["domain"]["cpu"] = json!({"cores": 2});
+    vm["spec"]["template"]["spec"]["domain"]["memory"] = json!({"guest": "2Gi"});
+    let gates = json!({"featureGates": ["CPUManager"]});
+    let answer = Request::create(vm).cluster(MemoryCluster::of(vec![kubevirt(version, gates), node])).evaluate();
+    let warnings = answer.warnings().join(" ");
+    assert_eq!(warnings.is_empty(), warning.is_none(), "{warnings}");
+    assert!(warnings.contains(warning.unwrap_or_default()), "{warnings}");
+}
+
 /// KubeVirt accepts pinned CPUs without the gate, but virt-handler then labels no node (`heartbeat.go:156`), so that no
 /// node is selected (`nodeselectorrenderer.go:56`). A label may still be there for a minute after the gate is removed.
 #[rstest]
@@ -112,10 +134,11 @@ fn sidecar(#[case] version: &str, #[case] gates: Value, #[case] expected: Outcom
 #[case::disabled("v1.10.0", json!({"disabledFeatureGates": ["CPUManager"]}), "true", Some("move CPUManager from disabledFeatureGates"))]
 #[case::unknown("v1.10.0", json!({}), "true", None)]
 #[case::unknown_and_no_label("v1.10.0", json!({}), "false", Some("has the label kubevirt.io/cpumanager=true"))]
-#[case::no_label("v1.7.0", json!({"featureGates": ["CPUManager"]}), "false", Some("has the label kubevirt.io/cpumanager=true"))]
+#[case::no_label("v1.8.0", json!({"featureGates": ["CPUManager"]}), "false", Some("has the label kubevirt.io/cpumanager=true"))]
+#[case::no_label_before_1_8("v1.7.0", json!({"featureGates": ["CPUManager"]}), "false", Some("has the label cpumanager=true"))]
 fn cpu_manager(#[case] version: &str, #[case] gates: Value, #[case] label: &str, #[case] warning: Option<&str>) {
-    let labels =
-        json!({"kubernetes.io/hostname": "node1", "kubevirt.io/cpumanager": label, "kubevirt.io/schedulable": "true"});
+    let key = if version == "v1.7.0" { "cpumanager" } else { "kubevirt.io/cpumanager" };
+    let labels = json!({"kubernetes.io/hostname": "node1", key: label, "kubevirt.io/schedulable": "true"});
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1", "labels": labels}});
     let mut vm = bare_vm(&[("cpu-pinning", "enabled")]);
     vm["spec"]["template"]["spec"]["domain"]["cpu"] = json!({"cores": 2});

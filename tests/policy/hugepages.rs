@@ -202,6 +202,68 @@ fn pages_in_mebibytes(text: &str) -> u64 {
     text.trim_end_matches("Gi").parse::<u64>().unwrap() * 1024
 }
 
+/// A cluster whose KubeVirt requests less memory than guests have.
+fn overcommitting(percent: &Value) -> MemoryCluster {
+    MemoryCluster::of(vec![json!({
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "KubeVirt",
+        "metadata": {"name": "kubevirt", "namespace": "kubevirt"},
+        "spec": {"configuration": {"developerConfiguration": {"memoryOvercommit": percent}}},
+    })])
+}
+
+/// KubeVirt divides the guest's memory by the overcommit if the VM has neither a request nor a limit (`template.go:1538`,
+/// `renderresources.go:256`), and Kubernetes rejects a pod whose pages are not whole.
+#[rstest]
+#[case::not_whole(guest("4Gi"), json!(150), Some("the memory request is 2863311530 bytes (4Gi with a memoryOvercommit of 150), which is not a multiple of the page size 1Gi"))]
+#[case::less_than_a_page(guest("1Gi"), json!(150), Some("the memory request is 715827882 bytes (1Gi with a memoryOvercommit of 150), less than one page of 1Gi"))]
+#[case::pinned(json!({"memory": {"guest": "4Gi"}, "cpu": {"cores": 1, "dedicatedCpuPlacement": true}}), json!(150), Some("2863311530 bytes"))]
+#[case::whole(guest("6Gi"), json!(150), None)]
+#[case::a_request(json!({"memory": {"guest": "4Gi"}, "resources": {"requests": {"memory": "4Gi"}}}), json!(150), None)]
+#[case::a_limit(json!({"memory": {"guest": "4Gi"}, "resources": {"limits": {"memory": "8Gi"}}}), json!(150), None)]
+#[case::the_default(guest("4Gi"), json!(100), None)]
+#[case::undercommitted(guest("4Gi"), json!(90), None)]
+#[case::nothing(guest("4Gi"), Value::Null, None)]
+#[case::zero(guest("4Gi"), json!(0), None)]
+fn kubevirt_overcommits_memory(#[case] domain: Value, #[case] percent: Value, #[case] refusal: Option<&str>) {
+    let answer = Request::create(vm("1Gi", domain)).settings(plain()).cluster(overcommitting(&percent)).evaluate();
+    match refusal {
+        Some(part) => answer.assert_denied(&[part]),
+        None => assert!(answer.is_accepted(), "{}", answer.message()),
+    }
+    if let Some(part) = refusal.filter(|part| part.contains("multiple")) {
+        answer.assert_denied(&[part, "unless spec.template.spec.domain.resources.requests.memory is set"]);
+    }
+}
+
+#[rstest]
+#[case::whole_pages_but_too_few(
+    150,
+    Some(
+        "the memory request is 4294967296 bytes (6Gi with a memoryOvercommit of 150), but the guest has 6Gi, so it has too few pages"
+    )
+)]
+#[case::undercommitted(50, None)]
+fn an_overcommit_that_leaves_too_few_pages_is_a_warning(#[case] percent: u64, #[case] warning: Option<&str>) {
+    let cluster = overcommitting(&json!(percent));
+    let answer = Request::create(vm("1Gi", guest("6Gi"))).settings(plain()).cluster(cluster).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    let warnings = answer.warnings().join(" ");
+    assert_eq!(warnings.contains("too few pages"), warning.is_some(), "{warnings}");
+    assert!(warnings.contains(warning.unwrap_or_default()), "{warnings}");
+}
+
+/// Harvester leaves a VM without a memory limit to KubeVirt. KubeVirt's object is read only if its overcommit counts.
+#[rstest]
+#[case::no_limit(guest("4Gi"), true)]
+#[case::a_limit(json!({"memory": {"guest": "4Gi"}, "resources": {"limits": {"memory": "4Gi"}}}), false)]
+fn kubevirt_is_asked_for_its_overcommit_only_if_it_counts(#[case] domain: Value, #[case] is_asked: bool) {
+    for settings in [json!({}), plain()] {
+        let answer = Request::create(vm("1Gi", domain.clone())).settings(settings).evaluate();
+        assert_eq!(answer.lookups.contains(&"get KubeVirt kubevirt".to_owned()), is_asked, "{:?}", answer.lookups);
+    }
+}
+
 /// The guest's memory is backed by no other pages than those of its pod.
 #[rstest]
 #[case::request(json!({"memory": {"guest": "8Gi"}, "resources": {"requests": {"memory": "4Gi"}}}), Some("requests.memory is 4Gi, but the guest has 8Gi"))]

@@ -267,9 +267,12 @@ fn nodes_of_another_architecture_do_not_count() {
     let answer = Request::create(vm_with_spec(json!({"domain": {}}))).cluster(cluster).evaluate();
     assert_eq!(answer.domain()["cpu"]["features"], require("svm"), "{}", answer.message());
 
-    let cluster = MemoryCluster::of(vec![node("a", "arm64", &[])]);
-    let answer = Request::create(vm_with_spec(json!({"domain": {}}))).cluster(cluster).evaluate();
-    answer.assert_denied(&["all nodes that the VirtualMachine may run on are", "arm64"]);
+    for option in ["auto", "amd", "any"] {
+        let mut vm = vm_with_spec(json!({"domain": {}}));
+        annotate(&mut vm, &[("cpu-vendor", option)]);
+        let answer = Request::create(vm).cluster(MemoryCluster::of(vec![node("a", "arm64", &[])])).evaluate();
+        answer.assert_denied(&["all nodes that the VirtualMachine may run on are", "arm64"]);
+    }
 }
 
 #[test]
@@ -357,6 +360,62 @@ fn what_names_a_vendor_counts_before_the_nodes(#[case] cpu: Value, #[case] after
     assert_eq!(features(cpu, json!({}), &[("a", AMD)]), after);
 }
 
+/// KubeVirt makes a node selector of each required feature (`nodeselectorrenderer.go:180-190`), and no node has both.
+#[rstest]
+#[case::required("amd", json!({}), "require", true)]
+#[case::no_policy("amd", json!({}), "", true)]
+#[case::setting("", json!({"cpuVendor": "amd"}), "require", true)]
+#[case::forced("amd", json!({}), "force", false)]
+#[case::optional("amd", json!({}), "optional", false)]
+#[case::disabled("amd", json!({}), "disable", false)]
+#[case::any("any", json!({}), "require", false)]
+fn a_feature_of_the_vendor_that_is_not_named(
+    #[case] option: &str,
+    #[case] settings: Value,
+    #[case] policy: &str,
+    #[case] is_error: bool,
+) {
+    let mut vm = vm_with_cpu(json!({"features": [{"name": "vmx", "policy": policy}]}));
+    annotate(&mut vm, &[("cpu-vendor", option)]);
+    let answer = Request::create(vm).settings(json!({"nestedVirtualization": settings})).evaluate();
+    if is_error {
+        let who = if option.is_empty() { "nestedVirtualization.cpuVendor says AMD" } else { "cpu-vendor says AMD" };
+        answer.assert_denied(&[
+            who,
+            "requires vmx, a feature of CPUs by Intel",
+            "no node has both svm and vmx",
+            "or any",
+        ]);
+    } else {
+        assert!(answer.is_accepted(), "{}", answer.message());
+    }
+}
+
+const SKYLAKE: &[&str] = &["cpu-feature.node.kubevirt.io/vmx", "cpu-model.node.kubevirt.io/Skylake-Server-v4"];
+const NEHALEM_ON_AMD: &[&str] = &["cpu-feature.node.kubevirt.io/svm", "cpu-model.node.kubevirt.io/Nehalem"];
+
+/// KubeVirt also selects nodes by the label of the model. AMD's CPUs can run simple models of Intel.
+#[rstest]
+#[case::no_node_has_the_model("Skylake-Server-v4", &[("a", AMD)], true)]
+#[case::only_a_node_of_the_other_vendor("Skylake-Server-v4", &[("a", AMD), ("b", SKYLAKE)], true)]
+#[case::a_node_has_the_model("Nehalem", &[("a", NEHALEM_ON_AMD)], false)]
+#[case::of_the_vendor("EPYC", &[("a", AMD)], false)]
+#[case::of_no_vendor("host-model", &[("a", AMD)], false)]
+fn a_model_of_the_vendor_that_is_not_named_is_a_warning(
+    #[case] model: &str,
+    #[case] nodes: &[(&str, &[&str])],
+    #[case] warns: bool,
+) {
+    let mut vm = vm_with_cpu(json!({"model": model}));
+    annotate(&mut vm, &[("cpu-vendor", "amd")]);
+    let answer = Request::create(vm).cluster(MemoryCluster::with_nodes(nodes)).evaluate();
+    assert_eq!(answer.domain()["cpu"]["features"], require("svm"), "{}", answer.message());
+    let warnings = answer.warnings().join(" ");
+    let part = format!("cpu.model is \"{model}\", a CPU by Intel, but svm is a feature of CPUs by AMD");
+    assert_eq!(warnings.contains(&part), warns, "{warnings}");
+    assert_eq!(warnings.is_empty(), !warns, "{warnings}");
+}
+
 #[rstest]
 #[case::option("any", json!({}))]
 #[case::option_in_upper_case("Any", json!({}))]
@@ -377,7 +436,8 @@ fn any_vendor_gives_both_features_as_optional(#[case] option: &str, #[case] sett
     let added = r#"[{"optionalCpuFeature":"svm"},{"optionalCpuFeature":"vmx"}]"#;
     assert_eq!(answer.added("nested-virt").as_deref(), Some(added));
     assert_eq!(answer.warnings(), Vec::<&str>::new());
-    assert_eq!(answer.lookups, Vec::<String>::new());
+    // If the administrator names it, no node is read.
+    assert_eq!(answer.lookups.is_empty(), settings != json!({"nestedVirtualization": {}}));
 
     // The same directive again changes nothing, and without it the VM is as it was.
     let stored = answer.after();
@@ -468,6 +528,51 @@ fn a_vendor_that_no_node_has_is_a_warning(
     assert_eq!((answer.warnings(), answer.lookups.len()), (vec![], 0));
 }
 
+/// Whoever names the vendor.
+#[rstest]
+#[case::model(json!({"domain": {"cpu": {"model": "EPYC"}}}), true)]
+#[case::feature(json!({"domain": {"cpu": {"features": [{"name": "svm"}]}}}), true)]
+#[case::selector(json!({"nodeSelector": {"cpu-vendor.node.kubevirt.io/AMD": "true"}}), true)]
+#[case::the_node(json!({"nodeSelector": {"kubernetes.io/hostname": "a"}}), true)]
+#[case::a_feature_that_selects_no_node(json!({"domain": {"cpu": {"features": [{"name": "svm", "policy": "force"}]}}}), false)]
+fn an_extension_that_no_node_has_is_a_warning(#[case] spec: Value, #[case] warns: bool) {
+    let mut spec = spec;
+    spec["domain"]["devices"] = json!({});
+    for (extension, warns) in [(WITHOUT_NESTING, warns), (AMD, false)] {
+        let cluster = MemoryCluster::with_nodes(&[("a", extension), ("b", INTEL)]);
+        let answer = Request::create(vm_with_spec(spec.clone())).cluster(cluster).evaluate();
+        assert_eq!(answer.domain()["cpu"]["features"][0]["name"], "svm", "{}", answer.message());
+        let warnings = answer.warnings().join(" ");
+        let is_warned =
+            warnings.contains("cpu-feature.node.kubevirt.io/svm=true, so the VirtualMachine will not be scheduled");
+        assert_eq!(is_warned, warns, "{warnings}");
+    }
+}
+
+/// Features that are optional keep the VM from no node, but the guest may get neither.
+#[rstest]
+#[case::no_node(&[("a", WITHOUT_NESTING), ("b", INTEL)], json!({}), true)]
+#[case::a_node(&[("a", AMD), ("b", INTEL)], json!({}), false)]
+#[case::a_node_where_it_may_not_run(&[("a", AMD), ("b", INTEL)], json!({"kubernetes.io/hostname": "b"}), true)]
+#[case::nodes_that_are_not_known(&[], json!({}), false)]
+fn any_vendor_where_no_node_has_an_extension_is_a_warning(
+    #[case] nodes: &[(&str, &[&str])],
+    #[case] selector: Value,
+    #[case] warns: bool,
+    #[values("option", "the_vm_has_both")] by: &str,
+) {
+    let features = if by == "option" { json!([]) } else { optional(&["svm", "vmx"]) };
+    let mut vm = vm_with_spec(json!({"nodeSelector": selector, "domain": {"cpu": {"features": features}}}));
+    if by == "option" {
+        annotate(&mut vm, &[("cpu-vendor", "any")]);
+    }
+    let answer = Request::create(vm).cluster(MemoryCluster::with_nodes(nodes)).evaluate();
+    assert_eq!(answer.domain()["cpu"]["features"], optional(&["svm", "vmx"]), "{}", answer.message());
+    let warnings = answer.warnings().join(" ");
+    let part = "has the label cpu-feature.node.kubevirt.io/svm=true or cpu-feature.node.kubevirt.io/vmx=true, so the guest gets neither";
+    assert_eq!((warnings.contains(part), warnings.is_empty()), (warns, !warns), "{warnings}");
+}
+
 #[rstest]
 #[case::auto("auto")]
 #[case::the_vendor_of_one_node("amd")]
@@ -480,7 +585,7 @@ fn a_vendor_that_a_node_has_is_no_warning(#[case] option: &str) {
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
 
-/// The VM itself says that it can run only on nodes of a vendor, so no node is looked up.
+/// The VM itself says that it can run only on nodes of a vendor, so no node has to be read.
 #[rstest]
 #[case::is_true(json!([[{"operator": "In", "values": ["true"]}]]), true)]
 #[case::exists(json!([[{"operator": "Exists"}]]), true)]
@@ -511,7 +616,7 @@ fn required_affinity_tells_the_vendor(
     assert_eq!(answer.is_accepted(), tells, "{}", answer.message());
     if tells {
         assert_eq!(answer.domain()["cpu"]["features"], require("vmx"));
-        assert_eq!(answer.lookups, Vec::<String>::new());
+        assert_eq!(answer.warnings(), Vec::<&str>::new());
     }
 }
 

@@ -259,6 +259,79 @@ fn harvester_drops_terms_without_expressions(#[case] list: Value, #[case] there:
     assert_eq!(may_run_on(node(), &terms(list), plain()), elsewhere);
 }
 
+const VLAN: &str = "network.harvesterhci.io/vlan";
+
+/// Harvester's mutator removes the expressions that it manages, and adds those of the VM's networks and pinned CPUs
+/// (`mutator.go:445-590`).
+#[rstest]
+#[case::a_network_that_the_vm_lacks(json!([{"matchExpressions": [{"key": VLAN, "operator": "Exists"}]}]), json!({}), true)]
+#[case::beside_a_term_that_does_not_match(
+    json!([
+        {"matchExpressions": [{"key": "zone", "operator": "Exists"}, {"key": VLAN, "operator": "In", "values": ["true"]}]},
+        {"matchExpressions": [{"key": "rack", "operator": "DoesNotExist"}]},
+    ]),
+    json!({}), false
+)]
+#[case::a_term_that_would_match_goes(
+    json!([
+        {"matchExpressions": [{"key": VLAN, "operator": "DoesNotExist"}]},
+        {"matchExpressions": [{"key": "rack", "operator": "DoesNotExist"}]},
+    ]),
+    json!({}), false
+)]
+#[case::its_other_expressions_stay(
+    json!([{"matchExpressions": [{"key": VLAN, "operator": "Exists"}, {"key": "rack", "operator": "DoesNotExist"}]}]),
+    json!({}), false
+)]
+#[case::a_network_that_the_vm_has(
+    json!([{"matchExpressions": [{"key": VLAN, "operator": "In", "values": ["true"]}]}]),
+    json!({"networks": [{"name": "a", "multus": {"networkName": "default/vlan1"}}]}), false
+)]
+#[case::as_harvester_does_not_write_it(
+    json!([{"matchExpressions": [{"key": VLAN, "operator": "Exists"}]}]),
+    json!({"networks": [{"name": "a", "multus": {"networkName": "default/vlan1"}}]}), true
+)]
+#[case::it_is_added_to_every_term(
+    json!([
+        {"matchExpressions": [{"key": VLAN, "operator": "In", "values": ["true"]}]},
+        {"matchExpressions": [{"key": "rack", "operator": "Exists"}]},
+    ]),
+    json!({"networks": [{"name": "a", "multus": {"networkName": "default/vlan1"}}]}), false
+)]
+#[case::the_pod_network_has_no_label(
+    json!([{"matchExpressions": [{"key": VLAN, "operator": "In", "values": ["true"]}]}]),
+    json!({"networks": [{"name": "a", "pod": {}}]}), true
+)]
+#[case::a_cpu_manager_that_is_not_needed(
+    json!([{"matchExpressions": [{"key": "cpumanager", "operator": "In", "values": ["true"]}]}]), json!({}), true
+)]
+#[case::the_cpu_manager_of_kubevirt_1_8(
+    json!([{"matchExpressions": [{"key": "kubevirt.io/cpumanager", "operator": "In", "values": ["true"]}]}]), json!({}), true
+)]
+#[case::the_cpu_manager_of_pinned_cpus(
+    json!([{"matchExpressions": [{"key": "cpumanager", "operator": "In", "values": ["true"]}]}]),
+    json!({"domain": {"devices": {}, "cpu": {"dedicatedCpuPlacement": true}}}), false
+)]
+fn harvester_manages_expressions_about_networks_and_the_cpu_manager(
+    #[case] list: Value,
+    #[case] more: Value,
+    #[case] may_run: bool,
+) {
+    let mut placement = terms(list);
+    for (key, value) in more.as_object().unwrap() {
+        placement[key] = value.clone();
+    }
+    let node = || node("node1", json!({"rack": "7"}));
+    assert_eq!(may_run_on(node(), &placement, json!({})), may_run);
+}
+
+#[test]
+fn without_harvester_expressions_about_its_networks_count() {
+    let placement = expressions(json!([{"key": VLAN, "operator": "Exists"}]));
+    assert!(!may_run_on(node("node1", json!({})), &placement, plain()));
+    assert!(may_run_on(node("node1", json!({VLAN: "true"})), &placement, plain()));
+}
+
 const TAINT: &str = r#"[{"key": "nvidia.com/gpu", "value": "a100", "effect": "NoSchedule"}]"#;
 
 #[rstest]
@@ -586,6 +659,100 @@ fn the_architecture_of_the_vm_selects_nodes(
     let vm = consumer.vm(&json!({"architecture": of_vm}), "");
     let answer = Request::create(vm).cluster(cluster).evaluate();
     assert_eq!(consumer.is_missing(&answer), is_missing, "{}", answer.response);
+}
+
+/// A cluster with two nodes, of which node2 fits, of these architectures, and KubeVirt with this default.
+fn of_architectures(consumer: Consumer, architectures: [&str; 2], default: &str) -> MemoryCluster {
+    let mut cluster = consumer.cluster("node2", &json!({}));
+    for (name, architecture) in ["node1", "node2"].into_iter().zip(architectures) {
+        cluster.object("Node", name)["metadata"]["labels"]["kubernetes.io/arch"] = json!(architecture);
+    }
+    if !matches!(consumer, Gpu) {
+        let metadata = json!({"name": "kubevirt", "namespace": "harvester-system"});
+        let gates = json!({"featureGates": ["CPUManager", "HostDevices"]});
+        let spec = json!({"configuration": {"developerConfiguration": gates}});
+        cluster = cluster.with(json!({"kind": "KubeVirt", "metadata": metadata, "spec": spec}));
+    }
+    cluster.object("KubeVirt", "kubevirt")["status"]["defaultArchitecture"] = json!(default);
+    cluster
+}
+
+/// KubeVirt fills in the architecture (`pkg/defaults/defaults.go:327`), and selects nodes by it.
+#[rstest]
+#[case::mixed(["amd64", "arm64"], "amd64", json!({}), true)]
+#[case::mixed_with_the_other_default(["amd64", "arm64"], "arm64", json!({}), false)]
+#[case::the_vm_names_one(["amd64", "arm64"], "amd64", json!({"architecture": "arm64"}), false)]
+#[case::the_node_of_the_vm(["amd64", "arm64"], "amd64", json!({"nodeSelector": {"kubernetes.io/hostname": "node2"}}), true)]
+#[case::in_upper_case(["amd64", "arm64"], "ARM64", json!({}), false)]
+#[case::the_default_is_not_known(["amd64", "arm64"], "", json!({}), false)]
+#[case::not_mixed(["arm64", "arm64"], "arm64", json!({}), false)]
+#[case::only_another(["amd64", "arm64"], "s390x", json!({}), true)]
+fn the_default_architecture_of_kubevirt_selects_nodes(
+    #[case] nodes: [&str; 2],
+    #[case] default: &str,
+    #[case] placement: Value,
+    #[case] is_missing: bool,
+    #[values(CpuPinning, Hugepages, Pci, Usb, Gpu)] consumer: Consumer,
+) {
+    let cluster = of_architectures(consumer, nodes, default);
+    let answer = Request::create(consumer.vm(&placement, "")).cluster(cluster).evaluate();
+    assert_eq!(consumer.is_missing(&answer), is_missing, "{}", answer.response);
+}
+
+/// A DataSource may name the architecture of its image (`setDefaultArchitectureFromDataSource`).
+#[test]
+fn the_default_architecture_does_not_count_if_a_disk_is_made_of_a_data_source() {
+    let mut vm = Hugepages.vm(&json!({}), "");
+    let source = json!({"kind": "DataSource", "name": "fedora"});
+    vm["spec"]["dataVolumeTemplates"] = json!([{"metadata": {"name": "root"}, "spec": {"sourceRef": source}}]);
+    let cluster = of_architectures(Hugepages, ["amd64", "arm64"], "amd64");
+    let answer = Request::create(vm).cluster(cluster).evaluate();
+    assert!(!Hugepages.is_missing(&answer), "{}", answer.response);
+}
+
+#[rstest]
+#[case::all_of_amd64(["amd64", "amd64"], json!({}), 0)]
+#[case::mixed(["amd64", "arm64"], json!({}), 1)]
+#[case::the_vm_names_one(["amd64", "arm64"], json!({"architecture": "arm64"}), 0)]
+fn kubevirt_is_asked_for_its_default_only_if_nodes_differ(
+    #[case] nodes: [&str; 2],
+    #[case] placement: Value,
+    #[case] count: usize,
+) {
+    let cluster = of_architectures(Hugepages, nodes, "amd64");
+    let answer = Request::create(Hugepages.vm(&placement, "")).cluster(cluster).evaluate();
+    let is_kubevirt = |lookup: &&String| *lookup == "get KubeVirt kubevirt";
+    assert_eq!(answer.lookups.iter().filter(is_kubevirt).count(), count, "{:?}", answer.lookups);
+}
+
+/// On arm64, KubeVirt pins one thread of a core, and there is neither svm nor vmx.
+#[rstest]
+#[case::arm64("arm64", true)]
+#[case::amd64("amd64", false)]
+fn what_depends_on_the_architecture_follows_the_default_of_kubevirt(
+    #[case] default: &str,
+    #[case] is_arm64: bool,
+    #[values(false, true)] nodes_are_readable: bool,
+) {
+    let cluster = |consumer| {
+        let cluster = of_architectures(consumer, ["amd64", "arm64"], default);
+        if nodes_are_readable { cluster } else { cluster.without("list", &NODE) }
+    };
+    let mut vm = CpuPinning.vm(&json!({}), "");
+    vm["spec"]["template"]["spec"]["domain"]["cpu"] = json!({"cores": 1, "threads": 2});
+    let answer = Request::create(vm).cluster(cluster(CpuPinning)).evaluate();
+    match is_arm64 {
+        true => answer.assert_denied(&["one thread of a core on arm64"]),
+        false => assert!(answer.is_accepted(), "{}", answer.message()),
+    }
+    if nodes_are_readable {
+        let answer = Request::create(Vendor.vm(&json!({}), "")).cluster(cluster(Vendor)).evaluate();
+        match is_arm64 {
+            true => answer
+                .assert_denied(&["all nodes that the VirtualMachine may run on are of the architecture \"arm64\""]),
+            false => assert_eq!(answer.domain()["cpu"]["features"][0]["name"], "vmx", "{}", answer.message()),
+        }
+    }
 }
 
 #[test]
