@@ -1,10 +1,16 @@
-//! Which nodes a VirtualMachine may run on, with what its specification does not say.
+//! Which nodes a VirtualMachine may run on, with what its specification does not say yet.
 
 use std::cell::OnceCell;
 
+use serde_json::Value;
+
 use super::feature::Context;
+use super::host_devices::HostDeviceSettings;
 use crate::cluster::access::{Access, Verbs};
 use crate::cluster::{AMD64, ARCHITECTURE_LABEL, KUBEVIRT, NODE, Node};
+use crate::directives::Asked;
+use crate::values::pci::PciAddress;
+use crate::values::usb::UsbIds;
 use crate::vm::{OnlyNode, Placement};
 
 /// The lookup of [`Context::default_architecture`].
@@ -16,22 +22,34 @@ pub(super) const DEFAULT_ARCHITECTURE: Access = Access {
     needed: &[],
 };
 
-/// The nodes that a VirtualMachine may run on, as it says itself, and of the architecture that KubeVirt gives it.
+/// The nodes that a VirtualMachine may run on: as it says itself, of the architecture that KubeVirt gives it, and as a directive
+/// for devices says that cannot be applied.
 pub(super) struct AllowedNodes<'a> {
     placement: Placement,
     context: &'a Context<'a>,
     /// The architecture that KubeVirt gives the VirtualMachine, once a node is checked.
     architecture: OnceCell<Option<String>>,
+    /// The node that a directive for devices names. It has to be corrected, and then the VirtualMachine runs there.
+    named: Option<String>,
 }
 
 impl<'a> AllowedNodes<'a> {
     pub(super) fn new(placement: Placement, context: &'a Context<'a>) -> Self {
-        Self { placement, context, architecture: OnceCell::new() }
+        let allowed = Self { placement, context, architecture: OnceCell::new(), named: None };
+        let named = allowed.only_node().is_none().then(|| node_of_failing(context)).flatten();
+        // A name that is itself the mistake does not count.
+        let is_possible = |name: &String| match context.node(OnlyNode::Named(name)) {
+            Ok(Some(node)) => allowed.allows(&node),
+            Ok(None) => false,
+            Err(_) => true,
+        };
+        let named = named.filter(is_possible);
+        Self { named, ..allowed }
     }
 
     /// The only node that the VirtualMachine may run on, if it chooses one.
     pub(super) fn only_node(&self) -> Option<OnlyNode<'_>> {
-        self.placement.only_node()
+        self.placement.only_node().or(self.named.as_deref().map(OnlyNode::Named))
     }
 
     /// Whether the VirtualMachine can run only on nodes where this label is `true`.
@@ -41,7 +59,9 @@ impl<'a> AllowedNodes<'a> {
 
     /// Whether the scheduler may place the VirtualMachine on the node at any time ([`Placement::allows`]).
     pub(super) fn allows(&self, node: &Node) -> bool {
-        self.placement.allows(node) && self.has_default_architecture(node)
+        self.named.as_ref().is_none_or(|named| named == node.name())
+            && self.placement.allows(node)
+            && self.has_default_architecture(node)
     }
 
     /// Whether the node has the architecture that KubeVirt gives the VirtualMachine, as far as both are known. KubeVirt makes a node
@@ -55,6 +75,31 @@ impl<'a> AllowedNodes<'a> {
         let look_up = || if is_any_other() { self.context.default_architecture() } else { None };
         self.architecture.get_or_init(look_up).as_ref().is_none_or(|wanted| wanted == found)
     }
+}
+
+/// The node that a directive for devices names and would pin the VirtualMachine to, if the directive cannot be applied.
+fn node_of_failing(context: &Context<'_>) -> Option<String> {
+    let Context { settings, failing, .. } = context;
+    let features =
+        [("pci-passthrough", &settings.pci_passthrough.host), ("usb-passthrough", &settings.usb_passthrough.host)];
+    let pins = |settings: &HostDeviceSettings| {
+        settings.pin_to_node || settings.require_claim_owner || !settings.allowed_devices.is_empty()
+    };
+    let mut failing = features.into_iter().filter(|(name, settings)| failing.contains(name) && pins(settings));
+    failing.find_map(|(name, _)| named_node(name, context))
+}
+
+/// The node that a directive for devices names, in a device such as `node1/0000:01:00.0` or in Harvester's name for one.
+fn named_node(directive: &'static str, context: &Context<'_>) -> Option<String> {
+    let Asked::Yes(directive) = context.directives.get(directive) else { return None };
+    let value: Value = serde_json::from_str(directive.text().ok()?).ok()?;
+    let node_of = |device: &str| {
+        let with_slash = device.rsplit_once('/').map(|(node, _)| node.to_owned());
+        let of_pci_device = || PciAddress::of_pci_device(device).map(|(node, _)| node.to_owned());
+        let of_usb_device = || UsbIds::of_usb_device(device).map(|(node, _)| node.to_owned());
+        with_slash.or_else(of_pci_device).or_else(of_usb_device)
+    };
+    value.get("devices")?.as_array()?.iter().filter_map(Value::as_str).find_map(node_of)
 }
 
 impl Context<'_> {
