@@ -82,15 +82,13 @@ fn node_of_failing(context: &Context<'_>) -> Option<String> {
     let Context { settings, failing, .. } = context;
     let features =
         [("pci-passthrough", &settings.pci_passthrough.host), ("usb-passthrough", &settings.usb_passthrough.host)];
-    let pins = |settings: &HostDeviceSettings| {
-        settings.pin_to_node || settings.require_claim_owner || !settings.allowed_devices.is_empty()
-    };
+    let pins = |settings: &HostDeviceSettings| settings.pin_to_node || settings.has_rules();
     let mut failing = features.into_iter().filter(|(name, settings)| failing.contains(name) && pins(settings));
     failing.find_map(|(name, _)| named_node(name, context))
 }
 
 /// The node that a directive for devices names, in a device such as `node1/0000:01:00.0` or in Harvester's name for one.
-fn named_node(directive: &'static str, context: &Context<'_>) -> Option<String> {
+pub(super) fn named_node(directive: &'static str, context: &Context<'_>) -> Option<String> {
     let Asked::Yes(directive) = context.directives.get(directive) else { return None };
     let value: Value = serde_json::from_str(directive.text().ok()?).ok()?;
     let node_of = |device: &str| {

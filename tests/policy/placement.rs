@@ -4,7 +4,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use vm_feature_manager_policy::cluster::{ClusterError, NODE, PCI_DEVICE, USB_DEVICE};
 
-use super::harness::{Answer, MemoryCluster, Request, bare_vm};
+use super::harness::{Answer, MemoryCluster, Request, annotate, bare_vm};
 
 /// A node of an Intel CPU, with these labels.
 fn node(name: &str, labels: Value) -> Value {
@@ -779,6 +779,63 @@ fn each_feature_counts_a_node_that_takes_no_vms_for_now_if_there_is_no_other(
     let answer = Request::create(consumer.vm(&json!({}), "")).cluster(cluster).evaluate();
     let is_missing = is_missing && !matches!(consumer, Pci | Usb | Gpu);
     assert_eq!(consumer.is_missing(&answer), is_missing, "{}", answer.response);
+}
+
+/// A directive for devices that cannot be applied still says where the VM has to run once it is corrected.
+#[rstest]
+#[case::pci(("pci-passthrough", r#"{"devices": ["node2/0000:09:00.0"]}"#), json!({}), json!({}), false)]
+#[case::pci_by_harvesters_name(("pci-passthrough", r#"{"devices": ["node2-000009000"]}"#), json!({}), json!({}), false)]
+#[case::usb(("usb-passthrough", r#"{"devices": ["node2/1234:5678"]}"#), json!({}), json!({}), false)]
+#[case::usb_by_harvesters_name(("usb-passthrough", r#"{"devices": ["node2-1234-5678-001002"]}"#), json!({}), json!({}), false)]
+#[case::the_other_node(("pci-passthrough", r#"{"devices": ["node1/0000:09:00.0"]}"#), json!({}), json!({}), true)]
+#[case::no_node(("pci-passthrough", r#"{"devices": ["0000:09:00.0"]}"#), json!({}), json!({}), true)]
+#[case::no_such_node(("pci-passthrough", r#"{"devices": ["node3/0000:09:00.0"]}"#), json!({}), json!({}), true)]
+#[case::not_pinned(
+    ("pci-passthrough", r#"{"devices": ["node2/0000:09:00.0"]}"#), json!({"pciPassthrough": {"pinToNode": false}}), json!({}), true
+)]
+#[case::pinned_by_rules(
+    ("pci-passthrough", r#"{"devices": ["node2/0000:09:00.0"]}"#),
+    json!({"pciPassthrough": {"pinToNode": false, "requireClaimOwner": true}}), json!({}), false
+)]
+#[case::no_json(("pci-passthrough", "node2/0000:09:00.0"), json!({}), json!({}), true)]
+#[case::the_vm_may_not_run_there(
+    ("pci-passthrough", r#"{"devices": ["node1/0000:09:00.0"]}"#), json!({}), json!({"nodeSelector": {"rack": "5"}}), false
+)]
+#[case::the_vm_chooses_another(
+    ("pci-passthrough", r#"{"devices": ["node1/0000:09:00.0"]}"#),
+    json!({}), json!({"nodeSelector": {"kubernetes.io/hostname": "node2"}}), false
+)]
+fn the_node_of_a_directive_that_fails_counts_for_later_features(
+    #[case] directive: (&str, &str),
+    #[case] settings: Value,
+    #[case] placement: Value,
+    #[case] is_missing: bool,
+    #[values(CpuPinning, Hugepages)] consumer: Consumer,
+) {
+    let mut settings = settings;
+    for section in ["pciPassthrough", "usbPassthrough"] {
+        settings[section]["errorHandling"] = json!("allow-and-log");
+    }
+    let mut vm = consumer.vm(&placement, "");
+    annotate(&mut vm, &[directive]);
+    // Only the node that does not take VMs has what the feature needs, unless it is named.
+    let mut cluster = consumer.cluster("node2", &json!({}));
+    cluster.object("Node", "node2")["spec"]["unschedulable"] = json!(true);
+    let answer = Request::create(vm).settings(settings).cluster(cluster).evaluate();
+    assert!(answer.annotation(&format!("{}-error", directive.0)).is_some(), "{}", answer.response);
+    assert_eq!(consumer.is_missing(&answer), is_missing, "{}", answer.response);
+}
+
+/// Nodes of both vendors, but the directive names one of them.
+#[rstest]
+#[case::named(r#"{"devices": ["node2/0000:09:00.0"]}"#, None)]
+#[case::not_named(r#"{"devices": ["0000:09:00.0"]}"#, Some("both AMD and Intel"))]
+fn a_directive_that_fails_makes_no_other_fail(#[case] devices: &str, #[case] other: Option<&str>) {
+    let mut vm = Vendor.vm(&json!({}), "");
+    annotate(&mut vm, &[("pci-passthrough", devices)]);
+    let answer = Request::create(vm).cluster(Vendor.cluster("node2", &json!({}))).evaluate();
+    answer.assert_denied(&["pci-passthrough", other.unwrap_or_default()]);
+    assert_eq!(answer.message().contains("both AMD and Intel"), other.is_some(), "{}", answer.message());
 }
 
 /// Two nodes have the same device at the same address.

@@ -31,7 +31,7 @@ pub(super) enum Refusal {
 
 impl HostDeviceSettings {
     /// Whether there is any rule about who may have which device.
-    pub(super) fn has_rules(&self) -> bool {
+    pub(in crate::features) fn has_rules(&self) -> bool {
         self.require_claim_owner || !self.allowed_devices.is_empty()
     }
 

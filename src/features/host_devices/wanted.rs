@@ -1,7 +1,5 @@
 //! Plans the devices that a directive asks for.
 
-use serde_json::Value;
-
 use super::choice::Chosen;
 use super::directive::{Devices, DirectiveError};
 use super::inventory::Inventory;
@@ -9,7 +7,7 @@ use super::names::{all_devices, free_names, object, our_devices};
 use super::rules::Refusal;
 use super::{Bus, HostDeviceSettings, HostDevicesError, placed, siblings};
 use crate::cluster::LookupError;
-use crate::directives::Asked;
+use crate::features::allowed_nodes::named_node;
 use crate::features::feature::{Context, Plan};
 use crate::features::pci_passthrough::EqualDevices;
 use crate::text;
@@ -68,12 +66,7 @@ impl Wanted<'_> {
     /// The node that the other directive names, whether it can be applied or not.
     fn node_of_partner(&self) -> Option<String> {
         let Self { bus: Bus { partner, .. }, context, .. } = self;
-        let Asked::Yes(directive) = context.directives.get(partner.name) else { return None };
-        let value: Value = serde_json::from_str(directive.text().ok()?).ok()?;
-        let mut devices = value.get("devices")?.as_array()?.iter().filter_map(Value::as_str);
-        let node = |text: &str| text.rsplit_once('/').map(|(node, _)| node.to_owned());
-        let node = devices.find_map(|text| node(text).or_else(|| object(text).map(|(node, _)| node.to_owned())));
-        node.filter(|_| (partner.settings)(context.settings).enabled)
+        named_node(partner.name, context).filter(|_| (partner.settings)(context.settings).enabled)
     }
 
     /// Plans the devices under Harvester's names.
