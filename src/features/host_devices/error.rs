@@ -127,7 +127,8 @@ pub(in crate::features) enum HostDevicesError {
     NotTheOwner { device: String, user: String, bus: &'static Bus },
     /// Cause: the setting `requireClaimOwner`, and a directive that was set before this request and never applied, or another device in
     /// the place of one that is gone ("this request does not set the directive"); or a controller that writes VirtualMachines for
-    /// others: that of a VirtualMachinePool or a VirtualMachineClone, or Harvester's
+    /// others: that of a VirtualMachinePool or a VirtualMachineClone, or Harvester's ("this request is from ..., an account that writes
+    /// VirtualMachines for others (setting controllerAccounts)")
     /// Cure: remove the directive and set it again, as the user who claimed the device
     #[error(
         "{device} is given only by a request of a user who sets the directive, because the setting {}.requireClaimOwner \
