@@ -148,7 +148,8 @@ const BEGINNING: usize = 4 << 10;
 /// The words of a value that may be written in any syntax: letters, digits and what joins them in addresses and names. Only
 /// short ones at its beginning, because a value can be a megabyte long.
 pub(crate) fn words(value: &str) -> Vec<&str> {
-    let value = value.get(..value.floor_char_boundary(BEGINNING)).unwrap_or_default();
+    let end = (0..=BEGINNING.min(value.len())).rev().find(|end| value.is_char_boundary(*end)).unwrap_or_default();
+    let value = value.get(..end).unwrap_or_default();
     let mut words: Vec<&str> = value.split(|c: char| !c.is_ascii_alphanumeric() && !":./-*_".contains(c)).collect();
     words.retain(|word| (1..=QUOTED).contains(&word.len()));
     words

@@ -222,16 +222,9 @@ fn of_a_part_of_the_request_likewise(#[case] part: Part) {
     check_growth([cost(1000), cost(4000)]);
 }
 
-/// One of many patterns for the namespace `default`.
-fn default_pattern(number: usize) -> String {
-    let stars = |place: u32| "*".repeat(number / 6_usize.pow(place) % 6);
-    "default".chars().zip(0..).map(|(letter, place)| format!("{letter}{}", stars(place))).collect()
-}
-
 /// The settings are the administrator's, but they are read for each request.
 #[rstest]
 #[case::default_directives(|settings: &mut Value, n| for i in 0..n { settings["defaultDirectives"][format!("team-{i}-*")] = json!("nested-virt=enabled; hugepages=2Mi"); })]
-#[case::default_directives_of_the_namespace(|settings: &mut Value, n| for i in 0..n { settings["defaultDirectives"][default_pattern(i)] = json!({"nested-virt": "enabled"}); })]
 #[case::devices(|settings: &mut Value, n| for i in 0..n { settings["pciPassthrough"]["allowedDevices"][format!("team-{i}-*")] = json!(["node1/*", "8086:*"]); })]
 #[case::images(|settings: &mut Value, n| settings["vbiosInjection"]["allowedSidecarImages"] = (0..n).map(|i| json!(format!("registry-{i}.example.com/*"))).collect())]
 fn of_settings_likewise(#[case] part: Part) {
@@ -332,6 +325,64 @@ fn a_list_of_devices_is_cheap_to_read() {
     assert!(of_a_device <= 105_000, "{of_a_device}");
     let memory = (more.memory - some.memory) / 9000;
     assert!(memory <= 1300, "{memory} bytes");
+}
+
+/// Rules about who may have what, which the requester meets.
+fn rules() -> Value {
+    json!({"pciPassthrough": {"requireClaimOwner": true, "allowedDevices": {"*": ["node*/*"]}}})
+}
+
+/// Devices of the resource that a directive asks for, and all that a VM may have of host devices, cost little more than to
+/// be read: the policy finds a device by its name, and looks at each once for the rules about who may have what.
+#[rstest]
+#[case::one(&[("pci-passthrough", r#"{"devices": ["0000:00:00.0"]}"#)], json!({}), 120_000)]
+#[case::one_with_rules(&[("pci-passthrough", r#"{"devices": ["0000:00:00.0"]}"#)], rules(), 120_000)]
+#[case::by_its_ids(&[("pci-passthrough", r#"{"devices": ["8086:1521", "8086:1521"]}"#)], json!({}), 120_000)]
+#[case::gpu_with_rules(&[("gpu-device-plugin", "nvidia.com/X")], rules(), 120_000)]
+#[case::many(&[("pci-passthrough", "")], json!({}), 350_000)]
+fn many_devices_of_a_resource_cost_little_more(
+    #[case] directives: &[(&str, &str)],
+    #[case] mut settings: Value,
+    #[case] bound: u64,
+) {
+    settings["pciPassthrough"]["maxDevices"] = json!(256);
+    // A hundred nodes, each with as many equal cards, one in each IOMMU group.
+    let cost = |count: usize| {
+        let mut cluster = cluster();
+        for i in 0..count {
+            let (node, place) = (i % 100, i / 100);
+            let metadata = json!({"name": format!("node{node}-0000{:02x}{:02x}0", place / 32, place % 32 * 8)});
+            let address = format!("0000:{:02x}:{:02x}.0", place / 32, place % 32 * 8);
+            cluster.add(json!({
+                "apiVersion": "devices.harvesterhci.io/v1beta1", "kind": "PCIDevice", "metadata": metadata,
+                "status": {
+                    "address": address, "vendorId": "8086", "deviceId": "1521", "classId": "0300",
+                    "iommuGroup": i.to_string(), "nodeName": format!("node{node}"), "resourceName": "nvidia.com/X",
+                },
+            }));
+            cluster.add(json!({
+                "apiVersion": "devices.harvesterhci.io/v1beta1", "kind": "PCIDeviceClaim", "metadata": metadata,
+                "spec": {"userName": "admin"}, "status": {"passthroughEnabled": true},
+            }));
+        }
+        let mut object = vm(directives);
+        if directives[0].1.is_empty() {
+            let devices: Vec<_> = (0..40).map(|_| "8086:1521").collect();
+            directive(&mut object, "pci-passthrough", json!({"devices": devices}).to_string());
+        }
+        list(
+            &mut object,
+            "/domain/devices/hostDevices",
+            (0..200).map(|i| json!({"name": format!("x{i}"), "deviceName": "example.com/x"})),
+        );
+        let mut request = request(object, None);
+        request["userInfo"]["username"] = json!("admin");
+        let payload = json!({"request": request, "settings": settings}).to_string();
+        measure(cluster, payload.as_bytes())
+    };
+    let (some, more) = (cost(1000), cost(5000));
+    let of_a_device = (more.fuel - some.fuel) / 4000;
+    assert!(of_a_device <= bound, "{of_a_device}");
 }
 
 /// The cost per additional node, with as many labels as KubeVirt gives it.

@@ -63,7 +63,9 @@ impl Inventory<'_> {
                 let (entry, address) = (text::list(&[entry.name]), wanted.clone());
                 return Err(HostDevicesError::NamedByAddress { entry, address }.into());
             }
-            all.push(Candidates { wanted, devices: self.candidates(wanted)?, entry: None });
+            let same = all.iter().find(|one: &&Candidates<'_>| one.wanted == *wanted);
+            let devices = same.map_or_else(|| self.candidates(wanted), |same| Ok(same.devices.clone()))?;
+            all.push(Candidates { wanted, devices, entry: None });
         }
         // Texts that fewer devices match come first, so that the others do not take their devices.
         all.sort_by_key(|one: &Candidates<'_>| ((self.bus.is_countable)(one.wanted), one.devices.len()));
@@ -175,7 +177,7 @@ impl Inventory<'_> {
         let mut entries = [ours, there].concat();
         let is_on_node = |node: &str| self.is_on_node(node);
         // An entry for a device that the VirtualMachine may not have is never taken for one that it may have.
-        let may_be_had = |device: &HostDevice| !self.settings.has_rules() || matches!(self.refusal(device), Ok(None));
+        let may_be_had = |device: &HostDevice| matches!(self.refusal(device), Ok(None));
         // The name of a PCI device tells the device even if that was not looked up. The name of a USB device does not,
         // because the device may have been unplugged.
         // An entry that the directive added gives way if its device is gone or not enabled any more, or has another resource.
@@ -199,17 +201,18 @@ impl Inventory<'_> {
             };
             !self.is_complete || self.known(entry).is_some_and(is_it)
         };
-        let is_of_resource = |entry: &Device<'_>, candidates: &Candidates<'_>| {
+        let is_of_resource = |entry: &Device<'_>, resources: &[&str]| {
             let is_it = |node: &str| ours.contains(entry) && is_on_node(node) && can_be_had(entry);
-            let mut devices = candidates.devices.iter();
-            self.node_of(entry).is_none_or(is_it) && devices.any(|device| device.resource() == entry.resource)
+            resources.contains(&entry.resource) && self.node_of(entry).is_none_or(is_it)
         };
         for one in all.iter_mut() {
             let index = entries.iter().position(|entry| is_named(entry, one));
             one.entry = index.map(|index| entries.remove(index));
         }
         for one in all.iter_mut().filter(|one| one.entry.is_none()) {
-            let index = entries.iter().position(|entry| is_of_resource(entry, one));
+            let mut resources: Vec<&str> = one.devices.iter().map(|device| device.resource()).collect();
+            resources.dedup();
+            let index = entries.iter().position(|entry| is_of_resource(entry, &resources));
             one.entry = index.map(|index| entries.remove(index));
         }
     }
@@ -266,7 +269,10 @@ impl Inventory<'_> {
             nodes.retain(|node| have_all(&present, node, &[]));
         }
         let is_countable = self.bus.is_countable;
-        for Candidates { wanted, devices, .. } in &missing {
+        for (index, Candidates { wanted, devices, .. }) in missing.iter().enumerate() {
+            if missing.iter().take(index).any(|before| before.wanted == *wanted) {
+                continue;
+            }
             // Another text takes only the device that it names.
             let is_named = |device: &HostDevice| {
                 let mut others = missing.iter().filter(|one| one.wanted != *wanted && !is_countable(one.wanted));
@@ -381,8 +387,10 @@ impl Inventory<'_> {
 pub(super) fn have_all(candidates: &[&Candidates<'_>], node: &str, taken: &[&str]) -> bool {
     let mut taken = taken.to_vec();
     candidates.iter().all(|one| {
-        let is_free = |device: &&&HostDevice| device.node() == node && !taken.contains(&device.name());
-        let name = one.devices.iter().find(is_free).map(|device| device.name());
+        // The devices are in the order of their nodes.
+        let first = one.devices.partition_point(|device| device.node() < node);
+        let mut there = one.devices.iter().skip(first).take_while(|device| device.node() == node);
+        let name = there.find(|device| !taken.contains(&device.name())).map(|device| device.name());
         taken.extend(name);
         name.is_some()
     })

@@ -177,8 +177,7 @@ impl<'n> Inventory<'n> {
         // Where the device is instead is only for the message.
         let listed = if self.is_complete { None } else { self.completed().ok() };
         let listed = listed.as_ref().unwrap_or(self);
-        let may_be_shown =
-            |device: &HostDevice| !self.settings.has_rules() || matches!(listed.refusal(device), Ok(None));
+        let may_be_shown = |device: &HostDevice| matches!(listed.refusal(device), Ok(None));
         let elsewhere = names_of_nodes(&listed.sorted(|device| is_it(device) && may_be_shown(device)));
         let is_no_node = |node: &str| matches!(self.context.node(OnlyNode::Named(node)), Ok(None));
         let who = match self.bound {

@@ -19,12 +19,15 @@ impl Inventory<'_> {
     /// There is none, although the VirtualMachine already has all of the devices. [`Inventory::choose`] checks it for new
     /// ones.
     pub(super) fn check_placed(&self, choices: &[Chosen<'_>]) -> Result<Vec<String>, HostDevicesError> {
-        let candidates = |&Chosen { wanted, device: one, entry }| {
+        let mut all: Vec<Candidates<'_>> = Vec::new();
+        for (index, &Chosen { wanted, device: one, entry }) in choices.iter().enumerate() {
+            let is_same = |chosen: &&Chosen<'_>| chosen.wanted == wanted && chosen.device.resource() == one.resource();
+            let same = choices.iter().take(index).position(|chosen| is_same(&chosen)).and_then(|index| all.get(index));
             let is_it =
                 |device: &_| is(device, wanted) && device.resource() == one.resource() && self.is_enabled(device);
-            Candidates { wanted, devices: self.matching(is_it), entry }
-        };
-        let all: Vec<_> = choices.iter().map(candidates).collect();
+            let devices = same.map_or_else(|| self.matching(is_it), |same| same.devices.clone());
+            all.push(Candidates { wanted, devices, entry });
+        }
         let all: Vec<_> = all.iter().collect();
         let mut nodes: Vec<&str> =
             all.iter().take(1).flat_map(|one| &one.devices).map(|device| device.node()).collect();

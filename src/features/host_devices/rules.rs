@@ -123,6 +123,9 @@ impl Inventory<'_> {
     /// Why Kubernetes may not give the device to the VirtualMachine; `None` if it may.
     pub(super) fn refusal(&self, device: &HostDevice) -> Result<Option<Refusal>, LookupError> {
         let Self { settings, context, .. } = *self;
+        if !settings.has_rules() {
+            return Ok(None);
+        }
         if !settings.allows(context.namespace, &key(device), Some(device), device.resource(), Some(device.node())) {
             return Ok(Some(Refusal::NotAllowed));
         }
