@@ -116,6 +116,9 @@ impl Source<'_> {
     }
 }
 
+/// How many of the policy's keys are read at a place. There are a few dozen directives, options and annotations.
+const MAX_KEYS: usize = 500;
+
 /// All directives and options of a VirtualMachine, and the policy's annotations for people.
 #[derive(Debug)]
 pub(crate) struct Directives {
@@ -139,7 +142,8 @@ impl Directives {
         defaults: impl Iterator<Item = (&'d str, &'d str)>,
     ) -> Self {
         let owned = |(key, value): (&String, &Value)| (key.clone(), value.clone());
-        let [annotations, labels, template] = vm.policy_keys().map(|keys| to_map(keys.into_iter().map(owned)));
+        let [annotations, labels, template] =
+            vm.policy_keys().map(|keys| to_map(keys.into_iter().take(MAX_KEYS).map(owned)));
         let defaults = to_map(defaults.map(|(name, value)| (keys::directive(name), value.into())));
         Self { config_source, annotations, labels, template, user_data, defaults }
     }

@@ -108,8 +108,12 @@ impl fmt::Display for Entry {
     }
 }
 
+/// The most entries that are read at a place. No guest has as many devices, CPU features, volumes or resources.
+const MAX_ENTRIES: usize = 2000;
+
 impl VirtualMachine {
-    /// The entries at a place: those that are there without additional fields, in order. A part of a wrong type has none.
+    /// The entries at a place: those that are there without additional fields, in order, but not more than a guest can
+    /// have. A part of a wrong type has none.
     pub(crate) fn entries(&self, place: &'static Place) -> Vec<Entry> {
         let member_is = |entry: &Entry| {
             let member = place.path.member(&self.object, &entry.name).ok().flatten();
@@ -117,14 +121,14 @@ impl VirtualMachine {
         };
         match place.form {
             Form::Item(keys) => {
-                let items = place.path.items(&self.object).unwrap_or_default().iter();
+                let items = place.path.items(&self.object).unwrap_or_default().iter().take(MAX_ENTRIES);
                 items.filter_map(|item| Entry::of_item(place, keys, item)).collect()
             }
             Form::Member => {
                 let members = place.path.members(&self.object).ok().flatten().into_iter().flatten();
                 // A quantity may be a number.
                 let members = members.filter(|(_, value)| value.is_string() || value.is_number());
-                let members = members.filter(|(key, _)| place.name.may_be(key));
+                let members = members.filter(|(key, _)| place.name.may_be(key)).take(MAX_ENTRIES);
                 members.map(|(key, value)| place.entry(key, &as_text(value))).collect()
             }
             Form::True | Form::EmptyObject => Some(place.entry("", "")).filter(member_is).into_iter().collect(),

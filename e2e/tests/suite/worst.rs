@@ -52,6 +52,23 @@ fn domain(vm: &mut Value) -> &mut Value {
     vm["spec"]["template"]["spec"]["nodeSelector"] = Value::Object(selector.collect());
     set_records(vm, &json!({"nodeSelector": "node1"}));
 })]
+#[case::limits_of_1_mb(|vm: &mut Value| {
+    let limits = (0..50_000).map(|i| (format!("example.com/{i:06}"), json!("1")));
+    domain(vm)["resources"]["limits"] = Value::Object(limits.collect());
+    set_records(vm, &json!({"limit": "example.com/x", "value": "1"}));
+})]
+#[case::keys_of_the_policy_of_1_mb(|vm: &mut Value| {
+    for i in 0..25_000 {
+        vm["metadata"]["annotations"][format!("vm-feature-manager.io/x{i:06}")] = json!("x");
+    }
+})]
+#[case::a_directive_of_1_mb(|vm: &mut Value| {
+    let value = json!({"devices": vec!["0000:00:02.0"; 60_000]}).to_string();
+    vm["metadata"]["annotations"]["vm-feature-manager.io/pci-passthrough"] = json!(value);
+})]
+#[case::words_of_1_mb(|vm: &mut Value| {
+    vm["metadata"]["annotations"]["vm-feature-manager.io/pci-passthrough"] = json!("a:b c ".repeat(160_000));
+})]
 fn a_forged_record_does_not_hold_a_worker(#[case] fill: fn(&mut Value)) {
     let settings = features::in_every_section(json!({}), "errorHandling", "allow-and-log");
     let mut bare = bare_vm(&[]);
