@@ -27,6 +27,9 @@ FUZZ_SECONDS ?= 1200
 FUZZ_TARGETS ?=
 MUTANTS      ?=
 
+# A line of the policy's metadata.
+metadata = $(shell sed -n 's/^  io.kubewarden.policy.$(1): //p' metadata.yml)
+
 .PHONY: help
 help: ## Lists the tasks
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +103,12 @@ cluster-tests: ## Tests the installed policy in the cluster of KUBECONFIG; needs
 annotated-policy.wasm: policy.wasm metadata.yml docs/usage.md ## Adds the metadata to the module, with kwctl
 	@$(NEED_KWCTL)
 	$(KWCTL) annotate --metadata-path metadata.yml --usage-path docs/usage.md --output-path $@ policy.wasm
+
+.PHONY: publish
+publish: annotated-policy.wasm ## Pushes the module to a registry of yours, with kwctl: REGISTRY=registry.example.com
+	@test -n "$(REGISTRY)" || { echo "name the registry: make publish REGISTRY=registry.example.com" >&2; exit 1; }
+	$(KWCTL) push $(KWCTL_PUSH) annotated-policy.wasm \
+		registry://$(REGISTRY)/$(patsubst ghcr.io/%,%,$(call metadata,ociUrl)):v$(call metadata,version)
 
 artifacthub-pkg.yml: metadata.yml questions-ui.yml ## Writes the package for Artifact Hub, with kwctl
 	@$(NEED_KWCTL)
