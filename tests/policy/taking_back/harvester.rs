@@ -38,21 +38,14 @@ fn a_device_that_was_renamed_goes_too() {
 /// Harvester has written both devices of a resource under one name. Two equal entries are two devices.
 #[test]
 fn two_devices_that_were_renamed_alike_stay_two() {
-    let both = ("pci-passthrough", r#"{"devices": ["node1/0000:03:00.0", "node1/0000:03:00.1"]}"#);
-    let mut story = Story::of(&[]).on_harvester();
-    story.cluster = || {
-        let mut cluster = cluster();
-        cluster.object("PCIDeviceClaim", "node1-000003001")["status"]["passthroughEnabled"] = json!(true);
-        cluster
-    };
-    let story = story.ask(&[both]);
+    let story = with_both_ports();
     let first = spec(&story.vm, HOST_DEVICES)[0].clone();
     let alike = json!([first, first]);
     let mut story = story.edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, alike.clone())]));
     story.vm = story.update(|vm| *vm = with(vm.clone(), &[("/architecture", json!("amd64"))])).after();
     assert_eq!(spec(&story.vm, HOST_DEVICES), &alike);
-    assert_eq!(record(&story.vm, both.0).unwrap()["added"].as_array().unwrap().len(), 3);
-    assert_eq!(spec(&story.drop(both).after(), HOST_DEVICES), &Value::Null);
+    assert_eq!(record(&story.vm, BOTH_PORTS.0).unwrap()["added"].as_array().unwrap().len(), 3);
+    assert_eq!(spec(&story.drop(BOTH_PORTS).after(), HOST_DEVICES), &Value::Null);
 }
 
 /// The record contains the new name.

@@ -569,21 +569,28 @@ fn nothing_empty_stays_behind(#[case] directives: &[(&str, &str)]) {
     assert_eq!(Request::update(stored, gone).settings(settings()).evaluate().after()["spec"], before);
 }
 
-/// The user renamed one of two devices.
-#[test]
-fn a_renamed_device_is_spoken_of_beside_one_that_was_not_renamed() {
-    let both = ("pci-passthrough", r#"{"devices": ["node1/0000:03:00.0", "node1/0000:03:00.1"]}"#);
+/// Asks for both ports of a card.
+const BOTH_PORTS: (&str, &str) = ("pci-passthrough", r#"{"devices": ["node1/0000:03:00.0", "node1/0000:03:00.1"]}"#);
+
+/// The story of a VM on Harvester that asked for both ports of a card.
+fn with_both_ports() -> Story {
     let mut story = Story::of(&[]).on_harvester();
     story.cluster = || {
         let mut cluster = cluster();
         cluster.object("PCIDeviceClaim", "node1-000003001")["status"]["passthroughEnabled"] = json!(true);
         cluster
     };
-    let story = story.ask(&[both]);
+    story.ask(&[BOTH_PORTS])
+}
+
+/// The user renamed one of two devices.
+#[test]
+fn a_renamed_device_is_spoken_of_beside_one_that_was_not_renamed() {
+    let story = with_both_ports();
     let mut devices = spec(&story.vm, HOST_DEVICES).clone();
     devices[0]["name"] = json!("mine");
     let story = story.edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, devices.clone())]));
-    let answer = story.drop(both);
+    let answer = story.drop(BOTH_PORTS);
     assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([devices[0]]));
     assert!(answer.warnings()[0].contains("the host device mine stays"), "{:?}", answer.warnings());
 }
