@@ -73,7 +73,7 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
     });
     let put_back = &put_back(&mut new, &mut directives, &record, old.as_mut(), settings);
     let (old, directives, record) = (old.as_ref(), &directives, &record);
-    let ownership = Ownership::of(&new, directives, record, old);
+    let ownership = Ownership::of(&new, directives, record, old, settings);
     let (verdict, refusals, failures_before) = Default::default();
     Evaluation {
         request,

@@ -82,6 +82,13 @@ fn is_near(prefix: &str, right: &str) -> bool {
     text::nearest(prefix, std::iter::once(right)).is_some() || first(prefix) == first(right)
 }
 
+/// Whether the policy knows a key with its prefix: that of a directive or an option, or one that it writes.
+pub(super) fn is_known(key: &str) -> bool {
+    let name = key.strip_prefix(PREFIX).unwrap_or_default();
+    let about = WRITTEN.iter().find_map(|ending| name.strip_suffix(ending));
+    key == RECORD || is_name(name) || about.is_some_and(is_name)
+}
+
 /// Whether a directive or an option has this name.
 fn is_name(name: &str) -> bool {
     is_option(name) || reference::features().iter().any(|(feature, _)| *feature == name)

@@ -116,8 +116,8 @@ impl Source<'_> {
     }
 }
 
-/// How many of the policy's keys are read at a place. There are a few dozen directives, options and annotations.
-const MAX_KEYS: usize = 500;
+/// How many keys that the policy does not know are read at a place, for hints.
+const MAX_UNKNOWN: usize = 100;
 
 /// All directives and options of a VirtualMachine, and the policy's annotations for people.
 #[derive(Debug)]
@@ -142,8 +142,10 @@ impl Directives {
         defaults: impl Iterator<Item = (&'d str, &'d str)>,
     ) -> Self {
         let owned = |(key, value): (&String, &Value)| (key.clone(), value.clone());
-        let [annotations, labels, template] =
-            vm.policy_keys().map(|keys| to_map(keys.into_iter().take(MAX_KEYS).map(owned)));
+        let [annotations, labels, template] = vm.policy_keys().map(|keys| {
+            let (known, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(|(key, _)| listing::is_known(key));
+            to_map(known.into_iter().chain(others.into_iter().take(MAX_UNKNOWN)).map(owned))
+        });
         let defaults = to_map(defaults.map(|(name, value)| (keys::directive(name), value.into())));
         Self { config_source, annotations, labels, template, user_data, defaults }
     }
@@ -252,6 +254,24 @@ impl Directives {
             Asked::No | Asked::Unreadable => None,
         };
         value(self) == value(other) && options.all(|option| self.option(option) == other.option(option))
+    }
+
+    /// Whether the directive or one of its options is not where it was, or says something else there.
+    pub(crate) fn is_written_since(
+        &self,
+        before: &Self,
+        feature: &'static str,
+        options: impl Iterator<Item = &'static str>,
+    ) -> bool {
+        let is_new = |name: &'static str, places: &[Source<'static>]| match self.find(name, places) {
+            Asked::Yes(found) => {
+                let at_source = before.keys(found.source).and_then(|keys| keys.get(&keys::directive(name)));
+                let in_user_data = || matches!(before.user_data.get(name), Asked::Yes(was) if was.value == found.value);
+                at_source != Some(found.value) && !(matches!(found.source, Source::UserData(_)) && in_user_data())
+            }
+            Asked::No | Asked::Unreadable => false,
+        };
+        is_new(feature, self.places()) || options.into_iter().any(|option| is_new(option, self.places_of_options()))
     }
 
     /// The directive and options that a record names and that are not there.

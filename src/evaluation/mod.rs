@@ -84,7 +84,7 @@ impl<'r> Evaluation<'r> {
             record: &old.record,
             put_back,
             vm: old.vm.clone(),
-            ownership: Ownership::of(&old.vm, &old.directives, &old.record, Some(old)),
+            ownership: Ownership::of(&old.vm, &old.directives, &old.record, Some(old), settings),
             verdict: Verdict::default(),
             refusals: Vec::new(),
             failures_before: OnceCell::from(Vec::new()),

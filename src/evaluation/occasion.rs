@@ -46,6 +46,12 @@ impl Evaluation<'_> {
         }
     }
 
+    /// Whether the request writes the directive or an option where it counts. It may only have removed another one that
+    /// counted instead, and then somebody else wrote this one.
+    pub(super) fn is_written(&self, feature: &'static Feature) -> bool {
+        self.old.is_none_or(|old| self.directives.is_written_since(&old.directives, feature.name, feature.options()))
+    }
+
     /// The directives of the VirtualMachine, and those of the VirtualMachine before an update.
     fn new_and_old(&self) -> impl Iterator<Item = (&Directives, &Record)> {
         [Some((self.directives, self.record)), self.old.map(|old| (&old.directives, &old.record))].into_iter().flatten()

@@ -3,10 +3,10 @@
 
 use super::Old;
 use crate::directives::{Asked, Directives};
-use crate::features::FEATURES;
 use crate::features::feature::Feature;
-use crate::features::host_devices::is_pci_device;
+use crate::features::host_devices::{has_device_rules, is_pci_device};
 use crate::features::record::{Part, Record, Recorded};
+use crate::features::{FEATURES, Settings};
 use crate::vm::VirtualMachine;
 use crate::vm::entries::Entries;
 use crate::vm::entry::Entry;
@@ -44,14 +44,20 @@ struct Found {
     missing: Vec<Entry>,
 }
 
+/// All places where features add entries.
+fn places() -> Vec<&'static Place> {
+    let mut places: Vec<&'static Place> = Vec::new();
+    for place in FEATURES.iter().flat_map(|feature| feature.adds) {
+        if !places.contains(place) {
+            places.push(place);
+        }
+    }
+    places
+}
+
 impl Present {
     fn of(vm: &VirtualMachine) -> Self {
-        let mut places: Vec<&'static Place> = Vec::new();
-        for place in FEATURES.iter().flat_map(|feature| feature.adds) {
-            if !places.contains(place) {
-                places.push(place);
-            }
-        }
+        let places = places();
         let devices = if vm.host_devices().is_ok() { vm.entries(&HOST_DEVICE) } else { Vec::new() };
         Self { entries: Entries::of(vm, &places), devices }
     }
@@ -136,9 +142,22 @@ pub(super) fn entries(recorded: &[Recorded]) -> Entries {
 
 impl Ownership {
     /// Finds out whose the entries of a VirtualMachine are. `old` is the VirtualMachine before an update.
-    pub(crate) fn of(vm: &VirtualMachine, directives: &Directives, record: &Record, old: Option<&Old>) -> Self {
+    ///
+    /// With rules about who may have which device, a device is never the user's because a manifest declares it: anyone can
+    /// write what was last applied.
+    pub(crate) fn of(
+        vm: &VirtualMachine,
+        directives: &Directives,
+        record: &Record,
+        old: Option<&Old>,
+        settings: &Settings,
+    ) -> Self {
         let present = Present::of(vm);
-        let mut declared = vm.last_applied().map(|vm| Present::of(&vm).entries).unwrap_or_default();
+        let mut places = places();
+        if has_device_rules(settings) {
+            places.retain(|place| *place != &HOST_DEVICE && *place != &GPU);
+        }
+        let mut declared = vm.last_applied().map(|vm| Entries::of(&vm, &places)).unwrap_or_default();
         // If the manifest has a sidecar with the policy's mark, whatever its content, the sidecar is the user's.
         if declared.any_at(&HOOK_SIDECAR).is_some() {
             declared = declared.union(present.entries.any_at(&HOOK_SIDECAR).cloned().into_iter().collect());

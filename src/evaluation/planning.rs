@@ -10,13 +10,14 @@ use super::{Evaluation, Old};
 use crate::directives::{Asked, Directive};
 use crate::features::FEATURES;
 use crate::features::feature::{Context, Feature, Plan};
-use crate::features::host_devices::{Siblings, beside};
+use crate::features::host_devices::{Siblings, beside, has_device_rules};
 use crate::features::record::{Part, Recorded};
 use crate::features::switch::is_off;
 use crate::settings::ErrorHandling;
 use crate::text;
 use crate::vm::entries::Entries;
 use crate::vm::entry::Entry;
+use crate::vm::place::HOST_DEVICE;
 use crate::vm::{ShapeError, VirtualMachine};
 
 /// What a request means for one feature.
@@ -100,6 +101,7 @@ impl<'r> Evaluation<'r> {
     /// Finds out what the request means for a feature.
     pub(super) fn task(&self, feature: &'static Feature) -> Task<'r> {
         let asked = self.directives.get(feature.name);
+        let leave = || if self.moves_devices(feature) { Step::Remove } else { Step::Leave };
         let is_on = (feature.settings)(self.settings).enabled;
         let recorded = self.ownership.recorded(feature);
         let part = self.record.part(feature.name).or(self.old.and_then(|old| old.record.part(feature.name)));
@@ -109,7 +111,7 @@ impl<'r> Evaluation<'r> {
         let task = |step, warnings| Task { feature, step, occasion, part, recorded, warnings };
         // If its options cannot be read, the feature might be planned differently from what is in place.
         let is_unreadable = match asked {
-            _ if !is_on => return task(Step::Leave, Vec::new()),
+            _ if !is_on => return task(leave(), Vec::new()),
             Asked::Yes(_) => feature.options().any(|option| self.directives.is_unreadable(option)),
             Asked::No => false,
             Asked::Unreadable => true,
@@ -118,13 +120,24 @@ impl<'r> Evaluation<'r> {
             _ if is_unreadable && self.was_applied(feature) => {
                 let why =
                     "what the policy added stays as it is, because user data that may say otherwise cannot be read";
-                task(Step::Leave, vec![why.to_owned()])
+                match leave() {
+                    Step::Leave => task(Step::Leave, vec![why.to_owned()]),
+                    step => task(step, warnings),
+                }
             }
             Asked::Yes(directive) if is_off(&directive) => task(Step::Remove, warnings),
             Asked::Yes(directive) => task(Step::Plan(directive), warnings),
             Asked::No => task(Step::Remove, warnings),
-            Asked::Unreadable => task(Step::Leave, Vec::new()),
+            Asked::Unreadable => task(leave(), Vec::new()),
         }
+    }
+
+    /// Whether the request changes where the VirtualMachine may run, while there are rules about who may have which device, so
+    /// that it cannot keep the feature's devices without a check.
+    fn moves_devices(&self, feature: &Feature) -> bool {
+        let adds_devices = || feature.adds.contains(&&HOST_DEVICE);
+        let is_moved = |old: &Old| !self.vm.is_placed_like(&old.vm);
+        has_device_rules(self.settings) && adds_devices() && self.old.is_some_and(is_moved)
     }
 
     /// Plans the features in their order, and compares what they want with what they added before.
@@ -258,6 +271,7 @@ impl<'r> Evaluation<'r> {
         };
         let failures = || self.old.map(failed_on).unwrap_or_default();
         task.occasion != Occasion::Requested
+            && !self.moves_devices(task.feature)
             && self.was_evaluated(task.feature)
             && self.failures_before.get_or_init(failures).contains(&task.feature.name)
     }
@@ -332,7 +346,7 @@ impl<'r> Evaluation<'r> {
             requester: &self.request.requester,
             // Who creates a VirtualMachine from a manifest with a record asks for what the manifest says.
             is_requested: match task.occasion {
-                Occasion::Requested => true,
+                Occasion::Requested => self.is_written(task.feature),
                 Occasion::Known => self.old.is_none(),
                 Occasion::Unasked => false,
             },

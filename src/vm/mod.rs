@@ -218,6 +218,13 @@ impl VirtualMachine {
         })
     }
 
+    /// Whether the other VirtualMachine has the same node selector, node affinity, tolerations and architecture.
+    pub(crate) fn is_placed_like(&self, other: &Self) -> bool {
+        let is_same = |path: &Path| path.peek(&self.object) == path.peek(&other.object);
+        [NODE_SELECTOR.path, REQUIRED_NODES, TOLERATIONS].iter().all(is_same)
+            && self.architecture() == other.architecture()
+    }
+
     /// The placement that Harvester makes of that. It adds expressions about the cluster networks of the VirtualMachine's networks,
     /// and about the CPU manager if CPUs are pinned. The policy does not look up which cluster network a network belongs to, so
     /// an expression as Harvester writes it stays if there is any such network.

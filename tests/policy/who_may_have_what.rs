@@ -553,6 +553,151 @@ mod accounts_that_write_for_others {
     }
 }
 
+/// What a tenant tried who knew the source: each ended with a device of the administrator's.
+mod a_second_attack {
+    use super::*;
+
+    const CARD_OF_NODE1: &str = r#"{"devices": ["node1/0000:03:00.0"]}"#;
+
+    fn update(old: &Value, new: Value, settings: Value, cluster: MemoryCluster) -> Answer {
+        by_alice(Request::update(old.clone(), new), settings, cluster)
+    }
+
+    fn has_device(answer: &Answer) -> bool {
+        let devices = &answer.after()["spec"]["template"]["spec"]["domain"]["devices"];
+        ["hostDevices", "gpus"].iter().any(|list| devices[list].as_array().is_some_and(|list| !list.is_empty()))
+    }
+
+    fn to_node2(vm: Value) -> Value {
+        with_node_selector(vm, "kubernetes.io/hostname", "node2")
+    }
+
+    /// The manifest that was last applied is an annotation like any other.
+    #[rstest]
+    fn with_a_forged_manifest(#[values(owner_rule(), namespace_rule())] settings: Value) {
+        let stored = create(asking(&["0000:03:00.0"]), settings.clone(), one_each()).after();
+        let mut forged = to_node2(stored.clone());
+        let declared = json!({"spec": {"template": {"spec": {"domain": {"devices": {
+            "hostDevices": [entry("node1-000003000", CARD)],
+        }}}}}});
+        forged["metadata"]["annotations"] =
+            json!({"kubectl.kubernetes.io/last-applied-configuration": declared.to_string()});
+        let answer = update(&stored, forged, settings, one_each());
+        assert!(answer.is_accepted() && !has_device(&answer), "{}", answer.after());
+    }
+
+    /// The device of the claim is gone, so that the directive fails before the update, too.
+    #[rstest]
+    #[case::pci(("pci-passthrough", CARD_OF_NODE1))]
+    #[case::gpu(("gpu-device-plugin", CARD))]
+    fn by_moving_what_fails(
+        #[case] directive: (&str, &str),
+        #[values("reject", "allow-and-log")] handling: &str,
+        #[values(true, false)] has_pin: bool,
+    ) {
+        let mut settings = owner_rule();
+        for section in ["pciPassthrough", "gpuDevicePlugin"] {
+            settings[section]["errorHandling"] = json!(handling);
+        }
+        let stored = create(bare_vm(&[directive]), settings.clone(), one_each()).after();
+        let later = || cluster(vec![card("node2-000003000", "7", "admin")]);
+        let mut moved = if has_pin { to_node2(stored.clone()) } else { stored.clone() };
+        if !has_pin {
+            moved["spec"]["template"]["spec"].as_object_mut().unwrap().remove("nodeSelector");
+        }
+        let answer = update(&stored, moved, settings.clone(), later());
+        assert!(!answer.is_accepted() || !has_device(&answer), "{}", answer.after());
+        // What does not move it is accepted.
+        let answer = update(&stored, edited(&stored), settings, later());
+        assert!(answer.is_accepted() && has_device(&answer), "{}", answer.message());
+    }
+
+    /// The user's own entry has the name of the device, and another resource.
+    #[rstest]
+    #[case::name("hostDevices", &["node1/0000:04:00.0"])]
+    #[case::gpu("gpus", &["node1/0000:04:00.0"])]
+    fn with_an_entry_of_the_devices_name(#[case] list: &str, #[case] devices: &[&str]) {
+        let cluster = || {
+            cluster(vec![
+                of_resource("node1-000003000", "7", "alice", "intel.com/DG2"),
+                card("node1-000004000", "8", "admin"),
+            ])
+        };
+        let old = having(bare_vm(&[]), list, json!([entry("node1-000004000", "intel.com/DG2")]));
+        for new in [asking(devices), having(asking(devices), list, json!([entry("node1-000004000", "intel.com/DG2")]))]
+        {
+            update(&old, new, owner_rule(), cluster()).assert_denied(&["pci-passthrough cannot be applied"]);
+        }
+    }
+
+    /// The directive is in user data that becomes unreadable.
+    #[test]
+    fn by_breaking_the_user_data() {
+        let mut settings = owner_rule();
+        settings["userData"] = json!({"enabled": true});
+        let with_user_data = |text: &str| {
+            let mut vm = bare_vm(&[]);
+            vm["spec"]["template"]["spec"]["volumes"] =
+                json!([{"name": "cloud", "cloudInitNoCloud": {"userData": text}}]);
+            vm
+        };
+        let directive =
+            "#cloud-config\nx_kubevirt_features:\n  pci_passthrough: '{\"devices\": [\"node1/0000:03:00.0\"]}'\n";
+        let stored = create(with_user_data(directive), settings.clone(), one_each()).after();
+        assert!(stored.to_string().contains("node1-000003000"), "{stored}");
+        let mut broken = to_node2(stored.clone());
+        broken["spec"]["template"]["spec"]["volumes"][0]["cloudInitNoCloud"]["userData"] = json!("#cloud-config\n\t{[");
+        let answer = update(&stored, broken, settings.clone(), one_each());
+        assert!(!answer.is_accepted() || !has_device(&answer), "{}", answer.after());
+        // The administrator has switched the feature off.
+        settings["pciPassthrough"]["enabled"] = json!(false);
+        let answer = update(&stored, to_node2(stored.clone()), settings, one_each());
+        assert!(!answer.is_accepted() || !has_device(&answer), "{}", answer.after());
+    }
+
+    /// Nobody has claimed the card yet. The administrator does so later.
+    #[test]
+    fn before_the_claim() {
+        let disabled = pci_without_claim("node2-000003000", "10de:1eb8", "7", CARD);
+        let answer =
+            create(to_node2(bare_vm(&[("gpu-device-plugin", CARD)])), owner_rule(), cluster(vec![vec![disabled]]));
+        answer.assert_denied(&["nvidia.com/TU104GL_TESLA_T4 is not enabled for passthrough on any node"]);
+    }
+
+    /// The administrator removes the word that switches the feature off, and another directive counts then.
+    #[rstest]
+    fn through_somebody_who_removes_a_directive(#[values("reject", "allow-and-log")] handling: &str) {
+        let mut settings = owner_rule();
+        settings["pciPassthrough"]["errorHandling"] = json!(handling);
+        let mut stored = bare_vm(&[("pci-passthrough", "disabled")]);
+        stored["spec"]["template"]["metadata"]["annotations"] =
+            json!({"vm-feature-manager.io/pci-passthrough": r#"{"devices": ["node2/0000:03:00.0"]}"#});
+        let mut without = stored.clone();
+        without["metadata"]["annotations"] = json!({});
+        let answer = by("admin", Request::update(stored, without), settings, one_each());
+        assert!(!answer.is_accepted() || !has_device(&answer), "{}", answer.after());
+    }
+
+    #[rstest]
+    #[case::slot(&["0000:0a:00.*"], json!({}))]
+    #[case::excluded(&["0000:03:00.0"], json!({"zone": "nowhere"}))]
+    fn to_learn_names(#[case] devices: &[&str], #[case] selector: Value) {
+        let all = || {
+            cluster(vec![
+                card("node1-00000a000", "7", "admin"),
+                card("node2-00000a000", "7", "admin"),
+                card("node2-00000a001", "8", "admin"),
+                card("node1-000003000", "9", "alice"),
+                card("node2-000003000", "9", "admin"),
+            ])
+        };
+        let mut vm = asking(devices);
+        vm["spec"]["template"]["spec"]["nodeSelector"] = selector;
+        let answer = create(vm, owner_rule(), all());
+        assert_denied_without_names(&answer, &["pci-passthrough cannot be applied"], &["node2", "admin\""]);
+    }
+}
+
 mod messages {
     use super::*;
 

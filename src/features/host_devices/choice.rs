@@ -119,7 +119,14 @@ impl Inventory<'_> {
                 let address = device.address().and_then(|address| address.parse::<PciAddress>().ok());
                 address.is_some_and(|address| address.is_of_same_device_as(first))
             };
-            let found = self.matching(is_function);
+            let mut found = self.matching(is_function);
+            let is_shown = |device: &HostDevice| matches!(self.refusal(device), Ok(None));
+            // Without any that the VirtualMachine may have, the first one says why.
+            if found.iter().any(|device| is_shown(device)) {
+                found.retain(|device| is_shown(device));
+            } else {
+                found.truncate(1);
+            }
             let mut nodes: Vec<&str> = found.iter().map(|device| device.node()).collect();
             nodes.dedup();
             let Some(mut first) = nodes.first().copied() else { return Err(self.not_there(text, is_function)) };

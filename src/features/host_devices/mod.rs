@@ -26,6 +26,7 @@ use error::has_harvester;
 use inventory::Inventory;
 pub(super) use names::{USB_PREFIX, free_names, is_usb};
 use names::{host_device, object, our_devices};
+pub(crate) use rules::has_device_rules;
 pub(crate) use siblings::{Siblings, beside, is_pci_device};
 use wanted::Wanted;
 

@@ -23,8 +23,12 @@ impl Inventory<'_> {
         for (index, &Chosen { wanted, device: one, entry }) in choices.iter().enumerate() {
             let is_same = |chosen: &&Chosen<'_>| chosen.wanted == wanted && chosen.device.resource() == one.resource();
             let same = choices.iter().take(index).position(|chosen| is_same(&chosen)).and_then(|index| all.get(index));
-            let is_it =
-                |device: &_| is(device, wanted) && device.resource() == one.resource() && self.is_enabled(device);
+            let is_it = |device: &_| {
+                is(device, wanted)
+                    && device.resource() == one.resource()
+                    && self.is_enabled(device)
+                    && matches!(self.refusal(device), Ok(None))
+            };
             let devices = same.map_or_else(|| self.matching(is_it), |same| same.devices.clone());
             all.push(Candidates { wanted, devices, entry });
         }

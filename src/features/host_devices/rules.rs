@@ -9,9 +9,10 @@ use std::collections::BTreeSet;
 use super::choice::Chosen;
 use super::error::has_harvester;
 use super::inventory::{Inventory, key};
-use super::names::object;
+use super::names::{object, our_devices};
 use super::{Bus, HostDeviceSettings, HostDevicesError};
 use crate::cluster::{HostDevice, LookupError};
+use crate::features::Settings;
 use crate::features::allowed::allows;
 use crate::features::feature::{Context, NobodyAsks};
 use crate::text;
@@ -161,7 +162,10 @@ impl Inventory<'_> {
 
     /// Whether the VirtualMachine had the device before this update.
     fn was_there(&self, device: &HostDevice) -> bool {
-        self.before.devices.iter().any(|entry| entry.name == device.name())
+        // An entry of the policy may have another resource, which the device had before. One of the user's may have any.
+        let is_ours = || our_devices(self.context).iter().any(|ours| ours.name == device.name());
+        let mut before = self.before.devices.iter().filter(|entry| entry.name == device.name());
+        before.any(|entry| entry.resource == device.resource() || is_ours())
     }
 
     /// Those of the resources, each with a node, of which the node has an enabled device that the VirtualMachine may not have.
@@ -182,6 +186,11 @@ impl Inventory<'_> {
         groups.extend(devices.iter().filter_map(|device| device.iommu_group()));
         self.all().filter(|device| device.iommu_group().is_some_and(|group| groups.contains(&group))).collect()
     }
+}
+
+/// Whether there are rules about who may have which device.
+pub(crate) fn has_device_rules(settings: &Settings) -> bool {
+    settings.pci_passthrough.host.has_rules() || settings.usb_passthrough.host.has_rules()
 }
 
 /// Checks everything that a VirtualMachine may get if Kubernetes chooses devices of a resource, of which it has to get
@@ -205,13 +214,19 @@ pub(in crate::features) fn check_resource(
         Err(error) => return Err(failed(error)),
     };
     let devices = inventory.sorted(|device| device.resource() == resource && inventory.is_enabled(device));
+    // A device that nobody claimed may be anybody's later.
+    if devices.is_empty() && settings.require_claim_owner && inventory.all().any(|it| it.resource() == resource) {
+        return Err(HostDevicesError::NotEnabled { device: resource.to_owned(), nodes: "any node".to_owned(), bus });
+    }
     let siblings = inventory.in_groups_of(&devices);
     let mut resources = vec![resource];
     resources.extend(siblings.iter().map(|device| device.resource()));
     resources.sort_unstable();
     resources.dedup();
     let mut refused = inventory.refused(&resources).map_err(failed)?;
-    for sibling in siblings {
+    // Without a request for them, the siblings were checked when there was one.
+    let is_asked = context.asker().is_ok() || !settings.require_claim_owner;
+    for sibling in siblings.into_iter().filter(|_| is_asked) {
         if inventory.refusal(sibling).map_err(failed)?.is_some() {
             refused.insert((sibling.node(), sibling.resource()));
         }
