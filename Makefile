@@ -113,8 +113,8 @@ publish: annotated-policy.wasm ## Pushes the module to a registry of yours, with
 artifacthub-pkg.yml: metadata.yml questions-ui.yml ## Writes the package for Artifact Hub, with kwctl
 	@$(NEED_KWCTL)
 	$(KWCTL) scaffold artifacthub --output $@
-	@# kwctl knows no logo.
-	sed -i 's|^license: .*|&\nlogoPath: docs/pictures/icon.svg|' $@
+	@# kwctl knows no logo, and recommends the chart that admission-controller has replaced.
+	sed -i 's|^license: .*|&\nlogoPath: docs/pictures/icon.svg|; s|/kubewarden/kubewarden-controller$$|/kubewarden/admission-controller|' $@
 
 .PHONY: vmfm
 vmfm: $(VMFM).tar.gz ## Packs the evaluator as a static program with the module in it; needs musl-gcc and Rust's target for musl

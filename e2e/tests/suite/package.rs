@@ -147,6 +147,20 @@ mod metadata {
         }
         assert_eq!(annotations["kubewarden/mutation"], "true");
         assert_eq!(annotations["kubewarden/resources"], *own("io.artifacthub.resources"));
+        let [maintainer] = &package["maintainers"].as_array().unwrap()[..] else { panic!("{package}") };
+        let [name, email] = ["name", "email"].map(|key| maintainer[key].as_str().unwrap());
+        assert_eq!(policy("author"), &format!("{name} <{email}>"));
+    }
+
+    /// kwctl names an older chart, which `make artifacthub-pkg.yml` replaces.
+    #[test]
+    fn the_package_recommends_the_chart_that_the_guide_installs() {
+        let guide = text("docs/install.md");
+        let line =
+            guide.lines().find(|line| line.starts_with("helm install --repo https://charts.kubewarden.io ")).unwrap();
+        let (_, chart) = line.rsplit_once(' ').unwrap();
+        let url = format!("https://artifacthub.io/packages/helm/kubewarden/{chart}");
+        assert_eq!(read("artifacthub-pkg.yml")["recommendations"], json!([{"url": url}]));
     }
 }
 
