@@ -63,6 +63,13 @@ fmt: ## Checks the format of the code
 lint: ## Lints the code
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
+.PHONY: deny
+deny: ## Checks the advisories, licenses, sources and duplicates of the crates, with cargo-deny; needs the network
+	@command -v cargo-deny >/dev/null || \
+		{ echo "cargo-deny is missing; install it with: cargo install --locked cargo-deny" >&2; exit 1; }
+	cargo deny --workspace --locked check --warn duplicate --hide-inclusion-graph
+	cargo deny --locked --exclude-dev --target $(TARGET) check bans
+
 .PHONY: generate
 generate: ## Writes the files that follow from the declarations in the source
 	cargo xtask generate
