@@ -916,6 +916,26 @@ mod workflows {
         assert!(check < unpack, "{step}");
     }
 
+    /// What GitHub says is the latest release, and the programs that `scripts/new-releases` then names.
+    #[rstest]
+    #[case::old("v0.1.0", &[])]
+    #[case::new("v99.0.0", &["Harvester 99.0.0 is out", "KubeVirt 99.0.0 is out"])]
+    fn releases_that_the_document_does_not_name_are_found(#[case] latest: &str, #[case] expected: &[&str]) {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = root().join(format!("target/gh-{latest}"));
+        fs::create_dir_all(&folder).unwrap();
+        let gh = folder.join("gh");
+        fs::write(&gh, format!("#!/bin/sh\necho {latest}\n")).unwrap();
+        fs::set_permissions(&gh, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+        let output = Command::new(root().join("scripts/new-releases")).env("PATH", path).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let found = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(found.lines().count(), expected.len(), "{found}");
+        assert!(found.lines().zip(expected).all(|(line, start)| line.starts_with(start)), "{found}");
+    }
+
     #[test]
     fn renovate_finds_the_tools_that_the_tests_install() {
         let renovate: Value = serde_json::from_str(&text(".github/renovate.json")).unwrap();
