@@ -63,6 +63,13 @@ fmt: ## Checks the format of the code
 lint: ## Lints the code
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
+.PHONY: deny
+deny: ## Checks the advisories, licenses, sources and duplicates of the crates, with cargo-deny; needs the network
+	@command -v cargo-deny >/dev/null || \
+		{ echo "cargo-deny is missing; install it with: cargo install --locked cargo-deny" >&2; exit 1; }
+	cargo deny --workspace --locked check --warn duplicate --hide-inclusion-graph
+	cargo deny --locked --exclude-dev --target $(TARGET) check bans
+
 .PHONY: generate
 generate: ## Writes the files that follow from the declarations in the source
 	cargo xtask generate
@@ -113,8 +120,8 @@ publish: annotated-policy.wasm ## Pushes the module to a registry of yours, with
 artifacthub-pkg.yml: metadata.yml questions-ui.yml ## Writes the package for Artifact Hub, with kwctl
 	@$(NEED_KWCTL)
 	$(KWCTL) scaffold artifacthub --output $@
-	@# kwctl knows no logo.
-	sed -i 's|^license: .*|&\nlogoPath: docs/pictures/icon.svg|' $@
+	@# kwctl knows no logo, and recommends the chart that admission-controller has replaced.
+	sed -i 's|^license: .*|&\nlogoPath: docs/pictures/icon.svg|; s|/kubewarden/kubewarden-controller$$|/kubewarden/admission-controller|' $@
 
 .PHONY: vmfm
 vmfm: $(VMFM).tar.gz ## Packs the evaluator as a static program with the module in it; needs musl-gcc and Rust's target for musl

@@ -147,6 +147,20 @@ mod metadata {
         }
         assert_eq!(annotations["kubewarden/mutation"], "true");
         assert_eq!(annotations["kubewarden/resources"], *own("io.artifacthub.resources"));
+        let [maintainer] = &package["maintainers"].as_array().unwrap()[..] else { panic!("{package}") };
+        let [name, email] = ["name", "email"].map(|key| maintainer[key].as_str().unwrap());
+        assert_eq!(policy("author"), &format!("{name} <{email}>"));
+    }
+
+    /// kwctl names an older chart, which `make artifacthub-pkg.yml` replaces.
+    #[test]
+    fn the_package_recommends_the_chart_that_the_guide_installs() {
+        let guide = text("docs/install.md");
+        let line =
+            guide.lines().find(|line| line.starts_with("helm install --repo https://charts.kubewarden.io ")).unwrap();
+        let (_, chart) = line.rsplit_once(' ').unwrap();
+        let url = format!("https://artifacthub.io/packages/helm/kubewarden/{chart}");
+        assert_eq!(read("artifacthub-pkg.yml")["recommendations"], json!([{"url": url}]));
     }
 }
 
@@ -900,6 +914,26 @@ mod workflows {
         let step = release["jobs"]["module"]["steps"][1]["run"].as_str().unwrap();
         let [check, unpack] = ["sha256sum --check", "tar --extract"].map(|command| step.find(command).unwrap());
         assert!(check < unpack, "{step}");
+    }
+
+    /// What GitHub says is the latest release, and the programs that `scripts/new-releases` then names.
+    #[rstest]
+    #[case::old("v0.1.0", &[])]
+    #[case::new("v99.0.0", &["Harvester 99.0.0 is out", "KubeVirt 99.0.0 is out"])]
+    fn releases_that_the_document_does_not_name_are_found(#[case] latest: &str, #[case] expected: &[&str]) {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = root().join(format!("target/gh-{latest}"));
+        fs::create_dir_all(&folder).unwrap();
+        let gh = folder.join("gh");
+        fs::write(&gh, format!("#!/bin/sh\necho {latest}\n")).unwrap();
+        fs::set_permissions(&gh, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+        let output = Command::new(root().join("scripts/new-releases")).env("PATH", path).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let found = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(found.lines().count(), expected.len(), "{found}");
+        assert!(found.lines().zip(expected).all(|(line, start)| line.starts_with(start)), "{found}");
     }
 
     #[test]
