@@ -119,6 +119,11 @@ impl Source<'_> {
 /// How many keys that the policy does not know are read at a place, for hints.
 const MAX_UNKNOWN: usize = 100;
 
+/// A value without spaces around it.
+fn trimmed(value: &Value) -> Value {
+    value.as_str().map_or_else(|| value.clone(), |text| text.trim().into())
+}
+
 /// All directives and options of a VirtualMachine, and the policy's annotations for people.
 #[derive(Debug)]
 pub(crate) struct Directives {
@@ -242,7 +247,8 @@ impl Directives {
         Some(Ask { value: directive.text().ok()?.to_owned(), options: to_map(options) })
     }
 
-    /// Whether both contain the same directive for a feature, with the same options, wherever it was found.
+    /// Whether both contain the same directive for a feature, with the same options, wherever it was found. Spaces around a
+    /// value do not count.
     pub(crate) fn ask_for_the_same(
         &self,
         other: &Self,
@@ -250,7 +256,7 @@ impl Directives {
         mut options: impl Iterator<Item = &'static str>,
     ) -> bool {
         let value = |directives: &Self| match directives.get(feature) {
-            Asked::Yes(directive) => Some(directive.value.clone()),
+            Asked::Yes(directive) => Some(trimmed(directive.value)),
             Asked::No | Asked::Unreadable => None,
         };
         value(self) == value(other) && options.all(|option| self.option(option) == other.option(option))
@@ -267,7 +273,8 @@ impl Directives {
             Asked::Yes(found) => {
                 let at_source = before.keys(found.source).and_then(|keys| keys.get(&keys::directive(name)));
                 let in_user_data = || matches!(before.user_data.get(name), Asked::Yes(was) if was.value == found.value);
-                at_source != Some(found.value) && !(matches!(found.source, Source::UserData(_)) && in_user_data())
+                at_source.map(trimmed) != Some(trimmed(found.value))
+                    && !(matches!(found.source, Source::UserData(_)) && in_user_data())
             }
             Asked::No | Asked::Unreadable => false,
         };

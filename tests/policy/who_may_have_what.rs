@@ -678,6 +678,20 @@ mod a_second_attack {
         assert!(!answer.is_accepted() || !has_device(&answer), "{}", answer.after());
     }
 
+    /// A tool of the administrator's writes the manifest without the spaces around values.
+    #[test]
+    fn through_somebody_who_trims_a_value() {
+        let mut settings = owner_rule();
+        settings["pciPassthrough"]["errorHandling"] = json!("allow-and-log");
+        let admins = || cluster(vec![card("node2-000003000", "7", "admin")]);
+        let refused =
+            create(bare_vm(&[("pci-passthrough", r#" {"devices": ["0000:03:00.0"]} "#)]), settings.clone(), admins());
+        let mut trimmed = edited(&refused.after());
+        annotate(&mut trimmed, &[("pci-passthrough", r#"{"devices": ["0000:03:00.0"]}"#)]);
+        let answer = by("admin", Request::update(refused.after(), trimmed), settings, admins());
+        assert!(answer.is_accepted() && !has_device(&answer), "{}", answer.after());
+    }
+
     #[rstest]
     #[case::slot(&["0000:0a:00.*"], json!({}))]
     #[case::excluded(&["0000:03:00.0"], json!({"zone": "nowhere"}))]
