@@ -248,7 +248,7 @@ fn what_is_not_to_be_changed_is_only_read(#[case] is_update: bool) {
     let old = is_update.then(|| object.clone());
     let payload = json!({"request": request(object, old), "settings": {}}).to_string();
     let of_a_byte = measure(cluster(), payload.as_bytes()).fuel / payload.len() as u64;
-    assert!(of_a_byte <= 190, "{of_a_byte}");
+    assert!(of_a_byte <= 210, "{of_a_byte}");
 }
 
 /// The cost per additional byte of an object that is changed: it is read once, copied once, because a feature is planned on
@@ -285,7 +285,7 @@ fn settings_are_cheap_to_read() {
     all["userData"]["enabled"] = json!(false);
     let more = (all.to_string().len() - some.to_string().len()) as u64;
     let of_a_byte = (fuel(&all) - fuel(&some)) / more;
-    assert!(of_a_byte <= 180, "{of_a_byte}");
+    assert!(of_a_byte <= 190, "{of_a_byte}");
 }
 
 /// The cost per additional PCI device if no node is known, so that all devices are listed. Each is as Harvester writes it, with
