@@ -489,6 +489,11 @@ mod match_conditions {
         vm
     }
 
+    /// Metadata with so many annotations of others.
+    fn annotations(count: usize) -> Value {
+        json!({"annotations": (0..count).map(|key| (format!("example.com/{key}"), json!(""))).collect::<serde_json::Map<_, _>>()})
+    }
+
     fn recorded() -> Value {
         with_template(json!({"annotations": {"a": "b", "vm-feature-manager.io/record": "{}"}}))
     }
@@ -506,6 +511,11 @@ mod match_conditions {
     #[case::has_null_for_metadata(with_template(Value::Null), recorded(), true)]
     #[case::had_null_for_metadata(vm(&[]), with_template(Value::Null), false)]
     #[case::has_null_for_annotations(with_template(json!({"annotations": null})), Value::Null, false)]
+    #[case::has_many_annotations_in_the_template(with_template(annotations(501)), Value::Null, true)]
+    #[case::has_500_annotations_in_the_template(with_template(annotations(500)), Value::Null, false)]
+    #[case::has_many_annotations(json!({"metadata": annotations(501)}), Value::Null, true)]
+    #[case::has_500_annotations(json!({"metadata": annotations(500)}), Value::Null, false)]
+    #[case::had_many_annotations(vm(&[]), json!({"metadata": annotations(501)}), true)]
     #[case::asks_for_nothing(vm(&[]), Value::Null, false)]
     #[case::has_no_annotations(json!({"metadata": {"name": "a"}}), Value::Null, false)]
     #[case::asks_no_more(vm(&[]), vm(&[("nested-virt", "enabled")]), true)]
@@ -530,6 +540,12 @@ mod match_conditions {
         assert!(applies(policy, example.clone(), Value::Null));
         assert!(applies(policy, nothing.clone(), example));
         assert!(applies(policy, plain, Value::Null));
+        let mut many = nothing.clone();
+        many["metadata"]["labels"] = annotations(501)["annotations"].take();
+        assert!(applies(policy, many, Value::Null));
+        let mut many = nothing.clone();
+        many["spec"]["template"]["spec"]["volumes"] = json!(vec![json!({"name": "a"}); 501]);
+        assert!(applies(policy, many, Value::Null));
         assert!(!applies(policy, nothing, Value::Null));
         assert!(!applies(policy, json!({"metadata": {}, "spec": {"template": {}}}), json!({"metadata": {}})));
     }
