@@ -107,6 +107,10 @@ cluster-tests: ## Tests the installed policy in the cluster of KUBECONFIG; needs
 	@scripts/need jq jq "the suite reads JSON with it" jq --version
 	bats --timing $(or $(CLUSTER_TESTS),e2e/cluster)
 
+.PHONY: passthrough-tests
+passthrough-tests: ## Gives a device to a guest in an emulated machine, through the vBIOS hook; needs root and Debian: CASES=guest-address
+	@e2e/passthrough/run $(CASES)
+
 annotated-policy.wasm: policy.wasm metadata.yml docs/usage.md ## Adds the metadata to the module, with kwctl
 	@$(NEED_KWCTL)
 	$(KWCTL) annotate --metadata-path metadata.yml --usage-path docs/usage.md --output-path $@ policy.wasm
