@@ -106,7 +106,7 @@ gpus() {
 
 # The iGPU of the examples with a ROM.
 igpu() {
-    echo "$AMD-000005000=amd.com/CEZANNE_RADEON_VEGA_SERIES"
+    echo "$AMD-${DOMAIN}05000=amd.com/CEZANNE_RADEON_VEGA_SERIES"
 }
 
 # USB devices as host devices: names.
@@ -159,17 +159,17 @@ applied: nested-virt=true"
 @test "example pci-passthrough" {
     needs_devices
     example pci-passthrough "\
-host devices: $INTEL-000000020=intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630
+host devices: $INTEL-${DOMAIN}00020=intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630
 node: $INTEL
-applied: pci-passthrough=[\"0000:00:02.0\"]"
+applied: pci-passthrough=[\"$DOMAIN:00:02.0\"]"
 }
 
 @test "example usb-passthrough" {
     needs_devices
     example usb-passthrough "\
-host devices: $(usb "$INTEL-046d-c52b-001002" "$INTEL-1050-0407-001003")
+host devices: $(usb "$INTEL-$VENDOR-c52b-001002" "$INTEL-$VENDOR-0407-001003")
 node: $INTEL
-applied: usb-passthrough=[\"046d:c52b\",\"1050:0407\"]"
+applied: usb-passthrough=[\"$VENDOR:c52b\",\"$VENDOR:0407\"]"
 }
 
 @test "example gpu-device-plugin" {
@@ -181,9 +181,9 @@ applied: gpu-device-plugin=nvidia.com/gpu"
 @test "example sriov" {
     needs_devices
     example sriov "\
-host devices: $INTEL-000008100=intel.com/82599_ETHERNET_CONTROLLER_VIRTUAL_FUNCTION
+host devices: $INTEL-${DOMAIN}08100=intel.com/82599_ETHERNET_CONTROLLER_VIRTUAL_FUNCTION
 node: $INTEL
-applied: pci-passthrough=[\"0000:08:10.0\"]"
+applied: pci-passthrough=[\"$DOMAIN:08:10.0\"]"
 }
 
 @test "example vgpu" {
@@ -201,10 +201,10 @@ applied: gpu-device-plugin=$profile=2"
     served nvidia.com/gpu && skip "KubeVirt serves nvidia.com/gpu, which the example has as a limit"
     example harvester "\
 features: vmx=require
-host devices: $INTEL-000000020=intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630
+host devices: $INTEL-${DOMAIN}00020=intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630
 limits: nvidia.com/gpu=1
 node: $INTEL
-applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"0000:00:02.0\"]"
+applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"$DOMAIN:00:02.0\"]"
 }
 
 @test "example vbios" {
@@ -214,7 +214,7 @@ applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"00
 host devices: $(igpu)
 node: $AMD
 ROMs: igpu-rom
-applied: pci-passthrough=[\"0000:05:00.0\"] vbios-injection=igpu-rom"
+applied: pci-passthrough=[\"$DOMAIN:05:00.0\"] vbios-injection=igpu-rom"
 }
 
 @test "example all" {
@@ -227,7 +227,7 @@ host devices: $(igpu)
 limits: nvidia.com/gpu=1
 node: $AMD
 ROMs: igpu-rom
-applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"0000:05:00.0\"] vbios-injection=igpu-rom"
+applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"$DOMAIN:05:00.0\"] vbios-injection=igpu-rom"
 }
 
 @test "example workstation" {
@@ -236,10 +236,10 @@ applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"00
     example workstation "\
 CPUs: dedicated isolated NUMA
 pages: 2Mi
-host devices: $(igpu) $(usb "$AMD-046d-c52b-001004")
+host devices: $(igpu) $(usb "$AMD-$VENDOR-c52b-001004")
 node: $AMD
 ROMs: igpu-rom
-applied: cpu-pinning=true hugepages=2Mi numa=passthrough pci-passthrough=[\"0000:05:00.0\"] usb-passthrough=[\"046d:c52b\"] vbios-injection=igpu-rom"
+applied: cpu-pinning=true hugepages=2Mi numa=passthrough pci-passthrough=[\"$DOMAIN:05:00.0\"] usb-passthrough=[\"$VENDOR:c52b\"] vbios-injection=igpu-rom"
 }
 
 @test "example user-data" {
@@ -250,9 +250,9 @@ applied: cpu-pinning=true hugepages=2Mi numa=passthrough pci-passthrough=[\"0000
         | .spec.template.spec.domain.devices.interfaces[] |= (del(.bridge) | .masquerade = {})' | k apply --filename -
     same "$(stored user-data | summary)" "\
 features: vmx=require
-host devices: $INTEL-000000020=intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630
+host devices: $INTEL-${DOMAIN}00020=intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630
 node: $INTEL
-applied: nested-virt=true pci-passthrough=[\"0000:00:02.0\"]"
+applied: nested-virt=true pci-passthrough=[\"$DOMAIN:00:02.0\"]"
     remove user-data
 }
 
@@ -376,39 +376,39 @@ applied: cpu-pinning=true hugepages=1Gi numa=passthrough"
 @test "pci-passthrough is added, changed and removed" {
     needs_devices
     directive pci-passthrough . \
-        "pci-passthrough={\"devices\": [\"$INTEL/0000:03:00.0\"]}" "\
-host devices: $INTEL-000003000=$card
+        "pci-passthrough={\"devices\": [\"$INTEL/$DOMAIN:03:00.0\"]}" "\
+host devices: $INTEL-${DOMAIN}03000=$card
 node: $INTEL
-applied: pci-passthrough=[\"0000:03:00.0\"]" \
-        "pci-passthrough={\"devices\": [\"$AMD/0000:03:00.0\"]}" "\
-host devices: $AMD-000003000=$card
+applied: pci-passthrough=[\"$DOMAIN:03:00.0\"]" \
+        "pci-passthrough={\"devices\": [\"$AMD/$DOMAIN:03:00.0\"]}" "\
+host devices: $AMD-${DOMAIN}03000=$card
 node: $AMD
-applied: pci-passthrough=[\"0000:03:00.0\"]"
+applied: pci-passthrough=[\"$DOMAIN:03:00.0\"]"
 }
 
 @test "usb-passthrough is added, changed and removed" {
     needs_devices
     directive usb-passthrough . \
-        "usb-passthrough={\"devices\": [\"$INTEL/1050:0407\"]}" "\
-host devices: $(usb "$INTEL-1050-0407-001003")
+        "usb-passthrough={\"devices\": [\"$INTEL/$VENDOR:0407\"]}" "\
+host devices: $(usb "$INTEL-$VENDOR-0407-001003")
 node: $INTEL
-applied: usb-passthrough=[\"1050:0407\"]" \
-        "usb-passthrough={\"devices\": [\"$AMD/046d:c52b\"]}" "\
-host devices: $(usb "$AMD-046d-c52b-001004")
+applied: usb-passthrough=[\"$VENDOR:0407\"]" \
+        "usb-passthrough={\"devices\": [\"$AMD/$VENDOR:c52b\"]}" "\
+host devices: $(usb "$AMD-$VENDOR-c52b-001004")
 node: $AMD
-applied: usb-passthrough=[\"046d:c52b\"]"
+applied: usb-passthrough=[\"$VENDOR:c52b\"]"
 }
 
 @test "USB devices that cannot be had are refused, also those of another node than the PCI devices" {
     needs_devices
-    refused "matches different devices" try usb usb-passthrough "$(with_usb 046d:c52b)"
-    refused "0781:5567 is not enabled for passthrough on $INTEL" try usb usb-passthrough "$(with_usb "$INTEL/0781:5567")"
+    refused "matches different devices" try usb usb-passthrough "$(with_usb "$VENDOR:c52b")"
+    refused "$VENDOR:5567 is not enabled for passthrough on $INTEL" try usb usb-passthrough "$(with_usb "$INTEL/$VENDOR:5567")"
     refused "no node has a USB device dead:beef" try usb usb-passthrough "$(with_usb dead:beef)"
-    refused "the node $AMD (named by usb-passthrough) has no PCI device 0000:01:00.0; it is on $INTEL" \
-        try usb usb-passthrough "$(with_usb "$AMD-046d-c52b-001004") | $(with_pci 0000:01:00.0)"
+    refused "the node $AMD (named by usb-passthrough) has no PCI device $DOMAIN:01:00.0; it is on $INTEL" \
+        try usb usb-passthrough "$(with_usb "$AMD-$VENDOR-c52b-001004") | $(with_pci "$DOMAIN:01:00.0")"
     # The PCI device decides between two identical devices.
-    same "$(try usb usb-passthrough "$(with_usb 046d:c52b) | $(with_pci "$AMD/0000:03:00.0")" | summary | grep -o "$AMD-046d-c52b-[0-9]*" | head -1)" \
-        "$AMD-046d-c52b-001004"
+    same "$(try usb usb-passthrough "$(with_usb "$VENDOR:c52b") | $(with_pci "$AMD/$DOMAIN:03:00.0")" | summary | grep -o "$AMD-$VENDOR-c52b-[0-9]*" | head -1)" \
+        "$AMD-$VENDOR-c52b-001004"
 }
 
 @test "pci-passthrough without PCI devices is added, changed and removed" {
@@ -425,32 +425,32 @@ applied: pci-passthrough=[\"1002:1638\",\"1002:1638\"]"
 
 @test "pci-passthrough leaves a card of the same kind that the user gave" {
     needs_devices
-    directive pci-passthrough ".spec.template.spec.domain.devices.hostDevices = [{name: \"$INTEL-000003001\", deviceName: \"$card\"}]" \
-        "pci-passthrough={\"devices\": [\"$INTEL/0000:03:00.0\"]}" "\
-host devices: $INTEL-000003001=$card $INTEL-000003000=$card
+    directive pci-passthrough ".spec.template.spec.domain.devices.hostDevices = [{name: \"$INTEL-${DOMAIN}03001\", deviceName: \"$card\"}]" \
+        "pci-passthrough={\"devices\": [\"$INTEL/$DOMAIN:03:00.0\"]}" "\
+host devices: $INTEL-${DOMAIN}03001=$card $INTEL-${DOMAIN}03000=$card
 node: $INTEL
-applied: pci-passthrough=[\"0000:03:00.0\"]" \
-        "pci-passthrough={\"devices\": [\"$INTEL/0000:00:02.0\"]}" "\
-host devices: $INTEL-000003001=$card $INTEL-000000020=intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630
+applied: pci-passthrough=[\"$DOMAIN:03:00.0\"]" \
+        "pci-passthrough={\"devices\": [\"$INTEL/$DOMAIN:00:02.0\"]}" "\
+host devices: $INTEL-${DOMAIN}03001=$card $INTEL-${DOMAIN}00020=intel.com/COFFEELAKES_GT2_UHD_GRAPHICS_630
 node: $INTEL
-applied: pci-passthrough=[\"0000:00:02.0\"]"
+applied: pci-passthrough=[\"$DOMAIN:00:02.0\"]"
 }
 
 @test "a PCI device that is not enabled for passthrough is refused, and so is one that is not there" {
     needs_devices
-    refused "pci-passthrough cannot be applied" try pci pci-passthrough "$(with_pci "$INTEL/0000:03:00.1")"
-    refused "pci-passthrough cannot be applied" try pci pci-passthrough "$(with_pci "$INTEL/0000:7f:00.0")"
+    refused "pci-passthrough cannot be applied" try pci pci-passthrough "$(with_pci "$INTEL/$DOMAIN:03:00.1")"
+    refused "pci-passthrough cannot be applied" try pci pci-passthrough "$(with_pci "$INTEL/$DOMAIN:7f:00.0")"
 }
 
 @test "devices of an IOMMU group come and go with the device" {
     needs_devices
     [ -n "${SIBLINGS-}" ] || skip "no Harvester: its webhook, which adds them, is not installed"
     local file=$BATS_TEST_TMPDIR/vm.json
-    vm group pci-passthrough "$plain | $(with_pci 0000:01:00.0) | .spec.runStrategy = \"Halted\"" >"$file"
+    vm group pci-passthrough "$plain | $(with_pci "$DOMAIN:01:00.0") | .spec.runStrategy = \"Halted\"" >"$file"
     k create --filename "$file"
     same "$(stored group | summary)" "\
-host devices: $INTEL-000001000=nvidia.com/TU104GL_TESLA_T4 $INTEL-000001001=nvidia.com/TU104_HD_AUDIO_CONTROLLER
-applied: pci-passthrough=[\"0000:01:00.0\"]"
+host devices: $INTEL-${DOMAIN}01000=nvidia.com/TU104GL_TESLA_T4 $INTEL-${DOMAIN}01001=nvidia.com/TU104_HD_AUDIO_CONTROLLER
+applied: pci-passthrough=[\"$DOMAIN:01:00.0\"]"
     # Harvester adds them only to a new virtual machine, and the manifest does not contain them.
     stays group k replace --filename "$file"
     annotate group pci-passthrough-
@@ -460,19 +460,19 @@ applied: pci-passthrough=[\"0000:01:00.0\"]"
 
 @test "two devices of an IOMMU group of four bring the other two, each once" {
     needs_devices
-    local all applied="\"0000:0e:00.0\",\"0000:0e:00.1\""
-    all=$(printf "$INTEL-00000e00%d=nvidia.com/TU102_FUNCTION_%d " 0 0 1 1 2 2 3 3)
+    local all applied="\"$DOMAIN:0e:00.0\",\"$DOMAIN:0e:00.1\""
+    all=$(printf "$INTEL-${DOMAIN}0e00%d=nvidia.com/TU102_FUNCTION_%d " 0 0 1 1 2 2 3 3)
     directive pci-passthrough . \
-        "pci-passthrough={\"devices\": [\"$INTEL/0000:0e:00.0\", \"$INTEL/0000:0e:00.1\"]}" "\
+        "pci-passthrough={\"devices\": [\"$INTEL/$DOMAIN:0e:00.0\", \"$INTEL/$DOMAIN:0e:00.1\"]}" "\
 host devices: ${all% }
 node: $INTEL
 applied: pci-passthrough=[$applied]" \
-        "pci-passthrough={\"devices\": [\"$INTEL/0e:00.*\"]}" "\
+        "pci-passthrough={\"devices\": [\"$INTEL/$DOMAIN:0e:00.*\"]}" "\
 host devices: ${all% }
 node: $INTEL
-applied: pci-passthrough=[\"0000:0e:00.*\"]"
+applied: pci-passthrough=[\"$DOMAIN:0e:00.*\"]"
     # Without a USB device, Harvester's webhook adds the devices of an IOMMU group, too.
-    create four pci-passthrough "$plain | $(with_pci "$INTEL/0000:0e:00.0" "$INTEL/0000:0e:00.1")"
+    create four pci-passthrough "$plain | $(with_pci "$INTEL/$DOMAIN:0e:00.0" "$INTEL/$DOMAIN:0e:00.1")"
     same "$(stored four | jq --raw-output '[.spec.template.spec.domain.devices.hostDevices[] | "\(.name)=\(.deviceName)"] | join(" ")')" "${all% }"
     annotate four pci-passthrough-
     same "$(stored four | summary)" ""
@@ -482,20 +482,20 @@ applied: pci-passthrough=[\"0000:0e:00.*\"]"
 @test "one of three equal disks comes with a warning that names the others" {
     needs_devices
     local disk=samsung.com/NVME_SSD_PM9A1
-    warned "$AMD-000081000, $AMD-0000c1000" create_with_pci disk "$AMD/0000:41:00.0"
+    warned "$AMD-${DOMAIN}81000, $AMD-${DOMAIN}c1000" create_with_pci disk "$AMD/$DOMAIN:41:00.0"
     same "$(stored disk | summary)" "\
-host devices: $AMD-000041000=$disk
+host devices: $AMD-${DOMAIN}41000=$disk
 node: $AMD
-applied: pci-passthrough=[\"0000:41:00.0\"]"
+applied: pci-passthrough=[\"$DOMAIN:41:00.0\"]"
     # All three leave no other that Kubernetes could give.
-    same "$(annotate disk "pci-passthrough={\"devices\": [\"$AMD/41:00.0\", \"$AMD/81:00.0\", \"$AMD/c1:00.0\"]}" 2>&1 | grep -c "may give")" 0
+    same "$(annotate disk "pci-passthrough={\"devices\": [\"$AMD/$DOMAIN:41:00.0\", \"$AMD/$DOMAIN:81:00.0\", \"$AMD/$DOMAIN:c1:00.0\"]}" 2>&1 | grep -c "may give")" 0
     remove disk
 }
 
 @test "a device whose resource is renamed has the new resource after the next change" {
     needs_devices
-    local device=$AMD-000081000
-    create_with_pci renamed "$AMD/0000:81:00.0"
+    local device=$AMD-${DOMAIN}81000
+    create_with_pci renamed "$AMD/$DOMAIN:81:00.0"
     rename "$device" samsung.com/NVME_SSD_PM9A3
     eventually 30 changes_to renamed "$device=samsung.com/NVME_SSD_PM9A3"
     rename "$device" samsung.com/NVME_SSD_PM9A1
@@ -543,7 +543,7 @@ changes_to() {
     needs_gate Sidecar HostDevices
     k get configmap igpu-rom --output json | jq '.metadata = {name: "other-rom"}' | k create --filename -
     # A device of the user that Harvester knows.
-    local device=$INTEL-000003000
+    local device=$INTEL-${DOMAIN}03000
     directive nested-virt ".spec.template.spec.domain.devices.hostDevices = [{name: \"$device\", deviceName: \"$card\"}]" \
         vbios-injection=igpu-rom $'host devices: '"$device=$card"$'\nROMs: igpu-rom\napplied: vbios-injection=igpu-rom' \
         vbios-injection=other-rom $'host devices: '"$device=$card"$'\nROMs: other-rom\napplied: vbios-injection=other-rom'
@@ -610,14 +610,14 @@ changes_to() {
     same "$(stored lost | summary)" "\
 host devices: $(igpu)
 node: $AMD
-applied: pci-passthrough=[\"0000:05:00.0\"]"
+applied: pci-passthrough=[\"$DOMAIN:05:00.0\"]"
     remove lost
 }
 
 @test "a virtual machine whose claim is gone can be changed and deleted, and a change says what is missing" {
     needs_devices
-    local claim=$INTEL-000003000
-    create_with_pci claimed "$INTEL/0000:03:00.0"
+    local claim=$INTEL-${DOMAIN}03000
+    create_with_pci claimed "$INTEL/$DOMAIN:03:00.0"
     kubectl get "pcideviceclaims.$pci" "$claim" --output json >"$BATS_TEST_TMPDIR/claim.json"
     # Harvester does not delete a claim that a virtual machine uses. In that case, the claim's status says that it has no effect.
     kubectl delete "pcideviceclaims.$pci" "$claim" ||
@@ -629,13 +629,14 @@ applied: pci-passthrough=[\"0000:05:00.0\"]"
     remove claimed
     jq '{apiVersion, kind, metadata: {name: .metadata.name}, spec}' "$BATS_TEST_TMPDIR/claim.json" | kubectl apply --filename -
     patch_status pcideviceclaims "$claim" "$(jq --compact-output .status "$BATS_TEST_TMPDIR/claim.json")"
-    eventually 30 try claimed pci-passthrough "$(with_pci "$INTEL/0000:03:00.0")"
+    eventually 30 try claimed pci-passthrough "$(with_pci "$INTEL/$DOMAIN:03:00.0")"
 }
 
 @test "a copy without annotations, as Harvester clones and restores, gets its directives back" {
     local left
     create original nested-virt "$(with nested-virt enabled) | $(with cpu-vendor intel)"
     stored original | jq '{apiVersion, kind, metadata: {name: "copy"}, spec}
+        | '"$own_volumes"'
         | del(.spec.template.spec.domain.firmware, .spec.template.spec.domain.devices.interfaces[].macAddress)' >"$BATS_TEST_TMPDIR/copy.json"
     warned "the policy put it back" k create --filename "$BATS_TEST_TMPDIR/copy.json"
     same "$(stored copy | summary)" "$(stored original | summary)"
@@ -652,7 +653,7 @@ applied: pci-passthrough=[\"0000:05:00.0\"]"
     needs_gate Sidecar
     local own="disk-0 cloudinitdisk" spec=.spec.template.spec write plug cd
     plug="$spec.domain.devices.disks += [{name: \"data\", disk: {bus: \"scsi\"}}]
-        | $spec.volumes += [{name: \"data\", persistentVolumeClaim: {claimName: \"data\", hotpluggable: true}}]"
+        | $spec.volumes += [{name: \"data\", persistentVolumeClaim: {claimName: \"plugged-data\", hotpluggable: true}}]"
     create plugged vbios "$(with nested-virt enabled) | .spec.runStrategy = \"Halted\""
     for write in patch_disks rewrite; do
         plugs plugged $write "$plug" "$own data, $own data"
@@ -662,7 +663,7 @@ applied: pci-passthrough=[\"0000:05:00.0\"]"
         # An empty CD-ROM drive.
         cd='select(.name == "cd")'
         plugs plugged rewrite "$spec.domain.devices.disks += [{name: \"cd\", cdrom: {bus: \"sata\"}}]" "$own cd, $own"
-        plugs plugged rewrite "$spec.volumes += [{name: \"cd\", persistentVolumeClaim: {claimName: \"image\", hotpluggable: true}}]" "$own cd, $own cd"
+        plugs plugged rewrite "$spec.volumes += [{name: \"cd\", persistentVolumeClaim: {claimName: \"plugged-cd\", hotpluggable: true}}]" "$own cd, $own cd"
         plugs plugged rewrite "del($spec.volumes[] | $cd)" "$own cd, $own"
         plugs plugged rewrite "del($spec.domain.devices.disks[] | $cd)" "$own, $own"
     fi
@@ -720,12 +721,12 @@ patch_disks() {
     vm user $example "$plain | $(with nested-virt enabled) | $(on "$AMD") | .spec.runStrategy = \"Halted\"" | k create --as "$user" --filename -
     same "$(stored user | summary)" $'features: svm=require\n'"node: $AMD"$'\napplied: nested-virt=true'
     if [ -n "${HARVESTER-}" ] && gate HostDevices; then
-        k annotate --as "$user" virtualmachines.kubevirt.io user "$ours/pci-passthrough={\"devices\": [\"0000:03:00.0\"]}"
+        k annotate --as "$user" virtualmachines.kubevirt.io user "$ours/pci-passthrough={\"devices\": [\"$DOMAIN:03:00.0\"]}"
         same "$(stored user | summary)" "\
 features: svm=require
-host devices: $AMD-000003000=$card
+host devices: $AMD-${DOMAIN}03000=$card
 node: $AMD
-applied: nested-virt=true pci-passthrough=[\"0000:03:00.0\"]"
+applied: nested-virt=true pci-passthrough=[\"$DOMAIN:03:00.0\"]"
     fi
     k delete --as "$user" virtualmachines.kubevirt.io user
 }
@@ -739,7 +740,7 @@ applied: nested-virt=true pci-passthrough=[\"0000:03:00.0\"]"
     eventually 60 refused "may not get nodes" try none nested-virt "$asks | $(on "$AMD")"
     if [ -n "${HARVESTER-}" ]; then
         refused "pci-passthrough cannot be applied" try none pci-passthrough
-        refused "pci-passthrough cannot be applied" try none pci-passthrough "$(with_pci 0000:01:00.0)"
+        refused "pci-passthrough cannot be applied" try none pci-passthrough "$(with_pci "$DOMAIN:01:00.0")"
     fi
     SECONDS=0
     grant=$(try none nested-virt "$asks" 2>&1 | grep --only-matching 'kubectl create clusterrolebinding .*')
@@ -782,10 +783,10 @@ features_come() {
     local program='. as $vm | {apiVersion: "v1", kind: "List", items: [range(25) as $i | $kinds[$i % ($kinds | length)] as $kind
         | $vm | .metadata.name = "burst-\($client)-\($i)" | .metadata.labels.burst = $kind
         | del(.spec.template.spec.domain.devices.interfaces[].macAddress) | .spec.runStrategy = "Halted"
-        | .metadata.annotations += {
+        | '"$own_volumes"' | .metadata.annotations += {
             none: {}, intel: {"nested-virt": "enabled", "cpu-vendor": "intel"}, amd: {"nested-virt": "enabled", "cpu-vendor": "amd"},
-            node: {"nested-virt": "enabled"}, pci: {"pci-passthrough": "{\"devices\": [\"0000:01:00.0\"]}"},
-            "pci-node": {"pci-passthrough": "{\"devices\": [\"\($ENV.AMD)/0000:03:00.0\"]}"}
+            node: {"nested-virt": "enabled"}, pci: {"pci-passthrough": "{\"devices\": [\"\($ENV.DOMAIN):01:00.0\"]}"},
+            "pci-node": {"pci-passthrough": "{\"devices\": [\"\($ENV.AMD)/\($ENV.DOMAIN):03:00.0\"]}"}
         }[$kind] | .metadata.annotations |= with_entries(if .key | contains("/") then . else .key |= "\($ENV.ours)/\(.)" end)
         | if $kind == "node" then .spec.template.spec.nodeSelector = {"cpu-vendor.node.kubevirt.io/AMD": "true"} else . end]}'
     for client in {1..8}; do
@@ -799,8 +800,8 @@ features_come() {
     same "$(jq '.items | length' "$BATS_TEST_TMPDIR/all.json")" 200
     # shellcheck disable=SC2016
     same "$(jq --raw-output --arg amd "$AMD" --arg intel "$INTEL" '
-        {none: [], intel: ["vmx"], amd: ["svm"], node: ["svm"], "pci-node": ["\($amd)-000003000", $amd],
-         pci: ["\($intel)-000001000", (if $ENV.SIBLINGS then "\($intel)-000001001" else empty end)]} as $expected
+        {none: [], intel: ["vmx"], amd: ["svm"], node: ["svm"], "pci-node": ["\($amd)-\($ENV.DOMAIN)03000", $amd],
+         pci: ["\($intel)-\($ENV.DOMAIN)01000", (if $ENV.SIBLINGS then "\($intel)-\($ENV.DOMAIN)01001" else empty end)]} as $expected
         | .items[] | .spec.template.spec as $spec
         | [($spec.domain.cpu.features // [])[].name, ($spec.domain.devices.hostDevices // [])[].name, ($spec.nodeSelector // {})["kubernetes.io/hostname"] // empty] as $found
         | select($found != $expected[.metadata.labels.burst]) | "\(.metadata.name) \(.metadata.labels.burst): \($found | tojson)"' "$BATS_TEST_TMPDIR/all.json")" ""

@@ -104,6 +104,18 @@ discover() {
         export HARVESTER=yes
         kubectl get mutatingwebhookconfigurations pcidevices-mutator >/dev/null 2>&1 && export SIBLINGS=yes
     fi
+    # The names of the examples' nodes and devices, and what they are called here: sed's program.
+    RENAMES="s/\bnode1\b/$INTEL/g; s/\bnode2\b/$AMD/g"
+    if [ -n "${HARVESTER-}" ]; then
+        # Four digits that no device of the cluster has: the domain of the tests' PCI devices, and the vendor of their USB devices.
+        local devices
+        devices=$(kubectl get "pcidevices.$pci,usbdevices.$pci" --output json | jq --raw-output '.items[].status | .address, .vendorID')
+        until DOMAIN=$(printf e%03x $((RANDOM % 4096))) && ! grep --quiet "^$DOMAIN" <<<"$devices"; do :; done
+        RENAMES+="; s/\b0000(:[0-9a-f]{2}:[0-9a-f]{2}\.)/$DOMAIN\1/g; s/(-)0000([0-9a-f]{5}\b)/\1$DOMAIN\2/g"
+        RENAMES+="; s/\b(046d|1050|0781)\b/$DOMAIN/g"
+        export DOMAIN VENDOR=$DOMAIN
+    fi
+    export RENAMES
     # A GPU resource that the policy allows and KubeVirt serves as a device. By default, it allows these three, and others.
     GPU=$(jq --raw-output '.spec.settings.gpuDevicePlugin.allowedPlugins // ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"] | .[]' <<<"$POLICY_JSON" |
         while read -r name; do if served "$name"; then echo "$name"; fi; done | tail -1)
@@ -155,20 +167,25 @@ needs_gpu() {
 
 # --- Objects ---
 
-# The objects of a manifest, with the names of the run's nodes: file, jq program.
+# The objects of a manifest, with the names of the run's nodes and devices: file, jq program.
 manifest() {
     kubectl create --dry-run=client --validate=false --output json --filename "$1" |
-        sed "s/\bnode1\b/$INTEL/g; s/\bnode2\b/$AMD/g" |
+        sed --regexp-extended "$RENAMES" |
         jq --arg namespace "$NAMESPACE" "if .metadata.namespace then .metadata.namespace = \$namespace else . end | ${2:-.}"
 }
 
-# The virtual machine of an example: name, example, jq program that changes it. The volume's claim is removed because it would need
-# the example's storage class. The MAC address is fixed because Harvester would choose another one each time.
+# jq: a claim of its own for each volume, because Harvester 1.4 to 1.6 refuse a second virtual machine with the same claim.
+export own_volumes=".metadata.name as \$vm | .spec.template.spec.volumes[]? |= if .persistentVolumeClaim
+    then .persistentVolumeClaim.claimName = \"\(\$vm)-\(.name)\" else . end"
+
+# The virtual machine of an example: name, example, jq program that changes it. The template of the volume's claim is removed because it
+# would need the example's storage class. The MAC address is fixed because Harvester would choose another one each time.
 vm() {
     local mac
     mac=02$(md5sum <<<"$NAMESPACE/$1" | sed 's/\(..\)/:\1/g' | cut -c 1-15)
     manifest "examples/$2/vm.yaml" | jq --arg name "$1" --arg mac "$mac" "
         .metadata.name = \$name
+        | $own_volumes
         | del(.metadata.annotations[\"harvesterhci.io/volumeClaimTemplates\"])
         | .spec.template.spec.domain.devices.interfaces[]?.macAddress = \$mac
         | ${3:-.}"
@@ -292,17 +309,17 @@ NODE
     manifest examples/usb-passthrough/cluster/cluster.yaml 'select(.kind | startswith("USB"))' >>"$BATS_FILE_TMPDIR/devices.json"
     # A card for the GPU resource.
     if [ -n "$GPU" ]; then
-        jq 'select(.metadata.name | endswith("-000003001")) | .metadata.name |= sub("3001$"; "9000")
-            | if .kind == "PCIDevice" then .status += {address: "0000:09:00.0", iommuGroup: "90", resourceName: $gpu}
-              else .spec.address = "0000:09:00.0" | .status.passthroughEnabled = true end' --arg gpu "$GPU" \
+        jq 'select(.metadata.name | endswith("03001")) | .metadata.name |= sub("3001$"; "9000")
+            | if .kind == "PCIDevice" then .status += {address: "\($ENV.DOMAIN):09:00.0", iommuGroup: "90", resourceName: $gpu}
+              else .spec.address = "\($ENV.DOMAIN):09:00.0" | .status.passthroughEnabled = true end' --arg gpu "$GPU" \
             "$BATS_FILE_TMPDIR/devices.json" >"$BATS_FILE_TMPDIR/gpu.json"
         cat "$BATS_FILE_TMPDIR/gpu.json" >>"$BATS_FILE_TMPDIR/devices.json"
     fi
     # A card with four functions in one IOMMU group, and three equal disks.
     # shellcheck disable=SC2016 # jq's variables
-    many "$INTEL-000001000" '["0e000", "0e001", "0e002", "0e003"]' '{iommuGroup: "40", resourceName: "nvidia.com/TU102_FUNCTION_\($place[4:])"}'
+    many "$INTEL-${DOMAIN}01000" '["0e000", "0e001", "0e002", "0e003"]' '{iommuGroup: "40", resourceName: "nvidia.com/TU102_FUNCTION_\($place[4:])"}'
     # shellcheck disable=SC2016
-    many "$AMD-000003000" '["41000", "81000", "c1000"]' '{iommuGroup: $place, resourceName: "samsung.com/NVME_SSD_PM9A1"}'
+    many "$AMD-${DOMAIN}03000" '["41000", "81000", "c1000"]' '{iommuGroup: $place, resourceName: "samsung.com/NVME_SSD_PM9A1"}'
     put PCIDevice
     put PCIDeviceClaim
     put USBDevice
@@ -313,7 +330,7 @@ NODE
 many() {
     # shellcheck disable=SC2016 # jq's variables
     jq --arg like "$1" "select(.metadata.name == \$like) | $2[] as \$place
-        | (\$place | \"0000:\(.[0:2]):\(.[2:4]).\(.[4:])\") as \$address
+        | (\$place | \"\(\$ENV.DOMAIN):\(.[0:2]):\(.[2:4]).\(.[4:])\") as \$address
         | .metadata.name = (\$like | .[:-5]) + \$place
         | if .kind == \"PCIDevice\" then .status += {address: \$address} + $3
           else .spec.address = \$address | .status.passthroughEnabled = true end" "$BATS_FILE_TMPDIR/devices.json" >"$BATS_FILE_TMPDIR/many.json"
