@@ -13,5 +13,6 @@ mod lookups;
 mod module;
 mod observability;
 mod package;
+mod runs;
 mod taking_back;
 mod worst;

@@ -932,11 +932,8 @@ mod workflows {
         assert!(check < unpack, "{step}");
     }
 
-    /// What GitHub says is the latest release, and the programs that `scripts/new-releases` then names.
-    #[rstest]
-    #[case::old("v0.1.0", &[])]
-    #[case::new("v99.0.0", &["Harvester 99.0.0 is out", "KubeVirt 99.0.0 is out"])]
-    fn releases_that_the_document_does_not_name_are_found(#[case] latest: &str, #[case] expected: &[&str]) {
+    /// Runs `scripts/new-releases` if GitHub's latest release is a tag.
+    fn new_releases(latest: &str, arguments: &[&Path]) -> String {
         use std::os::unix::fs::PermissionsExt;
 
         let folder = root().join(format!("target/gh-{latest}"));
@@ -945,11 +942,28 @@ mod workflows {
         fs::write(&gh, format!("#!/bin/sh\necho {latest}\n")).unwrap();
         fs::set_permissions(&gh, fs::Permissions::from_mode(0o755)).unwrap();
         let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
-        let output = Command::new(root().join("scripts/new-releases")).env("PATH", path).output().unwrap();
+        let mut command = Command::new(root().join("scripts/new-releases"));
+        let output = command.args(arguments).env("PATH", path).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let found = String::from_utf8(output.stdout).unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What GitHub says is the latest release, and the programs that `scripts/new-releases` then names.
+    #[rstest]
+    #[case::old("v0.1.0", &[])]
+    #[case::new("v99.0.0", &["Harvester 99.0.0 is out", "KubeVirt 99.0.0 is out"])]
+    fn releases_that_the_document_does_not_name_are_found(#[case] latest: &str, #[case] expected: &[&str]) {
+        let found = new_releases(latest, &[]);
         assert_eq!(found.lines().count(), expected.len(), "{found}");
         assert!(found.lines().zip(expected).all(|(line, start)| line.starts_with(start)), "{found}");
+    }
+
+    #[test]
+    fn a_candidate_in_the_document_is_not_yet_the_release() {
+        let document = root().join("target/candidate.md");
+        fs::write(&document, "## Harvester\n| 1.8.2 |\n| 1.9.0-rc6 |\n## KubeVirt\n| 1.9.0 |\n").unwrap();
+        let found = new_releases("v1.9.0", &[&document]);
+        assert!(found.starts_with("Harvester 1.9.0 is out") && found.lines().count() == 1, "{found}");
     }
 
     #[test]
