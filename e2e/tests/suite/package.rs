@@ -960,6 +960,7 @@ mod workflows {
 
     #[test]
     fn a_candidate_in_the_document_is_not_yet_the_release() {
+        fs::create_dir_all(root().join("target")).unwrap();
         let document = root().join("target/candidate.md");
         fs::write(&document, "## Harvester\n| 1.8.2 |\n| 1.9.0-rc6 |\n## KubeVirt\n| 1.9.0 |\n").unwrap();
         let found = new_releases("v1.9.0", &[&document]);
