@@ -62,6 +62,7 @@ pub(super) struct Ending {
 
 /// What earlier features mean for the next one.
 struct Earlier<'e> {
+    base: &'e VirtualMachine,
     /// The base with what they want.
     vm: &'e VirtualMachine,
     /// Those that fail.
@@ -194,7 +195,7 @@ impl<'r> Evaluation<'r> {
                 Some(error) => Ending { outcome: Outcome::FailedBefore(error.clone()), wanted: task.recorded.clone() },
                 None => {
                     let failing = self.failing(tasks, &endings);
-                    self.ending(task, &base, &Earlier { vm: &vm, failing: &failing, left: nodes.left() })
+                    self.ending(task, &Earlier { base: &base, vm: &vm, failing: &failing, left: nodes.left() })
                 }
             };
             if let Outcome::Planned(plan) = &ending.outcome {
@@ -227,14 +228,14 @@ impl<'r> Evaluation<'r> {
     }
 
     /// Finds out how a task ends.
-    fn ending(&self, task: &Task<'_>, base: &VirtualMachine, earlier: &Earlier<'_>) -> Ending {
+    fn ending(&self, task: &Task<'_>, earlier: &Earlier<'_>) -> Ending {
         let ending = |outcome, wanted: &[Recorded]| Ending { outcome, wanted: wanted.to_vec() };
         let directive = match task.step {
             Step::Leave => return ending(Outcome::Left, &task.recorded),
             Step::Remove => return ending(Outcome::Removed, &[]),
             Step::Plan(directive) => directive,
         };
-        match self.plan(task, directive, base, &self.context(task, earlier)) {
+        match self.plan(task, directive, &self.context(task, earlier)) {
             Ok((plan, wanted)) => ending(Outcome::Planned(plan), &wanted),
             Err(error) if self.failed_before(task) => {
                 // If the request itself removes what the feature added, nothing is left to stay.
@@ -282,7 +283,6 @@ impl<'r> Evaluation<'r> {
         &self,
         task: &Task<'_>,
         directive: Directive<'_>,
-        base: &VirtualMachine,
         context: &Context<'_>,
     ) -> anyhow::Result<(Plan, Vec<Recorded>)> {
         let plan = (task.feature.plan)(directive.text()?, context)?;
@@ -293,7 +293,7 @@ impl<'r> Evaluation<'r> {
         let mut planned = Entries::default();
         for entry in &plan.entries {
             planned.insert(entry.clone());
-            if base.lacks(entry, planned.count(entry))? {
+            if context.base.lacks(entry, planned.count(entry))? {
                 let beside = match task.recorded.iter().find(|added| added.entry == *entry) {
                     Some(added) => self.beside_since(added, vm),
                     None => beside(entry, vm),
@@ -323,22 +323,28 @@ impl<'r> Evaluation<'r> {
     /// The devices that Harvester added because of devices that are removed, and a warning if that cannot be determined.
     fn siblings(&self, gone: &[&Recorded], recorded: &[&Recorded]) -> (Siblings, Option<String>) {
         let is_declared = |entry: &Entry| self.ownership.declared.count(entry) > 0;
+        let warning = |names: &[String], why: &str| {
+            let names = text::list(&names.iter().map(String::as_str).collect::<Vec<_>>());
+            format!("the host devices {names} stay: Harvester may have added them with one that is removed, but {why}")
+        };
         match Siblings::find(gone, recorded, &self.vm, is_declared, self.lookups) {
-            Ok(siblings) => (siblings, None),
+            Ok(siblings) if siblings.doubtful.is_empty() => (siblings, None),
+            Ok(siblings) => {
+                let why = "they are in no common IOMMU group now; if nobody else added them, remove them";
+                let warning = warning(&siblings.doubtful, why);
+                (siblings, Some(warning))
+            }
             Err((names, error)) => {
-                let names = text::list(&names.iter().map(String::as_str).collect::<Vec<_>>());
-                let warning = format!(
-                    "the host devices {names} stay: Harvester may have added them with one that is removed, but that cannot be checked: {error}"
-                );
-                (Siblings::default(), Some(warning))
+                (Siblings::default(), Some(warning(&names, &format!("that cannot be checked: {error}"))))
             }
         }
     }
 
     fn context<'c>(&'c self, task: &'c Task<'_>, earlier: &Earlier<'c>) -> Context<'c> {
-        let Earlier { vm, failing, left } = *earlier;
+        let Earlier { base, vm, failing, left } = *earlier;
         Context {
             vm,
+            base,
             left,
             ours: &task.recorded,
             applied_before: task.part.map(|part| part.ask.value.as_str()),

@@ -46,6 +46,8 @@ impl Feature {
 pub(crate) struct Context<'c> {
     /// The VirtualMachine, with the changes of earlier features and without the entries that this feature added.
     pub(crate) vm: &'c VirtualMachine,
+    /// The VirtualMachine without the entries that any feature added that is planned anew.
+    pub(crate) base: &'c VirtualMachine,
     /// The entries that the feature added earlier. If a plan contains them again, they stay as they are; the rest is removed.
     pub(crate) ours: &'c [Recorded],
     /// The value of the directive from which the feature was applied before this request, if it was.

@@ -18,6 +18,7 @@ use crate::values::pattern::Pattern;
 use crate::values::resource::{ResourceName, ResourceNameError};
 use crate::vm::entry::Entry;
 use crate::vm::place::{GPU, HOST_DEVICE, LIMIT, NODE_SELECTOR};
+use crate::vm::{ShapeError, VirtualMachine};
 
 section! {
     /// Setting `gpuDevicePlugin`.
@@ -162,12 +163,13 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let ours = context.ours.iter().map(|added| &added.entry);
     let ours = ours.filter(|entry| entry.as_device().is_some_and(|(_, of_entry)| of_entry == resource));
     // Host devices count, because Harvester turns GPUs into host devices.
-    let devices = [context.vm.gpus()?, context.vm.host_devices()?].concat();
-    let in_place = devices.iter().filter(|device| device.resource == resource).count();
+    let in_place = count_devices(context.vm, resource)?;
+    let of_earlier_features = in_place.saturating_sub(count_devices(context.base, resource)?);
     let before = context.applied_before.and_then(|value| parse(value, usize::MAX).ok());
     let reused = match before {
-        // Devices that the user had before the directive count. Devices that the user adds later do not replace the policy's.
-        Some(before) if before == request => *count,
+        // Devices that the user had before the directive count. Devices that the user adds later do not replace the policy's,
+        // but those of other directives do.
+        Some(before) if before == request => count.saturating_sub(of_earlier_features),
         _ => count.saturating_sub(in_place),
     };
     plan.entries.extend(ours.take(reused).cloned());
@@ -188,6 +190,12 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     }
     pin.into_iter().for_each(|pin| plan.add_once(pin));
     Ok(plan)
+}
+
+/// How many devices of the resource a VirtualMachine has, as GPUs and as host devices.
+fn count_devices(vm: &VirtualMachine, resource: &str) -> Result<usize, ShapeError> {
+    let devices = [vm.gpus()?, vm.host_devices()?].concat();
+    Ok(devices.iter().filter(|device| device.resource == resource).count())
 }
 
 /// Plans the devices that are missing, of which the VirtualMachine has `attached` already.

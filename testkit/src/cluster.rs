@@ -107,6 +107,13 @@ impl MemoryCluster {
         found.next().unwrap_or_else(|| panic!("no {kind} {name}"))
     }
 
+    /// Removes an object.
+    pub fn without_object(mut self, kind: &str, name: &str) -> Self {
+        let objects = self.objects.iter_mut();
+        objects.for_each(|objects| objects.retain(|o| o["kind"] != kind || o["metadata"]["name"] != name));
+        self
+    }
+
     fn may(&self, account: &str, verb: &str, kind: &Kind) -> bool {
         let cannot = self.cannot.iter().any(|(k, v)| *k == kind && *v == verb);
         (account == self.granted || self.readers.contains(&account)) && !cannot

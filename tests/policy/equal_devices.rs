@@ -76,6 +76,19 @@ fn the_setting_decides(#[case] settings: Value, #[case] accepted: bool) {
     assert_eq!(request.cluster(MemoryCluster::of(three())).evaluate().is_accepted(), accepted);
 }
 
+/// The user's entry is one of the resource, too, whatever its name is.
+#[rstest]
+#[case::name_of_the_device("hostDevices", "node1-0000c1000")]
+#[case::free_name("hostDevices", "disk")]
+#[case::gpu("gpus", "disk")]
+fn an_entry_of_the_users_is_no_other_way(#[case] list: &str, #[case] name: &str) {
+    let having = || having(asking(&["0000:c1:00.0"]), list, json!([entry(name, DISK)]));
+    let evaluate = |setting| evaluate(having(), setting, MemoryCluster::of(three()));
+    let answer = evaluate("warn");
+    assert!(warnings(&answer).contains(&format!("{PROBLEM} node1-0000c1000")), "{}", warnings(&answer));
+    evaluate("deny").assert_denied(&["is also that of node1-000041000, node1-000081000"]);
+}
+
 /// Where nothing can be mixed up, nothing is said, with either setting.
 #[rstest]
 #[case::all_three(&["41:00.0", "81:00.0", "c1:00.0"], three())]
@@ -217,8 +230,9 @@ fn what_is_in_place_is_silent(#[values("warn", "deny")] setting: &str) {
     let answer = request.cluster(MemoryCluster::of(three())).evaluate();
     assert_eq!(names(&answer), ["node1-0000c1000"]);
     assert_eq!(warnings(&answer), "");
-    let vm = having(asking(&["c1:00.0"]), "hostDevices", json!([entry("node1-0000c1000", DISK)]));
-    let answer = evaluate(vm, setting, MemoryCluster::of(three()));
+    let having = |vm| having(vm, "hostDevices", json!([entry("node1-0000c1000", DISK)]));
+    let request = Request::update(having(bare_vm(&[])), having(asking(&["c1:00.0"]))).settings(settings());
+    let answer = request.cluster(MemoryCluster::of(three())).evaluate();
     assert_eq!(warnings(&answer), "");
 }
 

@@ -4,7 +4,8 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use vm_feature_manager_policy::cluster::{ClusterError, PCI_DEVICE};
 
-use super::harness::{Answer, MemoryCluster, Request, bare_vm, vm};
+use super::devices::{kubevirt, names, node_with, pci, update};
+use super::harness::{Answer, MemoryCluster, Request, annotate, bare_vm, vm};
 
 fn evaluate(value: &str, settings: Value) -> Answer {
     Request::create(bare_vm(&[("gpu-device-plugin", value)])).settings(json!({"gpuDevicePlugin": settings})).evaluate()
@@ -333,5 +334,48 @@ fn resources_of_a_namespace(#[case] lists: Value, #[case] namespace: &str, #[cas
     } else {
         let part = format!("nvidia.com/gpu is not allowed in the namespace {namespace}");
         answer.assert_denied(&[&part, "gpuDevicePlugin.allowedIn"]);
+    }
+}
+
+/// The order in which the directives come does not matter.
+#[rstest]
+#[case::harvester("node1/01:00.0", &["node1-000001000"])]
+#[case::kubevirt("10de:1eb8", &["pci-device-0"])]
+fn a_device_that_another_directive_brings_later_counts(
+    #[case] device: &str,
+    #[case] expected: &[&str],
+    #[values("", "=2")] count: &str,
+) {
+    const T4: &str = "nvidia.com/TU104GL_TESLA_T4";
+    let is_harvester = device.starts_with("node1");
+    let cluster = || {
+        let permitted = json!({"pciHostDevices": [{"pciVendorSelector": "10de:1eb8", "resourceName": T4}]});
+        let devices = [pci("node1-000001000", "10de:1eb8", "1", T4), pci("node1-000002000", "10de:1eb8", "2", T4)];
+        let cluster =
+            MemoryCluster::of([vec![node_with("node1", T4, "2"), kubevirt(permitted)], devices.concat()].concat());
+        if is_harvester { cluster } else { cluster.failing(&PCI_DEVICE, ClusterError::KindNotServed) }
+    };
+    let (value, devices) = (format!("{T4}{count}"), json!({"devices": [device]}).to_string());
+    let (gpu, pci) = (("gpu-device-plugin", value.as_str()), ("pci-passthrough", devices.as_str()));
+    let of = |answer: &Answer| {
+        let domain = answer.domain();
+        let gpus = domain["devices"]["gpus"].as_array().map_or(0, Vec::len);
+        let mut names = if domain["devices"]["hostDevices"].is_null() { Vec::new() } else { names(answer) };
+        names.sort_unstable();
+        (names, gpus)
+    };
+    let create = |directives: &[(&str, &str)]| Request::create(bare_vm(directives)).cluster(cluster()).evaluate();
+    let both = create(&[gpu, pci]);
+    assert!(of(&both).0.iter().any(|name| name == expected[0]), "{:?}", of(&both));
+    for first in [gpu, pci] {
+        let stored = create(&[first]).after();
+        let mut new = stored.clone();
+        annotate(&mut new, &[gpu, pci]);
+        let answer = update(&stored, new, cluster());
+        assert_eq!(of(&answer), of(&both), "{first:?} first");
+        // Without the other directive, the resource still has its device.
+        let mut new = answer.after();
+        new["metadata"]["annotations"] = bare_vm(&[gpu])["metadata"]["annotations"].clone();
+        assert_eq!(of(&update(&answer.after(), new, cluster())), of(&create(&[gpu])));
     }
 }

@@ -66,6 +66,22 @@ fn ids_stay_the_same_entries() {
     assert_eq!(update(&stored, none, cluster()).after()["spec"], bare_vm(&[])["spec"]);
 }
 
+/// The option `vbios-device` may have the name.
+#[test]
+fn a_device_whose_resource_is_renamed_keeps_its_name() {
+    let stored = create(asking(&["144d:a80a", "10de:27b8"]), cluster()).after();
+    let permitted = |resource| {
+        json!({"pciHostDevices": [
+            {"pciVendorSelector": "10de:27b8", "resourceName": resource},
+            {"pciVendorSelector": "144d:a80a", "resourceName": DISK},
+        ]})
+    };
+    let renamed = without_harvester(vec![node("node1"), kubevirt(permitted("nvidia.com/AD104GL_L4"))]);
+    let answer = update(&stored, edited(&stored), renamed);
+    let expected = json!([entry("pci-device-0", DISK), entry("pci-device-1", "nvidia.com/AD104GL_L4")]);
+    assert_eq!(host_devices(&answer), expected);
+}
+
 /// KubeVirt takes a device of a resource under `gpus`, too.
 #[rstest]
 #[case::host_device("hostDevices", &["10de:27b8"], 0)]

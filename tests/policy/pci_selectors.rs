@@ -296,6 +296,25 @@ mod slots {
         assert_eq!(names(&create(vm, with(&[&devices]))), ["node1-00000e000", "node1-00000e001"]);
     }
 
+    /// The card was pulled out, or a function of it does not come up.
+    #[rstest]
+    #[case::the_first(0)]
+    #[case::the_second(1)]
+    fn a_function_that_is_gone_stays_until_the_directive_changes(#[case] gone: usize) {
+        let stored = create(asking(&["node1/0e:00.*"]), cluster()).after();
+        let left = pci(["node1-00000e001", "node1-00000e000"][gone], "10de:1", "15", [AUDIO, GPU][gone]);
+        let without = || MemoryCluster::of([vec![node("node1")], left.to_vec()].concat());
+        let answer = update(&stored, edited(&stored), without());
+        assert_eq!(names(&answer), ["node1-00000e000", "node1-00000e001"]);
+        let warning = warnings(&answer);
+        assert!(warning.starts_with("pci-passthrough fails as before this request"), "{warning}");
+        assert!(warning.contains(&format!("the node node1 has no PCI device 0000:0e:00.{gone}")), "{warning}");
+
+        let mut new = stored.clone();
+        new["metadata"]["annotations"] = asking(&["node1/0000:0e:00.*"])["metadata"]["annotations"].clone();
+        assert_eq!(names(&update(&stored, new, without())), [["node1-00000e001", "node1-00000e000"][gone]]);
+    }
+
     #[test]
     fn each_function_counts_toward_the_most() {
         let request = super::super::harness::Request::create(asking(&["0e:00.*"])).cluster(cluster());

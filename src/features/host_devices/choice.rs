@@ -110,15 +110,15 @@ impl Inventory<'_> {
     /// There is no such device, or the functions are not the same on all nodes that the VirtualMachine may run on.
     pub(super) fn functions(&self, wanted: &[String]) -> Result<Vec<String>, HostDevicesError> {
         let mut functions = Vec::new();
+        let ours = our_devices(self.context);
         for text in wanted {
-            let Ok(PciSelector::AllFunctions(first)) = text.parse() else {
+            let Ok(PciSelector::AllFunctions(selected)) = text.parse() else {
                 functions.push(text.clone());
                 continue;
             };
-            let is_function = |device: &HostDevice| {
-                let address = device.address().and_then(|address| address.parse::<PciAddress>().ok());
-                address.is_some_and(|address| address.is_of_same_device_as(first))
-            };
+            let is_selected =
+                |address: &str| address.parse().is_ok_and(|it: PciAddress| it.is_of_same_device_as(selected));
+            let is_function = |device: &HostDevice| device.address().is_some_and(is_selected);
             let mut found = self.matching(is_function);
             let is_shown = |device: &HostDevice| matches!(self.refusal(device), Ok(None));
             // Without any that the VirtualMachine may have, the first one says why.
@@ -147,6 +147,13 @@ impl Inventory<'_> {
                 return Err(HostDevicesError::Ambiguous { device: text.clone(), devices, name });
             }
             functions.extend(of_first.into_iter().filter(|function| !wanted.contains(function)));
+            // A function that the directive added stays wanted until the directive changes, also if it is gone.
+            if !self.context.is_requested {
+                let added = ours.iter().filter_map(|entry| object(entry.name));
+                let added = added.filter(|(node, address)| *node == first && is_selected(address));
+                let missing: Vec<_> = added.map(|(_, address)| address).filter(|it| !functions.contains(it)).collect();
+                functions.extend(missing);
+            }
         }
         Ok(functions)
     }
@@ -346,7 +353,13 @@ impl Inventory<'_> {
             let mut named = choices.iter().filter(|chosen| !is_countable(chosen.wanted));
             names.contains(&device.name()) || named.any(|chosen| is(device, chosen.wanted))
         };
-        let mut new = choices.iter().filter(|chosen| chosen.entry.is_none() && !is_countable(chosen.wanted));
+        // What the VirtualMachine had before this request was given then.
+        let mut before = our_devices(self.context);
+        for old in self.context.old {
+            before.extend([old.host_devices(), old.gpus()].into_iter().flatten().flatten());
+        }
+        let was_there = |chosen: &Chosen<'_>| chosen.entry.is_some_and(|entry| before.contains(&entry));
+        let mut new = choices.iter().filter(|chosen| !was_there(chosen) && !is_countable(chosen.wanted));
         new.find_map(|Chosen { device, .. }| {
             let resource = device.resource();
             let problem = |why: String| {

@@ -21,9 +21,14 @@ const LISTED: usize = 8;
 /// The devices that Harvester added because they share an IOMMU group with those of a feature. Harvester does this when
 /// a VirtualMachine is created. Source: `harvester/pcidevices`, `pkg/webhook/vm.go`.
 ///
-/// Each comes with the names of the feature's devices in its group.
 #[derive(Debug, Default)]
-pub(crate) struct Siblings(Vec<(Entry, Vec<String>)>);
+pub(crate) struct Siblings {
+    /// Each with the names of the feature's devices in its group.
+    found: Vec<(Entry, Vec<String>)>,
+    /// The names of other functions of the devices in question. Harvester may have added them while the group was another one,
+    /// or before the device disappeared.
+    pub(crate) doubtful: Vec<String>,
+}
 
 impl Siblings {
     /// Finds the siblings of the devices in `gone` among the VirtualMachine's devices that nobody is known to have asked
@@ -58,26 +63,31 @@ impl Siblings {
             Err(error) => return Err((candidates.into_iter().map(|entry| entry.name).collect(), error)),
         };
         let group_of = |entry: &Entry| devices.get(name_of(entry))?.iommu_group();
-        let siblings = candidates.into_iter().filter_map(|entry| {
-            let group = group_of(&entry)?;
-            let has_group = |added: &&Recorded| group_of(&added.entry) == Some(group);
+        let mut siblings = Self::default();
+        for entry in candidates {
+            let group = group_of(&entry);
+            let has_group = |added: &&Recorded| group.is_some() && group_of(&added.entry) == group;
             let devices: Vec<&Recorded> = ours.iter().copied().filter(has_group).collect();
             // Harvester did not add a device that was already there when each of the feature's devices was added.
-            let was_there = devices.iter().all(|added| stood_beside(name_of(&entry), added));
-            (!was_there).then(|| (entry, devices.iter().map(|added| name_of(&added.entry).to_owned()).collect()))
-        });
-        Ok(Self(siblings.collect()))
+            if !devices.iter().all(|added| stood_beside(name_of(&entry), added)) {
+                let names = devices.iter().map(|added| name_of(&added.entry).to_owned()).collect();
+                siblings.found.push((entry, names));
+            } else if devices.is_empty() && gone.iter().any(|added| is_of_same_device(&added.entry, &entry)) {
+                siblings.doubtful.push(entry.name);
+            }
+        }
+        Ok(siblings)
     }
 
     /// All siblings.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.0.iter().map(|(entry, _)| entry)
+        self.found.iter().map(|(entry, _)| entry)
     }
 
     /// The siblings to remove, because none of the remaining devices is in their group.
     pub(crate) fn without_those_of<'s>(&'s self, staying: &'s [&Recorded]) -> impl Iterator<Item = &'s Entry> {
         let is_staying = |name: &String| staying.iter().any(|added| name_of(&added.entry) == name);
-        self.0.iter().filter(move |(_, devices)| !devices.iter().any(is_staying)).map(|(entry, _)| entry)
+        self.found.iter().filter(move |(_, devices)| !devices.iter().any(is_staying)).map(|(entry, _)| entry)
     }
 }
 
@@ -89,6 +99,12 @@ pub(crate) fn is_pci_device(entry: &Entry) -> bool {
 /// The name of a device; empty if the entry is not a device.
 fn name_of(entry: &Entry) -> &str {
     entry.as_device().map(|(name, _)| name).unwrap_or_default()
+}
+
+/// Whether two entries are functions of one PCI device.
+fn is_of_same_device(one: &Entry, other: &Entry) -> bool {
+    let address = |entry| PciAddress::of_pci_device(name_of(entry));
+    address(one).zip(address(other)).is_some_and(|((_, one), (_, other))| one.is_of_same_device_as(other))
 }
 
 /// The node of a PCIDevice, taken from its name.

@@ -191,6 +191,7 @@ impl Wanted<'_> {
         let why = error.map_or_else(|| format!("the setting {}.deviceNames says so", bus.settings), LookupError::why);
         let mut there = all_devices(context)?;
         let mut names = free_names(bus.prefix, devices.list.len(), context)?;
+        let mut new = Vec::new();
         for device in &devices.list {
             let resource = (bus.resource)(device, &why, context)?;
             if PciAddress::of_device_name(&resource).is_some() {
@@ -202,11 +203,20 @@ impl Wanted<'_> {
             self.check_allowed(device, &resource, devices.node.as_deref())?;
             let is_named = |name: &str| object(name).is_some_and(|(_, named)| bus.name_is_address && named == *device);
             let is_it = |(name, found): (&str, &str)| found == resource || is_named(name);
-            plan.entries.push(match there.iter().position(|entry| entry.as_device().is_some_and(is_it)) {
+            match there.iter().position(|entry| entry.as_device().is_some_and(is_it)) {
                 // An entry counts for only one device: a second device of the same resource needs another entry.
-                Some(index) => there.remove(index),
-                None => HOST_DEVICE.entry(&names.next().unwrap_or_default(), &resource),
-            });
+                Some(index) => plan.entries.push(there.remove(index)),
+                None => new.push(resource),
+            }
+        }
+        // A device whose resource has another name now keeps its own, which the option `vbios-device` may have.
+        let ours = our_devices(context);
+        let is_ours = |name: &str| name.starts_with(bus.prefix) && ours.iter().any(|device| device.name == name);
+        let left = there.iter().filter_map(|entry| Some(entry.as_device()?.0)).filter(|name| is_ours(name));
+        let mut left = left.map(str::to_owned);
+        for resource in new {
+            let name = left.next().or_else(|| names.next()).unwrap_or_default();
+            plan.entries.push(HOST_DEVICE.entry(&name, &resource));
         }
         Ok(placed::check(plan, devices.node.as_deref(), context)?)
     }

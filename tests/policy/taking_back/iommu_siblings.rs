@@ -78,6 +78,31 @@ fn stay_with_a_warning_where_pci_devices_cannot_be_listed() {
     assert!(warning.contains("run: kubectl create clusterrolebinding"), "{warning}");
 }
 
+/// The card was pulled out, or the groups are others since the last upgrade of the host.
+#[rstest]
+#[case::the_card_is_gone(|| cluster().without_object("PCIDevice", "node1-000001000"))]
+#[case::both_are_gone(|| {
+    cluster().without_object("PCIDevice", "node1-000001000").without_object("PCIDevice", "node1-000001001")
+})]
+#[case::another_group(|| {
+    let mut cluster = cluster();
+    cluster.object("PCIDevice", "node1-000001001")["status"]["iommuGroup"] = json!("99");
+    cluster
+})]
+fn stay_with_a_warning_where_their_group_is_not_known_any_more(#[case] cluster: fn() -> MemoryCluster) {
+    let mut story = created(&[]);
+    story.cluster = cluster;
+    let answer = story.drop(CARD);
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
+    assert_eq!(
+        answer.warnings(),
+        [
+            "pci-passthrough: the host devices node1-000001001 stay: Harvester may have added them with one that is removed, but they \
+          are in no common IOMMU group now; if nobody else added them, remove them"
+        ]
+    );
+}
+
 #[test]
 fn go_with_their_device_alone() {
     let created = || created(&[]).update(set("pci-passthrough", BOTH)).after();
