@@ -108,8 +108,8 @@ cluster-tests: ## Tests the installed policy in the cluster of KUBECONFIG; needs
 	bats --timing $(or $(CLUSTER_TESTS),e2e/cluster)
 
 .PHONY: passthrough-tests
-passthrough-tests: ## Gives a device to a guest in an emulated machine, through the vBIOS hook; needs root and Debian: CASES=guest-address
-	@e2e/passthrough/run $(CASES)
+passthrough-tests: ## Gives devices and a ROM to a guest in an emulated machine; needs root and Debian: CASES='guest-address|own'
+	@e2e/passthrough/run
 
 annotated-policy.wasm: policy.wasm metadata.yml docs/usage.md ## Adds the metadata to the module, with kwctl
 	@$(NEED_KWCTL)
