@@ -155,11 +155,11 @@ has_kvm() {
     is_executed first
 }
 
+# If the card is the only graphics, the guest reads its ROM from where the BIOS would have copied it.
 @test "SeaBIOS does not execute a ROM that is for another device" {
     make_rom strange 65024 1002:1638
     domain=$suite/domain-without-graphics.xml
     start_hooked sidecar fail "$gpu *"
-    sees 1002:5046 "$(sum "$rom")"
     ! is_executed strange || return 1
 }
 
