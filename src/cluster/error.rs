@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::kind::Kind;
+use super::kind::{Kind, Provider};
 
 /// Why the host does not answer a lookup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +91,8 @@ pub(crate) struct LookupError {
     pub(super) kind: &'static Kind,
     /// The verbs that the policy needed, as they read in a sentence.
     pub(super) verbs: &'static str,
+    /// The name of the object; `None` if the lookup is for all objects.
+    pub(super) name: Option<String>,
     /// `None` if the lookup is about all namespaces, or if the kind has none.
     pub(super) namespace: Option<String>,
 }
@@ -116,6 +118,17 @@ impl LookupError {
         let Kind { api_version, name, provider, .. } = self.kind;
         let resource = self.kind.resource();
         match &self.cause {
+            // Users do not name the KubeVirt object; the settings do.
+            ClusterError::NotFound if self.kind.provider == Provider::KubeVirt => (
+                format!(
+                    "there is no {name} {} in the namespace {}",
+                    self.name.as_deref().unwrap_or_default(),
+                    self.namespace.as_deref().unwrap_or_default()
+                ),
+                "have an administrator set kubevirt.namespace and kubevirt.name in the policy's settings, as kubectl get \
+                 kubevirts -A shows them"
+                    .to_owned(),
+            ),
             ClusterError::NotFound => (format!("there is no such {name}"), "correct the name".to_owned()),
             ClusterError::KindNotServed => (
                 format!("the cluster does not serve {resource}"),
@@ -182,7 +195,7 @@ mod tests {
 
     fn missing(account: &str, verbs: &'static str, kind: &'static Kind, namespace: Option<&str>) -> String {
         let cause = ClusterError::Forbidden(Account::of_user(account));
-        LookupError { cause, kind, verbs, namespace: namespace.map(str::to_owned) }.to_string()
+        LookupError { cause, kind, verbs, name: None, namespace: namespace.map(str::to_owned) }.to_string()
     }
 
     #[test]

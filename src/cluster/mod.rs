@@ -108,7 +108,7 @@ impl Query {
 
     fn failed(&self, cause: ClusterError) -> LookupError {
         let verbs = if self.name.is_some() { "get" } else { "list and watch" };
-        LookupError { cause, kind: self.kind, verbs, namespace: self.namespace.clone() }
+        LookupError { cause, kind: self.kind, verbs, name: self.name.clone(), namespace: self.namespace.clone() }
     }
 }
 
@@ -304,5 +304,5 @@ fn text_of(answer: &[u8]) -> Option<&str> {
 }
 
 fn not_reviewed(cause: ClusterError) -> LookupError {
-    LookupError { cause, kind: &SUBJECT_ACCESS_REVIEW, verbs: "create", namespace: None }
+    LookupError { cause, kind: &SUBJECT_ACCESS_REVIEW, verbs: "create", name: None, namespace: None }
 }

@@ -148,6 +148,11 @@ fn ids_with_several_entries_need_one_resource(#[case] resources: &[&str], #[case
 #[rstest]
 #[case::for_now(ClusterError::Unavailable, "try again later")]
 #[case::not_declared(ClusterError::NotDeclared, "does not list kubevirt.io/v1 KubeVirt")]
+#[case::elsewhere(
+    ClusterError::NotFound,
+    "there is no KubeVirt kubevirt in the namespace harvester-system; have an administrator set kubevirt.namespace and \
+     kubevirt.name in the policy's settings"
+)]
 fn ids_need_the_kubevirt_object(#[case] error: ClusterError, #[case] part: &str) {
     let answer = create(asking(&["10de:27b8"]), cluster().failing(&KUBEVIRT, error));
     answer.assert_denied(&["the PCI devices that KubeVirt permits cannot be looked up: ", part]);
