@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use crate::features::switch::is_on;
 use crate::json::type_name;
 use crate::keys::{self, PREFIX, RECORD, WRITTEN};
 use crate::settings::ConfigSource;
@@ -207,6 +208,26 @@ impl Directives {
         matches!(self.get(feature), Asked::No) && !self.user_data.mentions(feature)
     }
 
+    /// Whether a directive that counted before may be in a Secret that is not to be read: it is nowhere now, and it was in no
+    /// place where the policy could have seen that someone removed it.
+    pub(crate) fn is_hidden(&self, feature: &'static str, before: Option<&Self>) -> bool {
+        self.is_hidden_at(feature, self.places(), before)
+    }
+
+    /// The same of an option.
+    pub(crate) fn is_option_hidden(&self, option: &'static str, before: Option<&Self>) -> bool {
+        self.is_hidden_at(option, self.places_of_options(), before)
+    }
+
+    fn is_hidden_at(&self, name: &'static str, places: &[Source<'static>], before: Option<&Self>) -> bool {
+        let was_seen = |before: &Self| match before.find(name, places) {
+            Asked::Yes(Directive { source, .. }) => !matches!(source, Source::UserData(_)),
+            Asked::No | Asked::Unreadable => false,
+        };
+        let is_nowhere = matches!(self.find(name, places), Asked::No) && !self.user_data.mentions(name);
+        self.user_data.is_hidden && is_nowhere && !before.is_some_and(was_seen)
+    }
+
     /// Whether user data or the settings have, or may have, the directive.
     pub(crate) fn is_elsewhere(&self, feature: &'static str) -> bool {
         !matches!(self.find(feature, &[]), Asked::No)
@@ -328,7 +349,7 @@ impl Directives {
         for name in known.iter().filter(|_| self.places().contains(&Source::Template)) {
             let key = keys::directive(name);
             let both = self.annotations.get(&key).zip(self.template.get(&key));
-            if let Some((here, there)) = both.filter(|(here, there)| here != there) {
+            if let Some((here, there)) = both.filter(|(here, there)| !mean_the_same(here, there)) {
                 warnings.push(format!(
                     "the annotation {key} is {} on the VirtualMachine, and {} on spec.template; the first one counts",
                     Quoted(&as_text(here)),
@@ -357,6 +378,12 @@ impl Directives {
             .map(|name| describe_unknown(name, known))
             .collect()
     }
+}
+
+/// Whether two values of a directive are the same, or two words for on or for off.
+fn mean_the_same(one: &Value, other: &Value) -> bool {
+    let switch = |value: &Value| is_on(as_text(value).trim()).ok();
+    trimmed(one) == trimmed(other) || switch(one).is_some_and(|on| switch(other) == Some(on))
 }
 
 fn to_map(members: impl Iterator<Item = (String, Value)>) -> Map<String, Value> {

@@ -46,6 +46,8 @@ pub(crate) struct UserData {
     unreadable: Vec<String>,
     /// Whether any user data cannot be read at all.
     is_incomplete: bool,
+    /// Whether any is in a Secret that is not to be read.
+    pub(super) is_hidden: bool,
     /// How long the texts are that may contain directives.
     bytes: usize,
     /// Warnings for the user.
@@ -135,6 +137,7 @@ impl UserData {
     /// Reads a volume's user data, in the order in which KubeVirt looks for it: the Secret, the text, the text in base64.
     fn read_source(&mut self, volume: &str, source: &CloudInit<'_>, secret: Option<ReadSecret<'_>>) {
         let name = source.secret;
+        self.is_hidden |= !name.is_empty() && secret.is_none();
         if let (false, Some(read)) = (name.is_empty(), secret) {
             match read(name) {
                 Ok(secret) => self.read_base64(volume, secret.user_data().unwrap_or_default()),

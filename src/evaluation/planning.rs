@@ -111,10 +111,14 @@ impl<'r> Evaluation<'r> {
         let occasion = self.occasion(feature);
         let task = |step, warnings| Task { feature, step, occasion, part, recorded, warnings };
         // If its options cannot be read, the feature might be planned differently from what is in place.
+        let (directives, before) = (self.directives, self.old.map(|old| &old.directives));
+        let was_set = |option| part.is_some_and(|part| part.ask.options.contains_key(option));
         let is_unreadable = match asked {
             _ if !is_on => return task(leave(), Vec::new()),
-            Asked::Yes(_) => feature.options().any(|option| self.directives.is_unreadable(option)),
-            Asked::No => false,
+            Asked::Yes(_) => feature.options().any(|option| {
+                directives.is_unreadable(option) || was_set(option) && directives.is_option_hidden(option, before)
+            }),
+            Asked::No => directives.is_hidden(feature.name, before),
             Asked::Unreadable => true,
         };
         match asked {

@@ -21,7 +21,7 @@ pub(crate) enum SwitchError {
 }
 
 /// Whether the value switches a feature on.
-pub(super) fn is_on(value: &str) -> Result<bool, SwitchError> {
+pub(crate) fn is_on(value: &str) -> Result<bool, SwitchError> {
     match value.to_ascii_lowercase().as_str() {
         "enabled" | "true" | "yes" | "on" | "1" => Ok(true),
         "disabled" | "false" | "no" | "off" | "0" | "" => Ok(false),

@@ -706,6 +706,7 @@ mod on_the_template {
 
     #[rstest]
     #[case::the_same("nvidia.com/gpu", &[])]
+    #[case::with_spaces(" nvidia.com/gpu ", &[])]
     #[case::another(
         "amd.com/gpu",
         &["the annotation vm-feature-manager.io/gpu-device-plugin is \"nvidia.com/gpu\" on the VirtualMachine, and \"amd.com/gpu\" on \
@@ -717,6 +718,20 @@ mod on_the_template {
         let differ = |warning: &&str| warning.contains("the first one counts") || warning.contains("on spec.template");
         let said: Vec<_> = answer.warnings().into_iter().filter(differ).collect();
         assert_eq!(said.concat(), warnings.concat().replace("  ", " "));
+    }
+
+    /// Two words for on mean the same.
+    #[rstest]
+    #[case::on("enabled", "True ", true)]
+    #[case::off("disabled", "0", true)]
+    #[case::on_and_off("enabled", "disabled", false)]
+    #[case::neither("maybe", "perhaps", false)]
+    fn are_compared_by_what_they_mean(#[case] here: &str, #[case] there: &str, #[case] same: bool) {
+        let settings = json!({"nestedVirtualization": {"cpuVendor": "amd", "errorHandling": "allow-and-log"}});
+        let vm = with(&[("nested-virt", here)], &[("nested-virt", there)]);
+        let answer = Request::create(vm).settings(settings).evaluate();
+        assert!(answer.is_accepted(), "{}", answer.message());
+        assert_eq!(!answer.warnings().concat().contains("the first one counts"), same, "{:?}", answer.warnings());
     }
 
     #[test]

@@ -497,6 +497,69 @@ mod secret {
 mod taking_back {
     use super::*;
 
+    const STAYS: &str = "what the policy added stays as it is, because user data that may say otherwise cannot be read";
+
+    /// The VM with its user data in a Secret, which these settings do not read, and with other CPU cores.
+    fn hidden(vm: &Value, cores: u32) -> Value {
+        let mut vm = vm.clone();
+        vm["spec"]["template"]["spec"]["volumes"] = of_secret()["spec"]["template"]["spec"]["volumes"].clone();
+        vm["spec"]["template"]["spec"]["domain"]["cpu"]["cores"] = json!(cores);
+        vm
+    }
+
+    fn updated(old: &Value, new: &Value) -> Answer {
+        Request::update(old.clone(), new.clone()).settings(settings()).evaluate()
+    }
+
+    #[test]
+    fn user_data_that_moves_to_a_secret_that_is_not_read_takes_nothing_back() {
+        let stored = create(no_cloud(NESTED)).after();
+        let (moved, changed) = (hidden(&stored, 1), hidden(&stored, 2));
+        for answer in [updated(&stored, &moved), updated(&moved, &changed)] {
+            answer.assert_accepted_unchanged();
+            assert_eq!(answer.warnings(), [format!("nested-virt: {STAYS}")]);
+        }
+        let mut off = changed.clone();
+        annotate(&mut off, &[("nested-virt", "disabled")]);
+        assert_eq!(updated(&changed, &off).domain()["cpu"], json!({"cores": 2}));
+    }
+
+    #[test]
+    fn an_option_that_moves_to_a_secret_that_is_not_read_changes_nothing() {
+        let mut vm = no_cloud("#cloud-config\nx_kubevirt_features: {cpu_vendor: intel}\n");
+        annotate(&mut vm, &[("nested-virt", "enabled")]);
+        let stored = create(vm).after();
+        let answer = updated(&stored, &hidden(&stored, 1));
+        answer.assert_accepted_unchanged();
+        assert_eq!(answer.warnings(), [format!("nested-virt: {STAYS}")]);
+    }
+
+    /// Most VMs of Harvester have their user data in a Secret.
+    #[test]
+    fn a_secret_that_is_not_read_keeps_nothing_that_annotations_asked_for() {
+        let mut vm = of_secret();
+        annotate(&mut vm, &[("nested-virt", "enabled"), ("cpu-vendor", "intel")]);
+        let created = create(vm);
+        assert_eq!(created.warnings(), [""; 0]);
+        let stored = created.after();
+        let without = |keys: &[&str]| {
+            let mut vm = hidden(&stored, 2);
+            let annotations = vm["metadata"]["annotations"].as_object_mut().unwrap();
+            annotations.retain(|key, _| !keys.contains(&key.strip_prefix(PREFIX).unwrap_or(key)));
+            updated(&stored, &vm)
+        };
+        let answer = without(&["nested-virt", "cpu-vendor"]);
+        assert_eq!(answer.domain()["cpu"], json!({"cores": 2}));
+        assert_eq!(answer.warnings(), [""; 0]);
+        let answer = without(&["cpu-vendor"]);
+        assert_eq!(answer.domain()["cpu"]["features"][0]["name"], "svm");
+        let answer = without(&[]);
+        answer.assert_accepted_unchanged();
+        assert_eq!(answer.warnings(), [""; 0]);
+        let plain = of_secret();
+        updated(&plain, &hidden(&plain, 2)).assert_accepted_unchanged();
+    }
+
     /// The setting says AMD, and the option in the Secret says Intel.
     #[test]
     fn an_option_that_cannot_be_read_changes_nothing() {
