@@ -122,6 +122,13 @@ enum NestedVirtError {
          the node selector cpu-vendor.node.kubevirt.io/AMD or cpu-vendor.node.kubevirt.io/Intel"
     )]
     BothVendors(&'static str),
+    /// Cause: the VM requires both extensions, so KubeVirt finds no node for it, whatever the directive adds
+    /// Cure: remove one of the two entries, or give both `policy: optional`
+    #[error(
+        "spec.template.spec.domain.cpu.features requires svm and vmx, and no node has both; remove one of them, or both, and \
+         the policy adds the right one"
+    )]
+    BothRequired,
     /// Cause: what follows the colon: one of the next rows, or "the VirtualMachine does not say, and" one of [Lookups](#lookups)
     /// Cure: what follows the last "or"
     #[error(
@@ -217,6 +224,10 @@ fn choose(context: &Context<'_>) -> anyhow::Result<(Extensions, Option<String>)>
         Some(_) => "the option vm-feature-manager.io/cpu-vendor",
         None => "the policy's setting nestedVirtualization.cpuVendor",
     };
+    let features = context.vm.cpu_features()?;
+    if [&AMD, &INTEL].iter().all(|vendor| has(&features, vendor.extension, SELECTING)) {
+        return Err(NestedVirtError::BothRequired.into());
+    }
     let extensions = match option.unwrap_or(setting) {
         CpuVendor::Amd => named(&AMD, who, context)?,
         CpuVendor::Intel => named(&INTEL, who, context)?,

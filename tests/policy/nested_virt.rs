@@ -132,10 +132,20 @@ fn a_forbidden_feature_says_nothing_of_the_vendor() {
 
 #[rstest]
 #[case::features_and_model(json!({"cpu": {"model": "Haswell", "features": [{"name": "svm"}]}}))]
-#[case::features(json!({"cpu": {"features": [{"name": "svm"}, {"name": "vmx"}]}}))]
+#[case::forced_feature(json!({"cpu": {"features": [{"name": "svm"}, {"name": "vmx", "policy": "force"}]}}))]
 fn a_vm_of_both_vendors_is_an_error(#[case] domain: Value) {
     let answer = Request::create(vm_with_spec(json!({"domain": domain}))).evaluate();
     answer.assert_denied(&["both AMD and Intel", "pin the VirtualMachine", "cpu-vendor"]);
+}
+
+/// No vendor helps: KubeVirt selects a node by each required feature, and no node has both.
+#[rstest]
+fn a_vm_that_requires_both_extensions_is_an_error(#[values("", "any", "amd", "auto")] option: &str) {
+    let mut vm = vm_with_cpu(json!({"features": [{"name": "svm"}, {"name": "vmx", "policy": "require"}]}));
+    annotate(&mut vm, &[("cpu-vendor", option)]);
+    let answer = Request::create(vm).evaluate();
+    answer.assert_denied(&["cpu.features requires svm and vmx, and no node has both; remove one of them"]);
+    assert!(!answer.message().contains("any"), "{}", answer.message());
 }
 
 #[rstest]
