@@ -15,6 +15,7 @@ use crate::cluster::{KUBEVIRT, KubeVirt, NODE, PCI_DEVICE, PCI_DEVICE_CLAIM};
 use crate::settings::{Count, FeatureSettings, choice, section};
 use crate::text::{self, Quoted};
 use crate::values::pattern::Pattern;
+use crate::values::pci::PciSelector;
 use crate::values::resource::{ResourceName, ResourceNameError};
 use crate::vm::entry::Entry;
 use crate::vm::place::{GPU, HOST_DEVICE, LIMIT, NODE_SELECTOR};
@@ -73,6 +74,10 @@ enum GpuDevicePluginError {
     /// under Capacity
     #[error("not the name of an extended resource: {error}; write {write}")]
     Name { error: ResourceNameError, write: String },
+    /// Cause: more than one slash, as two resources have
+    /// Cure: name one resource
+    #[error("it takes one resource, and one slash in its name; write {write}")]
+    Several { write: String },
     /// Cause: 0, not a whole number, or more than the setting `gpuDevicePlugin.maxDevices`
     /// Cure: a number in the range
     #[error("the count after = must be a whole number from 1 to {max}; write {name}=2, for example, or the name alone")]
@@ -247,8 +252,11 @@ fn parse(value: &str, max: usize) -> Result<(ResourceName, usize), GpuDevicePlug
         Some((name, count)) => (name.trim_end(), count.trim_start()),
         None => (value, "1"),
     };
+    if value.matches('/').count() > 1 {
+        return Err(GpuDevicePluginError::Several { write: corrected(value, max) });
+    }
     let name: ResourceName =
-        name.parse().map_err(|error| GpuDevicePluginError::Name { error, write: corrected(value) })?;
+        name.parse().map_err(|error| GpuDevicePluginError::Name { error, write: corrected(value, max) })?;
     // Only digits: `parse` would also accept a sign.
     match count.parse() {
         Ok(number) if (1..=max).contains(&number) && count.chars().all(|c| c.is_ascii_digit()) => Ok((name, number)),
@@ -257,15 +265,22 @@ fn parse(value: &str, max: usize) -> Result<(ResourceName, usize), GpuDevicePlug
 }
 
 /// The resource and the number that a value names, however it is written. If it names no resource, an example.
-fn corrected(value: &str) -> String {
-    let value = value.replace(':', " ");
-    let words = text::words(&value);
-    let name = words.iter().find(|word| word.parse::<ResourceName>().is_ok());
-    let count = words.iter().find_map(|word| word.strip_suffix('x').unwrap_or(word).parse::<usize>().ok());
-    match (name, count) {
+fn corrected(value: &str, max: usize) -> String {
+    let is_address = || text::words(value).iter().any(|word| word.parse::<PciSelector>().is_ok());
+    let separate = value.replace(':', " ");
+    let words = text::words(&separate);
+    let number = |word: &str| word.trim_matches('x').parse().ok().filter(|number| (1..=max).contains(number));
+    let count = words.iter().find_map(|word| number(word));
+    // A device plugin makes nvidia.com/NVIDIA_A16-4Q of a name with spaces.
+    let joined = words.iter().filter(|word| number(word).is_none()).copied().collect::<Vec<_>>().join("_");
+    let mut names = std::iter::once(joined.as_str()).chain(words.iter().copied());
+    match (names.find(|name| name.parse::<ResourceName>().is_ok()), count) {
         (Some(name), Some(count)) => format!("{name}={count}"),
-        (Some(name), None) => (*name).to_owned(),
-        (None, _) => "one such as nvidia.com/gpu, or nvidia.com/gpu=2".to_owned(),
+        (Some(name), None) => name.to_owned(),
+        (None, _) => {
+            let hint = if is_address() { "; a PCI device is for the directive pci-passthrough" } else { "" };
+            format!("one such as nvidia.com/gpu, or nvidia.com/gpu=2{hint}")
+        }
     }
 }
 

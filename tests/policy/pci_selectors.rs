@@ -85,7 +85,7 @@ fn the_annotation_has_what_was_asked_for(#[case] devices: &[&str], #[case] appli
     &["144d:a80a", "node2/0000:41:00.0"],
     "node2-000041000 is listed more than once"
 )]
-#[case::none_of_the_kind(&["10de:2230"], "no node has a PCI device 10de:2230; look it up under PCI Devices in Harvester")]
+#[case::none_of_the_kind(&["10de:2230"], "no node has a PCI device 10de:2230; look it up under PCI Devices in Harvester, or use the directive usb-passthrough if it is no PCI device")]
 #[case::none_of_the_kind_on_the_node(
     &["node2/10de:1e07"], "the node node2 has no PCI device 10de:1e07; it is on node1"
 )]

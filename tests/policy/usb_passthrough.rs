@@ -118,7 +118,7 @@ fn a_bad_value_is_an_error(#[case] value: &str, #[case] part: &str) {
 }
 
 #[rstest]
-#[case::nowhere(&["dead:beef"], "no node has a USB device dead:beef; look it up under USB Devices in Harvester")]
+#[case::nowhere(&["dead:beef"], "no node has a USB device dead:beef; look it up under USB Devices in Harvester, or use the directive pci-passthrough if it is no USB device")]
 #[case::unplugged(&["node1-046d-c52b-001009"], "the node node1 has no USB device node1-046d-c52b-001009")]
 #[case::not_on_the_node(&["node2/1050:0407"], "the node node2 has no USB device 1050:0407; it is on node1, so choose a node that has it")]
 #[case::not_enabled(&["0781:5567"], "0781:5567 is not enabled for passthrough on node1; enable passthrough for the USB device")]

@@ -76,20 +76,32 @@ fn every_directive_takes_the_same_words_for_off(
 #[case::object(r#"{"devices": [{"address": "0000:05:00.0"}]}"#, "devices[0] is an object, not a string; write")]
 #[case::other_key(r#"{"device": ["0000:05:00.0"]}"#, r#"unknown key "device"; the only key is devices: write"#)]
 #[case::address_with_a_mistake("0000:05.00.0", "not valid JSON; write")]
+#[case::address_without_separators("000005000", "not valid JSON; write")]
+#[case::pairs("pci: 0000:05:00.0,pcie=1,x-vga=1", "not valid JSON; write")]
 fn what_is_no_list_of_devices_is_written_as_one(#[case] value: &str, #[case] error: &str) {
-    let address = if value == "0000:05.00.0" { value } else { "0000:05:00.0" };
-    create("pci-passthrough", value).assert_denied(&[&format!(r#"{error} '{{"devices": ["{address}"]}}'"#)]);
+    create("pci-passthrough", value).assert_denied(&[&format!(r#"{error} '{{"devices": ["0000:05:00.0"]}}'"#)]);
 }
 
 #[rstest]
 #[case::commas("0000:05:00.0, node1/06:00.1", r#"["0000:05:00.0", "node1/06:00.1"]"#)]
 #[case::spaces("0000:05:00.0 0000:06:00.0", r#"["0000:05:00.0", "0000:06:00.0"]"#)]
 #[case::one_word_is_no_device("my GPU 0000:05:00.0", r#"["0000:05:00.0"]"#)]
+#[case::slots("01:00, 02:00.x", r#"["01:00.*", "02:00.*"]"#)]
+#[case::node_as_a_key(r#"{"devices": [{"node": "hv1", "address": "0000:05:00.0"}]}"#, r#"["hv1/0000:05:00.0"]"#)]
+#[case::node_behind_as_a_key(
+    r#"{"devices": ["0000:05:00.0", "06:00.0"], "node": "hv1"}"#,
+    r#"["hv1/0000:05:00.0", "hv1/06:00.0"]"#
+)]
+#[case::node_beside_a_name(r#"{"devices": ["hv1-000005000"], "node": "hv1"}"#, r#"["hv1-000005000"]"#)]
+#[case::what_is_no_node("node 0000:05:00.0", r#"["0000:05:00.0"]"#)]
+#[case::vendor_and_device(r#"{"vendor": "0x10de", "device": "0x27b8"}"#, r#"["10de:27b8"]"#)]
+#[case::device_and_vendor(r#"{"deviceid": "27b8", "vendorid": "10de"}"#, r#"["10de:27b8"]"#)]
+#[case::wrong_address("0000:05:40.0", r#"["0000:05:40.0"]"#)]
 #[case::no_device("my GPU", r#"["0000:00:02.0"]"#)]
 #[case::at_most_eight(&"05:00.0 ".repeat(1000), r#"["05:00.0", "05:00.0", "05:00.0", "05:00.0", "05:00.0", "05:00.0", "05:00.0", "05:00.0"]"#)]
 #[case::long_words(&"0000:05:00.0".repeat(1000), r#"["0000:00:02.0"]"#)]
 fn several_devices_are_written_as_a_list(#[case] value: &str, #[case] list: &str) {
-    create("pci-passthrough", value).assert_denied(&[&format!(r#"; write '{{"devices": {list}}}'"#)]);
+    create("pci-passthrough", value).assert_denied(&[&format!(r#" write '{{"devices": {list}}}'"#)]);
 }
 
 /// JSON itself would keep only the last one.
@@ -116,12 +128,60 @@ fn a_repeated_key_is_an_error(#[case] value: &str) {
 )]
 #[case::dashes("pci-passthrough", "0000-05-00.0", "it does not have the form", "0000:05:00.0")]
 #[case::none("pci-passthrough", "000005000", "it does not have the form", "0000:05:00.0")]
-#[case::libvirt("pci-passthrough", "pci_0000_05_00_0", "it does not have the form", "one such as 0000:00:02.0")]
-#[case::node_behind("pci-passthrough", "0000:05:00.0@node2", "it does not have the form", "one such as 0000:00:02.0")]
+#[case::libvirt("pci-passthrough", "pci_0000_05_00_0", "it does not have the form", "0000:05:00.0")]
+#[case::qemu("pci-passthrough", "01:00.0,pcie=1,x-vga=1", "it does not have the form", "01:00.0")]
+#[case::brackets("pci-passthrough", "[10de:1b80]", "it does not have the form", "10de:1b80")]
+#[case::hexadecimal("pci-passthrough", "0x10de:0x1b80", "it does not have the form", "10de:1b80")]
+#[case::slot("pci-passthrough", "01:00", "(as F, * stands for all functions)", "01:00.*")]
+#[case::whole_slot("pci-passthrough", "0000:01:00", "it does not have the form", "0000:01:00.*")]
+#[case::letter_for_the_function("pci-passthrough", "0000:01:00.x", "its function must be", "0000:01:00.*")]
+#[case::star_without_point("pci-passthrough", "0000:01:00*", "it does not have the form", "0000:01:00.*")]
+#[case::node_behind("pci-passthrough", "0000:05:00.0@node2", "it does not have the form", "node2/0000:05:00.0")]
+#[case::node_and_colon("pci-passthrough", "hv1:0000:01:00.0", "it does not have the form", "hv1/0000:01:00.0")]
+#[case::node_and_dash(
+    "pci-passthrough",
+    "node1.ez.local-0009:01:00.0",
+    "it does not have",
+    "node1.ez.local/0009:01:00.0"
+)]
+#[case::node_and_slot("pci-passthrough", "hv-1/01:00", "it does not have the form", "hv-1/01:00.*")]
+#[case::node_and_dashes("pci-passthrough", "hv1/0000-05-00.0", "it does not have the form", "hv1/0000:05:00.0")]
+#[case::more_parts("pci-passthrough", "0:0000:05:00.0", "it does not have the form", "one such as 0000:00:02.0")]
+#[case::resource(
+    "pci-passthrough",
+    "nvidia.com/GP104_GEFORCE_GTX_1080",
+    "it does not have the form",
+    "one such as 0000:00:02.0, or use the directive gpu-device-plugin for this one"
+)]
 #[case::too_large("pci-passthrough", "0000:05:40.0", "its device must be", "one such as 0000:00:02.0")]
 #[case::usb_dash("usb-passthrough", "046d-c52b", "it has neither the form VVVV:PPPP", "046d:c52b")]
 #[case::usb_none("usb-passthrough", "046dC52B", "it has neither the form VVVV:PPPP", "046d:c52b")]
-#[case::usb_lsusb("usb-passthrough", "ID 046d:c52b", "it has neither the form VVVV:PPPP", "one such as 046d:c52b")]
+#[case::usb_lsusb(
+    "usb-passthrough",
+    "Bus 001 Device 004: ID 10c4:ea60",
+    "it has neither the form VVVV:PPPP",
+    "10c4:ea60"
+)]
+#[case::usb_hexadecimal("usb-passthrough", "0x10c4:0xea60", "it has neither the form VVVV:PPPP", "10c4:ea60")]
+#[case::usb_qemu("usb-passthrough", "vendorid=0x10c4,productid=0xea60", "it has neither the form", "10c4:ea60")]
+#[case::usb_resource(
+    "usb-passthrough",
+    "kubevirt.io/hv1-10c4-ea60-001002",
+    "it has neither the form",
+    "hv1-10c4-ea60-001002"
+)]
+#[case::usb_pci(
+    "usb-passthrough",
+    "0000:00:14.0",
+    "it has neither the form",
+    "one such as 046d:c52b, or use the directive pci-passthrough for this one"
+)]
+#[case::usb_pci_device(
+    "usb-passthrough",
+    "hv1-000000140",
+    "it has neither",
+    "one such as 046d:c52b, or use the directive pci-"
+)]
 fn wrong_separators_are_named_first(
     #[case] directive: &str,
     #[case] device: &str,
@@ -130,6 +190,27 @@ fn wrong_separators_are_named_first(
 ) {
     let answer = create(directive, &json!({"devices": [device]}).to_string());
     answer.assert_denied(&[&format!("devices[0] \"{device}\" is not a "), error, &format!("; write {write}")]);
+}
+
+#[test]
+fn vendor_and_product_of_a_usb_device_become_one_text() {
+    let value = r#"{"devices": [{"vendor": "10c4", "product": "ea60"}]}"#;
+    create("usb-passthrough", value).assert_denied(&[r#"; write '{"devices": ["10c4:ea60"]}'"#]);
+}
+
+#[rstest]
+#[case::bare("nvidia.com/GP104", r#"["0000:00:02.0"]}', or use the directive gpu-device-plugin for this one"#)]
+#[case::usb("hv1-10c4-ea60-001002", r#"["0000:00:02.0"]}', or use the directive usb-passthrough for this one"#)]
+fn what_is_for_another_directive_names_it(#[case] value: &str, #[case] write: &str) {
+    create("pci-passthrough", value).assert_denied(&[write]);
+}
+
+#[rstest]
+#[case::upper_case("HV1/0000:01:00.0", "write hv1/0000:01:00.0 or")]
+#[case::upper_case_in_a_name("HV1-000001000", "write hv1-000001000 or")]
+#[case::underscore("hv_1/0000:01:00.0", "write node1/0000:00:02.0 or")]
+fn a_node_is_written_in_lower_case(#[case] device: &str, #[case] write: &str) {
+    create("pci-passthrough", &json!({"devices": [device]}).to_string()).assert_denied(&[write]);
 }
 
 #[rstest]
@@ -182,6 +263,14 @@ fn yaml_without_quotes_is_no_text(#[case] value: Value, #[case] error: &str) {
 #[case::times("2x nvidia.com/gpu", "nvidia.com/gpu=2")]
 #[case::json(r#"{"nvidia.com/gpu": 2}"#, "nvidia.com/gpu=2")]
 #[case::quoted(r#""nvidia.com/gpu""#, "nvidia.com/gpu")]
+#[case::times_behind("nvidia.com/AD102GL_L40S x2", "nvidia.com/AD102GL_L40S=2")]
+#[case::name_of_a_vgpu("nvidia.com/NVIDIA A16-4Q", "nvidia.com/NVIDIA_A16-4Q")]
+#[case::name_with_a_number("nvidia.com/NVIDIA RTX 6000 2", "nvidia.com/NVIDIA_RTX_6000=2")]
+#[case::two("nvidia.com/AD102GL_L40S=1,nvidia.com/gpu=1", "nvidia.com/AD102GL_L40S=1")]
+#[case::address(
+    "0000:41:00.0",
+    "one such as nvidia.com/gpu, or nvidia.com/gpu=2; a PCI device is for the directive pci-passthrough"
+)]
 #[case::not_a_number("nvidia.com/gpu=two", "nvidia.com/gpu=2, for example, or the name alone")]
 #[case::sign("nvidia.com/gpu=+2", "nvidia.com/gpu=2, for example, or the name alone")]
 fn a_number_of_gpus_has_an_equals_sign(#[case] value: &str, #[case] write: &str) {

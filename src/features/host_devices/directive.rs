@@ -6,6 +6,9 @@ use super::{Bus, object};
 use crate::json::type_name;
 use crate::text::{self, Quoted};
 use crate::values::name::SUBDOMAIN;
+use crate::values::pci::PciAddress;
+use crate::values::resource::ResourceName;
+use crate::values::usb::UsbIds;
 
 /// The devices that a directive asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -55,8 +58,8 @@ pub(in crate::features) enum DirectiveError {
     Device { index: usize, value: String, error: String, write: String, bus: &'static Bus },
     /// Cause: the part before the slash is not a name that a node can have
     /// Cure: correct it, or leave out the node
-    #[error("devices[{index}] {value} does not name a node: expected {}; write node1/{} or the device alone", SUBDOMAIN.takes, .bus.example)]
-    Node { index: usize, value: String, bus: &'static Bus },
+    #[error("devices[{index}] {value} does not name a node: expected {}; write {write} or the device alone", SUBDOMAIN.takes)]
+    Node { index: usize, value: String, write: String },
     /// Cause: the same device twice, perhaps with and without its node, or in upper and lower case
     /// Cure: remove the others
     #[error("{device} is listed more than once; keep one")]
@@ -123,12 +126,17 @@ impl Devices {
             Ok(_) if named.is_some() && !bus.name_is_address => text.to_owned(),
             Ok(device) => device,
             Err(error) => {
-                let write = with_separators(device, bus).unwrap_or_else(|| format!("one such as {}", bus.example));
+                let first = devices_in(text, bus).into_iter().next();
+                let write = first.unwrap_or_else(|| format!("one such as {}{}", bus.example, elsewhere(text, bus)));
                 return Err(DirectiveError::Device { index, value, error, write, bus });
             }
         };
         match (&self.node, node) {
-            (_, Some(node)) if !SUBDOMAIN.allows(node) => return Err(DirectiveError::Node { index, value, bus }),
+            (_, Some(node)) if !SUBDOMAIN.allows(node) => {
+                let is_upper_case = SUBDOMAIN.allows(&node.to_ascii_lowercase());
+                let write = if is_upper_case { text.to_ascii_lowercase() } else { format!("node1/{}", bus.example) };
+                return Err(DirectiveError::Node { index, value, write });
+            }
             (Some(first), Some(second)) if first != second => {
                 return Err(DirectiveError::TwoNodes { first: first.clone(), second: second.to_owned() });
             }
@@ -145,27 +153,110 @@ impl Devices {
 
 /// The devices that a value names, however it is written, as the value should be in YAML. If it names none, an example.
 fn corrected(value: &str, bus: &'static Bus) -> String {
-    let mut words = text::words(value);
-    for word in &mut words {
-        *word = word.strip_prefix("devices:").unwrap_or(word);
-        *word = word.strip_suffix(':').unwrap_or(word);
+    let (mut devices, mut hint) = (devices_in(value, bus), String::new());
+    if devices.is_empty() {
+        // What is wrong with those that look like a device is the next message.
+        devices.extend(text::words(value).into_iter().map(bare).filter(|word| word.contains(':')).map(str::to_owned));
     }
-    let is_device = |word: &str| {
-        let device = object(word).map(|(_, device)| device);
-        (bus.read)(device.as_deref().unwrap_or(word.rsplit_once('/').map_or(word, |(_, device)| device))).is_ok()
-    };
-    // If none is a device, what is wrong with those that look like one is the next message.
-    let has_device = words.iter().any(|word| is_device(word));
-    words.retain(|word| if has_device { is_device(word) } else { word.contains(':') });
-    words.truncate(MAX_WORDS);
-    if words.is_empty() {
-        words.push(bus.example);
+    if devices.is_empty() {
+        hint = elsewhere(value, bus);
+        devices.push(bus.example.to_owned());
     }
-    format!("'{{\"devices\": [\"{}\"]}}'", words.join("\", \""))
+    devices.truncate(MAX_DEVICES);
+    format!("'{{\"devices\": [\"{}\"]}}'{hint}", devices.join("\", \""))
 }
 
 /// How many devices a corrected value has at most: the value can be a megabyte long.
-const MAX_WORDS: usize = 8;
+const MAX_DEVICES: usize = 8;
+
+/// A word of a value without what YAML puts around it.
+fn bare(word: &str) -> &str {
+    let word = word.strip_prefix("devices:").unwrap_or(word);
+    word.trim_end_matches(':')
+}
+
+/// The devices that a text names, however it is written, in the form that a directive takes: with the node that
+/// `node: hv1` or `@hv1` names, and from two words such as `vendorid=0x10c4,productid=0xea60`.
+fn devices_in(text: &str, bus: &Bus) -> Vec<String> {
+    let text = text.replace('@', " node ");
+    let words: Vec<&str> = text::words(&text).into_iter().map(bare).filter(|word| !word.is_empty()).collect();
+    let mut devices: Vec<String> = words.iter().filter_map(|word| device_in(word, bus)).take(MAX_DEVICES).collect();
+    let after =
+        |key: &str| words.iter().position(|word| word.eq_ignore_ascii_case(key)).and_then(|at| words.get(at + 1));
+    let mut halves: Vec<&str> = words.iter().map(|word| without_0x(word)).filter(|word| word.len() == 4).collect();
+    halves.retain(|word| word.bytes().all(|b| b.is_ascii_hexdigit()));
+    if let ([], [vendor, product]) = (devices.as_slice(), halves.as_slice()) {
+        let is_first = ["product", "productid", "device", "deviceid"]
+            .into_iter()
+            .find_map(after)
+            .is_some_and(|word| word.ends_with(vendor));
+        devices.push(if is_first { format!("{product}:{vendor}") } else { format!("{vendor}:{product}") });
+    }
+    if let Some(node) = after("node").filter(|node| SUBDOMAIN.allows(node) && object(node).is_none()) {
+        for device in devices.iter_mut().filter(|device| !device.contains('/') && object(device).is_none()) {
+            *device = format!("{node}/{device}");
+        }
+    }
+    devices
+}
+
+/// The device that a word names, with its node if the word names that, too, as in `hv1:0000:01:00.0`.
+fn device_in(word: &str, bus: &Bus) -> Option<String> {
+    if let Some((node, device)) = word.rsplit_once('/') {
+        // The resource of a USBDevice ends with its name: kubevirt.io/hv1-046d-c52b-001002.
+        let is_object = object(device).is_some();
+        return normalized(device, bus).map(|device| if is_object { device } else { format!("{node}/{device}") });
+    }
+    let with_node = |at: usize| {
+        let (node, device) = word.split_at_checked(at)?;
+        if !SUBDOMAIN.allows(node) || node.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        Some(format!("{node}/{}", normalized(device.get(1..)?, bus)?))
+    };
+    normalized(word, bus).or_else(|| word.match_indices([':', '-']).find_map(|(at, _)| with_node(at)))
+}
+
+/// A device in the form that a directive takes, if it is written as other tools do: `01:00` or `01:00.x` for a whole slot,
+/// `0x10de:0x1b80`, `pci_0000_01_00_0`, or with other separators.
+fn normalized(text: &str, bus: &Bus) -> Option<String> {
+    if let Some((_, device)) = object(text) {
+        let is_of_bus = is_address(&device) == bus.name_is_address;
+        return is_of_bus.then(|| text.to_owned());
+    }
+    let slot = || format!("{}.*", text.trim_end_matches(['*', 'x', 'X', '.']));
+    let plain = || text.strip_prefix("pci_").unwrap_or(text).replace("0x", "");
+    let is_device = |text: &String| (bus.read)(text).is_ok();
+    let found = Some(text.to_owned()).filter(is_device).or_else(|| Some(slot()).filter(is_device));
+    found.or_else(|| Some(plain()).filter(is_device)).or_else(|| with_separators(&plain(), bus))
+}
+
+fn without_0x(word: &str) -> &str {
+    word.strip_prefix("0x").unwrap_or(word)
+}
+
+fn is_address(text: &str) -> bool {
+    text.parse::<PciAddress>().is_ok()
+}
+
+/// The directive that a text is for, if it names no device of the bus, as the end of a message.
+fn elsewhere(text: &str, bus: &Bus) -> String {
+    let is_resource = |word: &&str| word.parse::<ResourceName>().is_ok();
+    let of_partner = |word: &&str| {
+        let word = word.rsplit_once('/').map_or(*word, |(_, last)| last);
+        let address = object(word).map_or_else(|| word.to_owned(), |(_, device)| device);
+        is_address(&address) != bus.name_is_address && (is_address(&address) || address.parse::<UsbIds>().is_ok())
+    };
+    let words = text::words(text);
+    let directive = if words.iter().any(|word| of_partner(&word)) {
+        bus.partner.name
+    } else if bus.name_is_address && words.iter().any(|word| is_resource(&word)) {
+        "gpu-device-plugin"
+    } else {
+        return String::new();
+    };
+    format!(", or use the directive {directive} for this one")
+}
 
 /// What is wrong with a text that is not JSON, as far as that can be told.
 fn problem(value: &str, error: &serde_json::Error) -> String {

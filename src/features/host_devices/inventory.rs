@@ -9,6 +9,7 @@ use super::{Bus, HostDeviceSettings, HostDevicesError};
 use crate::cluster::{self, Claim, ClusterError, HostDevice, LookupError};
 use crate::features::feature::Context;
 use crate::text;
+use crate::values::usb::UsbIds;
 use crate::vm::{Device, OnlyNode};
 
 /// The cluster's devices of a bus that matter to a VirtualMachine.
@@ -192,6 +193,10 @@ impl<'n> Inventory<'n> {
                 format!("it is on {elsewhere}, so choose a node that has it, or name another device")
             }
             Some(bound) if is_no_node(&bound.node) => "correct the name of the node".to_owned(),
+            _ if wanted.parse::<UsbIds>().is_ok() => format!(
+                "look it up under {0} Devices in Harvester, or use the directive {1} if it is no {0} device",
+                self.bus.name, self.bus.partner.name
+            ),
             _ => format!("look it up under {} Devices in Harvester", self.bus.name),
         };
         HostDevicesError::NotThere { who, device: wanted.to_owned(), remedy, bus: self.bus }
