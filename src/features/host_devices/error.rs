@@ -16,7 +16,7 @@ pub(in crate::features) enum HostDevicesError {
     /// VirtualMachine)". A USB device gets another name when it is plugged in again
     /// Cure: "it is on ..., so choose a node that has it, or name another device", "correct the name of the node", or "look it up under
     /// PCI Devices in Harvester", where USB devices have a page, too; `kubectl get pcidevices` and `usbdevices` list the same. Vendor and product of a
-    /// USB device stay the same
+    /// USB device stay the same. "or use the directive ..." is for a device of the other kind
     #[error("{who} {0} device {device}; {remedy}", .bus.name)]
     NotThere { who: String, device: String, remedy: String, bus: &'static Bus },
     /// Cause: the device is not claimed, or it is a USB device that was unplugged after it was claimed
