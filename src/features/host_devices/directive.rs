@@ -248,9 +248,9 @@ fn elsewhere(text: &str, bus: &Bus) -> String {
         is_address(&address) != bus.name_is_address && (is_address(&address) || address.parse::<UsbIds>().is_ok())
     };
     let words = text::words(text);
-    let directive = if words.iter().any(|word| of_partner(&word)) {
+    let directive = if words.iter().any(of_partner) {
         bus.partner.name
-    } else if bus.name_is_address && words.iter().any(|word| is_resource(&word)) {
+    } else if bus.name_is_address && words.iter().any(is_resource) {
         "gpu-device-plugin"
     } else {
         return String::new();
