@@ -74,13 +74,12 @@ enum GpuDevicePluginError {
     /// under Capacity
     #[error("not the name of an extended resource: {error}; write {write}")]
     Name { error: ResourceNameError, write: String },
-    /// Cause: more than one slash, as two resources have
-    /// Cure: name one resource
-    #[error("it takes one resource, and one slash in its name; write {write}")]
-    Several { write: String },
     /// Cause: 0, not a whole number, or more than the setting `gpuDevicePlugin.maxDevices`
     /// Cure: a number in the range
-    #[error("the count after = must be a whole number from 1 to {max}; write {name}=2, for example, or the name alone")]
+    #[error(
+        "the count after = must be a whole number from 1 to {max}, without another resource behind it; write {name}=2, for \
+         example, or the name alone"
+    )]
     Count { name: ResourceName, max: usize },
     /// Cause: the setting `gpuDevicePlugin.allowedPlugins` does not allow it
     /// Cure: one of the resources in the message, or another pattern under `allowedPlugins`
@@ -252,9 +251,6 @@ fn parse(value: &str, max: usize) -> Result<(ResourceName, usize), GpuDevicePlug
         Some((name, count)) => (name.trim_end(), count.trim_start()),
         None => (value, "1"),
     };
-    if value.matches('/').count() > 1 {
-        return Err(GpuDevicePluginError::Several { write: corrected(value, max) });
-    }
     let name: ResourceName =
         name.parse().map_err(|error| GpuDevicePluginError::Name { error, write: corrected(value, max) })?;
     // Only digits: `parse` would also accept a sign.
@@ -266,19 +262,26 @@ fn parse(value: &str, max: usize) -> Result<(ResourceName, usize), GpuDevicePlug
 
 /// The resource and the number that a value names, however it is written. If it names no resource, an example.
 fn corrected(value: &str, max: usize) -> String {
-    let is_address = || text::words(value).iter().any(|word| word.parse::<PciSelector>().is_ok());
     let separate = value.replace(':', " ");
     let words = text::words(&separate);
-    let number = |word: &str| word.trim_matches('x').parse().ok().filter(|number| (1..=max).contains(number));
-    let count = words.iter().find_map(|word| number(word));
     // A device plugin makes nvidia.com/NVIDIA_A16-4Q of a name with spaces.
-    let joined = words.iter().filter(|word| number(word).is_none()).copied().collect::<Vec<_>>().join("_");
-    let mut names = std::iter::once(joined.as_str()).chain(words.iter().copied());
-    match (names.find(|name| name.parse::<ResourceName>().is_ok()), count) {
+    let (mut joined, mut count) = (String::new(), None);
+    for word in &words {
+        let number = word.strip_suffix('x').or(word.strip_prefix('x')).unwrap_or(word).parse().ok();
+        match number.filter(|number| (1..=max).contains(number)) {
+            Some(number) => count = count.or(Some(number)),
+            None if joined.is_empty() => joined.push_str(word),
+            None => joined = format!("{joined}_{word}"),
+        }
+    }
+    let is_name = |name: &&str| name.parse::<ResourceName>().is_ok();
+    let name = Some(joined.as_str()).filter(is_name).or_else(|| words.iter().copied().find(is_name));
+    match (name, count) {
         (Some(name), Some(count)) => format!("{name}={count}"),
         (Some(name), None) => name.to_owned(),
         (None, _) => {
-            let hint = if is_address() { "; a PCI device is for the directive pci-passthrough" } else { "" };
+            let is_device = value.parse::<PciSelector>().is_ok();
+            let hint = if is_device { "; a PCI device is for the directive pci-passthrough" } else { "" };
             format!("one such as nvidia.com/gpu, or nvidia.com/gpu=2{hint}")
         }
     }

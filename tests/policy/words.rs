@@ -198,6 +198,13 @@ fn vendor_and_product_of_a_usb_device_become_one_text() {
     create("usb-passthrough", value).assert_denied(&[r#"; write '{"devices": ["10c4:ea60"]}'"#]);
 }
 
+#[test]
+fn a_directive_names_one_resource() {
+    let error =
+        "must be a whole number from 1 to 8, without another resource behind it; write nvidia.com/AD102GL_L40S=2";
+    create("gpu-device-plugin", "nvidia.com/AD102GL_L40S=1,nvidia.com/gpu=1").assert_denied(&[error]);
+}
+
 #[rstest]
 #[case::bare("nvidia.com/GP104", r#"["0000:00:02.0"]}', or use the directive gpu-device-plugin for this one"#)]
 #[case::usb("hv1-10c4-ea60-001002", r#"["0000:00:02.0"]}', or use the directive usb-passthrough for this one"#)]
@@ -266,7 +273,6 @@ fn yaml_without_quotes_is_no_text(#[case] value: Value, #[case] error: &str) {
 #[case::times_behind("nvidia.com/AD102GL_L40S x2", "nvidia.com/AD102GL_L40S=2")]
 #[case::name_of_a_vgpu("nvidia.com/NVIDIA A16-4Q", "nvidia.com/NVIDIA_A16-4Q")]
 #[case::name_with_a_number("nvidia.com/NVIDIA RTX 6000 2", "nvidia.com/NVIDIA_RTX_6000=2")]
-#[case::two("nvidia.com/AD102GL_L40S=1,nvidia.com/gpu=1", "nvidia.com/AD102GL_L40S=1")]
 #[case::address(
     "0000:41:00.0",
     "one such as nvidia.com/gpu, or nvidia.com/gpu=2; a PCI device is for the directive pci-passthrough"

@@ -176,24 +176,32 @@ fn bare(word: &str) -> &str {
 }
 
 /// The devices that a text names, however it is written, in the form that a directive takes: with the node that
-/// `node: hv1` or `@hv1` names, and from two words such as `vendorid=0x10c4,productid=0xea60`.
+/// `node: hv1` or `@hv1` names, and from two ids such as `vendorid=0x10c4,productid=0xea60`.
 fn devices_in(text: &str, bus: &Bus) -> Vec<String> {
     let text = text.replace('@', " node ");
-    let words: Vec<&str> = text::words(&text).into_iter().map(bare).filter(|word| !word.is_empty()).collect();
-    let mut devices: Vec<String> = words.iter().filter_map(|word| device_in(word, bus)).take(MAX_DEVICES).collect();
-    let after =
-        |key: &str| words.iter().position(|word| word.eq_ignore_ascii_case(key)).and_then(|at| words.get(at + 1));
-    let mut halves: Vec<&str> = words.iter().map(|word| without_0x(word)).filter(|word| word.len() == 4).collect();
-    halves.retain(|word| word.bytes().all(|b| b.is_ascii_hexdigit()));
-    if let ([], [vendor, product]) = (devices.as_slice(), halves.as_slice()) {
-        let is_first = ["product", "productid", "device", "deviceid"]
-            .into_iter()
-            .find_map(after)
-            .is_some_and(|word| word.ends_with(vendor));
-        devices.push(if is_first { format!("{product}:{vendor}") } else { format!("{vendor}:{product}") });
+    let (mut devices, mut ids, mut node, mut key) = (Vec::new(), Vec::new(), None, "");
+    for word in text::words(&text) {
+        let word = bare(word);
+        if let Some(device) = device_in(word, bus) {
+            devices.push(device);
+        } else if key == "node" && SUBDOMAIN.allows(word) {
+            node = Some(word);
+        } else {
+            for id in word.split(':') {
+                let id = id.strip_prefix("0x").unwrap_or(id);
+                if id.len() == 4 && UsbIds::of_parts(id, id).is_some() {
+                    ids.insert(if key.starts_with("vendor") { 0 } else { ids.len() }, id);
+                }
+            }
+        }
+        // In JSON, a colon is a word of its own.
+        key = if word.is_empty() { key } else { word };
     }
-    if let Some(node) = after("node").filter(|node| SUBDOMAIN.allows(node) && object(node).is_none()) {
-        for device in devices.iter_mut().filter(|device| !device.contains('/') && object(device).is_none()) {
+    if devices.is_empty() && ids.len() == 2 {
+        devices.push(ids.join(":"));
+    }
+    for device in &mut devices {
+        if let Some(node) = node.filter(|_| !device.contains('/') && object(device).is_none()) {
             *device = format!("{node}/{device}");
         }
     }
@@ -202,37 +210,40 @@ fn devices_in(text: &str, bus: &Bus) -> Vec<String> {
 
 /// The device that a word names, with its node if the word names that, too, as in `hv1:0000:01:00.0`.
 fn device_in(word: &str, bus: &Bus) -> Option<String> {
-    if let Some((node, device)) = word.rsplit_once('/') {
-        // The resource of a USBDevice ends with its name: kubevirt.io/hv1-046d-c52b-001002.
-        let is_object = object(device).is_some();
-        return normalized(device, bus).map(|device| if is_object { device } else { format!("{node}/{device}") });
+    let found = normalized(word, bus);
+    if found.is_some() {
+        return found;
     }
-    let with_node = |at: usize| {
+    for (at, c) in word.char_indices() {
         let (node, device) = word.split_at_checked(at)?;
-        if !SUBDOMAIN.allows(node) || node.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return None;
+        let is_node = || SUBDOMAIN.allows(node) && !node.chars().all(|c| c.is_ascii_hexdigit());
+        if c == '/' || matches!(c, ':' | '-') && is_node() {
+            let device = device.get(1..)?;
+            match normalized(device, bus) {
+                // The resource of a USBDevice ends with its name: kubevirt.io/hv1-046d-c52b-001002.
+                Some(found) if object(device).is_some() => return Some(found),
+                Some(found) => return Some(format!("{node}/{found}")),
+                None => {}
+            }
         }
-        Some(format!("{node}/{}", normalized(device.get(1..)?, bus)?))
-    };
-    normalized(word, bus).or_else(|| word.match_indices([':', '-']).find_map(|(at, _)| with_node(at)))
+    }
+    None
 }
 
 /// A device in the form that a directive takes, if it is written as other tools do: `01:00` or `01:00.x` for a whole slot,
-/// `0x10de:0x1b80`, `pci_0000_01_00_0`, or with other separators.
+/// `pci_0000_01_00_0`, or with other separators.
 fn normalized(text: &str, bus: &Bus) -> Option<String> {
-    if let Some((_, device)) = object(text) {
-        let is_of_bus = is_address(&device) == bus.name_is_address;
-        return is_of_bus.then(|| text.to_owned());
+    if let Some((_, device)) = object(text).filter(|_| !text.contains('/')) {
+        return (is_address(&device) == bus.name_is_address).then(|| text.to_owned());
     }
-    let slot = || format!("{}.*", text.trim_end_matches(['*', 'x', 'X', '.']));
-    let plain = || text.strip_prefix("pci_").unwrap_or(text).replace("0x", "");
-    let is_device = |text: &String| (bus.read)(text).is_ok();
-    let found = Some(text.to_owned()).filter(is_device).or_else(|| Some(slot()).filter(is_device));
-    found.or_else(|| Some(plain()).filter(is_device)).or_else(|| with_separators(&plain(), bus))
-}
-
-fn without_0x(word: &str) -> &str {
-    word.strip_prefix("0x").unwrap_or(word)
+    if (bus.read)(text).is_ok() {
+        return Some(text.to_owned());
+    }
+    let slot = format!("{}.*", text.trim_end_matches(|c: char| !c.is_ascii_hexdigit()));
+    if (bus.read)(&slot).is_ok() {
+        return Some(slot);
+    }
+    with_separators(text.strip_prefix("pci_").unwrap_or(text), bus)
 }
 
 fn is_address(text: &str) -> bool {
@@ -241,21 +252,20 @@ fn is_address(text: &str) -> bool {
 
 /// The directive that a text is for, if it names no device of the bus, as the end of a message.
 fn elsewhere(text: &str, bus: &Bus) -> String {
-    let is_resource = |word: &&str| word.parse::<ResourceName>().is_ok();
-    let of_partner = |word: &&str| {
-        let word = word.rsplit_once('/').map_or(*word, |(_, last)| last);
-        let address = object(word).map_or_else(|| word.to_owned(), |(_, device)| device);
-        is_address(&address) != bus.name_is_address && (is_address(&address) || address.parse::<UsbIds>().is_ok())
-    };
-    let words = text::words(text);
-    let directive = if words.iter().any(of_partner) {
-        bus.partner.name
-    } else if bus.name_is_address && words.iter().any(is_resource) {
-        "gpu-device-plugin"
-    } else {
-        return String::new();
-    };
-    format!(", or use the directive {directive} for this one")
+    for word in text::words(text) {
+        let last = word.rsplit_once('/').map_or(word, |(_, last)| last);
+        let named = object(last).map(|(_, device)| device);
+        let is_address = is_address(named.as_deref().unwrap_or(last));
+        let directive = if is_address != bus.name_is_address && (is_address || named.is_some()) {
+            bus.partner.name
+        } else if bus.name_is_address && word.parse::<ResourceName>().is_ok() {
+            "gpu-device-plugin"
+        } else {
+            continue;
+        };
+        return format!(", or use the directive {directive} for this one");
+    }
+    String::new()
 }
 
 /// What is wrong with a text that is not JSON, as far as that can be told.
