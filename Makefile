@@ -96,10 +96,14 @@ mutants: ## Changes the policy in small ways, and lists the changes that no test
 	scripts/cargo-tool mutants --output target $(MUTANTS)
 
 .PHONY: e2e-tests
-e2e-tests: annotated-policy.wasm ## Runs the annotated module in kwctl; needs kwctl, bats and jq
+e2e-tests: annotated-policy.wasm ## Runs the annotated module in kwctl, and commands of the documents; needs kwctl, bats and jq
 	@scripts/need bats bats "it runs the suite" bats --version
 	@scripts/need jq jq "the suite reads JSON with it" jq --version
-	bats e2e/e2e.bats
+	bats e2e/e2e.bats e2e/documents.bats
+
+.PHONY: form-tests
+form-tests: policy.wasm ## Fills in the form of Rancher's Kubewarden extension, and checks what it saves; needs npm and GitHub
+	@scripts/form-tests
 
 .PHONY: cluster-tests
 cluster-tests: ## Tests the installed policy in the cluster of KUBECONFIG; needs kubectl, bats, jq and helm
