@@ -29,9 +29,9 @@ section! {
         max_devices: Count = Count(8), "maxDevices", "maximum devices per directive";
         /// Glob patterns for the names of extended resources. The default is what device plugins call GPUs.
         allowed_plugins: Vec<Pattern> = PLUGINS.map(Pattern::from).to_vec(), "allowedPlugins", "resources that a VM may name";
-        /// Maps a namespace pattern to patterns of resource names, separated by commas. If the map is empty, every namespace may use
-        /// any of the resources above. Otherwise, a namespace that no pattern matches may use none. A pattern such as team-a-* also
-        /// matches namespaces that users create later.
+        /// Maps a namespace pattern to patterns of resource names, separated by commas or lines. If the map is empty, every
+        /// namespace may use any resource that allowedPlugins admits. Otherwise, a namespace that no pattern matches may use none.
+        /// A pattern such as team-a-* also matches namespaces that users create later.
         allowed_in: Vec<(Pattern, Vec<Pattern>)> = Vec::new(), "allowedIn", "resources that a namespace may use";
         /// With auto, the guest gets a device if KubeVirt's permittedHostDevices serves the resource. Otherwise, only the pod gets
         /// the resource, and the guest sees no GPU.

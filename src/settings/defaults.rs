@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use serde_json::{Value, json};
 
-use super::reader::Section;
+use super::reader::{Section, pieces};
 use super::{Content, Setting};
 use crate::json::is_unset;
 use crate::keys::PREFIX;
@@ -73,7 +73,8 @@ impl Setting for DefaultDirectives {
 }
 
 /// Reads the directives of one namespace, which are at this path: `{"nested-virt": "enabled", "hugepages": "2Mi"}`, or
-/// `nested-virt=enabled; hugepages=2Mi`. In a text, a value ends at the next semicolon. No directive takes a value with one.
+/// `nested-virt=enabled; hugepages=2Mi`. In a text, a value ends at the next semicolon or line break. No directive needs a value
+/// with one.
 fn read_directives(section: &mut Section<'_>, path: &str, json: &Value) -> Named {
     let mut named = Named::new();
     // Whether the name is not empty, and there for the first time.
@@ -88,7 +89,7 @@ fn read_directives(section: &mut Section<'_>, path: &str, json: &Value) -> Named
     };
     match json {
         Value::String(text) => {
-            for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+            for part in pieces(text, ';') {
                 let pair = part.split_once('=').filter(|(_, value)| !value.is_empty());
                 if !pair.is_some_and(|(name, value)| add(name, value)) {
                     let takes = "directives such as nested-virt=enabled; hugepages=2Mi, each name once";

@@ -155,6 +155,11 @@ impl<T: SettingValue> Setting for T {
     }
 }
 
+/// The pieces of a text that is written instead of a list. In the form of the Rancher UI, such a text may have several lines.
+pub(super) fn pieces(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    text.split([separator, '\n']).map(str::trim).filter(|piece| !piece.is_empty())
+}
+
 /// A map from patterns to lists of patterns. Text with commas is accepted instead of a list, because the form of the
 /// Rancher UI cannot have lists in maps. A namespace with an empty list may use nothing. If it were left out instead,
 /// that would allow what the administrator forbids.
@@ -168,7 +173,7 @@ impl Setting for Vec<(Pattern, Vec<Pattern>)> {
         for (namespace, json) in namespaces {
             let patterns = match json {
                 _ if is_unset(json) => Some(Vec::new()),
-                Value::String(text) => text.split(',').map(|p| Pattern::parse(p.trim())).collect(),
+                Value::String(text) => pieces(text, ',').map(Pattern::parse).collect(),
                 _ => Vec::read(json),
             };
             match patterns {

@@ -161,7 +161,11 @@ fn two_devices_may_name_one_node() {
 
 #[rstest]
 #[case::text_with_commas(json!({"default": "0000:01:*, 0000:00:*"}), true)]
+#[case::text_with_lines(json!({"default": "0000:01:*\n0000:00:*\r\n"}), true)]
+#[case::text_with_empty_pieces(json!({"default": ",0000:01:*,, 0000:00:*,"}), true)]
 #[case::empty_text(json!({"default": ""}), false)]
+#[case::only_separators(json!({"default": ", \n,"}), false)]
+#[case::the_word_for_nothing(json!({"default": "none", "*": "none"}), false)]
 #[case::null(json!({"default": null}), false)]
 #[case::address_of_namespace(json!({"default": ["0000:00:02.*"]}), true)]
 #[case::upper_case_pattern(json!({"default": ["0000:00:0?.0"]}), true)]

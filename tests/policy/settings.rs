@@ -211,6 +211,7 @@ fn defaults_of(namespace: &str, setting: &Value) -> Vec<(String, String)> {
 #[case::a_map(json!({"rke2-*": {"nested-virt": "enabled", "cpu-vendor": "amd"}}), &[("cpu-vendor", "amd"), ("nested-virt", "enabled")])]
 #[case::a_text(json!({"rke2-*": "nested-virt=enabled; cpu-vendor=amd"}), &[("nested-virt", "enabled"), ("cpu-vendor", "amd")])]
 #[case::spaces_and_empty_parts(json!({"rke2-*": " ; nested-virt = enabled ;;"}), &[("nested-virt", "enabled")])]
+#[case::lines(json!({"rke2-*": "nested-virt=enabled\nnuma=off;\r\n\nhugepages=2Mi\n"}), &[("nested-virt", "enabled"), ("numa", "off"), ("hugepages", "2Mi")])]
 #[case::the_first_equals_sign_ends_the_name(json!({"rke2-*": "gpu-device-plugin=nvidia.com/gpu=2"}), &[("gpu-device-plugin", "nvidia.com/gpu=2")])]
 #[case::json_in_a_text(json!({"rke2-*": r#"pci-passthrough={"devices": ["node1/0000:00:02.0", "0000:03:00.0"]}; numa=passthrough"#}),
     &[("pci-passthrough", r#"{"devices": ["node1/0000:00:02.0", "0000:03:00.0"]}"#), ("numa", "passthrough")])]

@@ -70,7 +70,7 @@ pub(crate) fn questions(_: &str) -> Result<String> {
         let mut lines = vec![
             format!("- variable: {}", leaf.path),
             format!("  label: {}", scalar(&leaf.label)),
-            format!("  description: {}", scalar(&leaf.help)),
+            format!("  description: {}", scalar(&form_help(&leaf, kind))),
             format!("  type: {kind}"),
         ];
         if let Some(options) = options {
@@ -91,6 +91,26 @@ pub(crate) fn questions(_: &str) -> Result<String> {
         }
     }
     Ok(text)
+}
+
+/// The help of a question. The form of the current UI extension shows every list empty, whatever its default is, shows the help of a map
+/// above its label, and does not save a row of a map that has no value.
+fn form_help(leaf: &Leaf, kind: &str) -> String {
+    let help = &leaf.help;
+    let defaults: Vec<&str> = leaf.default.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    match kind {
+        "array[" if defaults.is_empty() => format!("{help} One in each row."),
+        "array[" => format!(
+            "{help} One in each row. If the list is empty, as at first, it means {}. What you list takes the place of these.",
+            defaults.join(", ")
+        ),
+        "map[" if leaf.schema["additionalProperties"]["anyOf"][0]["type"] == "array" => format!(
+            "{}. {help} A row without a value is not saved: for a namespace that may use none, write none.",
+            leaf.label
+        ),
+        "map[" => format!("{}. {help}", leaf.label),
+        _ => help.clone(),
+    }
 }
 
 /// The package for Artifact Hub, which contains the questions.

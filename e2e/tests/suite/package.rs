@@ -385,7 +385,7 @@ mod chart {
             );
         }
         assert_eq!(
-            policy(&strict)["spec"]["module"].as_str().unwrap().split('/').nth(2),
+            policy(&strict)["spec"]["module"].as_str().unwrap().split('/').next(),
             Some("registry.example.com:5000")
         );
         assert!(policy(&strict)["spec"]["matchConditions"].is_null());

@@ -40,7 +40,7 @@ section! {
         /// If the directive names a device together with its node, as in node1/0000:00:02.0 or node1/046d:c52b, the virtual machine
         /// can run only on that node.
         pin_to_node: bool = true, "pinToNode", "pin the VM to the node that the directive names";
-        /// Maps a namespace pattern to patterns of devices or resource names, separated by commas. If the map is empty, every
+        /// Maps a namespace pattern to patterns of devices or resource names, separated by commas or lines. If the map is empty, every
         /// namespace may use any device. Otherwise, a namespace that no pattern matches may use none. A pattern such as team-a-* also
         /// matches namespaces that users create later.
         allowed_devices: Vec<(Pattern, Vec<Pattern>)> = Vec::new(), "allowedDevices", "devices that a namespace may use";
