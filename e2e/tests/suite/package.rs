@@ -879,7 +879,7 @@ mod workflows {
             assert_eq!(release["jobs"][job]["needs"], needs);
         }
         let test = read(".github/workflows/test.yml")["jobs"]["test"]["steps"].to_string();
-        for command in ["make run", "make test", "make e2e-tests"] {
+        for command in ["make run", "make test", "make e2e-tests", "make form-tests"] {
             assert!(test.contains(command), "{command}");
         }
     }
@@ -910,7 +910,7 @@ mod workflows {
                 }
             }
         }
-        let expected = ["Push the module and sign it", "Publish the release", "Tell Artifact Hub"];
+        let expected = ["Push the module and sign it", "Push the chart", "Publish the release", "Tell Artifact Hub"];
         assert_eq!(with_token.len(), expected.len(), "{with_token:?}");
         assert!(with_token.iter().zip(expected).all(|(step, start)| step.starts_with(start)), "{with_token:?}");
     }
