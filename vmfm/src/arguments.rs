@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use vmfm::jsonpath::Expression;
 
@@ -63,10 +63,6 @@ pub struct Arguments {
     #[arg(long, short)]
     pub explain: bool,
 
-    /// When to use colors; `auto` does on a terminal, unless NO_COLOR is set.
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
-    pub color: Color,
-
     /// Simulate a policy-server that may not look up this kind, such as Node; may be given more than once.
     #[arg(long, value_name = "KIND")]
     pub deny: Vec<String>,
@@ -75,31 +71,121 @@ pub struct Arguments {
     #[arg(long)]
     pub offline: bool,
 
+    /// The policy's metadata, which says what it may look up; that of this version if absent.
+    #[arg(long, value_name = "FILE")]
+    pub metadata: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub common: Common,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What all evaluations need.
+#[derive(Debug, Args)]
+pub struct Common {
     /// The policy's module.
     #[cfg_attr(feature = "embedded", doc = "The one in this program if absent.")]
     #[arg(long, value_name = "FILE")]
     #[cfg_attr(not(feature = "embedded"), arg(default_value = "policy.wasm"))]
     pub module: Option<PathBuf>,
 
-    /// The policy's metadata, which says what it may look up; that of this version if absent.
-    #[arg(long, value_name = "FILE")]
-    pub metadata: Option<PathBuf>,
-
     /// A folder that keeps the compiled module, so that the next start is quick. It is used only if it is yours, and nobody else can
     /// write to it or rename it.
     #[arg(long, value_name = "FOLDER", env = "VMFM_CACHE", hide_env_values = true)]
     pub cache: Option<PathBuf>,
 
-    /// Print the policy's log lines, its lookups and the time that the evaluation took on standard error.
+    /// When to use colors; `auto` does on a terminal, unless NO_COLOR is set.
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub color: Color,
+
+    /// Print more on standard error: the policy's log lines and lookups, and how long it took.
     #[arg(long, short)]
     pub verbose: bool,
+}
 
-    #[command(subcommand)]
-    pub command: Option<Command>,
+/// Which cluster is meant. kubectl talks to it, so every way to log in works that kubectl knows.
+#[derive(Debug, Args)]
+pub struct Live {
+    /// The context of the kubeconfig; the current one if absent.
+    #[arg(long)]
+    pub context: Option<String>,
+
+    /// The kubeconfig; if absent, the one that kubectl uses.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// The name of the policy's ClusterAdmissionPolicy. If absent, it is the only one that is named vm-feature-manager, or whose
+    /// module is.
+    #[arg(long, value_name = "NAME")]
+    pub policy: Option<String>,
+}
+
+const CLUSTER_HELP: &str = "\
+Each VirtualMachine is evaluated as if somebody changed something else in it now, with the settings and permissions that the policy
+has in the cluster. That request does not set a directive. If the settings have rules about people (requireClaimOwner,
+requireUserAccess), a device or ROM that the VirtualMachine already has stays, and a directive that was never evaluated is granted
+only if its owner sets it again; the message says so.
+
+States:
+  applied          the policy would change nothing
+  would change     the policy would change what the message says, because the policy, its settings or the cluster changed
+  failed           a directive cannot be applied; the message says why
+  never evaluated  the policy was not there, or could not be called, when the directive was written
+  nothing          there is no directive, or the policy does not see the VirtualMachine
+
+Exit code:
+  0  no directive failed or was missed
+  1  one failed or was never evaluated
+  2  the cluster, the policy or the module cannot be used
+
+The program in the environment variable KUBECTL is run, or kubectl.";
+
+/// The arguments of `vmfm cluster`.
+#[derive(Debug, Args)]
+#[command(after_help = CLUSTER_HELP)]
+pub struct ClusterArguments {
+    /// The names of VirtualMachines; all if absent.
+    #[arg(value_name = "NAME", conflicts_with_all = ["all_namespaces", "selector"])]
+    pub names: Vec<String>,
+
+    #[command(flatten)]
+    pub live: Live,
+
+    /// The namespace; that of the context if absent.
+    #[arg(long, short)]
+    pub namespace: Option<String>,
+
+    /// The VirtualMachines of all namespaces.
+    #[arg(long, short = 'A', conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+
+    /// Only VirtualMachines with these labels, such as tier=gpu.
+    #[arg(long, short = 'l')]
+    pub selector: Option<String>,
+
+    /// What is printed: `table` a line each, with the first message; `wide` also the values of directives, and all messages; `json`
+    /// a list; `yaml` a document each.
+    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
+    pub output: Table,
+
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Table {
+    Table,
+    Wide,
+    Json,
+    Yaml,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Say which VirtualMachines of a cluster have which directives, and what became of them.
+    Cluster(Box<ClusterArguments>),
     /// Print a script that completes this command in a shell.
     Completions {
         /// The shell.

@@ -14,8 +14,8 @@ use crate::host::{Evaluation, Event};
 use crate::paint::{Paint, Part};
 use crate::visible;
 
-/// The prefix of the policy's keys.
-const RECORD: &str = "vm-feature-manager.io/record";
+/// The annotation of the template that says what the policy added.
+pub const RECORD: &str = "vm-feature-manager.io/record";
 
 /// The explanation of an answer.
 #[derive(Debug, Serialize)]
@@ -78,9 +78,7 @@ impl Explanation {
     /// Explains the answer to a request.
     pub fn new(request: &Value, settings: &Value, evaluation: &Evaluation) -> Self {
         let directives = list_directives(&request["object"], settings);
-        let features = reference::features();
-        let facts = Facts { request, settings, evaluation, directives: &directives };
-        let decisions = features.into_iter().filter_map(|(name, reference)| facts.decision(name, &reference)).collect();
+        let decisions = Decision::all(request, settings, evaluation, &directives);
         let steps = evaluation.activity.events.iter().map(step).collect();
         Self { directives, steps, decisions }
     }
@@ -130,6 +128,20 @@ impl Explanation {
             text.push_str("  none: no feature is asked for\n");
         }
         text
+    }
+}
+
+impl Decision {
+    /// What was decided about each feature in the answer to a request. `directives` are those of the VirtualMachine.
+    pub fn all(
+        request: &Value,
+        settings: &Value,
+        evaluation: &Evaluation,
+        directives: &[ListedDirective],
+    ) -> Vec<Self> {
+        let facts = Facts { request, settings, evaluation, directives };
+        let features = reference::features().into_iter();
+        features.filter_map(|(name, reference)| facts.decision(name, &reference)).collect()
     }
 }
 
@@ -304,7 +316,8 @@ fn question(operation: &str, request: &Value) -> String {
     }
 }
 
-fn in_short(operation: &str, answer: &Result<Value, String>) -> String {
+fn in_short(operation: &str, answer: &Result<Vec<u8>, String>) -> String {
+    let answer = answer.as_ref().map(|bytes| serde_json::from_slice::<Value>(bytes).unwrap_or_default());
     match answer {
         Ok(answer) if operation == "can_i" => if answer["allowed"] == true { "yes" } else { "no" }.to_owned(),
         Ok(answer) => match answer["items"].as_array().map(Vec::len) {

@@ -12,6 +12,7 @@ use crate::cluster::{CallbackResult, Cluster};
 use crate::wapc::{Cost, Guest, Instance};
 
 /// A compiled module, and the cluster that it can look things up in.
+#[derive(Clone)]
 pub struct Host {
     guest: Guest,
     cluster: Arc<Cluster>,
@@ -59,8 +60,8 @@ pub enum Event {
         operation: String,
         /// Its payload.
         request: Value,
-        /// What the host answered, or its error.
-        answer: Result<Value, String>,
+        /// What the host answered, as JSON, or its error.
+        answer: Result<Vec<u8>, String>,
     },
 }
 
@@ -225,7 +226,7 @@ fn host_callback(
             record(Event::Lookup {
                 operation: operation.to_owned(),
                 request: read(payload),
-                answer: answer.as_ref().map(|bytes| read(bytes)).map_err(ToString::to_string),
+                answer: answer.as_ref().map(Vec::clone).map_err(ToString::to_string),
             });
             answer
         }

@@ -11,6 +11,7 @@ pub mod explain;
 pub mod host;
 pub mod input;
 pub mod jsonpath;
+pub mod live;
 pub mod paint;
 pub mod report;
 pub mod visible;

@@ -329,7 +329,7 @@ fn a_lookup_that_fails_is_an_error_of_one_line_in_the_policys_words(
 #[case::node_by_name(on_node("node1"))]
 fn an_account_without_rights_is_named_and_the_command_that_grants_them(#[case] vm: Value) {
     let account = "system:serviceaccount:cattle-kubewarden-system:policy-server";
-    let faults = Faults { account: Some(account.to_owned()), ..with_metadata() };
+    let faults = Faults { account: Some(account.to_owned()), denies_all: true, ..with_metadata() };
     let evaluation = evaluate(vm, settings(), faults);
     let message = message(&evaluation);
     for part in [

@@ -1,10 +1,15 @@
-//! A Kubernetes cluster made of files. It answers calls of Kubewarden's host capability `kubernetes`.
+//! A Kubernetes cluster made of files, or of objects that were read from a real one. It answers calls of Kubewarden's host
+//! capability `kubernetes`.
 
+mod objects;
+
+use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
+use std::fmt;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +17,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::yaml::{self, FileError};
+pub(crate) use objects::pruned;
+use objects::{Objects, namespace};
 
 /// What a callback returns to the guest: an answer, or an error text.
 pub type CallbackResult = Result<Vec<u8>, Box<dyn Error + Send + Sync>>;
@@ -22,7 +29,14 @@ pub const POLICY_SERVER: &str = "system:serviceaccount:kubewarden:policy-server"
 /// The objects of a cluster, and the faults that it simulates.
 #[derive(Debug, Clone, Default)]
 pub struct Cluster {
-    objects: Vec<Value>,
+    objects: Objects,
+    /// API versions that are served although there may be no object of theirs.
+    served: BTreeSet<String>,
+    /// Where objects come from that are read only if they are asked for.
+    source: Option<Arc<dyn Source>>,
+    /// The answers to lists so far, by their requests: to write a list of thousands of objects takes longer than to evaluate a
+    /// VirtualMachine.
+    lists: Arc<Mutex<HashMap<Vec<u8>, Vec<u8>>>>,
     faults: Faults,
     /// How many operations were answered so far.
     answered: Arc<AtomicUsize>,
@@ -37,7 +51,11 @@ pub struct Faults {
     pub capabilities: Option<Vec<String>>,
     /// The kinds that policy-server's account has no permissions for.
     pub denied: Vec<String>,
-    /// Another account as which policy-server runs, which has no permissions at all.
+    /// Kinds and verbs that policy-server's account has no permission for.
+    pub denied_verbs: Vec<(String, String)>,
+    /// Whether policy-server's account has no permissions at all.
+    pub denies_all: bool,
+    /// The account as which policy-server runs, if not [`POLICY_SERVER`].
     pub account: Option<String>,
     /// Whether the API server does not answer.
     pub offline: bool,
@@ -47,6 +65,29 @@ pub struct Faults {
     pub delay: Duration,
     /// The answer to a single operation, counted from 0: bytes, or an error text of the host.
     pub answer: Option<(usize, Result<Vec<u8>, String>)>,
+}
+
+/// Where objects come from that are read only if they are asked for, because a cluster has many that no VirtualMachine
+/// names.
+pub trait Source: fmt::Debug + Send + Sync {
+    /// Whether objects of this kind come from here.
+    fn has(&self, kind: &str) -> bool;
+
+    /// Looks up an object.
+    fn get(&self, kind: &str, namespace: &str, name: &str) -> Answer;
+}
+
+/// What a [`Source`] answers.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// The object.
+    Found(Value),
+    /// There is no such object.
+    Absent,
+    /// policy-server has no permission to read it.
+    Denied,
+    /// It cannot be looked up.
+    Failed,
 }
 
 /// Why a cluster folder cannot be used.
@@ -103,8 +144,7 @@ struct SubjectAccessReview {
 struct ResourceAttributes {
     resource: String,
     name: Option<String>,
-    #[serde(rename = "verb")]
-    _verb: String,
+    verb: String,
 }
 
 /// `list_resources_all` and `list_resources_by_namespace`
@@ -168,18 +208,24 @@ impl Cluster {
 
     /// Adds an object. It replaces an object with the same type, namespace and name.
     pub fn apply(&mut self, object: Value) {
-        let identity = |object: &Value| {
-            let metadata = &object["metadata"];
-            [&object["apiVersion"], &object["kind"], &metadata["namespace"], &metadata["name"]].map(Value::clone)
-        };
-        let new = identity(&object);
-        self.objects.retain(|object| identity(object) != new);
-        self.add(object);
+        self.lists = Arc::default();
+        self.objects.apply(object);
     }
 
     /// Adds an object.
     pub fn add(&mut self, object: Value) {
-        self.objects.push(object);
+        self.lists = Arc::default();
+        self.objects.add(object);
+    }
+
+    /// Says that an API version is served, even if there is no object.
+    pub fn serve(&mut self, api_version: &str) {
+        self.served.insert(api_version.to_owned());
+    }
+
+    /// A cluster that reads some of its objects only if they are asked for.
+    pub fn with_source(self, source: Arc<dyn Source>) -> Self {
+        Self { source: Some(source), ..self }
     }
 
     /// A cluster with the same objects and other faults.
@@ -210,7 +256,7 @@ impl Cluster {
         }
         match operation {
             "get_resource" => self.get(&serde_json::from_slice(payload)?),
-            "list_resources_all" | "list_resources_by_namespace" => self.list(&serde_json::from_slice(payload)?),
+            "list_resources_all" | "list_resources_by_namespace" => self.list(payload),
             "can_i" => self.can_i(&serde_json::from_slice(payload)?),
             _ => Err(format!("unknown operation: {operation}").into()),
         }
@@ -219,10 +265,14 @@ impl Cluster {
     fn can_i(&self, request: &CanI) -> CallbackResult {
         self.online()?;
         let SubjectAccessReview { user, resource_attributes } = &request.subject_access_review;
-        let is_it = |kind: &String| plural(kind) == resource_attributes.resource;
+        let ResourceAttributes { resource, name, verb } = resource_attributes;
+        if self.is_denied("SubjectAccessReview", "create") {
+            return Err(self.forbidden("create", "subjectaccessreviews", "").into());
+        }
         // A question about a single object is about the requester. Here, the requester may read what policy-server may read.
-        let is_known = user == POLICY_SERVER || resource_attributes.name.is_some();
-        let allowed = is_known && !self.faults.denied.iter().any(is_it);
+        let is_known = name.is_some() || user == self.account() && !self.faults.denies_all;
+        let mut denied = self.faults.denied.iter().chain(self.denied_kinds(verb));
+        let allowed = is_known && !denied.any(|kind| plural(kind) == *resource);
         Ok(json!({"allowed": allowed}).to_string().into_bytes())
     }
 
@@ -248,59 +298,79 @@ impl Cluster {
             .into())
     }
 
-    fn is_denied(&self, kind: &str) -> bool {
+    fn is_denied(&self, kind: &str, verb: &str) -> bool {
         // Reviews can only be created. Only administrators have the permission to read one.
-        kind == "SubjectAccessReview"
-            || self.faults.account.is_some()
-            || self.faults.denied.iter().any(|denied| denied == kind)
+        (kind == "SubjectAccessReview" && verb == "get")
+            || self.faults.denies_all && kind != "SubjectAccessReview"
+            || self.faults.denied.iter().chain(self.denied_kinds(verb)).any(|denied| denied == kind)
+    }
+
+    /// The kinds for which there is no permission for this verb.
+    fn denied_kinds(&self, verb: &str) -> impl Iterator<Item = &String> {
+        self.faults.denied_verbs.iter().filter(move |(_, denied)| denied == verb).map(|(kind, _)| kind)
     }
 
     fn account(&self) -> &str {
         self.faults.account.as_deref().unwrap_or(POLICY_SERVER)
     }
 
+    /// The error text if the API server refuses a request.
+    fn forbidden(&self, verb: &str, resource: &str, name: &str) -> String {
+        format!(
+            "Callback evaluation failure: ApiError: {resource} \"{name}\" is forbidden: User \"{account}\" cannot {verb} \
+             resource \"{resource}\": Forbidden (Status {{ status: Some(Failure), code: 403 }})\n\nCaused by:\n    \
+             {resource} \"{name}\" is forbidden",
+            account = self.account(),
+        )
+    }
+
     fn get(&self, get: &Get) -> CallbackResult {
-        self.granted(&get.api_version, &get.kind)?;
+        let Get { api_version, kind, name, namespace, .. } = get;
+        self.granted(api_version, kind)?;
         self.online()?;
-        self.served(&get.api_version, &get.kind)?;
-        if self.is_denied(&get.kind) {
-            let resource = plural(&get.kind);
-            return Err(format!(
-                "Callback evaluation failure: ApiError: {resource} \"{name}\" is forbidden: User \"{account}\" cannot \
-                 get resource \"{resource}\": Forbidden (Status {{ status: Some(Failure), code: 403 }})\n\nCaused by:\n    \
-                 {resource} \"{name}\" is forbidden",
-                name = get.name,
-                account = self.account(),
-            )
-            .into());
+        self.served(api_version, kind)?;
+        let forbidden = || self.forbidden("get", &plural(kind), name);
+        if self.is_denied(kind, "get") {
+            return Err(forbidden().into());
         }
-        let found = self.of_kind(&get.api_version, &get.kind).find(|object| {
-            object["metadata"]["name"] == get.name.as_str()
-                && (get.namespace.is_none() || namespace(object) == get.namespace.as_deref())
-        });
+        let masks = get.field_masks.as_deref().unwrap_or_default();
+        let source = self.source.as_ref().filter(|source| source.has(kind));
+        let found = match source.map(|source| source.get(kind, namespace.as_deref().unwrap_or_default(), name)) {
+            None => self.objects.get(api_version, kind, name, namespace.as_deref()).map(|found| pruned(found, masks)),
+            Some(Answer::Found(object)) => Some(pruned(&object, masks)),
+            Some(Answer::Absent) => None,
+            Some(Answer::Denied) => return Err(forbidden().into()),
+            Some(Answer::Failed) => return Err("Callback evaluation failure: ServiceError".into()),
+        };
         match found {
-            Some(object) => Ok(pruned(object, get.field_masks.as_deref()).to_string().into_bytes()),
+            Some(object) => Ok(object.to_string().into_bytes()),
             None => Err(format!(
-                "Callback evaluation failure: Cannot find {}/{} named '{}' inside of namespace '{:?}'",
-                get.api_version, get.kind, get.name, get.namespace
+                "Callback evaluation failure: Cannot find {api_version}/{kind} named '{name}' inside of namespace '{namespace:?}'"
             )
             .into()),
         }
     }
 
-    fn list(&self, list: &List) -> CallbackResult {
+    fn list(&self, payload: &[u8]) -> CallbackResult {
+        let list: List = serde_json::from_slice(payload)?;
         self.granted(&list.api_version, &list.kind)?;
         self.online()?;
-        while self.is_denied(&list.kind) {
+        while self.is_denied(&list.kind, "list") {
             thread::park();
         }
         self.served(&list.api_version, &list.kind)?;
-        let items: Vec<Value> = self
-            .of_kind(&list.api_version, &list.kind)
-            .filter(|o| list.namespace.is_none() || namespace(o) == list.namespace.as_deref())
+        // While one thread writes a list, others wait for it.
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = lists.get(payload) {
+            return Ok(answer.clone());
+        }
+        let masks = list.field_masks.as_deref().unwrap_or_default();
+        let objects = self.objects.list(&list.api_version, &list.kind).iter();
+        let items: Vec<Value> = objects
+            .filter(|object| list.namespace.is_none() || namespace(object) == list.namespace.as_deref())
             .map(|object| {
                 // The items in a reflector's list have no type.
-                let mut item = pruned(object, list.field_masks.as_deref());
+                let mut item = pruned(object, masks);
                 if let Some(members) = item.as_object_mut() {
                     members.remove("apiVersion");
                     members.remove("kind");
@@ -314,13 +384,16 @@ impl Cluster {
             "metadata": {},
             "items": items,
         });
-        Ok(answer.to_string().into_bytes())
+        let answer = answer.to_string().into_bytes();
+        lists.insert(payload.to_vec(), answer.clone());
+        Ok(answer)
     }
 
-    /// Kubernetes' own kinds are always served. Others are served if the folder has an object of their API version.
+    /// Kubernetes' own kinds are always served. Others are served if there is an object of their API version.
     fn served(&self, api_version: &str, kind: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         let served = ["v1", "authorization.k8s.io/v1"].contains(&api_version)
-            || self.objects.iter().any(|object| object["apiVersion"] == api_version);
+            || self.served.contains(api_version)
+            || self.objects.has(api_version);
         if served {
             return Ok(());
         }
@@ -329,10 +402,6 @@ impl Cluster {
              : Failed to parse error data (Status {{ status: Some(Failure), code: 404 }})"
         )
         .into())
-    }
-
-    fn of_kind(&self, api_version: &str, kind: &str) -> impl Iterator<Item = &Value> {
-        self.objects.iter().filter(move |object| object["apiVersion"] == api_version && object["kind"] == kind)
     }
 }
 
@@ -348,37 +417,7 @@ pub fn granted_by(metadata: &Value) -> Faults {
     }
 }
 
-/// The object with only the fields in the masks. Its type and metadata are always there, because the host never removes
-/// them. If there is a list on the way, the mask applies to each item.
-fn pruned(object: &Value, masks: Option<&[String]>) -> Value {
-    let Some(masks) = masks.filter(|masks| !masks.is_empty()) else {
-        return object.clone();
-    };
-    let always = ["apiVersion", "kind", "metadata"].map(str::to_owned);
-    let paths: Vec<Vec<&str>> = masks.iter().chain(&always).map(|mask| mask.split('.').collect()).collect();
-    prune(object, &paths.iter().map(Vec::as_slice).collect::<Vec<_>>())
-}
-
-fn prune(value: &Value, paths: &[&[&str]]) -> Value {
-    match value {
-        _ if paths.iter().any(|path| path.is_empty()) => value.clone(),
-        Value::Array(items) => items.iter().map(|item| prune(item, paths)).collect(),
-        Value::Object(members) => {
-            let keep = |(key, value): (&String, &Value)| {
-                let below: Vec<&[&str]> = paths.iter().filter(|path| path[0] == key).map(|path| &path[1..]).collect();
-                (!below.is_empty()).then(|| (key.clone(), prune(value, &below)))
-            };
-            Value::Object(members.iter().filter_map(keep).collect())
-        }
-        _ => Value::Null,
-    }
-}
-
 /// The plural of a kind.
 fn plural(kind: &str) -> String {
     format!("{}s", kind.to_ascii_lowercase())
-}
-
-fn namespace(object: &Value) -> Option<&str> {
-    object["metadata"]["namespace"].as_str()
 }
