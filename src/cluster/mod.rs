@@ -8,6 +8,7 @@ mod kind;
 mod kubernetes;
 mod kubevirt;
 mod object;
+pub mod words;
 
 use std::any::Any;
 use std::cell::RefCell;

@@ -170,8 +170,46 @@ pub struct ClusterArguments {
     #[arg(long, short, value_name = "FORMAT", default_value = "table")]
     pub output: Table,
 
+    /// Write what would change: first in a dry run on the server, then after a question. This is only for VirtualMachines that were
+    /// never evaluated, and for those that are named. One that somebody changed meanwhile is not written.
+    #[arg(long)]
+    pub fix: bool,
+
+    /// With --fix: do not ask.
+    #[arg(long, requires = "fix")]
+    pub yes: bool,
+
     #[command(flatten)]
     pub common: Common,
+}
+
+const DOCTOR_HELP: &str = "\
+Exit code:
+  0  there is no problem; there may be warnings
+  1  there is a problem
+  2  the cluster or the module cannot be used
+
+The program in the environment variable KUBECTL is run, or kubectl.";
+
+/// The arguments of `vmfm doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = DOCTOR_HELP)]
+pub struct DoctorArguments {
+    #[command(flatten)]
+    pub live: Live,
+
+    /// What is printed: `text` a line for each check; `json` a list.
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    pub output: Findings,
+
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Findings {
+    Text,
+    Json,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -186,6 +224,8 @@ pub enum Table {
 pub enum Command {
     /// Say which VirtualMachines of a cluster have which directives, and what became of them.
     Cluster(Box<ClusterArguments>),
+    /// Say what a cluster lacks for the policy to work, and what to do about it.
+    Doctor(Box<DoctorArguments>),
     /// Print a script that completes this command in a shell.
     Completions {
         /// The shell.

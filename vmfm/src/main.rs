@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         None => commands::evaluate::run(&arguments),
         Some(Command::Cluster(arguments)) => commands::cluster::run(arguments),
+        Some(Command::Doctor(arguments)) => commands::doctor::run(arguments),
         Some(Command::Completions { shell }) => print(|program, text| {
             clap_complete::generate(*shell, program, "vmfm", text);
             Ok(())

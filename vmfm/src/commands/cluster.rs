@@ -38,6 +38,9 @@ pub fn run(arguments: &ClusterArguments) -> Result<ExitCode> {
     let host = super::load(&arguments.common, Cluster::default())?;
     let judged = judge_all(&kubectl, &policy, &vms, &host)?;
     print(arguments, &choice, &judged)?;
+    if arguments.fix {
+        return super::fix::run(&kubectl, arguments, &judged);
+    }
     if arguments.common.verbose {
         eprintln!("{} requests, {:.1} s", kubectl.requests(), start.elapsed().as_secs_f64());
     }
@@ -55,23 +58,26 @@ fn choice(arguments: &ClusterArguments, kubectl: &Kubectl) -> Result<Choice> {
 }
 
 /// What the policy makes of each VirtualMachine. Only what these need is read from the cluster.
-pub fn judge_all(kubectl: &Arc<Kubectl>, policy: &Policy, vms: &[Value], host: &Host) -> Result<Vec<Judged>> {
+fn judge_all(kubectl: &Arc<Kubectl>, policy: &Policy, vms: &[Value], host: &Host) -> Result<Vec<Judged>> {
     let settings = policy.settings();
     let validation = host.validate_settings(&settings)?;
     if !validation.valid {
         bail!("the settings of the policy {}: {}", policy.name(), validation.message.unwrap_or_default());
     }
     let asked: BTreeSet<String> = vms.iter().flat_map(|vm| features(vm, &settings)).collect();
-    let asked: Vec<&str> = asked.iter().map(String::as_str).collect();
-    let enabled = needs::enabled(&settings);
-    let of_use: Vec<&str> = enabled.into_iter().filter(|feature| asked.contains(feature)).collect();
-    let host = if asked.is_empty() {
-        host.clone()
-    } else {
-        let account = PolicyServer::find(kubectl, policy)?.account(&settings);
-        let needs = needs::needs(&settings, &of_use);
-        host.with_cluster(lookups::cluster(kubectl, policy, &account, &needs)?)
-    };
+    let mut of_use = needs::enabled(&settings);
+    of_use.retain(|feature| asked.contains(*feature));
+    if of_use.is_empty() {
+        return judge_each(kubectl, policy, vms, host);
+    }
+    let account = PolicyServer::find(kubectl, policy)?.account(&settings);
+    let needs = needs::needs(&settings, &of_use);
+    judge_each(kubectl, policy, vms, &host.with_cluster(lookups::cluster(kubectl, policy, &account, &needs)?))
+}
+
+/// What the policy makes of each VirtualMachine, if the host has the cluster.
+pub fn judge_each(kubectl: &Kubectl, policy: &Policy, vms: &[Value], host: &Host) -> Result<Vec<Judged>> {
+    let settings = policy.settings();
     let selector = &policy.0["spec"]["namespaceSelector"];
     let namespaces = if selector["matchExpressions"].is_array() { live::namespaces(kubectl)? } else { Vec::new() };
     let is_left_out = |namespace: &str| {
@@ -79,7 +85,7 @@ pub fn judge_all(kubectl: &Arc<Kubectl>, policy: &Policy, vms: &[Value], host: &
         labels.is_some_and(|labels| !selects(selector, labels))
     };
     Ok(parallel(vms, processors(), |vm| {
-        let judged = judge(vm, &settings, &host);
+        let judged = judge(vm, &settings, host);
         if is_left_out(&judged.namespace) {
             let message = "the policy's namespaceSelector leaves out this namespace".to_owned();
             return Judged { state: State::Nothing, messages: vec![message], changed: None, ..judged };

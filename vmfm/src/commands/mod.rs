@@ -1,7 +1,9 @@
 //! What the program can do.
 
 pub mod cluster;
+pub mod doctor;
 pub mod evaluate;
+mod fix;
 mod table;
 
 use std::io::{self, IsTerminal};

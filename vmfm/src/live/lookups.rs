@@ -9,7 +9,7 @@ use vm_feature_manager_policy::cluster::{CONFIG_MAP, Kind, Provider, SECRET};
 use super::kubectl::{ApiError, Kubectl};
 use super::needs::{Need, setting};
 use super::parallel::parallel;
-use super::permissions::{AT_ONCE, is_allowed, permissions};
+use super::permissions::{AT_ONCE, Permission, is_allowed, permissions};
 use super::policy::Policy;
 use crate::cluster::{Answer, Cluster, Faults, Source, granted_by, pruned};
 
@@ -31,10 +31,7 @@ pub fn namespace_of(kind: &Kind, settings: &Value) -> Option<String> {
 ///
 /// # Errors
 /// The first [`ApiError`].
-pub fn objects(
-    kubectl: &Kubectl,
-    kinds: &[&'static Kind],
-) -> Result<Vec<(&'static Kind, Option<Vec<Value>>)>, ApiError> {
+pub fn objects(kubectl: &Kubectl, kinds: &[&'static Kind]) -> Result<Vec<Objects>, ApiError> {
     let lists = parallel(kinds, AT_ONCE, |kind| match kubectl.list(&path(kind, None, None), "") {
         Ok(objects) => Ok((*kind, Some(objects.iter().map(|object| of_use(kind, object)).collect()))),
         Err(ApiError::NotFound(_)) => Ok((*kind, None)),
@@ -52,25 +49,42 @@ fn of_use(kind: &Kind, object: &Value) -> Value {
     object
 }
 
+/// The objects of a kind, or `None` if the cluster does not serve it.
+pub type Objects = (&'static Kind, Option<Vec<Value>>);
+
+/// The kinds of which each object is read only if a VirtualMachine names it. Whether policy-server may depends on the namespace.
+const ON_DEMAND: [&Kind; 2] = [&CONFIG_MAP, &SECRET];
+
 /// The cluster as policy-server sees it: the objects of the kinds, each list read once, and the permissions of its account.
 ///
 /// # Errors
 /// The first [`ApiError`].
 pub fn cluster(kubectl: &Arc<Kubectl>, policy: &Policy, account: &str, needs: &[Need]) -> Result<Cluster, ApiError> {
     let settings = &policy.settings();
-    let on_demand = [&CONFIG_MAP, &SECRET];
-    let is_listed = |need: &&Need| !on_demand.contains(&need.kind) && need.kind.name != "SubjectAccessReview";
+    let is_listed = |need: &&Need| !ON_DEMAND.contains(&need.kind) && need.kind.name != "SubjectAccessReview";
     let kinds: Vec<&'static Kind> = needs.iter().filter(is_listed).map(|need| need.kind).collect();
+    let objects = objects(kubectl, &kinds)?;
+    let asked: Vec<Need> = needs.iter().filter(|need| !ON_DEMAND.contains(&need.kind)).copied().collect();
+    let permissions = permissions(kubectl, account, &asked, |kind| namespace_of(kind, settings))?;
+    Ok(assembled(kubectl, policy, account, objects, &permissions))
+}
+
+/// The cluster as policy-server sees it, from objects that were read, and permissions that were asked for.
+pub fn assembled(
+    kubectl: &Arc<Kubectl>,
+    policy: &Policy,
+    account: &str,
+    objects: Vec<Objects>,
+    permissions: &[Permission],
+) -> Cluster {
     let mut cluster = Cluster::default();
-    for (kind, objects) in objects(kubectl, &kinds)? {
+    for (kind, objects) in objects {
         let Some(objects) = objects else { continue };
         cluster.serve(kind.api_version);
         objects.into_iter().for_each(|object| cluster.add(object));
     }
-    // Whether it may read ConfigMaps and Secrets depends on the namespace.
-    let asked: Vec<Need> = needs.iter().filter(|need| !on_demand.contains(&need.kind)).copied().collect();
-    let permissions = permissions(kubectl, account, &asked, |kind| namespace_of(kind, settings))?;
-    let missing = permissions.into_iter().filter(|permission| !permission.is_granted);
+    let is_missing = |permission: &&Permission| !permission.is_granted && !ON_DEMAND.contains(&permission.kind);
+    let missing = permissions.iter().filter(is_missing);
     let faults = Faults {
         denied_verbs: missing.map(|missing| (missing.kind.name.to_owned(), missing.verb.to_owned())).collect(),
         account: Some(account.to_owned()),
@@ -78,7 +92,7 @@ pub fn cluster(kubectl: &Arc<Kubectl>, policy: &Policy, account: &str, needs: &[
         ..granted_by(&policy.0["spec"])
     };
     let source = OnDemand { kubectl: Arc::clone(kubectl), account: account.to_owned(), known: Mutex::default() };
-    Ok(cluster.with_source(Arc::new(source)).with_faults(faults))
+    cluster.with_source(Arc::new(source)).with_faults(faults)
 }
 
 /// ConfigMaps and Secrets: the few that VirtualMachines name are read, each once.
@@ -91,7 +105,7 @@ struct OnDemand {
 
 impl OnDemand {
     fn kind(name: &str) -> Option<&'static Kind> {
-        [&CONFIG_MAP, &SECRET].into_iter().find(|kind| kind.name == name)
+        ON_DEMAND.into_iter().find(|kind| kind.name == name)
     }
 
     fn look_up(&self, kind: &'static Kind, namespace: &str, name: &str) -> Answer {

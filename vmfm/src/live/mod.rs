@@ -1,5 +1,6 @@
 //! A cluster that runs: its policy, its VirtualMachines, and what the policy looks up.
 
+pub mod checks;
 pub mod kubectl;
 pub mod lookups;
 pub mod needs;

@@ -1,4 +1,7 @@
-#!/usr/bin/env -S python3 -IS
+#!/bin/sh
+''':'
+exec "${FAKE_PYTHON:-python3}" -IS "$0" "$@"
+'''
 """A kubectl for the tests: it answers from the files in FAKE_CLUSTER, in kubectl's words.
 
 objects.json  the objects of the cluster, in a list; `replace` changes them
@@ -7,6 +10,8 @@ fake.json     namespace: the context's namespace; page: most objects of an answe
               down: the message if the server does not answer; expires: the next page of a list is gone once;
               conflicts: names of objects that somebody changed meanwhile; refuses: the message of a webhook
 calls         the arguments of every call, a line each
+
+FAKE_PYTHON is the Python to run it with: a wrapper that chooses a Python can take half a second for each call.
 """
 
 import json

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
@@ -15,6 +16,12 @@ pub fn root() -> PathBuf {
 pub fn file(path: &str) -> Vec<Value> {
     vmfm::yaml::read(&root().join(path)).unwrap()
 }
+
+/// The program behind `python3`.
+static PYTHON: LazyLock<String> = LazyLock::new(|| {
+    let output = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+});
 
 /// A cluster in a folder of the test's own. The folder has the name of the thread, which is that of the test and its case.
 pub struct World {
@@ -49,6 +56,10 @@ impl World {
             "metadata": {"name": "policy-server-default", "namespace": "kubewarden"},
             "spec": {"replicas": 2, "template": {"spec": {"serviceAccountName": "policy-server"}}},
             "status": {"readyReplicas": 2},
+        }));
+        objects.push(json!({
+            "apiVersion": "policies.kubewarden.io/v1", "kind": "PolicyServer", "metadata": {"name": "default"},
+            "spec": {"image": "ghcr.io/kubewarden/policy-server:v1.36.0", "replicas": 2},
         }));
         for namespace in ["default", "team-a", "harvester-system"] {
             objects.push(json!({
@@ -103,7 +114,11 @@ impl World {
         fs::write(self.folder.join("calls"), "").unwrap();
         let kubectl = root().join("vmfm/tests/live/kubectl.py").canonicalize().unwrap();
         let more = self.arguments.iter().map(String::as_str).collect::<Vec<_>>();
-        let environment = [("KUBECTL", kubectl.as_os_str()), ("FAKE_CLUSTER", self.folder.as_os_str())];
+        let environment = [
+            ("KUBECTL", kubectl.as_os_str()),
+            ("FAKE_CLUSTER", self.folder.as_os_str()),
+            ("FAKE_PYTHON", PYTHON.as_ref()),
+        ];
         run(&[arguments, &more].concat(), &environment)
     }
 
