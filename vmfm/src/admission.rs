@@ -13,7 +13,7 @@ pub enum RequestError {
     /// There is no object.
     #[error("there is no manifest in it")]
     Empty,
-    /// There is no VirtualMachine, and more than one other object.
+    /// There is no VirtualMachine, only other objects.
     #[error("it has no VirtualMachine, but {0}")]
     NoVirtualMachine(String),
     /// An AdmissionReview without a request.
@@ -27,9 +27,33 @@ pub enum RequestError {
     NoManifest,
 }
 
-/// Whether the policy is to evaluate this document: a VirtualMachine, or a whole admission request.
+/// Whether the policy is to evaluate this document: a VirtualMachine, a pool of them, or a whole admission request.
 pub fn is_subject(document: &Value) -> bool {
-    document["kind"] == "VirtualMachine" || is_request(document)
+    ["VirtualMachine", POOL].iter().any(|kind| document["kind"] == *kind) || is_request(document)
+}
+
+/// The kind of a pool, whose controller creates VirtualMachines of a template.
+const POOL: &str = "VirtualMachinePool";
+
+/// The account of that controller if KubeVirt is in the namespace `kubevirt`.
+const CONTROLLER: &str = "system:serviceaccount:kubevirt:kubevirt-controller";
+
+/// The first VirtualMachine of a pool, as its controller creates it.
+fn of_pool(mut pool: Value) -> Value {
+    let metadata = pool["metadata"].take();
+    let mut template = pool["spec"]["virtualMachineTemplate"].take();
+    let mut vm = json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
+        "metadata": template["metadata"].take(), "spec": template["spec"].take(),
+    });
+    if !vm["metadata"].is_object() {
+        vm["metadata"] = json!({});
+    }
+    vm["metadata"]["name"] = format!("{}-0", metadata["name"].as_str().unwrap_or_default()).into();
+    if let Some(namespace) = metadata.get("namespace") {
+        vm["metadata"]["namespace"] = namespace.clone();
+    }
+    vm
 }
 
 /// Whether a document is an AdmissionReview, or the request in one.
@@ -50,7 +74,8 @@ pub fn request(document: Value, old: Option<Value>) -> Result<Value, RequestErro
             _ => return Err(RequestError::NoRequest),
         },
         request if is_request(&request) => request,
-        manifest => return from_manifest(manifest, old),
+        pool if pool["kind"] == POOL => return from_manifest(of_pool(pool), old.map(of_pool), CONTROLLER),
+        manifest => return from_manifest(manifest, old, "kubernetes-admin"),
     };
     if old.is_some() {
         return Err(RequestError::TwoOld);
@@ -58,7 +83,7 @@ pub fn request(document: Value, old: Option<Value>) -> Result<Value, RequestErro
     Ok(request)
 }
 
-fn from_manifest(object: Value, old: Option<Value>) -> Result<Value, RequestError> {
+fn from_manifest(object: Value, old: Option<Value>, requester: &str) -> Result<Value, RequestError> {
     let (Some(api_version), Some(kind)) = (object["apiVersion"].as_str(), object["kind"].as_str()) else {
         return Err(RequestError::NoManifest);
     };
@@ -76,7 +101,7 @@ fn from_manifest(object: Value, old: Option<Value>) -> Result<Value, RequestErro
         "name": metadata["name"].as_str().unwrap_or_default(),
         "namespace": metadata["namespace"].as_str().unwrap_or("default"),
         "operation": operation,
-        "userInfo": {"username": "kubernetes-admin", "groups": ["system:authenticated"]},
+        "userInfo": {"username": requester, "groups": ["system:authenticated"]},
         "object": object,
         "oldObject": old,
         "dryRun": false,

@@ -12,11 +12,12 @@ Examples:
   vmfm vm.yaml
   vmfm --explain --cluster cluster/ vm.yaml
   vmfm --output summary --settings settings.yaml manifests/
-  kubectl get vm --all-namespaces --output yaml | vmfm --output summary -
+  vmfm cluster --all-namespaces
+  vmfm doctor
 
 Exit code:
   0  every request is allowed
-  1  a request is denied
+  1  a request is denied; with --fail-on-warn, also if there is a warning
   2  something cannot be used: an input, the settings, the module";
 
 const STYLES: Styles = Styles::styled()
@@ -25,7 +26,7 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-/// Evaluate virtual machines against the VM Feature Manager policy, as Kubewarden would, without a cluster.
+/// Evaluate virtual machines against the VM Feature Manager policy, as Kubewarden would: those in files, or those of a cluster.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -35,7 +36,8 @@ const STYLES: Styles = Styles::styled()
     styles = STYLES,
 )]
 pub struct Arguments {
-    /// Manifests of VirtualMachines (YAML or JSON), AdmissionReviews, folders of them, or - for standard input.
+    /// Manifests of VirtualMachines and VirtualMachinePools (YAML or JSON), AdmissionReviews, folders of them, or - for standard
+    /// input.
     ///
     /// A file may have several documents. Objects of other kinds count as being in the cluster.
     #[arg(required = true, value_name = "FILE")]
@@ -45,7 +47,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub settings: Option<PathBuf>,
 
-    /// A file or folder with objects of the cluster, such as Nodes; may be given more than once.
+    /// A file or folder with objects of the cluster, such as Nodes, or - for standard input; may be given more than once.
     #[arg(long, value_name = "FOLDER")]
     pub cluster: Vec<PathBuf>,
 
@@ -53,8 +55,8 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub old: Option<PathBuf>,
 
-    /// What is printed: `diff` shows the change, the warnings and the audit annotations; `summary` a line each; `json` and `yaml` the
-    /// verdict, the patch and the object after it; `jsonpath=EXPRESSION` a part of the object after it, as in
+    /// What is printed: `diff` shows the change, the warnings and the audit annotations; `summary` a line each; `json` a list, and `yaml`
+    /// a document for each, with the verdict, the patch and the object after it; `jsonpath=EXPRESSION` a part of the object after it, as in
     /// 'jsonpath={.spec.template.spec.nodeSelector}'.
     #[arg(long, short, value_parser = Output::parse, default_value = "diff")]
     pub output: Output,
@@ -62,6 +64,10 @@ pub struct Arguments {
     /// Say which directives were found where, what was looked up, and what was decided and why.
     #[arg(long, short)]
     pub explain: bool,
+
+    /// Exit with 1 also if a request is allowed with a warning, or if something looks like a directive and is not read.
+    #[arg(long)]
+    pub fail_on_warn: bool,
 
     /// Simulate a policy-server that may not look up this kind, such as Node; may be given more than once.
     #[arg(long, value_name = "KIND")]
@@ -232,7 +238,10 @@ pub enum Command {
         shell: Shell,
     },
     /// Print the manual page.
-    Man,
+    Man {
+        /// The page of this command, such as cluster; that of the program if absent.
+        command: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -145,6 +145,15 @@ impl Decision {
     }
 }
 
+/// What looks like a directive, but is not read, and what the policy does not warn of: its key is nearly one of a directive, or
+/// it is in user data while the settings switch user data off.
+pub fn not_read(directives: &[ListedDirective]) -> Vec<String> {
+    let is_silent = |note: &str| !note.contains("configSource") && !note.ends_with("comes first");
+    let notes = directives.iter().filter_map(|directive| Some((directive, directive.note.as_deref()?)));
+    let notes = notes.filter(|(_, note)| is_silent(note));
+    notes.map(|(directive, note)| format!("{}: {note}", directive.place)).collect()
+}
+
 /// What the decisions can be determined from.
 struct Facts<'f> {
     request: &'f Value,

@@ -30,12 +30,12 @@ pub enum HostError {
         error: std::io::Error,
     },
     /// It is not a module, or it needs something that Kubewarden does not offer.
-    #[error("{}: no Kubewarden module: {message}", .path.display())]
+    #[error(
+        "{}: no Kubewarden module: it is not WebAssembly, or needs something that Kubewarden does not offer", .path.display()
+    )]
     Compile {
         /// The file.
         path: PathBuf,
-        /// The first line of the engine's error.
-        message: String,
     },
     /// The guest failed.
     #[error("the module failed: {0}")]
@@ -114,7 +114,7 @@ impl Host {
     pub fn load(path: &Path, cache: Option<&Path>, cluster: Cluster) -> Result<Self, HostError> {
         let bytes = std::fs::read(path).map_err(|error| HostError::Read { path: path.to_owned(), error })?;
         Self::from_bytes(&bytes, cache, cluster).map_err(|error| match error {
-            HostError::Compile { message, .. } => HostError::Compile { path: path.to_owned(), message },
+            HostError::Compile { .. } => HostError::Compile { path: path.to_owned() },
             other => other,
         })
     }
@@ -124,10 +124,7 @@ impl Host {
     /// # Errors
     /// [`HostError::Compile`] if the bytes are not a Kubewarden module.
     pub fn from_bytes(bytes: &[u8], cache: Option<&Path>, cluster: Cluster) -> Result<Self, HostError> {
-        let guest = Guest::load(bytes, cache).map_err(|e| {
-            let message = e.to_string().lines().next().unwrap_or_default().to_owned();
-            HostError::Compile { path: PathBuf::new(), message }
-        })?;
+        let guest = Guest::load(bytes, cache).map_err(|_| HostError::Compile { path: PathBuf::new() })?;
         Ok(Self { guest, cluster: Arc::new(cluster) })
     }
 

@@ -36,7 +36,7 @@ impl Inputs {
         paths.iter().for_each(|path| found.read(path));
         if found.subjects.is_empty() {
             let place = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-            found.make_do(place);
+            found.miss(place);
         }
         let count = found.subjects.iter().filter(|(_, subject)| subject.is_ok()).count();
         let input = |(file, subject): (String, Result<Value, String>)| {
@@ -61,7 +61,13 @@ impl Found {
     /// Reads a path that the user named: a folder, or a file, which must contain a manifest.
     fn read(&mut self, path: &Path) {
         if path.is_dir() {
-            return self.read_folder(path);
+            let count = |found: &Self| found.subjects.len() + found.others.len();
+            let before = count(self);
+            self.read_folder(path);
+            if count(self) == before {
+                self.fail(path, &RequestError::Empty);
+            }
+            return;
         }
         for error in self.read_file(path) {
             self.fail(path, &error);
@@ -114,18 +120,14 @@ impl Found {
         errors
     }
 
-    /// If there is no VirtualMachine, and only one object, that is the one to evaluate.
-    fn make_do(&mut self, place: String) {
-        let subject = match &self.others[..] {
-            [_] => Ok(self.others.remove(0)),
-            [] => Err(RequestError::Empty),
-            others => {
-                let kinds: Vec<_> = others.iter().map(|other| other["kind"].as_str().unwrap_or("?")).collect();
-                Err(RequestError::NoVirtualMachine(kinds.join(", ")))
-            }
+    /// Says that there is no VirtualMachine.
+    fn miss(&mut self, place: String) {
+        let kinds: Vec<_> = self.others.iter().map(|other| other["kind"].as_str().unwrap_or("?")).collect();
+        let error = match kinds.is_empty() {
+            true => RequestError::Empty,
+            false => RequestError::NoVirtualMachine(kinds.join(", ")),
         };
-        let subject = subject.map_err(|error| format!("{place}: {error}"));
-        self.subjects.push((place, subject));
+        self.subjects.push((place.clone(), Err(format!("{place}: {error}"))));
     }
 }
 

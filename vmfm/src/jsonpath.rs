@@ -12,15 +12,24 @@ impl Expression {
     /// `.metadata.annotations.vm-feature-manager\.io/feature`.
     ///
     /// # Errors
-    /// Why the expression is not valid, and the expression in the notation of RFC 9535.
+    /// What is wrong, and what to write.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
+        let invalid = || {
+            format!(
+                "{text}: this is no expression; write one such as {{.spec.template.spec.nodeSelector}}, with every brace, bracket \
+                 and quotation mark closed"
+            )
+        };
+        if text.starts_with('{') != text.ends_with('}') || ["", "{}"].contains(&text) {
+            return Err(invalid());
+        }
         let bare = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or(text).trim();
         if bare.contains("}{") || bare.starts_with("range ") {
             return Err(format!("{text}: only one expression is taken, without text around it and without range"));
         }
         let standard = to_standard(bare);
-        let path = JsonPath::parse(&standard).map_err(|error| format!("{text}, which is {standard}: {error}"))?;
+        let path = JsonPath::parse(&standard).map_err(|_| invalid())?;
         Ok(Self(path))
     }
 
@@ -57,6 +66,11 @@ fn to_standard(text: &str) -> String {
             rest = rest.strip_prefix('.').unwrap_or(rest);
         }
         let (key, after) = split_key(rest);
+        if key.is_empty() && standard != "$" {
+            // A dot without a key is not valid in RFC 9535, either.
+            standard.push_str("[]");
+            break;
+        }
         if standard.ends_with("$.") {
             standard.pop();
         }
@@ -141,8 +155,14 @@ mod tests {
     }
 
     #[rstest]
-    #[case::bracket("{.spec.devices[}", "which is $['spec']['devices'][")]
-    #[case::filter("{.spec.devices[?(]}", "which is")]
+    #[case::bracket("{.spec.devices[}", "every brace, bracket and quotation mark closed")]
+    #[case::filter("{.spec.devices[?(]}", "this is no expression")]
+    #[case::open_brace("{.spec", "{.spec: this is no expression")]
+    #[case::closing_brace(".spec}", "this is no expression")]
+    #[case::filter_and_brace("{.a[?(@.b==1)", "this is no expression")]
+    #[case::quote("{.a['b]}", "this is no expression")]
+    #[case::empty("{}", "this is no expression")]
+    #[case::no_key("{.a..}", "this is no expression")]
     #[case::range("{range .items[*]}{.name}{end}", "only one expression")]
     fn what_is_not_an_expression(#[case] expression: &str, #[case] part: &str) {
         let error = Expression::parse(expression).unwrap_err();

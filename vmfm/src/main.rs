@@ -6,7 +6,7 @@ mod commands;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{CommandFactory, Parser};
 
 use arguments::{Arguments, Command};
@@ -22,7 +22,10 @@ fn main() -> ExitCode {
             clap_complete::generate(*shell, program, "vmfm", text);
             Ok(())
         }),
-        Some(Command::Man) => print(|program, text| clap_mangen::Man::new(program.clone()).render(text)),
+        Some(Command::Man { command }) => match command {
+            None => print(|program, text| clap_mangen::Man::new(program.clone()).render(text)),
+            Some(name) => page(name),
+        },
     };
     result.unwrap_or_else(|error| {
         // The program that reads the output may stop early, which is not an error.
@@ -32,6 +35,19 @@ fn main() -> ExitCode {
         eprintln!("error: {}", visible::text(&format!("{error:#}")));
         ExitCode::from(2)
     })
+}
+
+/// Prints the manual page of a command.
+fn page(name: &str) -> Result<ExitCode> {
+    let mut program = Arguments::command();
+    program.build();
+    let Some(command) = program.find_subcommand(name) else {
+        let names: Vec<_> = program.get_subcommands().map(clap::Command::get_name).collect();
+        bail!("there is no command {name}; the commands are {}", names.join(", "));
+    };
+    let title = format!("vmfm-{}", command.get_name());
+    let page = clap_mangen::Man::new(command.clone()).title(title);
+    print(|_, text| page.render(text))
 }
 
 /// Prints a text about the program.

@@ -21,6 +21,8 @@ pub struct Evaluated {
     pub evaluation: Evaluation,
     /// The explanation, if the user asked for one.
     pub explanation: Option<Explanation>,
+    /// What looks like a directive, but is not read.
+    pub not_read: Vec<String>,
 }
 
 impl Evaluated {
@@ -48,6 +50,8 @@ impl Evaluated {
         }
         let warnings = response.warnings.iter().map(|w| format!("- {}", paint.paint(Part::Warning, w)));
         section(&mut text, paint, "warnings", warnings);
+        let not_read = self.not_read.iter().map(|line| format!("- {}", paint.paint(Part::Warning, line)));
+        section(&mut text, paint, "not read", not_read);
         let audit = response.audit_annotations.iter().map(|(key, value)| visible::text(&format!("{key}: {value}")));
         section(&mut text, paint, "audit annotations", audit);
         text
@@ -70,6 +74,9 @@ impl Evaluated {
             let plural = if response.warnings.len() == 1 { "" } else { "s" };
             notes.push(paint.paint(Part::Warning, &format!("{} warning{plural}", response.warnings.len())));
         }
+        if !self.not_read.is_empty() {
+            notes.push(paint.paint(Part::Warning, &format!("not read: {}", self.not_read.len())));
+        }
         let notes = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) };
         format!("{}: {}: {}{notes}", visible::text(&self.file), self.name(), self.verdict(paint))
     }
@@ -84,12 +91,18 @@ impl Evaluated {
             "patch": response.patch_operations(),
             "object": self.after(),
             "warnings": response.warnings,
+            "notRead": self.not_read,
             "auditAnnotations": response.audit_annotations,
         });
         if let Some(explanation) = &self.explanation {
             value["explanation"] = json!(explanation);
         }
         value
+    }
+
+    /// Whether there is something to look at, although the request is allowed.
+    pub fn is_warned_of(&self) -> bool {
+        !self.evaluation.response.warnings.is_empty() || !self.not_read.is_empty()
     }
 
     /// The object after the patch.

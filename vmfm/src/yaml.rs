@@ -73,9 +73,19 @@ pub fn parse(text: &str) -> Result<Vec<Value>, String> {
     if let Ok(value) = serde_json::from_str(text) {
         return Ok(vec![value]);
     }
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|e| {
-        let message = e.without_snippet().to_string();
-        message.lines().next().unwrap_or_default().to_owned()
+    // A cluster's objects are many; how deep they are nested stays limited.
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: usize::MAX,
+            max_nodes: usize::MAX,
+            max_documents: usize::MAX,
+            max_total_scalar_bytes: usize::MAX,
+        },
+    };
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
+        let place = error.location().map(|place| format!(" at line {}, column {}", place.line(), place.column()));
+        let what = "check the indentation, the brackets and the quotation marks there";
+        place.map_or_else(|| "it ends too early".to_owned(), |place| format!("it cannot be read{place}; {what}"))
     })?;
     Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }

@@ -132,7 +132,7 @@ fn the_example_with_a_rom_prints_the_sidecar() {
 fn json_and_yaml_have_everything() {
     let (code, stdout, _) = run(&["--output", "json", "-"], VM);
     assert_eq!(code, 0);
-    let answer: Value = serde_json::from_str(&stdout).unwrap();
+    let answer = serde_json::from_str::<Value>(&stdout).unwrap()[0].take();
     assert_eq!(answer["allowed"], json!(true));
     assert_eq!(answer["patch"].as_array().unwrap().len(), 3);
     let domain = &answer["object"]["spec"]["template"]["spec"]["domain"];
@@ -147,13 +147,18 @@ fn json_and_yaml_have_everything() {
 fn a_part_of_the_object_is_printed_by_its_path() {
     let limits = "jsonpath={.spec.template.spec.domain.resources.limits}";
     let (code, stdout, stderr) = run(&["--output", limits, "-"], VM);
-    assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "{\"nvidia.com/gpu\":\"1\"}\n", ""));
+    assert_eq!((code, stdout.as_str()), (0, "{\"nvidia.com/gpu\":\"1\"}\n"));
+    assert!(stderr.starts_with("note: without --cluster"), "{stderr}");
 
     let (code, stdout, stderr) = run(&["--output", limits, "-"], &VM.replace("nvidia.com/gpu", "gpu"));
     assert_eq!((code, stdout.as_str()), (1, ""));
     assert!(stderr.starts_with("denied: gpu-device-plugin cannot be applied"), "{stderr}");
 
-    for (output, part) in [("jsonpath={.spec[}", "which is $['spec']["), ("xml", "jsonpath=EXPRESSION")] {
+    for (output, part) in [
+        ("jsonpath={.spec[}", "{.spec[}: this is no expression"),
+        ("jsonpath={.spec", "this is no expression"),
+        ("xml", "jsonpath=EXPRESSION"),
+    ] {
         let (code, stdout, stderr) = run(&["--output", output, "-"], VM);
         assert_eq!((code, stdout.as_str()), (2, ""));
         assert!(stderr.contains(part), "{stderr}");
@@ -240,9 +245,15 @@ fn verbose_prints_log_lines_and_the_time() {
 #[case::unknown_kind(&["--deny", "Nodes", "-"], VM, "error: --deny Nodes: the policy's metadata grants no such kind, only SubjectAccessReview, PCIDevice,")]
 #[case::review_without_request(&["-"], "{kind: AdmissionReview}", "error: -: the AdmissionReview has no request")]
 #[case::two_old_objects(&["--old", "tests/data/vm-stored.yaml", "-"], "{kind: {kind: VirtualMachine}, operation: UPDATE}", "leave out --old")]
-#[case::no_module(&["--module", "README.md", "-"], VM, "error: README.md: no Kubewarden module")]
-#[case::bad_yaml(&["-"], "a: [", "error: -: not valid YAML or JSON: ")]
-#[case::bad_json(&["-"], "{\"a\": ", "error: -: not valid YAML or JSON: unclosed")]
+#[case::no_module(&["--module", "README.md", "-"], VM, "error: README.md: no Kubewarden module: it is not WebAssembly")]
+#[case::bad_yaml(&["-"], "a: [", "error: -: not valid YAML or JSON: it cannot be read at line 1, column 4; check the indentation")]
+#[case::bad_json(&["-"], "{\"a\": ", "error: -: not valid YAML or JSON: it cannot be read at line 1, column ")]
+#[case::one_other_object(&["-"], "{apiVersion: v1, kind: ConfigMap}", "error: -: it has no VirtualMachine, but ConfigMap")]
+#[case::standard_input_twice(&["--cluster", "-", "-"], VM, "error: - is given more than once")]
+#[case::secret_that_is_no_base64(
+    &["-"], "{apiVersion: v1, kind: Secret, metadata: {name: s}, data: {a: '%'}}\n---\n{apiVersion: kubevirt.io/v1, kind: VirtualMachine}",
+    "error: Secret s: data.a is not base64, so the API server would refuse it"
+)]
 #[case::too_deep(&["-"], &format!("a: {}{}", "[".repeat(10_000), "]".repeat(10_000)), "error: -: not valid YAML or JSON: ")]
 #[case::empty(&["-"], "", "error: -: there is no manifest in it")]
 #[case::no_manifest(&["-"], "a: 1", "error: -: it is no Kubernetes manifest: apiVersion and kind are missing")]
@@ -279,7 +290,7 @@ mod several {
     fn documents_of_a_file_have_a_line_each_at_the_end_and_a_total() {
         let input = [named("a", "nvidia.com/gpu"), named("b", "gpu")].join("---\n");
         let (code, stdout, stderr) = run(&["-"], &input);
-        assert_eq!((code, stderr.as_str()), (1, ""));
+        assert_eq!(code, 1, "{stderr}");
         assert!(stdout.starts_with("VirtualMachine default/a: allowed, mutated\n"), "{stdout}");
         assert!(stdout.contains("\n\nVirtualMachine default/b: denied\n"), "{stdout}");
         let end = "\n\n-: VirtualMachine default/a: allowed, mutated (applied gpu-device-plugin; 2 warnings)\n\
@@ -317,6 +328,7 @@ mod several {
         let (code, stdout, stderr) = run(&["--output", "summary", &broken, "no-such.yaml", &denied, "-"], VM);
         assert_eq!(code, 2);
         let errors: Vec<&str> = stderr.lines().collect();
+        assert_eq!(errors.len(), 3, "{stderr}");
         assert!(errors[0].starts_with(&format!("error: {broken}: not valid YAML or JSON")), "{stderr}");
         assert!(errors[1].starts_with("error: no-such.yaml: No such file"), "{stderr}");
         assert!(stdout.starts_with(&format!("{broken}: unusable\nno-such.yaml: unusable\n{denied}: ")), "{stdout}");
@@ -333,7 +345,7 @@ mod several {
         let (_, stdout, _) = run(&["--output", "yaml", "-"], &input);
         assert_eq!(json!(vmfm::yaml::parse(&stdout).unwrap()), array);
         let (code, stdout, stderr) = run(&["--output", "jsonpath={.metadata.name}", "-"], &input);
-        assert_eq!((code, stdout.as_str(), stderr.lines().count()), (1, "vm\n", 1));
+        assert_eq!((code, stdout.as_str(), stderr.lines().count()), (1, "vm\n", 2));
     }
 
     #[test]
@@ -570,7 +582,7 @@ mod explain {
     #[test]
     fn json_has_the_explanation_too() {
         let (_, stdout, _) = run(&["--explain", "--output", "json", "-"], VM);
-        let answer: Value = serde_json::from_str(&stdout).unwrap();
+        let answer = serde_json::from_str::<Value>(&stdout).unwrap()[0].take();
         assert_eq!(answer["explanation"]["decisions"][0]["outcome"], "applied");
         assert_eq!(answer["explanation"]["directives"][0]["name"], "gpu-device-plugin");
         assert!(answer["explanation"]["steps"][0]["lookup"]["answer"].is_string(), "{stdout}");
@@ -591,9 +603,19 @@ fn shells_can_complete_it(#[case] shell: &str, #[case] part: &str) {
 fn there_is_a_manual_page() {
     let (code, stdout, _) = run(&["man"], "");
     assert_eq!(code, 0);
-    for part in [".TH vmfm 1", "Exit code", "\\-\\-explain", "kubectl get vm"] {
+    for part in [".TH vmfm 1", "Exit code", "\\-\\-explain", "vmfm doctor"] {
         assert!(stdout.contains(part), "{part} is not in {stdout}");
     }
+    for (command, part) in [("cluster", "never evaluated"), ("doctor", "there may be warnings")] {
+        let (code, stdout, _) = run(&["man", command], "");
+        assert_eq!(code, 0);
+        for part in [&format!(".TH vmfm-{command} 1"), "\\-\\-kubeconfig", part] {
+            assert!(stdout.contains(part), "{part} is not in {stdout}");
+        }
+    }
+    assert!(
+        run(&["man", "none"], "").2.starts_with("error: there is no command none; the commands are cluster, doctor")
+    );
 }
 
 /// The second start uses the compiled module.
@@ -615,6 +637,126 @@ fn the_compiled_module_is_kept() {
     let first = written();
     assert_eq!(run(&["--cache", &cache, "-"], VM).0, 0);
     assert_eq!(written(), first);
+}
+
+mod without_a_cluster {
+    use super::*;
+
+    #[test]
+    fn a_note_says_what_the_messages_are_not_about() {
+        let note =
+            "note: without --cluster, the policy sees a cluster that has nothing: no nodes, no devices, no KubeVirt.";
+        assert!(run(&["-"], VM).2.starts_with(note));
+        assert_eq!(run(&["-"], &VM.replace("nvidia.com/gpu", "gpu")).2, "", "nothing is looked up");
+        assert_eq!(run(&["--offline", "-"], VM).2, "");
+        let nodes = file("nodes.yaml", "apiVersion: v1\nkind: Node\nmetadata: {name: x}\n");
+        assert_eq!(run(&["--cluster", &nodes, "-"], VM).2, "");
+        assert_eq!(run(&[&nodes, "-"], VM).2, "");
+    }
+
+    #[test]
+    fn it_may_come_from_standard_input() {
+        let cluster = fs::read_to_string(
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/harvester/cluster/cluster.yaml"),
+        );
+        let (code, stdout, stderr) =
+            run(&["--cluster", "-", "--output", "summary", "examples/harvester/vm.yaml"], &cluster.unwrap());
+        assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    }
+}
+
+/// Keys that the policy never sees. `--explain` says the same.
+#[rstest]
+#[case::prefix("annotations", "vm-feature-manager/nested-virt", "the key does not start with vm-feature-manager.io/")]
+#[case::label_of_the_template(
+    "template",
+    "vm-feature-manager.io/nested-virt",
+    "labels of spec.template are not read; make it an annotation"
+)]
+fn keys_that_are_not_read_are_warned_of(#[case] place: &str, #[case] key: &str, #[case] why: &str) {
+    let mut vm = vmfm::yaml::parse(VM).unwrap().remove(0);
+    match place {
+        "annotations" => vm["metadata"]["annotations"] = json!({key: "enabled"}),
+        _ => {
+            vm["metadata"]["annotations"] = json!({});
+            vm["spec"]["template"]["metadata"]["labels"] = json!({key: "enabled"});
+        }
+    }
+    let input = vm.to_string();
+    let (code, stdout, _) = run(&["-"], &input);
+    assert_eq!(code, 0);
+    assert!(stdout.contains(&format!("\nnot read:\n  - the key {key}: not read: {why}")), "{stdout}");
+    let (_, stdout, _) = run(&["--output", "summary", "-"], &input);
+    assert_eq!(stdout, "-: VirtualMachine default/vm: allowed, unchanged (not read: 1)\n");
+    let (_, stdout, _) = run(&["--output", "json", "-"], &input);
+    assert_eq!(serde_json::from_str::<Value>(&stdout).unwrap()[0]["notRead"].as_array().unwrap().len(), 1);
+    assert_eq!(run(&["--fail-on-warn", "-"], &input).0, 1);
+}
+
+#[test]
+fn a_folder_without_manifests_is_an_error() {
+    let (code, _, stderr) = run(&["docs/pictures", "examples/harvester"], "");
+    assert_eq!((code, stderr.as_str()), (2, "error: docs/pictures: there is no manifest in it\n"));
+}
+
+#[test]
+fn warnings_fail_if_that_is_wanted() {
+    assert_eq!(run(&["-"], VM).0, 0);
+    assert_eq!(run(&["--fail-on-warn", "-"], VM).0, 1);
+    assert_eq!(run(&["--fail-on-warn", "tests/data/vm-stored.yaml"], "").0, 0);
+}
+
+/// Its controller creates the VirtualMachines, so rules about people are not met.
+#[test]
+fn of_a_pool_the_template_is_evaluated() {
+    let vm = vmfm::yaml::parse(VM).unwrap().remove(0);
+    let pool = json!({
+        "apiVersion": "pool.kubevirt.io/v1alpha1", "kind": "VirtualMachinePool",
+        "metadata": {"name": "workers", "namespace": "team-a"},
+        "spec": {"replicas": 2, "virtualMachineTemplate": {
+            "metadata": {"annotations": vm["metadata"]["annotations"]}, "spec": vm["spec"],
+        }},
+    });
+    let (code, stdout, _) = run(&["--output", "summary", "-"], &pool.to_string());
+    assert_eq!(code, 0);
+    assert!(
+        stdout.starts_with("-: VirtualMachine team-a/workers-0: allowed, mutated (applied gpu-device-plugin"),
+        "{stdout}"
+    );
+    let denied = pool.to_string().replace("nvidia.com/gpu", "gpu");
+    assert_eq!(run(&["-"], &denied).0, 1);
+}
+
+/// A Secret with text, and one with line breaks in its base64, as the API server takes both.
+#[rstest]
+#[case::text("stringData: {userdata: \"#cloud-config\\nx_kubevirt_features: {nested_virt: 'no'}\\n\"}")]
+#[case::line_breaks(
+    "data:\n  userdata: |\n    I2Nsb3VkLWNvbmZpZwp4X2t1YmV2aXJ0X2ZlYXR1\n    cmVzOiB7bmVzdGVkX3ZpcnQ6ICdubyd9Cg==\n"
+)]
+fn secrets_are_read_as_the_api_server_stores_them(#[case] data: &str) {
+    let settings = file("settings.yaml", "userData: {enabled: true, readSecrets: true}\n");
+    let secret = format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: s, namespace: default}}\n{data}\n");
+    let vm = r#"{apiVersion: kubevirt.io/v1, kind: VirtualMachine, metadata: {name: vm}, spec: {template: {spec: {domain: {devices: {}},
+        volumes: [{name: init, cloudInitNoCloud: {secretRef: {name: s}}}]}}}}"#;
+    let input = format!("{secret}---\n{vm}\n");
+    let (code, stdout, stderr) = run(&["--verbose", "--settings", &settings, "-"], &input);
+    assert_eq!(code, 0, "{stdout}");
+    assert!(stderr.contains("\"kind\":\"Secret\"") && !stderr.contains("passed over"), "{stderr}");
+}
+
+/// As many objects as a large cluster has.
+#[test]
+fn lists_may_be_long() {
+    let device = |number: usize| {
+        format!(
+            "- {{apiVersion: v1, kind: ConfigMap, metadata: {{name: c{number}, namespace: a}}, data: {{a: b, c: d, e: f, g: h}}}}\n"
+        )
+    };
+    let devices: String = (0..20_000).map(device).collect();
+    let list = file("list.yaml", &format!("apiVersion: v1\nkind: List\nitems:\n{devices}"));
+    let (code, stdout, stderr) = run(&["--output", "summary", &list, "-"], &VM.replace("---", ""));
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.starts_with("-: VirtualMachine default/vm: allowed, mutated"), "{stdout}");
 }
 
 /// Runs each command in the guide that is followed by its output.
@@ -688,7 +830,10 @@ mod hidden_characters {
             assert!(text.contains(r"\u{202e}") || text.contains(r"\u202e"), "{text}");
         }
         if ["json", "yaml"].contains(&output) {
-            let value = vmfm::yaml::parse(&stdout).unwrap().remove(0);
+            let mut value = vmfm::yaml::parse(&stdout).unwrap().remove(0);
+            if output == "json" {
+                value = value[0].take();
+            }
             assert_eq!(value["object"]["metadata"]["name"], HIDDEN, "the data stays as it is");
         }
     }

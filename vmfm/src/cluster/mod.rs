@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -104,6 +106,14 @@ pub enum ClusterError {
     /// A file in it cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The API server would refuse an object.
+    #[error("{file}: {message}")]
+    Refused {
+        /// The file.
+        file: String,
+        /// Why.
+        message: String,
+    },
     /// A document is not a Kubernetes object.
     #[error("{file}: document {number} has no apiVersion, kind and metadata.name")]
     NoObject {
@@ -174,13 +184,13 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Adds the objects in a file, or in all `.yaml`, `.yml` and `.json` files of a folder.
+    /// Adds the objects in a file, from standard input (`-`), or in all `.yaml`, `.yml` and `.json` files of a folder.
     ///
     /// # Errors
     /// [`ClusterError`] if the folder or a file cannot be used.
     pub fn read(&mut self, path: &Path) -> Result<(), ClusterError> {
         let mut files = Vec::new();
-        if path.is_file() {
+        if path.is_file() || path == Path::new("-") {
             files.push(path.to_owned());
         } else {
             let unreadable = |error| ClusterError::Folder { folder: path.display().to_string(), error };
@@ -200,7 +210,8 @@ impl Cluster {
                 if !is_object {
                     return Err(ClusterError::NoObject { file: file.display().to_string(), number: index + 1 });
                 }
-                self.add(document);
+                let file = file.display().to_string();
+                self.add(as_stored(document).map_err(|message| ClusterError::Refused { file, message })?);
             }
         }
         Ok(())
@@ -403,6 +414,35 @@ impl Cluster {
         )
         .into())
     }
+}
+
+/// A Secret or ConfigMap as the API server stores it: what is to be text in a Secret becomes base64, and base64 is written without
+/// line breaks. Other objects stay as they are.
+///
+/// # Errors
+/// Why the API server would refuse the object.
+pub fn as_stored(mut object: Value) -> Result<Value, String> {
+    let key = match object["kind"].as_str() {
+        Some("Secret") => "data",
+        Some("ConfigMap") => "binaryData",
+        _ => return Ok(object),
+    };
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+    for (entry, value) in object[key].as_object_mut().into_iter().flatten() {
+        let text = value.as_str().unwrap_or_default().replace(['\r', '\n'], "");
+        let bytes = STANDARD.decode(text).map_err(|_| {
+            format!("{kind} {name}: {key}.{entry} is not base64, so the API server would refuse it; write it with: base64 FILE")
+        })?;
+        *value = STANDARD.encode(bytes).into();
+    }
+    if key == "data" {
+        let texts = object.as_object_mut().and_then(|object| object.remove("stringData"));
+        for (entry, value) in texts.as_ref().and_then(Value::as_object).into_iter().flatten() {
+            object["data"][entry] = STANDARD.encode(value.as_str().unwrap_or_default()).into();
+        }
+    }
+    Ok(object)
 }
 
 /// What a policy's metadata allows it to look up and call: `contextAwareResources` and `hostCapabilities`.

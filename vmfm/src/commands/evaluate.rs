@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
+use vm_feature_manager_policy::list_directives;
 use vmfm::cluster::{self, Cluster, Faults};
-use vmfm::explain::Explanation;
+use vmfm::explain::{Explanation, not_read};
 use vmfm::host::Host;
 use vmfm::input::{Input, Inputs};
 use vmfm::paint::{Paint, Part};
@@ -26,12 +27,23 @@ struct Totals {
     mutated: usize,
     denied: usize,
     unusable: usize,
+    /// Those that are allowed with a warning, if that counts as a failure.
+    warned: usize,
 }
 
+/// What is said if the policy looked something up, and there was no cluster.
+const NO_CLUSTER: &str = "note: without --cluster, the policy sees a cluster that has nothing: no nodes, no devices, no KubeVirt. What \
+                          its messages say about the cluster is not about yours";
+
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let paths = arguments.files.iter().chain(&arguments.cluster).chain(&arguments.settings).chain(&arguments.old);
+    if paths.filter(|path| path.as_path() == Path::new("-")).count() > 1 {
+        bail!("- is given more than once, and standard input can be read only once");
+    }
     let old = arguments.old.as_deref().map(yaml::read).transpose()?.unwrap_or_default();
     let Inputs { inputs, others } = Inputs::read(&arguments.files, &old);
     let settings = arguments.settings.as_deref().map(read_settings).transpose()?.unwrap_or_else(|| json!({}));
+    let has_cluster = !arguments.cluster.is_empty() || !others.is_empty() || arguments.offline;
     let host = super::load(&arguments.common, cluster(arguments, others)?)?;
     let validation = host.validate_settings(&settings)?;
     if !validation.valid {
@@ -43,6 +55,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let is_single = inputs.len() == 1 && arguments.files.iter().all(|file| !file.is_dir());
     let mut out = io::stdout().lock();
     let (mut totals, mut summaries, mut values) = (Totals::default(), Vec::new(), Vec::new());
+    let mut is_misled = false;
     for (number, Input { file, request }) in inputs.into_iter().enumerate() {
         let request = match request {
             Ok(request) => request,
@@ -55,7 +68,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             }
         };
         let evaluated = evaluate(arguments, &host, &settings, file, request);
-        totals.count(&evaluated);
+        totals.count(&evaluated, arguments.fail_on_warn);
+        is_misled |= !has_cluster && !evaluated.evaluation.activity.lookups().is_empty();
         match &arguments.output {
             Output::Diff => {
                 let gap = if number == 0 { "" } else { "\n" };
@@ -87,14 +101,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Output::Diff => writeln!(out, "\n{}\n{totals}", summaries.join("\n"))?,
         Output::Summary if is_single => writeln!(out, "{}", summaries.join("\n").trim_end())?,
         Output::Summary => writeln!(out, "{}\n{totals}", summaries.join("\n"))?,
-        Output::Json | Output::Yaml if is_single && totals.unusable > 0 => {}
-        Output::Json if is_single => writeln!(out, "{}", visible::json(&values.remove(0), true))?,
         Output::Json => writeln!(out, "{}", visible::json(&Value::from(values), true))?,
         Output::Yaml => {
             let documents: Vec<_> = values.iter().map(yaml::write).collect();
             write!(out, "{}", documents.join("---\n"))?;
         }
         Output::JsonPath(_) => {}
+    }
+    if is_misled {
+        eprintln!("{NO_CLUSTER}");
     }
     Ok(totals.exit_code())
 }
@@ -111,7 +126,8 @@ fn evaluate(arguments: &Arguments, host: &Host, settings: &Value, file: String, 
         eprintln!("evaluated in {:.3} ms", evaluation.duration.as_secs_f64() * 1000.0);
     }
     let explanation = arguments.explain.then(|| Explanation::new(&request, settings, &evaluation));
-    Evaluated { file, request, evaluation, explanation }
+    let not_read = not_read(&list_directives(&request["object"], settings));
+    Evaluated { file, request, evaluation, explanation, not_read }
 }
 
 /// The settings in a file: those of a policy, or the whole document. An empty file means an empty object.
@@ -131,7 +147,9 @@ fn read_settings(file: &Path) -> Result<Value> {
 fn cluster(arguments: &Arguments, others: Vec<Value>) -> Result<Cluster> {
     let mut cluster = Cluster::default();
     arguments.cluster.iter().try_for_each(|path| cluster.read(path))?;
-    others.into_iter().for_each(|object| cluster.apply(object));
+    for object in others {
+        cluster.apply(cluster::as_stored(object).map_err(anyhow::Error::msg)?);
+    }
     let (metadata, place) = match &arguments.metadata {
         Some(file) => (yaml::read(file)?, file.display().to_string()),
         None => (yaml::parse(METADATA).map_err(anyhow::Error::msg)?, "the policy's metadata".to_owned()),
@@ -145,7 +163,8 @@ fn cluster(arguments: &Arguments, others: Vec<Value>) -> Result<Cluster> {
 }
 
 impl Totals {
-    fn count(&mut self, evaluated: &Evaluated) {
+    fn count(&mut self, evaluated: &Evaluated, fails_on_warn: bool) {
+        self.warned += usize::from(fails_on_warn && evaluated.is_warned_of());
         let response = &evaluated.evaluation.response;
         *match (response.allowed, &response.patch) {
             (false, _) => &mut self.denied,
@@ -157,7 +176,7 @@ impl Totals {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self { unusable: 1.., .. } => ExitCode::from(2),
-            Self { denied: 1.., .. } => ExitCode::from(1),
+            Self { denied: 1.., .. } | Self { warned: 1.., .. } => ExitCode::from(1),
             _ => ExitCode::SUCCESS,
         }
     }
@@ -165,7 +184,7 @@ impl Totals {
 
 impl std::fmt::Display for Totals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { unchanged, mutated, denied, unusable } = self;
+        let Self { unchanged, mutated, denied, unusable, .. } = self;
         write!(f, "{} allowed ({mutated} of them mutated), {denied} denied", unchanged + mutated)?;
         if *unusable > 0 { write!(f, ", {unusable} unusable") } else { Ok(()) }
     }

@@ -7,7 +7,7 @@ use vm_feature_manager_policy::{ListedDirective, list_directives};
 
 use super::needs::enabled;
 use crate::admission::{self, AdmissionResponse};
-use crate::explain::{Decision, Outcome, RECORD};
+use crate::explain::{Decision, Outcome, RECORD, not_read};
 use crate::host::Host;
 
 /// What became of a VirtualMachine's directives.
@@ -75,14 +75,12 @@ pub fn features(vm: &Value, settings: &Value) -> Vec<String> {
 pub fn judge(vm: &Value, settings: &Value, host: &Host) -> Judged {
     let text = |key: &str| vm["metadata"][key].as_str().unwrap_or_default().to_owned();
     let directives = list_directives(vm, settings);
-    let near =
-        directives.iter().filter_map(|directive| Some(format!("{}: {}", directive.place, directive.note.as_ref()?)));
     let mut judged = Judged {
         namespace: text("namespace"),
         name: text("name"),
         state: State::Nothing,
         messages: Vec::new(),
-        warnings: near.collect(),
+        warnings: not_read(&directives),
         changed: None,
         directives,
     };
