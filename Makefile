@@ -139,7 +139,9 @@ $(VMFM).tar.gz: policy.wasm $(shell find vmfm/src -type f) vmfm/Cargo.toml Cargo
 	CC_$(subst -,_,$(STATIC))=musl-gcc cargo build --locked --profile dist --package vmfm --features embedded --target $(STATIC)
 	rm -rf target/$(VMFM) && mkdir -p target/$(VMFM)/completions
 	cp LICENSE target/$(STATIC)/dist/vmfm target/$(VMFM)
+	ln -s vmfm target/$(VMFM)/kubectl-vmfm
 	target/$(VMFM)/vmfm man >target/$(VMFM)/vmfm.1
+	for page in cluster doctor; do target/$(VMFM)/vmfm man $$page >target/$(VMFM)/vmfm-$$page.1; done
 	for shell in bash zsh fish; do target/$(VMFM)/vmfm completions $$shell >target/$(VMFM)/completions/vmfm.$$shell; done
 	tar --create --gzip --file $@ --directory target $(VMFM)
 
