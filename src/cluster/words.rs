@@ -14,7 +14,7 @@ pub fn lookup(
     verbs: &'static str,
     namespace: Option<&str>,
 ) -> (String, String) {
-    let error = LookupError { cause, kind, verbs, namespace: namespace.map(str::to_owned) };
+    let error = LookupError { cause, kind, verbs, name: None, namespace: namespace.map(str::to_owned) };
     (error.why(), error.remedy())
 }
 

@@ -355,7 +355,7 @@ impl Inventory<'_> {
         };
         // What the VirtualMachine had before this request was given then.
         let mut before = our_devices(self.context);
-        for old in self.context.old {
+        if let Some(old) = self.context.old {
             before.extend([old.host_devices(), old.gpus()].into_iter().flatten().flatten());
         }
         let was_there = |chosen: &Chosen<'_>| chosen.entry.is_some_and(|entry| before.contains(&entry));
