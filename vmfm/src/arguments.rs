@@ -174,7 +174,7 @@ pub struct ClusterArguments {
     /// What is printed: `table` a line each, with the first message; `wide` also the values of directives, and all messages; `json`
     /// a list; `yaml` a document each.
     #[arg(long, short, value_name = "FORMAT", default_value = "table")]
-    pub output: Table,
+    pub output: Listing,
 
     /// Write what would change: first in a dry run on the server, then after a question. This is only for VirtualMachines that were
     /// never evaluated, and for those that are named. One that somebody changed meanwhile is not written.
@@ -219,7 +219,7 @@ pub enum Findings {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Table {
+pub enum Listing {
     Table,
     Wide,
     Json,

@@ -21,7 +21,7 @@ use vmfm::paint::{Paint, Part};
 use vmfm::{visible, yaml};
 
 use super::table::{Cell, table};
-use crate::arguments::{ClusterArguments, Table};
+use crate::arguments::{ClusterArguments, Listing};
 
 /// How much of a message a table shows.
 const SHORT: usize = 100;
@@ -97,19 +97,19 @@ pub fn judge_each(kubectl: &Kubectl, policy: &Policy, vms: &[Value], host: &Host
 fn print(arguments: &ClusterArguments, choice: &Choice, judged: &[Judged]) -> Result<()> {
     let mut out = io::stdout().lock();
     match arguments.output {
-        Table::Json => writeln!(out, "{}", visible::json(&json!(judged), true))?,
-        Table::Yaml => {
+        Listing::Json => writeln!(out, "{}", visible::json(&json!(judged), true))?,
+        Listing::Yaml => {
             let documents: Vec<_> = judged.iter().map(|one| yaml::write(&json!(one))).collect();
             write!(out, "{}", documents.join("---\n"))?;
         }
-        Table::Table | Table::Wide if judged.is_empty() => match &choice.namespace {
+        Listing::Table | Listing::Wide if judged.is_empty() => match &choice.namespace {
             Some(namespace) => {
                 eprintln!("no virtual machines in the namespace {}; -A shows those of all", visible::text(namespace))
             }
             None => eprintln!("no virtual machines"),
         },
-        Table::Table | Table::Wide => {
-            let is_wide = arguments.output == Table::Wide;
+        Listing::Table | Listing::Wide => {
+            let is_wide = arguments.output == Listing::Wide;
             let mut heading = vec!["NAME", "DIRECTIVES", "STATE", "MESSAGE"];
             if choice.namespace.is_none() {
                 heading.insert(0, "NAMESPACE");
