@@ -221,7 +221,10 @@ impl Directives {
 
     fn is_hidden_at(&self, name: &'static str, places: &[Source<'static>], before: Option<&Self>) -> bool {
         let was_seen = |before: &Self| match before.find(name, places) {
-            Asked::Yes(Directive { source, .. }) => !matches!(source, Source::UserData(_)),
+            // It did not move to a Secret that was there before.
+            Asked::Yes(Directive { source, .. }) => {
+                !matches!(source, Source::UserData(_)) || before.user_data.is_hidden
+            }
             Asked::No | Asked::Unreadable => false,
         };
         let is_nowhere = matches!(self.find(name, places), Asked::No) && !self.user_data.mentions(name);
