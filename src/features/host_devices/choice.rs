@@ -148,11 +148,11 @@ impl Inventory<'_> {
             }
             functions.extend(of_first.into_iter().filter(|function| !wanted.contains(function)));
             // A function that the directive added stays wanted until the directive changes, also if it is gone.
-            if !self.context.is_requested {
-                let added = ours.iter().filter_map(|entry| object(entry.name));
-                let added = added.filter(|(node, address)| *node == first && is_selected(address));
-                let missing: Vec<_> = added.map(|(_, address)| address).filter(|it| !functions.contains(it)).collect();
-                functions.extend(missing);
+            if !self.context.is_requested && self.is_complete {
+                let gone = ours.iter().filter(|entry| self.known(entry).is_none());
+                let gone = gone.filter_map(|entry| object(entry.name));
+                let gone = gone.filter(|(node, address)| *node == first && is_selected(address));
+                functions.extend(gone.map(|(_, address)| address).filter(|function| !wanted.contains(function)));
             }
         }
         Ok(functions)
