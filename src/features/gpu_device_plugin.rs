@@ -70,8 +70,8 @@ choice! {
 #[derive(Debug, thiserror::Error)]
 enum GpuDevicePluginError {
     /// Cause: a typing mistake, or a number without the equals sign before it
-    /// Cure: the value in the message, or "one such as nvidia.com/gpu, or nvidia.com/gpu=2"; `kubectl describe node` lists the names
-    /// under Capacity
+    /// Cure: the value in the message, "one such as nvidia.com/gpu, or nvidia.com/gpu=2", or "one such as nvidia.com/gpu, or nvidia.com/gpu=2; a PCI
+    /// device is for the directive pci-passthrough"; `kubectl describe node` lists the names under Capacity
     #[error("not the name of an extended resource: {error}; write {write}")]
     Name { error: ResourceNameError, write: String },
     /// Cause: 0, not a whole number, or more than the setting `gpuDevicePlugin.maxDevices`

@@ -14,9 +14,10 @@ pub(in crate::features) enum HostDevicesError {
     /// Cause: a typing mistake, or the device moved: "no node has a", "the node ... has no" or "there is no node ..., so it has no" such
     /// device. Behind the node is who chose it, if the directive did not: "(named by usb-passthrough)", for example, or "(chosen by the
     /// VirtualMachine)". A USB device gets another name when it is plugged in again
-    /// Cure: "it is on ..., so choose a node that has it, or name another device", "correct the name of the node", or "look it up under
-    /// PCI Devices in Harvester", where USB devices have a page, too; `kubectl get pcidevices` and `usbdevices` list the same. Vendor and product of a
-    /// USB device stay the same. "or use the directive ..." is for a device of the other kind
+    /// Cure: "it is on ..., so choose a node that has it, or name another device", "correct the name of the node", "look it up under
+    /// PCI Devices in Harvester", or "look it up under PCI Devices in Harvester, or use the directive usb-passthrough if it is no PCI
+    /// device". USB devices have a page, too; `kubectl get pcidevices` and `usbdevices` list the same. Vendor and product of a USB device
+    /// stay the same
     #[error("{who} {0} device {device}; {remedy}", .bus.name)]
     NotThere { who: String, device: String, remedy: String, bus: &'static Bus },
     /// Cause: the device is not claimed, or it is a USB device that was unplugged after it was claimed
