@@ -12,7 +12,7 @@ use crate::values::pci::{PciAddress, PciSelector};
 use crate::vm::{Device, OnlyNode};
 
 /// The most devices that a message lists by name.
-const LISTED: usize = 8;
+pub(super) const LISTED: usize = 8;
 
 /// A device that the directive asks for.
 pub(super) struct Candidates<'i> {
@@ -343,63 +343,6 @@ impl Inventory<'_> {
         let count = ready.len();
         nodes.extend(ready.into_iter().chain(others));
         count
-    }
-
-    /// What Kubernetes may give instead of the new devices that the directive names, because devices of the same resource
-    /// are the same to it. `names` are the names of all devices that the VirtualMachine will have.
-    pub(super) fn equal_devices(&self, choices: &[Chosen<'_>], names: &[&str], is_pinned: bool) -> Option<String> {
-        let is_countable = self.bus.is_countable;
-        let is_named = |device: &HostDevice| {
-            let mut named = choices.iter().filter(|chosen| !is_countable(chosen.wanted));
-            names.contains(&device.name()) || named.any(|chosen| is(device, chosen.wanted))
-        };
-        // What the VirtualMachine had before this request was given then.
-        let mut before = our_devices(self.context);
-        if let Some(old) = self.context.old {
-            before.extend([old.host_devices(), old.gpus()].into_iter().flatten().flatten());
-        }
-        let was_there = |chosen: &Chosen<'_>| chosen.entry.is_some_and(|entry| before.contains(&entry));
-        let mut new = choices.iter().filter(|chosen| !was_there(chosen) && !is_countable(chosen.wanted));
-        new.find_map(|Chosen { device, .. }| {
-            let resource = device.resource();
-            let problem = |why: String| {
-                format!("Kubernetes may give the VirtualMachine another device than {}, because {why}", device.name())
-            };
-            let listed;
-            let all = if self.is_complete {
-                self
-            } else {
-                // The node knows how many devices it has of the resource.
-                let node = self.context.node(OnlyNode::Named(device.node())).ok().flatten();
-                let count = node.and_then(|node| node.allocatable(resource)?.parse::<usize>().ok());
-                if count.is_some_and(|count| count <= 1) {
-                    return None;
-                }
-                let Ok(all) = self.completed() else {
-                    let wanted = choices.iter().filter(|chosen| chosen.device.resource() == resource).count();
-                    let count = count.filter(|count| *count > wanted)?;
-                    return Some(problem(format!("{} has {count} devices of the resource {resource}", device.node())));
-                };
-                listed = all;
-                &listed
-            };
-            let can_be_given = |other: &HostDevice| !is_pinned || other.node() == device.node();
-            let equal = |other: &HostDevice| {
-                other.resource() == resource && can_be_given(other) && all.is_enabled(other) && !is_named(other)
-            };
-            let others = all.matching(equal);
-            let mut nodes: Vec<&str> = others.iter().map(|other| other.node()).collect();
-            nodes.dedup();
-            self.retain_allowed(&mut nodes);
-            let others = others.iter().filter(|other| nodes.contains(&other.node())).map(|other| other.name());
-            let others: Vec<_> = others.collect();
-            let listed = text::list(others.get(..LISTED).unwrap_or(&others));
-            let more = match others.len().saturating_sub(LISTED) {
-                0 => String::new(),
-                more => format!(" and {more} others"),
-            };
-            (!others.is_empty()).then(|| problem(format!("its resource {resource} is also that of {listed}{more}")))
-        })
     }
 }
 

@@ -4,6 +4,7 @@
 mod bus;
 mod choice;
 mod directive;
+mod equal;
 mod error;
 mod inventory;
 mod names;

@@ -1,0 +1,79 @@
+//! Warnings about directives that have no effect.
+
+use serde_json::{Map, Value};
+
+use super::{Directives, Source, trimmed};
+use crate::features::switch::is_on;
+use crate::keys::{self, PREFIX, RECORD, WRITTEN};
+use crate::settings::ConfigSource;
+use crate::text::{self, Quoted};
+use crate::vm::as_text;
+
+impl Directives {
+    /// Warnings about keys of the policy that have no effect. The known names are those of features and options.
+    /// Options are annotations even if directives are read from labels or user data.
+    pub(crate) fn warnings(&self, features: &[&'static str], known: &[&'static str]) -> Vec<String> {
+        let mut warnings = self.user_data.warnings.clone();
+        let (read, elsewhere, ignored) = match self.config_source {
+            ConfigSource::Annotations => ("annotations", "labels", &self.labels),
+            ConfigSource::Labels => ("labels", "annotations", &self.annotations),
+        };
+        let is_misplaced = |name: &&'static str| ignored.contains_key(&keys::directive(name));
+        let misplaced = text::list(&features.iter().copied().filter(is_misplaced).collect::<Vec<_>>());
+        if !misplaced.is_empty() {
+            warnings.push(format!(
+                "the policy reads directives from {read}, and these {elsewhere} are ignored: {misplaced}; make them {read}"
+            ));
+        }
+        for name in known.iter().filter(|_| self.places().contains(&Source::Template)) {
+            let key = keys::directive(name);
+            let both = self.annotations.get(&key).zip(self.template.get(&key));
+            if let Some((here, there)) = both.filter(|(here, there)| !mean_the_same(here, there)) {
+                warnings.push(format!(
+                    "the annotation {key} is {} on the VirtualMachine, and {} on spec.template; the first one counts",
+                    Quoted(&as_text(here)),
+                    Quoted(&as_text(there))
+                ));
+            }
+        }
+        let unknown = self.unknown(features, known);
+        if !unknown.is_empty() {
+            let unhinted = unknown.iter().any(|name| name.ends_with('"'));
+            let all = if unhinted { format!("; the directives are {}", features.join(", ")) } else { String::new() };
+            warnings.push(format!("no such directive: {}; this has no effect{all}", unknown.join(", ")));
+        }
+        warnings
+    }
+
+    /// Up to as many unknown keys as fit into a warning, each with the most similar known name.
+    fn unknown(&self, features: &[&'static str], known: &[&'static str]) -> Vec<String> {
+        let sources = self.places().iter().copied().filter(|source| *source != Source::Annotation);
+        let keys = sources.chain([Source::Annotation]).filter_map(|source| self.keys(source)).flat_map(Map::keys);
+        keys.filter(|key| *key != RECORD)
+            .filter_map(|key| key.strip_prefix(PREFIX))
+            .chain(self.user_data.all().map(|(name, ..)| name))
+            .filter(|name| !is_known(name, features, known))
+            .take(4)
+            .map(|name| describe_unknown(name, known))
+            .collect()
+    }
+}
+
+/// Whether two values of a directive are the same, or two words for on or for off.
+fn mean_the_same(one: &Value, other: &Value) -> bool {
+    let switch = |value: &Value| is_on(as_text(value).trim()).ok();
+    trimmed(one) == trimmed(other) || switch(one).is_some_and(|on| switch(other) == Some(on))
+}
+
+fn is_known(name: &str, features: &[&str], known: &[&str]) -> bool {
+    let of_record = WRITTEN.into_iter().find_map(|suffix| name.strip_suffix(suffix));
+    known.contains(&name) || of_record.is_some_and(|feature| features.contains(&feature))
+}
+
+fn describe_unknown(name: &str, known: &[&'static str]) -> String {
+    let hints = text::hints(name, known);
+    match hints.is_empty() {
+        false => format!("{} (did you mean {PREFIX}{}?)", Quoted(name), hints.join(&format!(" or {PREFIX}"))),
+        true => Quoted(name).to_string(),
+    }
+}
