@@ -36,6 +36,14 @@ findings() {
         jq --raw-output --arg check "$1" --arg grade "$2" '.[] | select(.check == $check and .grade == $grade) | "\(.found); \(.cure // "")"'
 }
 
+# Whether a text does not contain another.
+has_not() {
+    [[ $1 != *"$2"* ]] && return
+    echo "found: $2"
+    echo "in: $1"
+    return 1
+}
+
 @test "vmfm cluster names what is applied, and what was never evaluated" {
     create done nested-virt
     create plain nested-virt "$plain"
@@ -56,6 +64,25 @@ findings() {
 is_missing() {
     has "$(findings permissions problem)" "$1; have an administrator run: kubectl create clusterrolebinding" ||
         has "$(findings permissions problem)" "$1 in the namespace"
+}
+
+@test "vmfm doctor says of each feature gate whether it is on" {
+    local gate
+    for gate in HostDevices Sidecar CPUManager; do
+        if gate "$gate"; then
+            has_not "$(findings "feature gates" problem; findings "feature gates" warning)" "gate $gate is off"
+        else
+            has "$(findings "feature gates" problem; findings "feature gates" warning)" "gate $gate is off"
+        fi
+    done
+}
+
+@test "vmfm doctor names Harvester's PCI devices, or says that there need be none" {
+    if [ -n "${HARVESTER-}" ]; then
+        has "$(findings Harvester ok)" "PCI devices, of which"
+    else
+        has "$(findings Harvester ok)" "without Harvester"
+    fi
 }
 
 @test "vmfm cluster --fix writes what was missed while policy-server was down" {
