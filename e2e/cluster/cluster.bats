@@ -233,6 +233,7 @@ applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"$D
 @test "example workstation" {
     needs_devices
     needs_gate Sidecar
+    needs_numa
     example workstation "\
 CPUs: dedicated isolated NUMA
 pages: 2Mi
@@ -335,6 +336,7 @@ applied: gpu-device-plugin=nvidia.com/gpu nested-virt=true pci-passthrough=[\"10
 }
 
 @test "hugepages and NUMA are added, changed and removed" {
+    needs_numa
     directive nested-virt '.spec.template.spec.domain.memory.guest = "2Gi" | .spec.template.spec.domain.resources.limits.memory = "2Gi"' \
         $'cpu-pinning=enabled\nhugepages=2Mi\nnuma=passthrough' "\
 CPUs: dedicated NUMA
@@ -739,8 +741,8 @@ applied: nested-virt=true pci-passthrough=[\"$DOMAIN:03:00.0\"]"
     eventually 60 refused "may not list and watch nodes" try none nested-virt "$asks"
     eventually 60 refused "may not get nodes" try none nested-virt "$asks | $(on "$AMD")"
     if [ -n "${HARVESTER-}" ]; then
-        refused "pci-passthrough cannot be applied" try none pci-passthrough
-        refused "pci-passthrough cannot be applied" try none pci-passthrough "$(with_pci "$DOMAIN:01:00.0")"
+        eventually 60 refused "pci-passthrough cannot be applied" try none pci-passthrough
+        eventually 60 refused "pci-passthrough cannot be applied" try none pci-passthrough "$(with_pci "$DOMAIN:01:00.0")"
     fi
     SECONDS=0
     grant=$(try none nested-virt "$asks" 2>&1 | grep --only-matching 'kubectl create clusterrolebinding .*')

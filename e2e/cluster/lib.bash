@@ -157,6 +157,12 @@ needs_gate() {
     done
 }
 
+# KubeVirt before 1.4 has a feature gate for NUMA.
+needs_numa() {
+    jq --exit-status '.status.observedKubeVirtVersion // "" | test("^v?1\\.[0-3]\\.")' <<<"$KUBEVIRT_JSON" >/dev/null || return 0
+    needs_gate NUMA
+}
+
 needs_igpu() {
     served amd.com/CEZANNE || skip "KubeVirt's permittedHostDevices does not list amd.com/CEZANNE for 1002:1638"
 }
