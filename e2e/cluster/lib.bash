@@ -116,9 +116,13 @@ discover() {
         export DOMAIN VENDOR=$DOMAIN
     fi
     export RENAMES
-    # A GPU resource that the policy allows and KubeVirt serves as a device. By default, it allows these three, and others.
-    GPU=$(jq --raw-output '.spec.settings.gpuDevicePlugin.allowedPlugins // ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"] | .[]' <<<"$POLICY_JSON" |
-        while read -r name; do if served "$name"; then echo "$name"; fi; done | tail -1)
+    # A GPU resource that the policy allows, by name or by a pattern, and KubeVirt serves as a device.
+    # shellcheck disable=SC2016 # jq's variables
+    local allowed='["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"] as $usual
+        | (.spec.settings.gpuDevicePlugin.allowedPlugins // $usual) as $allowed
+        | ($allowed | map("^" + (gsub("[.]"; "[.]") | gsub("[*]"; ".*")) + "$")) as $patterns
+        | $allowed + $usual | unique[] | select(. as $name | any($patterns[]; . as $pattern | $name | test($pattern)))'
+    GPU=$(jq --raw-output "$allowed" <<<"$POLICY_JSON" | while read -r name; do if served "$name"; then echo "$name"; fi; done | tail -1)
     SERVER=$(jq --raw-output '.spec.policyServer // "default"' <<<"$POLICY_JSON")
     SERVER_NAMESPACE=$(kubectl get deployments --all-namespaces --field-selector "metadata.name=policy-server-$SERVER" \
         --output jsonpath='{.items[0].metadata.namespace}')
