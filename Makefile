@@ -35,10 +35,7 @@ help: ## Lists the tasks
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: ## Builds the module and evaluates a virtual machine: EXAMPLE=harvester OUTPUT=diff
-	@scripts/need cc gcc "cargo links with it" cc --version
-	@# Both are built at once, because the end of each build uses one core.
-	@scripts/vmfm --version >/dev/null & evaluator=$$!; $(MAKE) --no-print-directory policy.wasm; module=$$?; wait $$evaluator && exit $$module
+run: policy.wasm ## Builds the module and evaluates a virtual machine: EXAMPLE=harvester OUTPUT=diff
 	@scripts/vmfm --output $(OUTPUT) --color $(COLOR) \
 		$(addprefix --settings ,$(wildcard examples/$(EXAMPLE)/settings.yaml)) \
 		$(addprefix --cluster ,$(wildcard examples/$(EXAMPLE)/cluster)) \
