@@ -17,7 +17,7 @@ NEED_KWCTL = command -v $(KWCTL) >/dev/null || \
 # The evaluator in releases: a static program for this machine's architecture.
 ARCH   := $(shell uname -m)
 STATIC := $(ARCH)-unknown-linux-musl
-VMFM   := vmfm-linux-$(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(ARCH)))
+PROGRAM := vmfm-linux-$(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(ARCH)))
 
 EXAMPLE ?= harvester
 OUTPUT  ?= diff
@@ -132,18 +132,18 @@ artifacthub-pkg.yml: metadata.yml questions-ui.yml ## Writes the package for Art
 	sed -i 's|^license: .*|&\nlogoPath: docs/pictures/icon.svg|; s|/kubewarden/kubewarden-controller$$|/kubewarden/admission-controller|' $@
 
 .PHONY: vmfm
-vmfm: $(VMFM).tar.gz ## Packs the evaluator as a static program with the module in it; needs musl-gcc and Rust's target for musl
+vmfm: $(PROGRAM).tar.gz ## Packs the evaluator as a static program with the module in it; needs musl-gcc and Rust's target for musl
 
-$(VMFM).tar.gz: policy.wasm $(shell find vmfm/src -type f) vmfm/Cargo.toml Cargo.toml Cargo.lock
+$(PROGRAM).tar.gz: policy.wasm $(shell find vmfm/src -type f) vmfm/Cargo.toml Cargo.toml Cargo.lock
 	@scripts/need musl-gcc musl-tools "the static program is linked with it" musl-gcc --version
 	CC_$(subst -,_,$(STATIC))=musl-gcc cargo build --locked --profile dist --package vmfm --features embedded --target $(STATIC)
-	rm -rf target/$(VMFM) && mkdir -p target/$(VMFM)/completions
-	cp LICENSE target/$(STATIC)/dist/vmfm target/$(VMFM)
-	ln -s vmfm target/$(VMFM)/kubectl-vmfm
-	target/$(VMFM)/vmfm man >target/$(VMFM)/vmfm.1
-	for page in cluster doctor; do target/$(VMFM)/vmfm man $$page >target/$(VMFM)/vmfm-$$page.1; done
-	for shell in bash zsh fish; do target/$(VMFM)/vmfm completions $$shell >target/$(VMFM)/completions/vmfm.$$shell; done
-	tar --create --gzip --file $@ --directory target $(VMFM)
+	rm -rf target/$(PROGRAM) && mkdir -p target/$(PROGRAM)/completions
+	cp LICENSE target/$(STATIC)/dist/vmfm target/$(PROGRAM)
+	ln -s vmfm target/$(PROGRAM)/kubectl-vmfm
+	target/$(PROGRAM)/vmfm man >target/$(PROGRAM)/vmfm.1
+	for page in cluster doctor; do target/$(PROGRAM)/vmfm man $$page >target/$(PROGRAM)/vmfm-$$page.1; done
+	for shell in bash zsh fish; do target/$(PROGRAM)/vmfm completions $$shell >target/$(PROGRAM)/completions/vmfm.$$shell; done
+	tar --create --gzip --file $@ --directory target $(PROGRAM)
 
 policy.wasm: $(SOURCES) scripts/wasm-cargo scripts/wasm-shrink ## Builds the module
 	scripts/wasm-cargo rustc --release --locked --lib --crate-type cdylib --target $(TARGET)
