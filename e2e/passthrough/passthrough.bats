@@ -49,11 +49,14 @@ hook() {
 
 # Defines the domain, starts the guest, and waits until it powers itself off.
 start() {
+    local pid
     rm -f $serial
     sed -n '/<hostdev/,/<\/hostdev/p' "$1"
     virsh define "$1" || return
     virsh start default_guest || return
-    timeout 600 tail --follow --pid="$(cat /run/libvirt/qemu/default_guest.pid)" /dev/null || true
+    pid=$(cat /run/libvirt/qemu/default_guest.pid) || return
+    timeout 600 tail --follow --pid="$pid" /dev/null ||
+        echo "the guest did not power itself off in 600 seconds; what it wrote until then:"
     tr -d '\r' <$serial | tee /tmp/serial
     grep -q '^guest: end' /tmp/serial
 }
