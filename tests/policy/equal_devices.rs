@@ -236,6 +236,43 @@ fn what_is_in_place_is_silent(#[values("warn", "deny")] setting: &str) {
     assert_eq!(warnings(&answer), "");
 }
 
+/// A directive that names another device asks anew, although the VM has a device of its resource.
+#[rstest]
+#[case::any_before(&["144d:a80a"], &["node1/81:00.0"])]
+#[case::the_entry_itself(&["144d:a80a"], &["node1/41:00.0"])]
+#[case::another_before(&["node1/41:00.0"], &["node1/81:00.0"])]
+#[case::one_of_two_stays(&["node1/41:00.0"], &["node1/41:00.0", "node1/81:00.0"])]
+#[case::slot(&["node1/41:00.0"], &["node1/81:00.*"])]
+fn another_value_is_like_a_new_vm(#[case] before: &[&str], #[case] after: &[&str]) {
+    let change = |setting: &str| {
+        let stored = ask(before, "warn", three()).after();
+        let mut new = stored.clone();
+        annotate(&mut new, &[("pci-passthrough", &json!({"devices": after}).to_string())]);
+        let settings = json!({"pciPassthrough": {"equalDevices": setting}});
+        Request::update(stored, new).settings(settings).cluster(MemoryCluster::of(three())).evaluate()
+    };
+    let created = ask(after, "warn", three());
+    let changed = change("warn");
+    assert_eq!(host_devices(&changed), host_devices(&created));
+    assert!(warnings(&changed).contains(PROBLEM), "{:?}", changed.warnings());
+    ask(after, "deny", three()).assert_denied(&[PROBLEM]);
+    change("deny").assert_denied(&[PROBLEM]);
+}
+
+/// A device that the directive asked for before was given then, also if Harvester renamed it, and also if another one
+/// leaves.
+#[rstest]
+fn a_value_that_asks_for_less_is_silent(#[values("warn", "deny")] setting: &str) {
+    let stored = ask(&["41:00.0", "node1/81:00.*"], "warn", three()).after();
+    let stored = having(stored, "hostDevices", json!([entry("node1-0000c1000", DISK), entry("node1-000081000", DISK)]));
+    let mut new = stored.clone();
+    annotate(&mut new, &[("pci-passthrough", r#"{"devices": ["node1/41:00.0"]}"#)]);
+    let settings = json!({"pciPassthrough": {"equalDevices": setting}});
+    let answer = Request::update(stored, new).settings(settings).cluster(MemoryCluster::of(three())).evaluate();
+    assert_eq!(names(&answer).len(), 1);
+    assert_eq!(warnings(&answer), "");
+}
+
 /// A VM has as many entries of a resource as it is given devices, whatever their names are.
 mod multiplicity {
     use super::*;

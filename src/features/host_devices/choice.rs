@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::HostDevicesError;
-use super::directive::DirectiveError;
+use super::directive::{Devices, DirectiveError};
 use super::inventory::{Inventory, is, key, names_of_nodes};
 use super::names::{object, our_devices};
 use crate::cluster::{HostDevice, NODE, Node};
 use crate::text;
-use crate::values::pci::{PciAddress, PciSelector};
+use crate::values::pci::{MAX_DEVICES, PciAddress, PciSelector};
 use crate::vm::{Device, OnlyNode};
 
 /// The most devices that a message lists by name.
@@ -21,6 +21,8 @@ pub(super) struct Candidates<'i> {
     pub(super) devices: Vec<&'i HostDevice>,
     /// The entry of the VirtualMachine that already is one of them.
     pub(super) entry: Option<Device<'i>>,
+    /// Whether this request asks for it, and the directive did not ask for it before.
+    pub(super) is_new: bool,
 }
 
 /// The cluster's device for one that the directive asks for.
@@ -30,6 +32,8 @@ pub(super) struct Chosen<'i> {
     pub(super) device: &'i HostDevice,
     /// The entry of the VirtualMachine that already is this device.
     pub(super) entry: Option<Device<'i>>,
+    /// Whether this request asks for it, and the directive did not ask for it before.
+    pub(super) is_new: bool,
 }
 
 impl Inventory<'_> {
@@ -40,7 +44,8 @@ impl Inventory<'_> {
     /// node has all the devices.
     pub(super) fn choose<'i>(&'i self, wanted: &'i [String]) -> anyhow::Result<Vec<Chosen<'i>>> {
         let ours = our_devices(self.context);
-        let choices = self.choose_with(&ours, wanted)?;
+        let before = self.asked_before();
+        let choices = self.choose_with(&ours, wanted, &before)?;
         let mut nodes = choices.iter().filter_map(|chosen| match &chosen.entry {
             Some(entry) => self.node_of(entry),
             None => Some(chosen.device.node()),
@@ -48,12 +53,23 @@ impl Inventory<'_> {
         let first = nodes.next();
         // Devices that were added earlier do not help if the others are on another node.
         if nodes.any(|node| Some(node) != first) && !ours.is_empty() {
-            return self.choose_with(&[], wanted);
+            return self.choose_with(&[], wanted, &before);
         }
         Ok(choices)
     }
 
-    fn choose_with<'i>(&'i self, ours: &[Device<'i>], wanted: &'i [String]) -> anyhow::Result<Vec<Chosen<'i>>> {
+    /// The texts of the directive that the feature was applied from before this request.
+    fn asked_before(&self) -> Vec<String> {
+        let before = self.context.applied_before.and_then(|it| Devices::parse(it, MAX_DEVICES, self.bus).ok());
+        before.and_then(|before| self.functions(&before.list).ok()).unwrap_or_default()
+    }
+
+    fn choose_with<'i>(
+        &'i self,
+        ours: &[Device<'i>],
+        wanted: &'i [String],
+        before: &[String],
+    ) -> anyhow::Result<Vec<Chosen<'i>>> {
         // KubeVirt also takes a PCI device as a GPU.
         let there = [self.context.vm.host_devices()?, self.context.vm.gpus()?].concat();
         let mut all = Vec::new();
@@ -65,7 +81,8 @@ impl Inventory<'_> {
             }
             let same = all.iter().find(|one: &&Candidates<'_>| one.wanted == *wanted);
             let devices = same.map_or_else(|| self.candidates(wanted), |same| Ok(same.devices.clone()))?;
-            all.push(Candidates { wanted, devices, entry: None });
+            let is_new = self.context.is_requested && !before.contains(wanted);
+            all.push(Candidates { wanted, devices, entry: None, is_new });
         }
         // Texts that fewer devices match come first, so that the others do not take their devices.
         all.sort_by_key(|one: &Candidates<'_>| ((self.bus.is_countable)(one.wanted), one.devices.len()));
@@ -81,7 +98,7 @@ impl Inventory<'_> {
         let mut taken: Vec<&str> = all.iter().filter_map(|one| Some(one.entry?.name)).collect();
         let node = self.node_for(&all, &taken, &there)?;
         let mut choices: Vec<Chosen<'_>> = Vec::new();
-        for &Candidates { wanted, ref devices, entry } in &all {
+        for &Candidates { wanted, ref devices, entry, is_new } in &all {
             let is_given = |device: &HostDevice| choices.iter().any(|chosen| chosen.device.name() == device.name());
             // The first device that fits best: `false` comes before `true`. Two entries may have the same name.
             let device = match entry {
@@ -94,7 +111,7 @@ impl Inventory<'_> {
                     .min_by_key(|device| is_given(device)),
             };
             taken.extend(device.filter(|_| entry.is_none()).map(|device| device.name()));
-            choices.extend(device.map(|device| Chosen { wanted, device, entry }));
+            choices.extend(device.map(|device| Chosen { wanted, device, entry, is_new }));
         }
         let mut in_order = Vec::new();
         for text in wanted {
@@ -186,9 +203,9 @@ impl Inventory<'_> {
 
     /// Finds the entries that already are the devices. An entry counts for only one device. It matches by the device
     /// that it is named after, or by its resource. An entry that is named after another device does not match, unless
-    /// the directive added it: Harvester's controller renames entries after the devices that a VirtualMachine actually got.
+    /// the directive asked for the device before, and added the entry: Harvester's controller renames entries after the devices
+    /// that a VirtualMachine actually got. Then the user may add the device itself, and has both.
     fn find_entries<'v>(&'v self, all: &mut [Candidates<'v>], ours: &[Device<'v>], there: &[Device<'v>]) {
-        let mut entries = [ours, there].concat();
         let is_on_node = |node: &str| self.is_on_node(node);
         // An entry for a device that the VirtualMachine may not have is never taken for one that it may have.
         let may_be_had = |device: &HostDevice| matches!(self.refusal(device), Ok(None));
@@ -215,19 +232,22 @@ impl Inventory<'_> {
             };
             !self.is_complete || self.known(entry).is_some_and(is_it)
         };
-        let is_of_resource = |entry: &Device<'_>, resources: &[&str]| {
-            let is_it = |node: &str| ours.contains(entry) && is_on_node(node) && can_be_had(entry);
+        let is_of_resource = |entry: &Device<'_>, resources: &[&str], is_new: bool| {
+            let is_it = |node: &str| ours.contains(entry) && !is_new && is_on_node(node) && can_be_had(entry);
             resources.contains(&entry.resource) && self.node_of(entry).is_none_or(is_it)
         };
-        for one in all.iter_mut() {
-            let index = entries.iter().position(|entry| is_named(entry, one));
-            one.entry = index.map(|index| entries.remove(index));
-        }
-        for one in all.iter_mut().filter(|one| one.entry.is_none()) {
-            let mut resources: Vec<&str> = one.devices.iter().map(|device| device.resource()).collect();
-            resources.dedup();
-            let index = entries.iter().position(|entry| is_of_resource(entry, &resources));
-            one.entry = index.map(|index| entries.remove(index));
+        for entries in [ours, there] {
+            let mut entries = entries.to_vec();
+            for one in all.iter_mut().filter(|one| one.entry.is_none()) {
+                let index = entries.iter().position(|entry| is_named(entry, one));
+                one.entry = index.map(|index| entries.remove(index));
+            }
+            for one in all.iter_mut().filter(|one| one.entry.is_none()) {
+                let mut resources: Vec<&str> = one.devices.iter().map(|device| device.resource()).collect();
+                resources.dedup();
+                let index = entries.iter().position(|entry| is_of_resource(entry, &resources, one.is_new));
+                one.entry = index.map(|index| entries.remove(index));
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use super::inventory::{Inventory, is};
 use super::names::our_devices;
 use crate::cluster::HostDevice;
 use crate::text;
-use crate::vm::OnlyNode;
+use crate::vm::{Device, OnlyNode};
 
 impl Inventory<'_> {
     /// What Kubernetes may give instead of the new devices that the directive names, because devices of the same resource
@@ -16,12 +16,18 @@ impl Inventory<'_> {
             let mut named = choices.iter().filter(|chosen| !is_countable(chosen.wanted));
             names.contains(&device.name()) || named.any(|chosen| is(device, chosen.wanted))
         };
-        // What the VirtualMachine had before this request was given then.
-        let mut before = our_devices(self.context);
-        if let Some(old) = self.context.old {
-            before.extend([old.host_devices(), old.gpus()].into_iter().flatten().flatten());
-        }
-        let was_there = |chosen: &Chosen<'_>| chosen.entry.is_some_and(|entry| before.contains(&entry));
+        // What the VirtualMachine had before this request was given then. But the directive may name another device of its
+        // resource now.
+        let ours = our_devices(self.context);
+        let old = self.context.old.map(|old| [old.host_devices(), old.gpus()]);
+        let before: Vec<Device<'_>> = old.into_iter().flatten().flatten().flatten().collect();
+        let was_there = |chosen: &Chosen<'_>| {
+            let was_there = |entry: Device<'_>| match chosen.is_new {
+                false => ours.contains(&entry) || before.contains(&entry),
+                true => before.contains(&entry) && !ours.contains(&entry) && entry.name == chosen.device.name(),
+            };
+            chosen.entry.is_some_and(was_there)
+        };
         let mut new = choices.iter().filter(|chosen| !was_there(chosen) && !is_countable(chosen.wanted));
         new.find_map(|Chosen { device, .. }| {
             let resource = device.resource();

@@ -20,7 +20,7 @@ impl Inventory<'_> {
     /// ones.
     pub(super) fn check_placed(&self, choices: &[Chosen<'_>]) -> Result<Vec<String>, HostDevicesError> {
         let mut all: Vec<Candidates<'_>> = Vec::new();
-        for (index, &Chosen { wanted, device: one, entry }) in choices.iter().enumerate() {
+        for (index, &Chosen { wanted, device: one, entry, is_new }) in choices.iter().enumerate() {
             let is_same = |chosen: &&Chosen<'_>| chosen.wanted == wanted && chosen.device.resource() == one.resource();
             let same = choices.iter().take(index).position(|chosen| is_same(&chosen)).and_then(|index| all.get(index));
             let is_it = |device: &_| {
@@ -30,7 +30,7 @@ impl Inventory<'_> {
                     && matches!(self.refusal(device), Ok(None))
             };
             let devices = same.map_or_else(|| self.matching(is_it), |same| same.devices.clone());
-            all.push(Candidates { wanted, devices, entry });
+            all.push(Candidates { wanted, devices, entry, is_new });
         }
         let all: Vec<_> = all.iter().collect();
         let mut nodes: Vec<&str> =

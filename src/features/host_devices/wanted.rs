@@ -167,8 +167,9 @@ impl Wanted<'_> {
         is_pinned: bool,
         plan: &mut Plan,
     ) -> anyhow::Result<()> {
-        let there = all_devices(self.context)?;
-        let names: Vec<&str> = there.iter().chain(&plan.entries).filter_map(|it| Some(it.as_device()?.0)).collect();
+        let there = [self.context.vm.host_devices()?, self.context.vm.gpus()?].concat();
+        let planned = plan.entries.iter().filter_map(|entry| entry.as_device());
+        let names: Vec<&str> = there.iter().map(|device| device.name).chain(planned.map(|(name, _)| name)).collect();
         let Some(problem) = inventory.equal_devices(choices, &names, is_pinned) else { return Ok(()) };
         match self.context.settings.pci_passthrough.equal_devices {
             EqualDevices::Deny => Err(HostDevicesError::EqualDevices(problem).into()),

@@ -90,6 +90,21 @@ fn a_renamed_device_goes_beside_one_of_the_users(#[case] name: &str) {
     assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
 
+/// Harvester renamed the policy's device, and then the user adds the one that the directive names.
+#[test]
+fn a_device_of_the_users_stays_beside_a_renamed_one() {
+    let mut story = renamed(Story::of(&[]).on_harvester().ask(&[PCI_OF_NODE]));
+    let ours = spec(&story.vm, HOST_DEVICES)[0].clone();
+    let both = json!([ours, igpu()]);
+    let answer = story.update(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, both.clone())]));
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &both);
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+    story.vm = answer.after();
+    let answer = story.drop(PCI_OF_NODE);
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([igpu()]));
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
 /// The policy did not see the update that renamed the device, so it removes as many entries of the resource as it added.
 #[test]
 fn of_two_devices_that_may_be_the_renamed_one_goes() {
