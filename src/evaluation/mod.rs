@@ -4,6 +4,7 @@ mod copies;
 mod occasion;
 mod ownership;
 mod planning;
+mod renames;
 mod sets;
 
 use std::cell::OnceCell;

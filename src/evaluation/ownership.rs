@@ -2,6 +2,7 @@
 //! all cases.
 
 use super::Old;
+use super::renames::Renames;
 use crate::directives::{Asked, Directives};
 use crate::features::feature::Feature;
 use crate::features::host_devices::{has_device_rules, is_pci_device};
@@ -27,6 +28,8 @@ pub(crate) struct Ownership {
     listed: Vec<(&'static str, Vec<Recorded>)>,
     /// The entries before this update.
     before: Option<Present>,
+    /// What this update does to PCI devices.
+    renames: Renames,
 }
 
 /// The entries that a VirtualMachine has.
@@ -187,15 +190,19 @@ impl Ownership {
             listed.push((feature.name, listed_here));
         }
         let users = before.as_ref().map(|before| before.entries.clone().without(&added_before)).unwrap_or_default();
-        Self { present, users: users.union(declared.clone()), declared, listed, before }
+        let all = listed.iter().flat_map(|(_, listed)| listed).map(|added| added.entry.clone()).collect();
+        let between = |before: &Present| Renames::between(&before.devices, &present.devices, &all);
+        let renames = before.as_ref().map(between).unwrap_or_default();
+        Self { users: users.union(declared.clone()), present, declared, listed, before, renames }
     }
 
     /// What the feature added before this request: the entries that its records list, that are still there, and that
-    /// are not the user's.
+    /// are not the user's. The devices beside them are those of the VirtualMachine as it is now.
     pub(super) fn recorded(&self, feature: &Feature) -> Vec<Recorded> {
         let listed = self.listed.iter().find(|(name, _)| *name == feature.name);
         let listed = listed.map(|(_, listed)| listed.as_slice()).unwrap_or_default();
-        self.present.find_ours(feature, listed, &self.users).ours
+        let ours = self.present.find_ours(feature, listed, &self.users).ours;
+        ours.into_iter().map(|added| self.renames.follow(added)).collect()
     }
 
     /// Those of a feature's entries that are its own. `recorded` is what all features added before. An entry that is the

@@ -298,11 +298,9 @@ impl<'r> Evaluation<'r> {
         for entry in &plan.entries {
             planned.insert(entry.clone());
             if context.base.lacks(entry, planned.count(entry))? {
-                let beside = match task.recorded.iter().find(|added| added.entry == *entry) {
-                    Some(added) => self.beside_since(added, vm),
-                    None => beside(entry, vm),
-                };
-                wanted.push(Recorded { entry: entry.clone(), beside });
+                let recorded = task.recorded.iter().find(|added| added.entry == *entry).cloned();
+                let new = || Recorded { entry: entry.clone(), beside: beside(entry, vm) };
+                wanted.push(recorded.unwrap_or_else(new));
             }
         }
         let ask = self.directives.ask(task.feature.name, task.feature.options());
@@ -311,17 +309,6 @@ impl<'r> Evaluation<'r> {
             return Err(RecordError::TooLong.into());
         }
         Ok((plan, part.map(|part| part.added).unwrap_or_default()))
-    }
-
-    /// The PCIDevices that were beside an entry when it was added, and those that someone adds in this update.
-    fn beside_since(&self, added: &Recorded, vm: &VirtualMachine) -> Vec<String> {
-        let mut names = added.beside.clone();
-        if let Some(old) = self.old {
-            let before = beside(&added.entry, &old.vm);
-            let is_new = |name: &String| !before.contains(name) && !added.beside.contains(name);
-            names.extend(beside(&added.entry, vm).into_iter().filter(is_new));
-        }
-        names
     }
 
     /// The devices that Harvester added because of devices that are removed, and a warning if that cannot be determined.

@@ -25,8 +25,8 @@ const LISTED: usize = 8;
 pub(crate) struct Siblings {
     /// Each with the names of the feature's devices in its group.
     found: Vec<(Entry, Vec<String>)>,
-    /// The names of other functions of the devices in question. Harvester may have added them while the group was another one,
-    /// or before the device disappeared.
+    /// The names of devices in no group of a device of the feature. Harvester may have added them while the group was another one,
+    /// or before the device disappeared, or has renamed them.
     pub(crate) doubtful: Vec<String>,
 }
 
@@ -72,7 +72,7 @@ impl Siblings {
             if !devices.iter().all(|added| stood_beside(name_of(&entry), added)) {
                 let names = devices.iter().map(|added| name_of(&added.entry).to_owned()).collect();
                 siblings.found.push((entry, names));
-            } else if devices.is_empty() && gone.iter().any(|added| is_of_same_device(&added.entry, &entry)) {
+            } else if devices.is_empty() {
                 siblings.doubtful.push(entry.name);
             }
         }
@@ -99,12 +99,6 @@ pub(crate) fn is_pci_device(entry: &Entry) -> bool {
 /// The name of a device; empty if the entry is not a device.
 fn name_of(entry: &Entry) -> &str {
     entry.as_device().map(|(name, _)| name).unwrap_or_default()
-}
-
-/// Whether two entries are functions of one PCI device.
-fn is_of_same_device(one: &Entry, other: &Entry) -> bool {
-    let address = |entry| PciAddress::of_pci_device(name_of(entry));
-    address(one).zip(address(other)).is_some_and(|((_, one), (_, other))| one.is_of_same_device_as(other))
 }
 
 /// The node of a PCIDevice, taken from its name.

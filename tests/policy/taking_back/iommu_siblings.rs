@@ -1,5 +1,6 @@
 //! Harvester adds the devices that share an IOMMU group with those of a new VirtualMachine.
 
+use super::super::devices::pci;
 use super::*;
 
 const CARD: (&str, &str) = ("pci-passthrough", r#"{"devices": ["node1/0000:01:00.0"]}"#);
@@ -158,6 +159,91 @@ fn stay_where_another_directive_added_them() {
     let answer = story.drop(CARD);
     assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
     assert_eq!(answer.added("gpu-device-plugin"), Some(added.to_string()));
+}
+
+/// A second card with the same functions, on this node.
+fn with_second_card(node: &str) -> MemoryCluster {
+    let function = |function: &str, ids: &str, like: Value| {
+        let resource = like["deviceName"].as_str().unwrap().to_owned();
+        pci(&format!("{node}-00000900{function}"), ids, "90", &resource)
+    };
+    let functions = [function("0", "10de:1eb8", card()), function("1", "10de:10f8", audio())];
+    functions.into_iter().flatten().fold(cluster(), MemoryCluster::with)
+}
+
+/// The VM was given the second card when it started, so Harvester has renamed the entries.
+fn renamed(story: Story, renames: &[(&str, &str)]) -> Story {
+    let mut story = story;
+    let answer = story.update(|vm| {
+        for device in vm["spec"]["template"]["spec"]["domain"]["devices"]["hostDevices"].as_array_mut().unwrap() {
+            if let Some((_, after)) = renames.iter().find(|(before, _)| device["name"] == *before) {
+                device["name"] = json!(after);
+            }
+        }
+    });
+    story.vm = answer.after();
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+    story
+}
+
+const RENAMED: &[(&str, &str)] = &[("node1-000001000", "node1-000009000"), ("node1-000001001", "node1-000009001")];
+const ON_NODE2: &[(&str, &str)] = &[("node1-000001000", "node2-000009000"), ("node1-000001001", "node2-000009001")];
+
+/// By vendor and product, so that the card may be another one, also on another node.
+const ANY_CARD: (&str, &str) = ("pci-passthrough", r#"{"devices": ["10de:1eb8"]}"#);
+
+fn created_with_any_card(cluster: fn() -> MemoryCluster) -> Story {
+    let mut story = Story::of(&[]).on_harvester();
+    story.cluster = cluster;
+    let story = story.create(&[ANY_CARD]);
+    story.edit(|vm| *vm = with(vm.clone(), &[(HOST_DEVICES, json!([card(), audio()]))]))
+}
+
+#[rstest]
+#[case::to_another_card(|| with_second_card("node1"), RENAMED)]
+#[case::to_another_node(|| with_second_card("node2"), ON_NODE2)]
+fn go_with_a_device_that_was_renamed(#[case] cluster: fn() -> MemoryCluster, #[case] renames: &[(&str, &str)]) {
+    let story = renamed(created_with_any_card(cluster), renames);
+    let answer = story.drop(ANY_CARD);
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &Value::Null);
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+    let answer = story.update(set("pci-passthrough", r#"{"devices": ["node1/0000:03:00.0"]}"#));
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([other()]));
+}
+
+/// A device that the user had before the directive was renamed, too.
+#[test]
+fn of_the_users_stay_when_all_were_renamed() {
+    let mut story = created(&[audio()]);
+    story.cluster = || with_second_card("node1");
+    let story = renamed(story, RENAMED);
+    let answer = story.drop(CARD);
+    assert_eq!(spec(&answer.after(), "/domain/devices/hostDevices/0/name"), "node1-000009001");
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+/// Kubernetes gave the VM the card's first function, and the second one of another card.
+#[test]
+fn stay_with_a_warning_if_they_alone_were_renamed() {
+    let mut story = created(&[]);
+    story.cluster = || with_second_card("node1");
+    let story = renamed(story, &RENAMED[1..]);
+    let answer = story.drop(CARD);
+    assert_eq!(spec(&answer.after(), "/domain/devices/hostDevices/0/name"), "node1-000009001");
+    let warnings = answer.warnings().join(" ");
+    assert!(warnings.contains("the host devices node1-000009001 stay: Harvester may have added them"), "{warnings}");
+}
+
+/// The request that removes the directive adds the sibling.
+#[test]
+fn stay_where_the_user_adds_them_in_place_of_the_directive() {
+    let story = Story::of(&[]).on_harvester().create(&[CARD]);
+    let answer = story.update(|vm| {
+        remove(vm, CARD.0);
+        *vm = with(vm.clone(), &[(HOST_DEVICES, json!([card(), audio()]))]);
+    });
+    assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([audio()]));
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
 
 /// The user adds a device while the VM has the directive.
