@@ -2,12 +2,15 @@
 
 use serde_json::{Map, Value};
 
-use super::{Directives, Source, trimmed};
+use super::{Directives, MAX_UNKNOWN, Source, trimmed};
 use crate::features::switch::is_on;
 use crate::keys::{self, PREFIX, RECORD, WRITTEN};
 use crate::settings::ConfigSource;
 use crate::text::{self, Quoted};
 use crate::vm::as_text;
+
+/// The most unknown keys that fit into a warning.
+const LISTED: usize = 4;
 
 impl Directives {
     /// Warnings about keys of the policy that have no effect. The known names are those of features and options.
@@ -38,23 +41,31 @@ impl Directives {
         }
         let unknown = self.unknown(features, known);
         if !unknown.is_empty() {
-            let unhinted = unknown.iter().any(|name| name.ends_with('"'));
-            let all = if unhinted { format!("; the directives are {}", features.join(", ")) } else { String::new() };
-            warnings.push(format!("no such directive: {}; this has no effect{all}", unknown.join(", ")));
+            let hints = unknown.iter().take(MAX_UNKNOWN).map(|name| (*name, text::hints(name, known)));
+            let (mut hinted, unhinted): (Vec<_>, Vec<_>) = hints.partition(|(_, hints)| !hints.is_empty());
+            let all = match unhinted.is_empty() {
+                true => String::new(),
+                false => format!("; the directives are {}", features.join(", ")),
+            };
+            hinted.extend(unhinted);
+            let listed: Vec<_> = hinted.iter().take(LISTED).map(|(name, hints)| describe(name, hints)).collect();
+            let more = match unknown.len().saturating_sub(LISTED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            warnings.push(format!("no such directive: {}{more}; this has no effect{all}", listed.join(", ")));
         }
         warnings
     }
 
-    /// Up to as many unknown keys as fit into a warning, each with the most similar known name.
-    fn unknown(&self, features: &[&'static str], known: &[&'static str]) -> Vec<String> {
+    /// The names of the unknown keys.
+    fn unknown(&self, features: &[&'static str], known: &[&'static str]) -> Vec<&str> {
         let sources = self.places().iter().copied().filter(|source| *source != Source::Annotation);
         let keys = sources.chain([Source::Annotation]).filter_map(|source| self.keys(source)).flat_map(Map::keys);
         keys.filter(|key| *key != RECORD)
             .filter_map(|key| key.strip_prefix(PREFIX))
             .chain(self.user_data.all().map(|(name, ..)| name))
             .filter(|name| !is_known(name, features, known))
-            .take(4)
-            .map(|name| describe_unknown(name, known))
             .collect()
     }
 }
@@ -70,8 +81,8 @@ fn is_known(name: &str, features: &[&str], known: &[&str]) -> bool {
     known.contains(&name) || of_record.is_some_and(|feature| features.contains(&feature))
 }
 
-fn describe_unknown(name: &str, known: &[&'static str]) -> String {
-    let hints = text::hints(name, known);
+/// An unknown key and the most similar known names.
+fn describe(name: &str, hints: &[&'static str]) -> String {
     match hints.is_empty() {
         false => format!("{} (did you mean {PREFIX}{}?)", Quoted(name), hints.join(&format!(" or {PREFIX}"))),
         true => Quoted(name).to_string(),

@@ -115,6 +115,8 @@ impl<'r> Evaluation<'r> {
         let was_set = |option| part.is_some_and(|part| part.ask.options.contains_key(option));
         let is_unreadable = match asked {
             _ if !is_on => return task(leave(), Vec::new()),
+            // Options do not matter to a feature that is off.
+            Asked::Yes(directive) if is_off(&directive) => false,
             Asked::Yes(_) => feature.options().any(|option| {
                 directives.is_unreadable(option) || was_set(option) && directives.is_option_hidden(option, before)
             }),

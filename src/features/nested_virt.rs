@@ -337,8 +337,21 @@ fn warning(extensions: Extensions, nodes: &[Rc<Node>], context: &Context<'_>) ->
     };
     let [vendor_label, extension_label] = vendor.labels;
     // KubeVirt selects no node by a feature of the user's with another policy.
-    let is_selected = !has(&context.vm.cpu_features()?, vendor.extension, &["force", "optional"]);
-    if nodes.is_empty() || any_has(nodes, extension_label) || !is_selected {
+    let features = context.vm.cpu_features()?;
+    let mut of_user = features.iter().filter(|feature| feature.name == vendor.extension);
+    let has_it = |node: &Rc<Node>| node.label(extension_label) == Some("true");
+    if let Some(CpuFeature { policy, .. }) = of_user.find(|feature| ["force", "optional"].contains(&feature.policy)) {
+        let without = nodes.iter().any(|node| !has_it(node));
+        return Ok(without.then(|| {
+            format!(
+                "spec.template.spec.domain.cpu.features has {} with the policy {policy}, so the VirtualMachine may also run on a node \
+                 without the label {extension_label}=true, where the guest cannot run virtual machines; remove that entry, and the \
+                 policy adds it with the policy require",
+                vendor.extension
+            )
+        }));
+    }
+    if nodes.is_empty() || any_has(nodes, extension_label) {
         return model_warning(vendor, nodes, context);
     }
     let remedy = if any_has(nodes, vendor_label) {

@@ -583,6 +583,33 @@ fn any_vendor_where_no_node_has_an_extension_is_a_warning(
     assert_eq!((warnings.contains(part), warnings.is_empty()), (warns, !warns), "{warnings}");
 }
 
+/// KubeVirt selects nodes only by features that are required (`nodeselectorrenderer.go:180-190`).
+#[rstest]
+#[case::both_vendors(&[("a", AMD), ("b", INTEL)], json!({}), true)]
+#[case::only_the_other_vendor(&[("b", INTEL)], json!({}), true)]
+#[case::one_without_nesting(&[("a", AMD), ("b", WITHOUT_NESTING)], json!({}), true)]
+#[case::all_have_it(&[("a", AMD), ("b", AMD)], json!({}), false)]
+#[case::the_only_node_for_it(&[("a", AMD), ("b", INTEL)], json!({"kubernetes.io/hostname": "a"}), false)]
+#[case::nodes_that_are_not_known(&[], json!({}), false)]
+fn an_entry_of_the_users_that_selects_no_node_is_a_warning(
+    #[case] nodes: &[(&str, &[&str])],
+    #[case] selector: Value,
+    #[case] warns: bool,
+    #[values("optional", "force")] policy: &str,
+) {
+    let features = json!([{"name": "svm", "policy": policy}]);
+    let mut vm = vm_with_spec(json!({"nodeSelector": selector, "domain": {"cpu": {"features": features}}}));
+    annotate(&mut vm, &[("cpu-vendor", "amd")]);
+    let answer = Request::create(vm).cluster(MemoryCluster::with_nodes(nodes)).evaluate();
+    assert_eq!(answer.domain()["cpu"]["features"], features, "{}", answer.message());
+    let warnings = answer.warnings().join(" ");
+    let part = format!(
+        "nested-virt: spec.template.spec.domain.cpu.features has svm with the policy {policy}, so the VirtualMachine may also run on a \
+         node without the label cpu-feature.node.kubevirt.io/svm=true"
+    );
+    assert_eq!((warnings.contains(&part), warnings.is_empty()), (warns, !warns), "{warnings}");
+}
+
 #[rstest]
 #[case::auto("auto")]
 #[case::the_vendor_of_one_node("amd")]

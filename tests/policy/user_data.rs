@@ -524,6 +524,32 @@ mod taking_back {
         assert_eq!(updated(&changed, &off).domain()["cpu"], json!({"cores": 2}));
     }
 
+    /// The record says that the directive had an option, which may still be in the Secret.
+    #[rstest]
+    #[case::not_read(settings())]
+    #[case::missing(secrets())]
+    fn a_directive_that_is_off_needs_no_option(
+        #[case] settings: Value,
+        #[values("disabled", "off", "false")] word: &str,
+        #[values(
+            ("nested-virt", "nested_virt: true, cpu_vendor: intel"),
+            ("cpu-pinning", "cpu_pinning: true, isolate_emulator_thread: true")
+        )]
+        (directive, section): (&str, &str),
+    ) {
+        let text = format!("#cloud-config\nx_kubevirt_features: {{{section}}}\n");
+        let mut vm = no_cloud(&text);
+        vm["spec"]["template"]["spec"]["domain"]["resources"]["limits"] = json!({"cpu": "1", "memory": "4Gi"});
+        let created = create(vm.clone());
+        assert!(created.is_mutated(), "{}", created.message());
+        let stored = hidden(&created.after(), 1);
+        let mut off = stored.clone();
+        annotate(&mut off, &[(directive, word)]);
+        let answer = Request::update(stored, off).settings(settings).evaluate();
+        assert_eq!(answer.after()["spec"], hidden(&vm, 1)["spec"]);
+        assert!(!answer.warnings().join(" ").contains("stays as it is"), "{:?}", answer.warnings());
+    }
+
     #[test]
     fn an_option_that_moves_to_a_secret_that_is_not_read_changes_nothing() {
         let mut vm = no_cloud("#cloud-config\nx_kubevirt_features: {cpu_vendor: intel}\n");

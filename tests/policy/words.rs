@@ -252,6 +252,20 @@ fn where_there_is_no_hint_all_directives_are_listed(#[values("sriov", "sr-iov", 
     assert!(warning.ends_with("nested-virt, cpu-pinning, hugepages, numa"), "{warning}");
 }
 
+/// Those with a hint come first, because somebody meant a directive.
+#[test]
+fn of_many_unknown_keys_the_number_of_the_others_is_said() {
+    let keys = ["a", "b", "c", "d", "nested-virtualisation", "pci-passtrough"];
+    let answer = Request::create(bare_vm(&keys.map(|key| (key, "1")))).evaluate();
+    let warning = answer.warnings().join(" ");
+    assert!(
+        warning.starts_with(&format!(
+            r#"no such directive: "nested-virtualisation" (did you mean {PREFIX}nested-virt?), "pci-passtrough" (did you mean {PREFIX}pci-passthrough?), "a", "b" and 2 more; this has no effect; the directives are pci"#
+        )),
+        "{warning}"
+    );
+}
+
 #[rstest]
 #[case::object(json!({"devices": ["0000:05:00.0"]}), r#"it is an object; write it as a string, in quotes: '{"devices":["0000:05:00.0"]}'"#)]
 #[case::list(json!(["it's"]), r#"it is a list; write it as a string, in quotes: '["it''s"]'"#)]
