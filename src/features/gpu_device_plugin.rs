@@ -198,8 +198,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
 
 /// How many devices of the resource a VirtualMachine has, as GPUs and as host devices.
 fn count_devices(vm: &VirtualMachine, resource: &str) -> Result<usize, ShapeError> {
-    let devices = [vm.gpus()?, vm.host_devices()?].concat();
-    Ok(devices.iter().filter(|device| device.resource == resource).count())
+    Ok(vm.host_devices_and_gpus()?.iter().filter(|device| device.resource == resource).count())
 }
 
 /// Plans the devices that are missing, of which the VirtualMachine has `attached` already.

@@ -263,6 +263,11 @@ impl VirtualMachine {
         self.devices(GPU.path)
     }
 
+    /// `domain.devices.hostDevices` and `domain.devices.gpus`: KubeVirt also takes a PCI device as a GPU.
+    pub(crate) fn host_devices_and_gpus(&self) -> Result<Vec<Device<'_>>, ShapeError> {
+        Ok([self.host_devices()?, self.gpus()?].concat())
+    }
+
     /// Whether a GPU comes from a ResourceClaim (DRA): its entry names a claim in place of a resource.
     pub(crate) fn has_claimed_gpu(&self) -> bool {
         let is_set = |gpu: &Value, key| gpu.get(key).is_some_and(|value| !is_unset(value));

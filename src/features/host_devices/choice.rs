@@ -70,8 +70,7 @@ impl Inventory<'_> {
         wanted: &'i [String],
         before: &[String],
     ) -> anyhow::Result<Vec<Chosen<'i>>> {
-        // KubeVirt also takes a PCI device as a GPU.
-        let there = [self.context.vm.host_devices()?, self.context.vm.gpus()?].concat();
+        let there = self.context.vm.host_devices_and_gpus()?;
         let mut all = Vec::new();
         for wanted in wanted {
             let resource = wanted.parse().map(PciAddress::device_name);

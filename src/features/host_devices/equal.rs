@@ -19,8 +19,7 @@ impl Inventory<'_> {
         // What the VirtualMachine had before this request was given then. But the directive may name another device of its
         // resource now.
         let ours = our_devices(self.context);
-        let old = self.context.old.map(|old| [old.host_devices(), old.gpus()]);
-        let before: Vec<Device<'_>> = old.into_iter().flatten().flatten().flatten().collect();
+        let before = self.context.old.and_then(|old| old.host_devices_and_gpus().ok()).unwrap_or_default();
         let was_there = |chosen: &Chosen<'_>| {
             let was_there = |entry: Device<'_>| match chosen.is_new {
                 false => ours.contains(&entry) || before.contains(&entry),

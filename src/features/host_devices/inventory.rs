@@ -38,7 +38,7 @@ pub(super) struct Before<'n> {
 impl<'n> Before<'n> {
     fn of(context: &Context<'n>) -> Self {
         let Some(old) = context.old else { return Self::default() };
-        let devices = [old.host_devices(), old.gpus()].into_iter().flatten().flatten().collect();
+        let devices = old.host_devices_and_gpus().unwrap_or_default();
         let placement = old.placement().ok();
         let only = placement.as_ref().and_then(|placement| placement.only_node());
         Self { devices, node: only.map(|only| context.name_of(only)) }

@@ -121,7 +121,7 @@ impl Needed {
         }
         // What the VirtualMachine has of the same resources beside the plan.
         let names = plan.devices();
-        for device in [context.vm.host_devices()?, context.vm.gpus()?].concat() {
+        for device in context.vm.host_devices_and_gpus()? {
             if let Some(count) = resources.get_mut(device.resource).filter(|_| !names.contains(&device.name)) {
                 *count += 1;
             }

@@ -166,7 +166,7 @@ pub(super) fn missing(of: &[&str], plan: &Plan, context: &Context<'_>) -> Result
 
 /// A warning about [`missing`] devices, for features that do not add them.
 pub(in crate::features) fn warning(plan: &Plan, context: &Context<'_>) -> Result<Option<String>, ShapeError> {
-    let there = [context.vm.host_devices()?, context.vm.gpus()?].concat();
+    let there = context.vm.host_devices_and_gpus()?;
     let of = [there.iter().map(|device| device.name).collect(), plan.devices()].concat();
     let missing = missing(&of, plan, context)?;
     // Rules may keep the VirtualMachine from having them, and then the requester shall not learn their names.

@@ -167,7 +167,7 @@ impl Wanted<'_> {
         is_pinned: bool,
         plan: &mut Plan,
     ) -> anyhow::Result<()> {
-        let there = [self.context.vm.host_devices()?, self.context.vm.gpus()?].concat();
+        let there = self.context.vm.host_devices_and_gpus()?;
         let planned = plan.entries.iter().filter_map(|entry| entry.as_device());
         let names: Vec<&str> = there.iter().map(|device| device.name).chain(planned.map(|(name, _)| name)).collect();
         let Some(problem) = inventory.equal_devices(choices, &names, is_pinned) else { return Ok(()) };
