@@ -56,3 +56,42 @@ impl Renames {
         recorded
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::place::HOST_DEVICE;
+    use rstest::rstest;
+
+    const A: &str = "n1-000001000";
+    const B: &str = "n1-000002000";
+    const C: &str = "n2-000001000";
+
+    /// Devices as `name resource`.
+    fn entries(devices: &[(&str, &str)]) -> Vec<Entry> {
+        devices.iter().map(|(name, resource)| HOST_DEVICE.entry(name, resource)).collect()
+    }
+
+    #[rstest]
+    #[case::nothing(&[(A, "gpu")], &[(A, "gpu")], &[], &[A])]
+    #[case::renamed(&[(A, "gpu")], &[(B, "gpu")], &[], &[B])]
+    #[case::to_another_node(&[(A, "gpu")], &[(C, "gpu")], &[], &[C])]
+    #[case::to_a_name_that_is_not_harvesters(&[(A, "gpu")], &[("mine", "gpu")], &[], &[A])]
+    #[case::another_resource(&[(A, "gpu")], &[(B, "nic")], &[], &[A, B])]
+    #[case::added(&[(A, "gpu")], &[(A, "gpu"), (B, "gpu")], &[], &[A, B])]
+    #[case::added_by_the_policy(&[(A, "gpu")], &[(A, "gpu"), (B, "gpu")], &[(B, "gpu")], &[A])]
+    #[case::added_under_another_name_than_harvesters(&[(A, "gpu")], &[(A, "gpu"), ("mine", "gpu")], &[], &[A])]
+    #[case::renamed_and_added(&[(A, "gpu")], &[(B, "gpu"), (C, "gpu")], &[], &[B, C])]
+    #[case::removed(&[(A, "gpu"), (B, "gpu")], &[(B, "gpu")], &[], &[A])]
+    #[case::swapped(&[(A, "gpu"), (B, "gpu")], &[(B, "gpu"), (A, "gpu")], &[], &[A])]
+    fn what_is_beside_follows(
+        #[case] before: &[(&str, &str)],
+        #[case] after: &[(&str, &str)],
+        #[case] listed: &[(&str, &str)],
+        #[case] beside: &[&str],
+    ) {
+        let renames = Renames::between(&entries(before), &entries(after), &entries(listed).into_iter().collect());
+        let recorded = Recorded { entry: HOST_DEVICE.entry("n1-000009000", "card"), beside: vec![A.to_owned()] };
+        assert_eq!(renames.follow(recorded).beside, beside);
+    }
+}
