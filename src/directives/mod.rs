@@ -136,6 +136,8 @@ pub(crate) struct Directives {
     user_data: UserData,
     /// The directives of the settings, with the policy's keys.
     defaults: Map<String, Value>,
+    /// How many keys that the policy does not know are left out.
+    left_out: usize,
 }
 
 impl Directives {
@@ -148,12 +150,14 @@ impl Directives {
         defaults: impl Iterator<Item = (&'d str, &'d str)>,
     ) -> Self {
         let owned = |(key, value): (&String, &Value)| (key.clone(), value.clone());
+        let mut left_out = 0;
         let [annotations, labels, template] = vm.policy_keys().map(|keys| {
             let (known, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(|(key, _)| listing::is_known(key));
+            left_out += others.len().saturating_sub(MAX_UNKNOWN);
             to_map(known.into_iter().chain(others.into_iter().take(MAX_UNKNOWN)).map(owned))
         });
         let defaults = to_map(defaults.map(|(name, value)| (keys::directive(name), value.into())));
-        Self { config_source, annotations, labels, template, user_data, defaults }
+        Self { config_source, annotations, labels, template, user_data, defaults, left_out }
     }
 
     /// The keys where directives are read, in order of precedence, without user data and defaults.

@@ -39,7 +39,10 @@ impl Directives {
                 ));
             }
         }
-        let unknown = self.unknown(features, known);
+        let mut unknown = self.unknown(features, known);
+        // A key may be at several places.
+        unknown.sort_unstable();
+        unknown.dedup();
         if !unknown.is_empty() {
             let hints = unknown.iter().take(MAX_UNKNOWN).map(|name| (*name, text::hints(name, known)));
             let (mut hinted, unhinted): (Vec<_>, Vec<_>) = hints.partition(|(_, hints)| !hints.is_empty());
@@ -49,7 +52,7 @@ impl Directives {
             };
             hinted.extend(unhinted);
             let listed: Vec<_> = hinted.iter().take(LISTED).map(|(name, hints)| describe(name, hints)).collect();
-            let more = match unknown.len().saturating_sub(LISTED) {
+            let more = match (unknown.len() + self.left_out).saturating_sub(LISTED) {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };

@@ -256,7 +256,9 @@ fn where_there_is_no_hint_all_directives_are_listed(#[values("sriov", "sr-iov", 
 #[test]
 fn of_many_unknown_keys_the_number_of_the_others_is_said() {
     let keys = ["a", "b", "c", "d", "nested-virtualisation", "pci-passtrough"];
-    let answer = Request::create(bare_vm(&keys.map(|key| (key, "1")))).evaluate();
+    let mut vm = bare_vm(&keys.map(|key| (key, "1")));
+    vm["spec"]["template"]["metadata"]["annotations"] = vm["metadata"]["annotations"].clone();
+    let answer = Request::create(vm).evaluate();
     let warning = answer.warnings().join(" ");
     assert!(
         warning.starts_with(&format!(
@@ -264,6 +266,15 @@ fn of_many_unknown_keys_the_number_of_the_others_is_said() {
         )),
         "{warning}"
     );
+}
+
+/// The policy reads a hundred of them.
+#[test]
+fn unknown_keys_that_are_not_read_are_counted() {
+    let keys: Vec<String> = (0..302).map(|number| format!("key{number}")).collect();
+    let answer = Request::create(bare_vm(&keys.iter().map(|key| (key.as_str(), "1")).collect::<Vec<_>>())).evaluate();
+    let warning = answer.warnings().join(" ");
+    assert!(warning.contains(r#""key100" and 298 more; this has no effect"#), "{warning}");
 }
 
 #[rstest]
