@@ -308,10 +308,17 @@ fn nodes(context: &Context<'_>) -> anyhow::Result<Result<Vec<Rc<Node>>, LookupEr
         Err(error) => return Ok(Err(error)),
     };
     let is_amd64 = |node: &Rc<Node>| node.label(ARCHITECTURE_LABEL).is_none_or(|architecture| architecture == AMD64);
-    let (nodes, others): (Vec<_>, Vec<_>) = nodes.into_iter().partition(is_amd64);
+    let (mut nodes, others): (Vec<_>, Vec<_>) = nodes.into_iter().partition(is_amd64);
     if let (true, Some(architecture)) = (nodes.is_empty(), others.first().and_then(|it| it.label(ARCHITECTURE_LABEL))) {
         let (who, architecture) = ("all nodes that the VirtualMachine may run on are", architecture.to_owned());
         return Err(NestedVirtError::Architecture { who, architecture }.into());
+    }
+    // KubeVirt keeps the VirtualMachine from nodes that have a feature which it forbids. Source: `template.go`,
+    // `setNodeAffinityForbiddenFeaturePolicy`.
+    let features = context.vm.cpu_features()?;
+    let forbids = |vendor: &&Vendor| has(&features, vendor.extension, &["forbid"]);
+    for [_, label] in [&AMD, &INTEL].into_iter().filter(forbids).map(|vendor| vendor.labels) {
+        nodes.retain(|node| node.label(label).is_none());
     }
     Ok(Ok(nodes))
 }

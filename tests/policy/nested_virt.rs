@@ -583,6 +583,19 @@ fn any_vendor_where_no_node_has_an_extension_is_a_warning(
     assert_eq!((warnings.contains(part), warnings.is_empty()), (warns, !warns), "{warnings}");
 }
 
+/// KubeVirt keeps the VM from nodes that have a feature which it forbids (`template.go:175-185`).
+#[rstest]
+#[case::vmx("vmx", "svm")]
+#[case::svm("svm", "vmx")]
+fn a_feature_that_is_forbidden_leaves_the_other_vendor(#[case] forbidden: &str, #[case] added: &str) {
+    let features = json!([{"name": forbidden, "policy": "forbid"}]);
+    let vm = vm_with_spec(json!({"domain": {"cpu": {"features": features}}}));
+    let answer = Request::create(vm).cluster(mixed()).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(answer.domain()["cpu"]["features"][1], json!({"name": added, "policy": "require"}));
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
 /// KubeVirt selects nodes only by features that are required (`nodeselectorrenderer.go:180-190`).
 #[rstest]
 #[case::both_vendors(&[("a", AMD), ("b", INTEL)], json!({}), true)]
