@@ -4,7 +4,7 @@ use slog::{Logger, info, warn};
 
 use crate::cluster::{Cluster, Lookups, SECRET};
 use crate::directives::{Directives, ReadSecret, UserData};
-use crate::evaluation::{Evaluation, Old, Ownership, is_missed, put_back};
+use crate::evaluation::{Evaluation, Old, Ownership, follow, is_missed, put_back};
 use crate::features::record::Record;
 use crate::features::{FEATURES, Settings};
 use crate::request::{Payload, VirtualMachines};
@@ -62,15 +62,19 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
     if !(is_mentioned || has_defaults) && user_data.is_empty() && old_user_data.is_empty() {
         return Ok(Verdict::default());
     }
-    let (mut directives, record) = read(&new, user_data);
+    let (mut directives, mut record) = read(&new, user_data);
     let mut enabled = FEATURES.iter().filter(|feature| (feature.settings)(settings).enabled);
     if is_unchanged && !enabled.any(|feature| is_missed(feature, &directives, &record)) {
         return Ok(Verdict::default());
     }
     let mut old = old.map(|vm| {
         let (directives, record) = read(&vm, old_user_data);
-        Old { vm, directives, record }
+        Old { vm, renamed: None, directives, record }
     });
+    let written = &record.clone();
+    if let Some(old) = &mut old {
+        follow(old, &mut new, &mut record);
+    }
     let put_back = &put_back(&mut new, &mut directives, &record, old.as_mut(), settings);
     let (old, directives, record) = (old.as_ref(), &directives, &record);
     let ownership = Ownership::of(&new, directives, record, old, settings);
@@ -83,6 +87,7 @@ fn decide(payload: &Payload, vms: VirtualMachines, cluster: &dyn Cluster, log: &
         old,
         directives,
         record,
+        written,
         put_back,
         vm: new,
         ownership,

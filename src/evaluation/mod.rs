@@ -1,6 +1,7 @@
 //! Applies the features to one request, and handles those that fail.
 
 mod copies;
+mod neighbours;
 mod occasion;
 mod ownership;
 mod planning;
@@ -28,12 +29,22 @@ pub(crate) use copies::put_back;
 use occasion::Occasion;
 pub(crate) use ownership::Ownership;
 use planning::{Changes, Outcome, Step, Task};
+pub(crate) use renames::follow;
 
 /// The VirtualMachine before an update, its directives and its record.
 pub(crate) struct Old {
     pub(crate) vm: VirtualMachine,
+    /// The same with the devices' new names, if the update renames them ([`follow`]).
+    pub(crate) renamed: Option<VirtualMachine>,
     pub(crate) directives: Directives,
     pub(crate) record: Record,
+}
+
+impl Old {
+    /// The VirtualMachine, with the devices' new names if the update renames them.
+    fn as_renamed(&self) -> &VirtualMachine {
+        self.renamed.as_ref().unwrap_or(&self.vm)
+    }
 }
 
 /// Whether a VirtualMachine shows that the directive for a feature was evaluated: the feature was applied or failed.
@@ -61,6 +72,8 @@ pub(crate) struct Evaluation<'r> {
     pub(crate) old: Option<&'r Old>,
     pub(crate) directives: &'r Directives,
     pub(crate) record: &'r Record,
+    /// The record as the VirtualMachine has it, if the update renames devices.
+    pub(crate) written: &'r Record,
     /// The features whose directives were put back, because the VirtualMachine is a copy that lost them.
     pub(crate) put_back: &'r [&'static str],
     pub(crate) vm: VirtualMachine,
@@ -83,9 +96,10 @@ impl<'r> Evaluation<'r> {
             old: Some(old),
             directives: &old.directives,
             record: &old.record,
+            written: &old.record,
             put_back,
-            vm: old.vm.clone(),
-            ownership: Ownership::of(&old.vm, &old.directives, &old.record, Some(old), settings),
+            vm: old.as_renamed().clone(),
+            ownership: Ownership::of(old.as_renamed(), &old.directives, &old.record, Some(old), settings),
             verdict: Verdict::default(),
             refusals: Vec::new(),
             failures_before: OnceCell::from(Vec::new()),
@@ -103,7 +117,7 @@ impl<'r> Evaluation<'r> {
             self.apply(task, ending.outcome)?;
         }
         self.verdict.warnings.extend(changes.warning);
-        self.warn_of_options();
+        self.warn_of_options(&tasks);
         let features: Vec<_> = FEATURES.iter().map(|feature| feature.name).collect();
         let mut known = features.clone();
         known.extend(FEATURES.iter().flat_map(|feature| feature.options()));
@@ -131,26 +145,27 @@ impl<'r> Evaluation<'r> {
             ));
         }
         let parts = tasks.iter().zip(&changes.endings).filter_map(|(task, ending)| {
-            let part = match &ending.outcome {
+            let (ask, added) = match &ending.outcome {
                 Outcome::Planned(_) => {
                     let ask = self.directives.ask(task.feature.name, task.feature.options())?;
-                    Part { ask, added: self.ownership.ours(&ending.wanted, &changes.recorded) }
+                    (ask, self.ownership.ours(&ending.wanted, &changes.recorded))
                 }
-                Outcome::Left | Outcome::FailedBefore(_) => {
-                    Part { ask: task.part?.ask.clone(), added: ending.wanted.clone() }
-                }
+                Outcome::Left | Outcome::FailedBefore(_) => (task.part?.ask.clone(), ending.wanted.clone()),
                 Outcome::Removed | Outcome::Failed(..) => return None,
             };
-            Some((task.feature.name, part))
+            Some((task.feature.name, Part { ask, added: self.ownership.settled(added, &self.vm) }))
         });
         let record = self.record.with(parts.collect());
         // A record that says the same is left as it is, however it is written.
-        if record == *self.record { Ok(()) } else { self.vm.annotate_template(keys::RECORD, record.text()) }
+        if record == *self.written { Ok(()) } else { self.vm.annotate_template(keys::RECORD, record.text()) }
     }
 
     /// Warns about options without their directive.
-    fn warn_of_options(&mut self) {
-        for feature in FEATURES.iter().filter(|feature| matches!(self.directives.get(feature.name), Asked::No)) {
+    fn warn_of_options(&mut self, tasks: &[Task<'_>]) {
+        let is_asked = |task: &&Task<'_>| {
+            matches!(task.step, Step::Leave) || !matches!(self.directives.get(task.feature.name), Asked::No)
+        };
+        for Task { feature, .. } in tasks.iter().filter(|task| !is_asked(task)) {
             let is_there = |option: &&'static str| matches!(self.directives.option(option), Ok(Some(_)));
             for option in feature.options().filter(is_there) {
                 let name = feature.name;

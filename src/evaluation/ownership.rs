@@ -2,7 +2,7 @@
 //! all cases.
 
 use super::Old;
-use super::renames::Renames;
+use super::neighbours::Neighbours;
 use crate::directives::{Asked, Directives};
 use crate::features::feature::Feature;
 use crate::features::host_devices::{has_device_rules, is_pci_device};
@@ -28,8 +28,7 @@ pub(crate) struct Ownership {
     listed: Vec<(&'static str, Vec<Recorded>)>,
     /// The entries before this update.
     before: Option<Present>,
-    /// What this update does to PCI devices.
-    renames: Renames,
+    neighbours: Neighbours,
 }
 
 /// The entries that a VirtualMachine has.
@@ -166,10 +165,11 @@ impl Ownership {
             declared = declared.union(present.entries.any_at(&HOOK_SIDECAR).cloned().into_iter().collect());
         }
         let mut listed = Vec::new();
-        let before = old.map(|old| Present::of(&old.vm));
+        let before = old.map(|old| Present::of(old.as_renamed()));
         let mut added_before = Entries::default();
         for feature in FEATURES {
             let ours = added(record.part(feature.name));
+            let mut were_there = 0;
             let listed_here = match old.zip(before.as_ref()) {
                 None => ours.to_vec(),
                 Some((old, before)) => {
@@ -183,26 +183,58 @@ impl Ownership {
                     let mut known = entries(known);
                     let mut missing: Entries = missing.into_iter().filter(|_| is_asked).collect();
                     let is_listed = |added: &&Recorded| !known.take(&added.entry) || missing.take(&added.entry);
-                    all.extend(ours.iter().filter(is_listed).cloned());
+                    let more: Vec<&Recorded> = ours.iter().filter(is_listed).collect();
+                    // A device that is missing now has its new name there.
+                    for new in &more {
+                        let is_it = |was: &Recorded| {
+                            was.entry.is_of_same_resource_as(&new.entry) && present.get(&was.entry).is_none()
+                        };
+                        all.iter().position(is_it).map(|index| all.remove(index));
+                    }
+                    were_there = all.len();
+                    all.extend(more.into_iter().cloned());
                     all
                 }
             };
-            listed.push((feature.name, listed_here));
+            listed.push((feature.name, listed_here, were_there));
         }
+        let all = listed.iter().flat_map(|(_, listed, _)| listed).map(|added| added.entry.clone()).collect();
+        let between = |before: &Present| Neighbours::between(&before.devices, &present.devices, &all);
+        let neighbours = before.as_ref().map(between).unwrap_or_default();
+        let update = |(feature, mut listed, were_there): (&'static str, Vec<Recorded>, usize)| {
+            listed.iter_mut().take(were_there).for_each(|added| neighbours.update(added));
+            (feature, listed)
+        };
+        let listed = listed.into_iter().map(update).collect();
         let users = before.as_ref().map(|before| before.entries.clone().without(&added_before)).unwrap_or_default();
-        let all = listed.iter().flat_map(|(_, listed)| listed).map(|added| added.entry.clone()).collect();
-        let between = |before: &Present| Renames::between(&before.devices, &present.devices, &all);
-        let renames = before.as_ref().map(between).unwrap_or_default();
-        Self { users: users.union(declared.clone()), present, declared, listed, before, renames }
+        Self { users: users.union(declared.clone()), present, declared, listed, before, neighbours }
     }
 
     /// What the feature added before this request: the entries that its records list, that are still there, and that
-    /// are not the user's. The devices beside them are those of the VirtualMachine as it is now.
+    /// are not the user's.
     pub(super) fn recorded(&self, feature: &Feature) -> Vec<Recorded> {
         let listed = self.listed.iter().find(|(name, _)| *name == feature.name);
         let listed = listed.map(|(_, listed)| listed.as_slice()).unwrap_or_default();
-        let ours = self.present.find_ours(feature, listed, &self.users).ours;
-        ours.into_iter().map(|added| self.renames.follow(added)).collect()
+        self.present.find_ours(feature, listed, &self.users).ours
+    }
+
+    /// An item of the record before this update with the devices that are beside it now.
+    pub(super) fn update(&self, mut recorded: Recorded) -> Recorded {
+        self.neighbours.update(&mut recorded);
+        recorded
+    }
+
+    /// What a feature has in the record after this update, without the names of devices that the policy itself removes. `vm` is
+    /// the VirtualMachine after the update.
+    pub(super) fn settled(&self, mut wanted: Vec<Recorded>, vm: &VirtualMachine) -> Vec<Recorded> {
+        let neighbours = Neighbours::between(self.devices_before(), &vm.entries(&HOST_DEVICE), &Entries::default());
+        wanted.iter_mut().for_each(|added| neighbours.leave(&mut added.beside));
+        wanted
+    }
+
+    /// The host devices before this update, under the names that they have now.
+    pub(super) fn devices_before(&self) -> &[Entry] {
+        self.before.as_ref().map(|before| before.devices.as_slice()).unwrap_or_default()
     }
 
     /// Those of a feature's entries that are its own. `recorded` is what all features added before. An entry that is the

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use super::occasion::Occasion;
+use super::ownership::entries;
 use super::sets::{Nodes, gone, new, of_all, wanted};
 use super::{Evaluation, Old};
 use crate::directives::{Asked, Directive};
@@ -297,10 +298,15 @@ impl<'r> Evaluation<'r> {
         vm.check_template_annotations()?;
         let mut wanted = Vec::new();
         let mut planned = Entries::default();
+        let mut ours = entries(&task.recorded);
         for entry in &plan.entries {
             planned.insert(entry.clone());
-            if context.base.lacks(entry, planned.count(entry))? {
-                let recorded = task.recorded.iter().find(|added| added.entry == *entry).cloned();
+            // Harvester may have given a device of ours the name of one of the user's.
+            if entry.as_device().is_some() && ours.take(entry) || context.base.lacks(entry, planned.count(entry))? {
+                // An entry that somebody removed is added again.
+                let find = |all: &[Recorded]| all.iter().find(|added| added.entry == *entry).cloned();
+                let again = || Some(self.ownership.update(find(&task.part?.added)?));
+                let recorded = find(&task.recorded).or_else(again);
                 let new = || Recorded { entry: entry.clone(), beside: beside(entry, vm) };
                 wanted.push(recorded.unwrap_or_else(new));
             }
@@ -323,7 +329,7 @@ impl<'r> Evaluation<'r> {
         match Siblings::find(gone, recorded, &self.vm, is_declared, self.lookups) {
             Ok(siblings) if siblings.doubtful.is_empty() => (siblings, None),
             Ok(siblings) => {
-                let why = "they are in no common IOMMU group now; if nobody else added them, remove them";
+                let why = "that is not certain; if nobody else added them, remove them";
                 let warning = warning(&siblings.doubtful, why);
                 (siblings, Some(warning))
             }
@@ -335,6 +341,7 @@ impl<'r> Evaluation<'r> {
 
     fn context<'c>(&'c self, task: &'c Task<'_>, earlier: &Earlier<'c>) -> Context<'c> {
         let Earlier { base, vm, failing, left } = *earlier;
+        let count = |added: &[Recorded]| added.iter().filter(|added| added.entry.as_device().is_some()).count();
         Context {
             vm,
             base,
@@ -354,6 +361,8 @@ impl<'r> Evaluation<'r> {
             lookups: self.lookups,
             failing,
             old: self.old.map(|old| &old.vm),
+            devices_before: self.ownership.devices_before(),
+            has_lost: task.part.is_some_and(|part| count(&part.added) > count(&task.recorded)),
         }
     }
 }

@@ -1,97 +1,90 @@
-//! What an update does to the PCI devices of a VirtualMachine.
+//! Harvester's renames. When a VirtualMachine stops, Harvester's controller names its host devices and GPUs after the
+//! PCIDevices that it actually got. Their number, order and resources stay. Source: `harvester/pcidevices`,
+//! `pkg/controller/virtualmachine/virtualmachine.go`, `patchHostDevices`.
 
-use std::collections::BTreeMap;
-
+use super::Old;
 use crate::features::host_devices::is_pci_device;
-use crate::features::record::Recorded;
-use crate::vm::entries::Entries;
+use crate::features::record::{Record, Recorded};
+use crate::features::vbios_injection::with_new_names;
+use crate::vm::VirtualMachine;
 use crate::vm::entry::Entry;
+use crate::vm::place::{GPU, HOOK_SIDECAR, HOST_DEVICE};
 
-/// The PCIDevices that an update renames, and those that somebody adds in it. Harvester's controller names host devices
-/// after the PCIDevices that a VirtualMachine actually got, which changes neither their number nor their resources. So a
-/// device counts as renamed if another one of its resource is gone. Source: `harvester/pcidevices`,
-/// `pkg/controller/virtualmachine/virtualmachine.go`, `patchHostDevices`.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Renames {
-    /// The new names by the old ones.
-    renamed: BTreeMap<String, String>,
-    added: Vec<String>,
+/// If an update only renames devices, makes the VirtualMachine before it look as if they always had their new names: its
+/// devices, both records, and the sidecars. A record or a sidecar that is not as before was already written under the
+/// new names, by an earlier evaluation of this request.
+pub(crate) fn follow(old: &mut Old, new: &mut VirtualMachine, record: &mut Record) {
+    let renames = Renames::between(&old.vm, new);
+    if renames.before.is_empty() {
+        return;
+    }
+    if *record == old.record {
+        *record = renames.in_record(record);
+    }
+    old.record = renames.in_record(&old.record);
+    let mut renamed = old.vm.clone();
+    renamed.take_devices_of(new);
+    if let Some((before, after)) = renames.in_sidecar(&old.vm) {
+        let is_as_before = new.hook_sidecars().is_ok_and(|sidecars| sidecars.of_policy() == Some(before));
+        let vms = [Some(&mut renamed), Some(new).filter(|_| is_as_before)];
+        for vm in vms.into_iter().flatten() {
+            // The sidecar was read, so it can be written.
+            drop(vm.add(&HOOK_SIDECAR.entry("", &after)));
+        }
+    }
+    old.renamed = Some(renamed);
+}
+
+/// The host devices and GPUs of a VirtualMachine before and after an update, in order; empty if it renames none, or changes
+/// anything else about them.
+#[derive(Default)]
+struct Renames {
+    before: Vec<Entry>,
+    after: Vec<Entry>,
 }
 
 impl Renames {
-    /// Compares the host devices before an update with those after it. `listed` are the entries that the records list: the
-    /// policy added these.
-    pub(super) fn between(before: &[Entry], after: &[Entry], listed: &Entries) -> Self {
-        let mut gone: Vec<&Entry> = before.iter().filter(|entry| is_pci_device(entry)).collect();
-        let mut new = Vec::new();
-        for entry in after.iter().filter(|entry| is_pci_device(entry)) {
-            match gone.iter().position(|before| *before == entry) {
-                Some(index) => drop(gone.remove(index)),
-                None => new.push(entry),
-            }
-        }
-        let mut renames = Self::default();
-        for entry in new {
-            let name = entry.name.clone();
-            match gone.iter().position(|before| before.is_of_same_resource_as(entry)) {
-                Some(index) => drop(renames.renamed.insert(gone.remove(index).name.clone(), name)),
-                None if listed.count(entry) == 0 => renames.added.push(name),
-                None => {}
-            }
-        }
-        renames
+    fn between(old: &VirtualMachine, new: &VirtualMachine) -> Self {
+        let [before, after] = [old, new].map(|vm| [vm.entries(&HOST_DEVICE), vm.entries(&GPU)].concat());
+        let may_be_renamed = |(before, after): (&Entry, &Entry)| {
+            before.is_of_same_resource_as(after) && (before.name == after.name || is_pci_device(after))
+        };
+        let is_rename = before != after && before.len() == after.len() && before.iter().zip(&after).all(may_be_renamed);
+        if is_rename { Self { before, after } } else { Self::default() }
     }
 
-    /// An item of the record with the devices that are beside it after the update: those that were, under their new names,
-    /// and those that somebody added.
-    pub(super) fn follow(&self, mut recorded: Recorded) -> Recorded {
-        for name in &mut recorded.beside {
-            if let Some(new) = self.renamed.get(name) {
-                name.clone_from(new);
+    fn pairs(&self) -> Vec<(&Entry, &Entry)> {
+        self.before.iter().zip(&self.after).collect()
+    }
+
+    /// The record with the new names. A device has only one.
+    fn in_record(&self, record: &Record) -> Record {
+        record.with_added(|added| {
+            let mut left = self.pairs();
+            for Recorded { entry, beside } in added {
+                let is_it =
+                    |(before, _): &(&Entry, &Entry)| before.name == entry.name && before.is_of_same_resource_as(entry);
+                if let Some(index) = left.iter().position(is_it) {
+                    entry.name.clone_from(&left.remove(index).1.name);
+                }
+                let mut left = self.pairs();
+                for name in beside {
+                    if let Some(index) = left.iter().position(|(before, _)| before.name == *name) {
+                        name.clone_from(&left.remove(index).1.name);
+                    }
+                }
             }
-        }
-        let Recorded { beside, .. } = &mut recorded;
-        let new: Vec<_> = self.added.iter().filter(|name| !beside.contains(name)).cloned().collect();
-        beside.extend(new);
-        recorded
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::vm::place::HOST_DEVICE;
-    use rstest::rstest;
-
-    const A: &str = "n1-000001000";
-    const B: &str = "n1-000002000";
-    const C: &str = "n2-000001000";
-
-    /// Devices as `name resource`.
-    fn entries(devices: &[(&str, &str)]) -> Vec<Entry> {
-        devices.iter().map(|(name, resource)| HOST_DEVICE.entry(name, resource)).collect()
+        })
     }
 
-    #[rstest]
-    #[case::nothing(&[(A, "gpu")], &[(A, "gpu")], &[], &[A])]
-    #[case::renamed(&[(A, "gpu")], &[(B, "gpu")], &[], &[B])]
-    #[case::to_another_node(&[(A, "gpu")], &[(C, "gpu")], &[], &[C])]
-    #[case::to_a_name_that_is_not_harvesters(&[(A, "gpu")], &[("mine", "gpu")], &[], &[A])]
-    #[case::another_resource(&[(A, "gpu")], &[(B, "nic")], &[], &[A, B])]
-    #[case::added(&[(A, "gpu")], &[(A, "gpu"), (B, "gpu")], &[], &[A, B])]
-    #[case::added_by_the_policy(&[(A, "gpu")], &[(A, "gpu"), (B, "gpu")], &[(B, "gpu")], &[A])]
-    #[case::added_under_another_name_than_harvesters(&[(A, "gpu")], &[(A, "gpu"), ("mine", "gpu")], &[], &[A])]
-    #[case::renamed_and_added(&[(A, "gpu")], &[(B, "gpu"), (C, "gpu")], &[], &[B, C])]
-    #[case::removed(&[(A, "gpu"), (B, "gpu")], &[(B, "gpu")], &[], &[A])]
-    #[case::swapped(&[(A, "gpu"), (B, "gpu")], &[(B, "gpu"), (A, "gpu")], &[], &[A])]
-    fn what_is_beside_follows(
-        #[case] before: &[(&str, &str)],
-        #[case] after: &[(&str, &str)],
-        #[case] listed: &[(&str, &str)],
-        #[case] beside: &[&str],
-    ) {
-        let renames = Renames::between(&entries(before), &entries(after), &entries(listed).into_iter().collect());
-        let recorded = Recorded { entry: HOST_DEVICE.entry("n1-000009000", "card"), beside: vec![A.to_owned()] };
-        assert_eq!(renames.follow(recorded).beside, beside);
+    /// The policy's sidecar, and what it is with the new names.
+    fn in_sidecar<'v>(&self, vm: &'v VirtualMachine) -> Option<(&'v str, String)> {
+        let sidecar = vm.hook_sidecars().ok()?.of_policy()?;
+        Some((sidecar, with_new_names(sidecar, |name| self.new_name(name))?))
+    }
+
+    fn new_name(&self, name: &str) -> Option<&str> {
+        let is_it = |entry: &Entry| entry.name == name;
+        self.after.get(self.before.iter().position(is_it)?).map(|entry| entry.name.as_str())
     }
 }

@@ -69,6 +69,10 @@ pub(crate) struct Context<'c> {
     pub(crate) left: Option<&'c [String]>,
     /// The VirtualMachine before this update.
     pub(crate) old: Option<&'c VirtualMachine>,
+    /// Its host devices, under the names that they have now.
+    pub(crate) devices_before: &'c [Entry],
+    /// Whether somebody removed a device that the feature added.
+    pub(crate) has_lost: bool,
 }
 
 /// Why nobody asks for a feature in a request, so that rules about people cannot be met.

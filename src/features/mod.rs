@@ -15,7 +15,7 @@ pub(crate) mod record;
 pub mod reference;
 pub(crate) mod switch;
 mod usb_passthrough;
-mod vbios_injection;
+pub(crate) mod vbios_injection;
 
 use serde_json::Value;
 

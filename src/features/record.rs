@@ -83,6 +83,13 @@ impl Record {
         Self { parts, others: self.others.clone(), is_unreadable: false }
     }
 
+    /// The record with these changes to the lists of what features added.
+    pub(crate) fn with_added(&self, change: impl Fn(&mut Vec<Recorded>)) -> Self {
+        let mut record = self.clone();
+        record.parts.iter_mut().for_each(|(_, part)| change(&mut part.added));
+        record
+    }
+
     /// The annotation's value; `None` if the record says nothing.
     pub(crate) fn text(&self) -> Option<String> {
         let is_empty = self.parts.is_empty() && self.others.is_empty();

@@ -268,6 +268,15 @@ impl VirtualMachine {
         Ok([self.host_devices()?, self.gpus()?].concat())
     }
 
+    /// Takes the host devices and GPUs of the other VirtualMachine in place of its own.
+    pub(crate) fn take_devices_of(&mut self, other: &Self) {
+        for path in [HOST_DEVICE.path, GPU.path] {
+            if let (Some(there), Ok(here)) = (path.peek(&other.object), path.reach(&mut self.object)) {
+                here.clone_from(there);
+            }
+        }
+    }
+
     /// Whether a GPU comes from a ResourceClaim (DRA): its entry names a claim in place of a resource.
     pub(crate) fn has_claimed_gpu(&self) -> bool {
         let is_set = |gpu: &Value, key| gpu.get(key).is_some_and(|value| !is_unset(value));

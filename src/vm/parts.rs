@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use super::entry::Entry;
 use super::path::{Path, ShapeError};
 
 /// A value in the VirtualMachine, or an item of the list there.
@@ -103,6 +104,11 @@ pub(crate) struct Device<'v> {
 }
 
 impl<'v> Device<'v> {
+    /// The entry as a device; `None` if it is something else.
+    pub(crate) fn of(entry: &'v Entry) -> Option<Self> {
+        entry.as_device().map(|(name, resource)| Self { name, resource })
+    }
+
     pub(super) fn read(part: Part<'v>) -> Result<Self, ShapeError> {
         Ok(Self { name: part.text("name")?, resource: part.text("deviceName")? })
     }

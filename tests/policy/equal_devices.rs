@@ -230,10 +230,6 @@ fn what_is_in_place_is_silent(#[values("warn", "deny")] setting: &str) {
     let answer = request.cluster(MemoryCluster::of(three())).evaluate();
     assert_eq!(names(&answer), ["node1-0000c1000"]);
     assert_eq!(warnings(&answer), "");
-    let having = |vm| having(vm, "hostDevices", json!([entry("node1-0000c1000", DISK)]));
-    let request = Request::update(having(bare_vm(&[])), having(asking(&["c1:00.0"]))).settings(settings());
-    let answer = request.cluster(MemoryCluster::of(three())).evaluate();
-    assert_eq!(warnings(&answer), "");
 }
 
 /// A directive that names another device asks anew, although the VM has a device of its resource.
@@ -243,6 +239,9 @@ fn what_is_in_place_is_silent(#[values("warn", "deny")] setting: &str) {
 #[case::another_before(&["node1/41:00.0"], &["node1/81:00.0"])]
 #[case::one_of_two_stays(&["node1/41:00.0"], &["node1/41:00.0", "node1/81:00.0"])]
 #[case::slot(&["node1/41:00.0"], &["node1/81:00.*"])]
+#[case::one_of_two_leaves(&["node1/41:00.0", "node1/81:00.0"], &["node1/41:00.0"])]
+#[case::all_of_three_before(&["node1/41:00.0", "node1/81:00.0", "node1/c1:00.0"], &["node1/c1:00.0"])]
+#[case::another_form(&["node1/41:00.*"], &["node1/41:00.0"])]
 fn another_value_is_like_a_new_vm(#[case] before: &[&str], #[case] after: &[&str]) {
     let change = |setting: &str| {
         let stored = ask(before, "warn", three()).after();
@@ -259,17 +258,28 @@ fn another_value_is_like_a_new_vm(#[case] before: &[&str], #[case] after: &[&str
     change("deny").assert_denied(&[PROBLEM]);
 }
 
-/// A device that the directive asked for before was given then, also if Harvester renamed it, and also if another one
-/// leaves.
+/// The user has the device before the directive names it.
+#[test]
+fn a_directive_for_an_entry_of_the_users_asks() {
+    let having = |vm| having(vm, "hostDevices", json!([entry("node1-0000c1000", DISK)]));
+    let request = |setting: &str| {
+        let settings = json!({"pciPassthrough": {"equalDevices": setting}});
+        let request = Request::update(having(bare_vm(&[])), having(asking(&["c1:00.0"]))).settings(settings);
+        request.cluster(MemoryCluster::of(three())).evaluate()
+    };
+    assert!(warnings(&request("warn")).contains(PROBLEM));
+    request("deny").assert_denied(&[PROBLEM]);
+}
+
+/// Another form of the same value asks for nothing.
 #[rstest]
-fn a_value_that_asks_for_less_is_silent(#[values("warn", "deny")] setting: &str) {
-    let stored = ask(&["41:00.0", "node1/81:00.*"], "warn", three()).after();
-    let stored = having(stored, "hostDevices", json!([entry("node1-0000c1000", DISK), entry("node1-000081000", DISK)]));
+fn the_same_value_in_another_form_is_silent(#[values("warn", "deny")] setting: &str) {
+    let stored = ask(&["node1/41:00.0"], "warn", three()).after();
     let mut new = stored.clone();
-    annotate(&mut new, &[("pci-passthrough", r#"{"devices": ["node1/41:00.0"]}"#)]);
+    annotate(&mut new, &[("pci-passthrough", r#"{ "devices": ["node1/0000:41:00.0"] }"#)]);
     let settings = json!({"pciPassthrough": {"equalDevices": setting}});
     let answer = Request::update(stored, new).settings(settings).cluster(MemoryCluster::of(three())).evaluate();
-    assert_eq!(names(&answer).len(), 1);
+    assert_eq!(names(&answer), ["node1-000041000"]);
     assert_eq!(warnings(&answer), "");
 }
 

@@ -26,6 +26,7 @@ mod pipeline;
 mod placement;
 mod properties;
 mod properties_of_devices;
+mod renamed;
 mod settings;
 mod taking_back;
 mod usb_passthrough;

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::HostDevicesError;
-use super::directive::{Devices, DirectiveError};
+use super::directive::DirectiveError;
 use super::inventory::{Inventory, is, key, names_of_nodes};
 use super::names::{object, our_devices};
 use crate::cluster::{HostDevice, NODE, Node};
 use crate::text;
-use crate::values::pci::{MAX_DEVICES, PciAddress, PciSelector};
+use crate::values::pci::{PciAddress, PciSelector};
 use crate::vm::{Device, OnlyNode};
 
 /// The most devices that a message lists by name.
@@ -21,7 +21,7 @@ pub(super) struct Candidates<'i> {
     pub(super) devices: Vec<&'i HostDevice>,
     /// The entry of the VirtualMachine that already is one of them.
     pub(super) entry: Option<Device<'i>>,
-    /// Whether this request asks for it, and the directive did not ask for it before.
+    /// Whether the directive did not ask for it before this request.
     pub(super) is_new: bool,
 }
 
@@ -32,20 +32,18 @@ pub(super) struct Chosen<'i> {
     pub(super) device: &'i HostDevice,
     /// The entry of the VirtualMachine that already is this device.
     pub(super) entry: Option<Device<'i>>,
-    /// Whether this request asks for it, and the directive did not ask for it before.
-    pub(super) is_new: bool,
 }
 
 impl Inventory<'_> {
-    /// Chooses a device for each one that the directive asks for, in the same order.
+    /// Chooses a device for each one that the directive asks for, in the same order. `before` are the texts that it had
+    /// before this request.
     ///
     /// # Errors
     /// A device is on no node, or is not enabled for passthrough; a text matches devices of different resources; or no
     /// node has all the devices.
-    pub(super) fn choose<'i>(&'i self, wanted: &'i [String]) -> anyhow::Result<Vec<Chosen<'i>>> {
+    pub(super) fn choose<'i>(&'i self, wanted: &'i [String], before: &[String]) -> anyhow::Result<Vec<Chosen<'i>>> {
         let ours = our_devices(self.context);
-        let before = self.asked_before();
-        let choices = self.choose_with(&ours, wanted, &before)?;
+        let choices = self.choose_with(&ours, wanted, before)?;
         let mut nodes = choices.iter().filter_map(|chosen| match &chosen.entry {
             Some(entry) => self.node_of(entry),
             None => Some(chosen.device.node()),
@@ -53,15 +51,9 @@ impl Inventory<'_> {
         let first = nodes.next();
         // Devices that were added earlier do not help if the others are on another node.
         if nodes.any(|node| Some(node) != first) && !ours.is_empty() {
-            return self.choose_with(&[], wanted, &before);
+            return self.choose_with(&[], wanted, before);
         }
         Ok(choices)
-    }
-
-    /// The texts of the directive that the feature was applied from before this request.
-    fn asked_before(&self) -> Vec<String> {
-        let before = self.context.applied_before.and_then(|it| Devices::parse(it, MAX_DEVICES, self.bus).ok());
-        before.and_then(|before| self.functions(&before.list).ok()).unwrap_or_default()
     }
 
     fn choose_with<'i>(
@@ -80,11 +72,13 @@ impl Inventory<'_> {
             }
             let same = all.iter().find(|one: &&Candidates<'_>| one.wanted == *wanted);
             let devices = same.map_or_else(|| self.candidates(wanted), |same| Ok(same.devices.clone()))?;
-            let is_new = self.context.is_requested && !before.contains(wanted);
-            all.push(Candidates { wanted, devices, entry: None, is_new });
+            let is_new = !before.contains(wanted);
+            // Texts that fewer devices match come first, so that the others do not take their devices.
+            let order = |wanted: &str, devices: &[&HostDevice]| ((self.bus.is_countable)(wanted), devices.len());
+            let place = order(wanted, &devices);
+            let index = all.partition_point(|one: &Candidates<'_>| order(one.wanted, &one.devices) <= place);
+            all.insert(index, Candidates { wanted, devices, entry: None, is_new });
         }
-        // Texts that fewer devices match come first, so that the others do not take their devices.
-        all.sort_by_key(|one: &Candidates<'_>| ((self.bus.is_countable)(one.wanted), one.devices.len()));
         for (index, Candidates { wanted, devices, .. }) in all.iter().enumerate() {
             let [device] = devices.as_slice() else { continue };
             // The same text twice means two devices.
@@ -94,10 +88,11 @@ impl Inventory<'_> {
             }
         }
         self.find_entries(&mut all, ours, &there);
+        Self::find_functions(&mut all, &[ours, &there].concat());
         let mut taken: Vec<&str> = all.iter().filter_map(|one| Some(one.entry?.name)).collect();
         let node = self.node_for(&all, &taken, &there)?;
         let mut choices: Vec<Chosen<'_>> = Vec::new();
-        for &Candidates { wanted, ref devices, entry, is_new } in &all {
+        for &Candidates { wanted, ref devices, entry, .. } in &all {
             let is_given = |device: &HostDevice| choices.iter().any(|chosen| chosen.device.name() == device.name());
             // The first device that fits best: `false` comes before `true`. Two entries may have the same name.
             let device = match entry {
@@ -110,7 +105,7 @@ impl Inventory<'_> {
                     .min_by_key(|device| is_given(device)),
             };
             taken.extend(device.filter(|_| entry.is_none()).map(|device| device.name()));
-            choices.extend(device.map(|device| Chosen { wanted, device, entry, is_new }));
+            choices.extend(device.map(|device| Chosen { wanted, device, entry }));
         }
         let mut in_order = Vec::new();
         for text in wanted {
@@ -201,9 +196,9 @@ impl Inventory<'_> {
     }
 
     /// Finds the entries that already are the devices. An entry counts for only one device. It matches by the device
-    /// that it is named after, or by its resource. An entry that is named after another device does not match, unless
-    /// the directive asked for the device before, and added the entry: Harvester's controller renames entries after the devices
-    /// that a VirtualMachine actually got. Then the user may add the device itself, and has both.
+    /// that it is named after, or by its resource. An entry that is named after another device matches only if Harvester's
+    /// controller may have renamed it after the device that the VirtualMachine actually got: the directive asked for the
+    /// device before, and added the entry, or found one of the user's.
     fn find_entries<'v>(&'v self, all: &mut [Candidates<'v>], ours: &[Device<'v>], there: &[Device<'v>]) {
         let is_on_node = |node: &str| self.is_on_node(node);
         // An entry for a device that the VirtualMachine may not have is never taken for one that it may have.
@@ -231,9 +226,12 @@ impl Inventory<'_> {
             };
             !self.is_complete || self.known(entry).is_some_and(is_it)
         };
-        let is_of_resource = |entry: &Device<'_>, resources: &[&str], is_new: bool| {
-            let is_it = |node: &str| ours.contains(entry) && !is_new && is_on_node(node) && can_be_had(entry);
-            resources.contains(&entry.resource) && self.node_of(entry).is_none_or(is_it)
+        let before: Vec<Device<'_>> = self.context.devices_before.iter().filter_map(Device::of).collect();
+        let may_be_renamed = |entry: &Device<'_>, one: &Candidates<'_>| {
+            !one.is_new
+                && !self.context.has_lost
+                && before.contains(entry)
+                && !before.iter().any(|entry| is_named(entry, one))
         };
         for entries in [ours, there] {
             let mut entries = entries.to_vec();
@@ -244,9 +242,31 @@ impl Inventory<'_> {
             for one in all.iter_mut().filter(|one| one.entry.is_none()) {
                 let mut resources: Vec<&str> = one.devices.iter().map(|device| device.resource()).collect();
                 resources.dedup();
-                let index = entries.iter().position(|entry| is_of_resource(entry, &resources, one.is_new));
+                let is_it = |entry: &Device<'_>| {
+                    let is_renamed = if ours.contains(entry) { !one.is_new } else { may_be_renamed(entry, one) };
+                    let is_it = |node: &str| is_renamed && is_on_node(node) && can_be_had(entry);
+                    resources.contains(&entry.resource) && self.node_of(entry).is_none_or(is_it)
+                };
+                let index = entries.iter().position(is_it);
                 one.entry = index.map(|index| entries.remove(index));
             }
+        }
+    }
+
+    /// Finds the entries of other functions of a card that was renamed.
+    fn find_functions<'v>(all: &mut [Candidates<'v>], entries: &[Device<'v>]) {
+        let renamed = |one: &Candidates<'v>| {
+            let entry = one.entry.filter(|entry| one.devices.iter().all(|device| device.name() != entry.name))?;
+            let (slot, function) = one.wanted.rsplit_once('.')?;
+            Some((slot, entry.name.strip_suffix(function)?))
+        };
+        let renamed: Vec<(&str, &str)> = all.iter().filter_map(renamed).collect();
+        for one in all.iter_mut().filter(|one| one.entry.is_none()) {
+            let Some((slot, function)) = one.wanted.rsplit_once('.') else { continue };
+            let Some((_, other)) = renamed.iter().find(|(before, _)| *before == slot) else { continue };
+            let is_it = |entry: &&Device<'v>| entry.name.strip_prefix(*other) == Some(function);
+            let is_of_resource = |entry: &&Device<'v>| one.devices.iter().any(|it| it.resource() == entry.resource);
+            one.entry = entries.iter().filter(is_it).find(is_of_resource).copied();
         }
     }
 

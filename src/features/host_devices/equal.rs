@@ -2,32 +2,29 @@
 
 use super::choice::{Chosen, LISTED};
 use super::inventory::{Inventory, is};
-use super::names::our_devices;
 use crate::cluster::HostDevice;
 use crate::text;
-use crate::vm::{Device, OnlyNode};
+use crate::vm::OnlyNode;
 
 impl Inventory<'_> {
     /// What Kubernetes may give instead of the new devices that the directive names, because devices of the same resource
-    /// are the same to it. `names` are the names of all devices that the VirtualMachine will have.
-    pub(super) fn equal_devices(&self, choices: &[Chosen<'_>], names: &[&str], is_pinned: bool) -> Option<String> {
+    /// are the same to it. `names` are the names of all devices that the VirtualMachine will have, `is_new` says whether this
+    /// request changes the directive's value.
+    pub(super) fn equal_devices(
+        &self,
+        choices: &[Chosen<'_>],
+        names: &[&str],
+        is_pinned: bool,
+        is_new: bool,
+    ) -> Option<String> {
         let is_countable = self.bus.is_countable;
         let is_named = |device: &HostDevice| {
             let mut named = choices.iter().filter(|chosen| !is_countable(chosen.wanted));
             names.contains(&device.name()) || named.any(|chosen| is(device, chosen.wanted))
         };
-        // What the VirtualMachine had before this request was given then. But the directive may name another device of its
-        // resource now.
-        let ours = our_devices(self.context);
-        let before = self.context.old.and_then(|old| old.host_devices_and_gpus().ok()).unwrap_or_default();
-        let was_there = |chosen: &Chosen<'_>| {
-            let was_there = |entry: Device<'_>| match chosen.is_new {
-                false => ours.contains(&entry) || before.contains(&entry),
-                true => before.contains(&entry) && !ours.contains(&entry) && entry.name == chosen.device.name(),
-            };
-            chosen.entry.is_some_and(was_there)
-        };
-        let mut new = choices.iter().filter(|chosen| !was_there(chosen) && !is_countable(chosen.wanted));
+        // For the same value, what the VirtualMachine has was given earlier.
+        let is_asked = |chosen: &&Chosen<'_>| (is_new || chosen.entry.is_none()) && !is_countable(chosen.wanted);
+        let mut new = choices.iter().filter(is_asked);
         new.find_map(|Chosen { device, .. }| {
             let resource = device.resource();
             let problem = |why: String| {

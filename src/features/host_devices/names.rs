@@ -24,8 +24,7 @@ pub(super) fn object_name(node: &str, device: &str) -> Option<String> {
 
 /// The host devices that the directive added before.
 pub(super) fn our_devices<'c>(context: &'c Context<'_>) -> Vec<Device<'c>> {
-    let devices = context.ours.iter().filter_map(|added| added.entry.as_device());
-    devices.map(|(name, resource)| Device { name, resource }).collect()
+    context.ours.iter().filter_map(|added| Device::of(&added.entry)).collect()
 }
 
 /// Those devices, and the VirtualMachine's other devices: its host devices, and its GPUs, because KubeVirt also takes a PCI

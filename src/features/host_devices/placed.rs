@@ -1,7 +1,5 @@
 //! Whether the VirtualMachine may run on a node that has its devices.
 
-use std::collections::BTreeMap;
-
 use super::HostDevicesError;
 use super::choice::{Candidates, Chosen, have_all};
 use super::inventory::{Inventory, is};
@@ -20,7 +18,7 @@ impl Inventory<'_> {
     /// ones.
     pub(super) fn check_placed(&self, choices: &[Chosen<'_>]) -> Result<Vec<String>, HostDevicesError> {
         let mut all: Vec<Candidates<'_>> = Vec::new();
-        for (index, &Chosen { wanted, device: one, entry, is_new }) in choices.iter().enumerate() {
+        for (index, &Chosen { wanted, device: one, entry }) in choices.iter().enumerate() {
             let is_same = |chosen: &&Chosen<'_>| chosen.wanted == wanted && chosen.device.resource() == one.resource();
             let same = choices.iter().take(index).position(|chosen| is_same(&chosen)).and_then(|index| all.get(index));
             let is_it = |device: &_| {
@@ -30,7 +28,7 @@ impl Inventory<'_> {
                     && matches!(self.refusal(device), Ok(None))
             };
             let devices = same.map_or_else(|| self.matching(is_it), |same| same.devices.clone());
-            all.push(Candidates { wanted, devices, entry, is_new });
+            all.push(Candidates { wanted, devices, entry, is_new: false });
         }
         let all: Vec<_> = all.iter().collect();
         let mut nodes: Vec<&str> =
@@ -62,7 +60,7 @@ pub(in crate::features) fn check(
         there.is_some_and(|there| there.ceil() >= count)
     };
     let has_all = |node: &Node| resources.iter().all(|(resource, count)| has(node, resource, *count));
-    let lists_all = |node: &Node| resources.keys().all(|resource| has(node, resource, 1));
+    let lists_all = |node: &Node| resources.iter().all(|(resource, _)| has(node, resource, 1));
     let placement = context.placement()?;
     let only = named.map(OnlyNode::Named).or(placement.only_node());
     let only = only.and_then(|only| context.node(only).ok().flatten());
@@ -102,31 +100,35 @@ pub(in crate::features) fn check(
 /// The extended resources that a VirtualMachine needs of a node for the devices and limits of a plan.
 struct Needed {
     /// How many of each it needs in all.
-    resources: BTreeMap<String, u64>,
+    resources: Vec<(String, u64)>,
     /// The same for a message.
     shown: Vec<String>,
 }
 
 impl Needed {
     fn of(plan: &Plan, context: &Context<'_>) -> Result<Self, ShapeError> {
-        let mut resources: BTreeMap<String, u64> = BTreeMap::new();
+        let mut resources: Vec<(String, u64)> = Vec::new();
+        fn find<'r>(resources: &'r mut [(String, u64)], resource: &str) -> Option<&'r mut u64> {
+            resources.iter_mut().find(|(name, _)| name == resource).map(|(_, count)| count)
+        }
         for entry in &plan.entries {
             match entry.as_device() {
-                Some((_, resource)) => *resources.entry(resource.to_owned()).or_default() += 1,
-                None if entry.place == &LIMIT => {
-                    resources.insert(entry.name.clone(), entry.value.parse().unwrap_or(1));
-                }
+                Some((_, resource)) => match find(&mut resources, resource) {
+                    Some(count) => *count += 1,
+                    None => resources.push((resource.to_owned(), 1)),
+                },
+                None if entry.place == &LIMIT => resources.push((entry.name.clone(), entry.value.parse().unwrap_or(1))),
                 None => {}
             }
         }
         // What the VirtualMachine has of the same resources beside the plan.
         let names = plan.devices();
         for device in context.vm.host_devices_and_gpus()? {
-            if let Some(count) = resources.get_mut(device.resource).filter(|_| !names.contains(&device.name)) {
+            if let Some(count) = find(&mut resources, device.resource).filter(|_| !names.contains(&device.name)) {
                 *count += 1;
             }
         }
-        let show = |(resource, count): (&String, &u64)| match count {
+        let show = |(resource, count): &(String, u64)| match count {
             1 => resource.clone(),
             count => format!("{count} of {resource}"),
         };

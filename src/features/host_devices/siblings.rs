@@ -25,8 +25,8 @@ const LISTED: usize = 8;
 pub(crate) struct Siblings {
     /// Each with the names of the feature's devices in its group.
     found: Vec<(Entry, Vec<String>)>,
-    /// The names of devices in no group of a device of the feature. Harvester may have added them while the group was another one,
-    /// or before the device disappeared, or has renamed them.
+    /// The names of devices of which that is not certain: they are in no group of a device of the feature, or devices were
+    /// renamed or removed while the policy could not be called.
     pub(crate) doubtful: Vec<String>,
 }
 
@@ -41,6 +41,8 @@ impl Siblings {
         is_declared: impl Fn(&Entry) -> bool,
         lookups: &Lookups<'_>,
     ) -> Result<Self, (Vec<String>, LookupError)> {
+        let mut gone = gone.to_vec();
+        gone.retain(|added| is_pci_device(&added.entry));
         let shares_node = |name: &str| gone.iter().any(|added| node_of(name_of(&added.entry)) == node_of(name));
         let stood_beside = |name: &str, added: &Recorded| added.beside.iter().any(|other| other == name);
         let may_be_sibling = |entry: &Entry| {
@@ -63,17 +65,21 @@ impl Siblings {
             Err(error) => return Err((candidates.into_iter().map(|entry| entry.name).collect(), error)),
         };
         let group_of = |entry: &Entry| devices.get(name_of(entry))?.iommu_group();
+        // A name of no device was changed while the policy could not be called, and any other device may be that one now.
+        let there = vm.host_devices().unwrap_or_default();
+        let is_there = |name: &String| there.iter().any(|device| device.name == name);
+        let is_sure = gone.iter().all(|added| added.beside.iter().all(is_there));
         let mut siblings = Self::default();
         for entry in candidates {
             let group = group_of(&entry);
             let has_group = |added: &&Recorded| group.is_some() && group_of(&added.entry) == group;
             let devices: Vec<&Recorded> = ours.iter().copied().filter(has_group).collect();
             // Harvester did not add a device that was already there when each of the feature's devices was added.
-            if !devices.iter().all(|added| stood_beside(name_of(&entry), added)) {
+            if devices.is_empty() || !is_sure {
+                siblings.doubtful.push(entry.name);
+            } else if !devices.iter().all(|added| stood_beside(name_of(&entry), added)) {
                 let names = devices.iter().map(|added| name_of(&added.entry).to_owned()).collect();
                 siblings.found.push((entry, names));
-            } else if devices.is_empty() {
-                siblings.doubtful.push(entry.name);
             }
         }
         Ok(siblings)

@@ -11,7 +11,7 @@ use crate::features::allowed_nodes::named_node;
 use crate::features::feature::{Context, Plan};
 use crate::features::pci_passthrough::EqualDevices;
 use crate::text;
-use crate::values::pci::PciAddress;
+use crate::values::pci::{MAX_DEVICES, PciAddress};
 use crate::vm::OnlyNode;
 use crate::vm::entry::Entry;
 use crate::vm::place::{GPU, HOST_DEVICE};
@@ -63,6 +63,11 @@ impl Wanted<'_> {
         Ok(Some(Bound { node: named, by: String::new() }))
     }
 
+    /// What the directive asked for before this request.
+    fn before(&self) -> Option<Devices> {
+        Devices::parse(self.context.applied_before?, MAX_DEVICES, self.bus).ok()
+    }
+
     /// The node that the other directive names, whether it can be applied or not.
     fn node_of_partner(&self) -> Option<String> {
         let Self { bus: Bus { partner, .. }, context, .. } = self;
@@ -72,7 +77,8 @@ impl Wanted<'_> {
     /// Plans the devices under Harvester's names.
     pub(super) fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> anyhow::Result<()> {
         let list = inventory.functions(&self.devices.list)?;
-        let choices = inventory.choose(&list)?;
+        let before = self.before().and_then(|before| inventory.functions(&before.list).ok()).unwrap_or_default();
+        let choices = inventory.choose(&list, &before)?;
         plan.nodes = Some(inventory.check_placed(&choices)?);
         let pin = if self.settings.has_rules() { inventory.check_rules(&choices)? } else { None };
         let mut there = all_devices(self.context)?;
@@ -170,7 +176,8 @@ impl Wanted<'_> {
         let there = self.context.vm.host_devices_and_gpus()?;
         let planned = plan.entries.iter().filter_map(|entry| entry.as_device());
         let names: Vec<&str> = there.iter().map(|device| device.name).chain(planned.map(|(name, _)| name)).collect();
-        let Some(problem) = inventory.equal_devices(choices, &names, is_pinned) else { return Ok(()) };
+        let is_new = self.context.is_requested && self.before().as_ref() != Some(&self.devices);
+        let Some(problem) = inventory.equal_devices(choices, &names, is_pinned, is_new) else { return Ok(()) };
         match self.context.settings.pci_passthrough.equal_devices {
             EqualDevices::Deny => Err(HostDevicesError::EqualDevices(problem).into()),
             EqualDevices::Warn => {

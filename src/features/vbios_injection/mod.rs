@@ -7,6 +7,8 @@ mod rom;
 mod sidecar;
 mod target;
 
+pub(crate) use sidecar::with_new_names;
+
 use serde_json::Value;
 
 use super::feature::{Context, Feature, Plan};

@@ -1,6 +1,7 @@
 //! Makes the hook sidecar.
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::json::to_text;
 use crate::values::image::ImageReference;
@@ -40,6 +41,19 @@ struct Mount<'s> {
     name: &'s str,
     key: &'static str,
     hook_path: &'static str,
+}
+
+/// The sidecar with the new names of the devices that the hook looks for; `None` if it looks for none of these.
+pub(crate) fn with_new_names<'n>(sidecar: &str, new_name: impl Fn(&str) -> Option<&'n str>) -> Option<String> {
+    let mut sidecar: Value = serde_json::from_str(sidecar).ok()?;
+    let devices = sidecar.get_mut("command")?.get_mut(DEVICES)?;
+    let names = devices.as_str()?.split(' ').map(|name| new_name(name).unwrap_or(name));
+    let names = names.collect::<Vec<_>>().join(" ");
+    if *devices == names {
+        return None;
+    }
+    *devices = names.into();
+    Some(to_text(&sidecar))
 }
 
 /// What a sidecar does.

@@ -61,7 +61,7 @@ pub(super) fn target<'v>(
     let mut devices = all.clone();
     devices.retain(|device| !is_of_another_kind(device, context));
     if let Some(option) = context.directives.option(DEVICE_OPTION)? {
-        return named(option, &devices, rom, context);
+        return named(option, &devices, rom, sidecars, context);
     }
     // An instance type may add devices, too.
     let has_instance_type = context.vm.has_instance_type();
@@ -197,7 +197,13 @@ impl<'o> Wanted<'o> {
 }
 
 /// The device that the option names.
-fn named<'v>(option: &'v str, devices: &[Device<'v>], rom: &Rom, context: &Context<'v>) -> anyhow::Result<Target<'v>> {
+fn named<'v>(
+    option: &'v str,
+    devices: &[Device<'v>],
+    rom: &Rom,
+    sidecars: &Sidecars<'_>,
+    context: &Context<'v>,
+) -> anyhow::Result<Target<'v>> {
     if let Some(device) = devices.iter().find(|device| device.name == option) {
         return to_target(*device, device.name, "");
     }
@@ -218,6 +224,20 @@ fn named<'v>(option: &'v str, devices: &[Device<'v>], rom: &Rom, context: &Conte
             return to_target(device, device.name, "");
         }
         ([], _) => {}
+    }
+    // Harvester may have renamed the device that the option named.
+    let address = match &what {
+        Some(PciSelector::Function(address)) => Some(address.to_string()),
+        _ => None,
+    };
+    if !context.is_requested || address.as_deref().is_some_and(|address| was_for(address, sidecars, context)) {
+        let renamed = devices.iter().find(|device| was_for(device.name, sidecars, context)).copied();
+        if let Some(device) = renamed.or_else(|| told_by_ids(devices, rom, context)) {
+            return match address {
+                None => to_target(device, device.name, ""),
+                Some(address) => to_target(device, &address, device.name),
+            };
+        }
     }
     let has_instance_type = context.vm.has_instance_type();
     if let Some(PciSelector::Function(address)) = what {

@@ -98,8 +98,8 @@ fn stay_with_a_warning_where_their_group_is_not_known_any_more(#[case] cluster: 
     assert_eq!(
         answer.warnings(),
         [
-            "pci-passthrough: the host devices node1-000001001 stay: Harvester may have added them with one that is removed, but they \
-          are in no common IOMMU group now; if nobody else added them, remove them"
+            "pci-passthrough: the host devices node1-000001001 stay: Harvester may have added them with one that is removed, but that \
+          is not certain; if nobody else added them, remove them"
         ]
     );
 }
@@ -209,6 +209,31 @@ fn go_with_a_device_that_was_renamed(#[case] cluster: fn() -> MemoryCluster, #[c
     assert_eq!(answer.warnings(), Vec::<&str>::new());
     let answer = story.update(set("pci-passthrough", r#"{"devices": ["node1/0000:03:00.0"]}"#));
     assert_eq!(spec(&answer.after(), HOST_DEVICES), &json!([other()]));
+}
+
+/// The directive names the whole card now.
+#[rstest]
+#[case::slot(r#"{"devices": ["node1/0000:01:00.*"]}"#)]
+#[case::both(r#"{"devices": ["node1/0000:01:00.1", "node1/0000:01:00.0"]}"#)]
+fn of_a_device_that_was_renamed_are_found(#[case] directive: &'static str, #[values("harvester", "policy")] who: &str) {
+    let cluster = || {
+        let claim = json!({"passthroughEnabled": true});
+        let name = "node1-000001001";
+        with_second_card("node1").with(json!({"kind": "PCIDeviceClaim", "metadata": {"name": name}, "status": claim}))
+    };
+    let mut story = Story::of(&[]).on_harvester();
+    story.cluster = cluster;
+    let mut story = match who {
+        // Harvester adds siblings only to a new VM.
+        "policy" => story.ask_of_an_old_vm(CARD),
+        _ => Story { cluster, ..created(&[]) },
+    };
+    story.cluster = cluster;
+    let story = renamed(story, RENAMED);
+    let answer = story.update(set("pci-passthrough", directive));
+    let names: Vec<_> =
+        spec(&answer.after(), HOST_DEVICES).as_array().unwrap().iter().map(|it| it["name"].clone()).collect();
+    assert_eq!(names, ["node1-000009000", "node1-000009001"]);
 }
 
 /// A device that the user had before the directive was renamed, too.

@@ -106,6 +106,12 @@ impl Story {
         self
     }
 
+    /// Adds a directive to the VM.
+    fn ask_of_an_old_vm(mut self, directive: (&'static str, &'static str)) -> Self {
+        self.vm = self.update(set(directive.0, directive.1)).after();
+        self
+    }
+
     /// Changes the stored VM without calling the policy.
     fn edit(mut self, change: impl Fn(&mut Value)) -> Self {
         change(&mut self.vm);
