@@ -3,6 +3,7 @@
 mod allowed;
 mod allowed_nodes;
 mod cpu_pinning;
+mod cpu_vendor;
 pub(crate) mod feature;
 mod gpu_device_plugin;
 pub(crate) mod host_devices;
