@@ -59,8 +59,8 @@ fn each_cpu_model_of_libvirt_gets_the_extension_of_its_vendor() {
         Some("AMD" | "Hygon") => Some("svm"),
         Some("Intel" | "Zhaoxin CentaurHauls") => Some("vmx"),
         None => None,
-        Some(other) => panic!("the vendor of {name} is {other}; add its models to src/features/nested_virt.rs"),
+        Some(other) => panic!("the vendor of {name} is {other}; add its models to src/features/cpu_vendor.rs"),
     };
     let wrong: Vec<_> = models.keys().filter(|name| extension(name).as_deref() != expected(name)).collect();
-    assert!(wrong.is_empty(), "src/features/nested_virt.rs has another extension for {wrong:?}");
+    assert!(wrong.is_empty(), "src/features/cpu_vendor.rs has another extension for {wrong:?}");
 }
