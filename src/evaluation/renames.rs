@@ -47,7 +47,9 @@ impl Renames {
     fn between(old: &VirtualMachine, new: &VirtualMachine) -> Self {
         let [before, after] = [old, new].map(|vm| [vm.entries(&HOST_DEVICE), vm.entries(&GPU)].concat());
         let may_be_renamed = |(before, after): (&Entry, &Entry)| {
-            before.is_of_same_resource_as(after) && (before.name == after.name || is_pci_device(after))
+            before.place == after.place
+                && before.value == after.value
+                && (before.name == after.name || is_pci_device(after))
         };
         let is_rename = before != after && before.len() == after.len() && before.iter().zip(&after).all(may_be_renamed);
         if is_rename { Self { before, after } } else { Self::default() }

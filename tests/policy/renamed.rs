@@ -294,6 +294,23 @@ mod an_entry_of_the_users {
     }
 }
 
+/// Harvester turns GPUs into host devices, and renames them when the VM stops.
+#[test]
+fn a_gpu_that_becomes_a_host_device_goes_with_its_directive() {
+    let settings = json!({"gpuDevicePlugin": {"allowedPlugins": [CARD]}});
+    let vm = Vm::create(&[], &[("gpu-device-plugin", CARD)], settings);
+    let moved = vm.update(|vm| {
+        let domain = &mut vm["spec"]["template"]["spec"]["domain"]["devices"];
+        if let Some(gpus) = domain.as_object_mut().unwrap().remove("gpus") {
+            domain["hostDevices"] = gpus;
+        }
+    });
+    let vm = moved.0;
+    assert_eq!(vm.names(), ["gpu-0"]);
+    let (vm, _) = vm.rename(&["node1-000001000"]).remove("gpu-device-plugin");
+    assert_eq!(vm.names(), [""; 0]);
+}
+
 /// The device with the ROM.
 mod the_device_of_a_rom {
     use super::*;
