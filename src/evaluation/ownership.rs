@@ -24,11 +24,35 @@ pub(crate) struct Ownership {
     /// The entries that are the user's: those that the manifest declares, and those that the VirtualMachine had before
     /// this update without a feature having added them.
     users: Entries,
-    /// By feature, what its records list that may be ours.
-    listed: Vec<(&'static str, Vec<Recorded>)>,
+    listed: Vec<Listed>,
     /// The entries before this update.
     before: Option<Present>,
     neighbours: Neighbours,
+}
+
+/// What the records list for a feature that may be ours.
+struct Listed {
+    feature: &'static str,
+    /// What was there before this update.
+    before: Vec<Recorded>,
+    /// What the new record lists beyond the old one: it came with a template that was restored, or from an earlier evaluation
+    /// of this request.
+    since: Vec<Recorded>,
+}
+
+impl Listed {
+    fn items(&self) -> impl Iterator<Item = &Recorded> {
+        self.before.iter().chain(&self.since)
+    }
+
+    /// Drops devices of before that are missing now and that the new record lists under other names.
+    fn drop_renamed(&mut self, present: &Present) {
+        for new in &self.since {
+            let is_it =
+                |was: &Recorded| was.entry.is_of_same_resource_as(&new.entry) && present.get(&was.entry).is_none();
+            self.before.iter().position(is_it).map(|index| self.before.remove(index));
+        }
+    }
 }
 
 /// The entries that a VirtualMachine has.
@@ -164,48 +188,31 @@ impl Ownership {
         if declared.any_at(&HOOK_SIDECAR).is_some() {
             declared = declared.union(present.entries.any_at(&HOOK_SIDECAR).cloned().into_iter().collect());
         }
-        let mut listed = Vec::new();
         let before = old.map(|old| Present::of(old.as_renamed()));
         let mut added_before = Entries::default();
+        let mut listed: Vec<Listed> = Vec::new();
         for feature in FEATURES {
             let ours = added(record.part(feature.name));
-            let mut were_there = 0;
-            let listed_here = match old.zip(before.as_ref()) {
-                None => ours.to_vec(),
-                Some((old, before)) => {
-                    // What the new record lists beyond the old one came with a template that was restored, or from an
-                    // earlier evaluation of this request. What the old one lists was there before, or was missing and
-                    // comes with this update: from the user if the directive goes, otherwise from an earlier evaluation.
-                    let known = added(old.record.part(feature.name));
-                    let Found { ours: mut all, missing } = before.find_ours(feature, known, &Entries::default());
-                    added_before = added_before.union(entries(&all));
-                    let is_asked = !matches!(directives.get(feature.name), Asked::No);
-                    let mut known = entries(known);
-                    let mut missing: Entries = missing.into_iter().filter(|_| is_asked).collect();
-                    let is_listed = |added: &&Recorded| !known.take(&added.entry) || missing.take(&added.entry);
-                    let more: Vec<&Recorded> = ours.iter().filter(is_listed).collect();
-                    // A device that is missing now has its new name there.
-                    for new in &more {
-                        let is_it = |was: &Recorded| {
-                            was.entry.is_of_same_resource_as(&new.entry) && present.get(&was.entry).is_none()
-                        };
-                        all.iter().position(is_it).map(|index| all.remove(index));
-                    }
-                    were_there = all.len();
-                    all.extend(more.into_iter().cloned());
-                    all
-                }
-            };
-            listed.push((feature.name, listed_here, were_there));
+            let mut listed_here = Listed { feature: feature.name, before: Vec::new(), since: ours.to_vec() };
+            if let Some((old, before)) = old.zip(before.as_ref()) {
+                // What the old record lists was there before, or was missing and comes with this update: from the user if the
+                // directive goes, otherwise from an earlier evaluation.
+                let known = added(old.record.part(feature.name));
+                let found = before.find_ours(feature, known, &Entries::default());
+                added_before = added_before.union(entries(&found.ours));
+                let is_asked = !matches!(directives.get(feature.name), Asked::No);
+                let mut known = entries(known);
+                let mut missing: Entries = found.missing.into_iter().filter(|_| is_asked).collect();
+                listed_here.before = found.ours;
+                listed_here.since.retain(|added| !known.take(&added.entry) || missing.take(&added.entry));
+                listed_here.drop_renamed(&present);
+            }
+            listed.push(listed_here);
         }
-        let all = listed.iter().flat_map(|(_, listed, _)| listed).map(|added| added.entry.clone()).collect();
+        let all = listed.iter().flat_map(Listed::items).map(|added| added.entry.clone()).collect();
         let between = |before: &Present| Neighbours::between(&before.devices, &present.devices, &all);
         let neighbours = before.as_ref().map(between).unwrap_or_default();
-        let update = |(feature, mut listed, were_there): (&'static str, Vec<Recorded>, usize)| {
-            listed.iter_mut().take(were_there).for_each(|added| neighbours.update(added));
-            (feature, listed)
-        };
-        let listed = listed.into_iter().map(update).collect();
+        listed.iter_mut().flat_map(|listed| &mut listed.before).for_each(|added| neighbours.update(added));
         let users = before.as_ref().map(|before| before.entries.clone().without(&added_before)).unwrap_or_default();
         Self { users: users.union(declared.clone()), present, declared, listed, before, neighbours }
     }
@@ -213,9 +220,9 @@ impl Ownership {
     /// What the feature added before this request: the entries that its records list, that are still there, and that
     /// are not the user's.
     pub(super) fn recorded(&self, feature: &Feature) -> Vec<Recorded> {
-        let listed = self.listed.iter().find(|(name, _)| *name == feature.name);
-        let listed = listed.map(|(_, listed)| listed.as_slice()).unwrap_or_default();
-        self.present.find_ours(feature, listed, &self.users).ours
+        let listed = self.listed.iter().find(|listed| listed.feature == feature.name);
+        let listed: Vec<Recorded> = listed.into_iter().flat_map(Listed::items).cloned().collect();
+        self.present.find_ours(feature, &listed, &self.users).ours
     }
 
     /// An item of the record before this update with the devices that are beside it now.
