@@ -23,9 +23,11 @@ use crate::request::AdmissionRequest;
 use crate::settings::ErrorHandling;
 use crate::text;
 use crate::verdict::{Decision, Denial, Verdict};
+use crate::vm::entries::Entries;
 use crate::vm::{ShapeError, VirtualMachine};
 use copies::is_copy;
 pub(crate) use copies::put_back;
+use neighbours::Neighbours;
 use occasion::Occasion;
 pub(crate) use ownership::Ownership;
 use planning::{Changes, Outcome, Step, Task};
@@ -153,9 +155,13 @@ impl<'r> Evaluation<'r> {
                 Outcome::Left | Outcome::FailedBefore(_) => (task.part?.ask.clone(), ending.wanted.clone()),
                 Outcome::Removed | Outcome::Failed(..) => return None,
             };
-            Some((task.feature.name, Part { ask, added: self.ownership.settled(added, &self.vm) }))
+            Some((task.feature.name, Part { ask, added }))
         });
+        // The record does not list neighbours that the policy itself removes.
+        let between = |old: &Old| Neighbours::between(old.as_renamed(), &self.vm, &Entries::default());
+        let neighbours = self.old.map(between).unwrap_or_default();
         let record = self.record.with(parts.collect());
+        let record = record.with_added(|added| added.iter_mut().for_each(|it| neighbours.leave(&mut it.beside)));
         // A record that says the same is left as it is, however it is written.
         if record == *self.written { Ok(()) } else { self.vm.annotate_template(keys::RECORD, record.text()) }
     }

@@ -1,9 +1,10 @@
 //! What an update changes about the devices beside those of the policy.
 
-use crate::features::host_devices::is_pci_device;
+use crate::features::host_devices::{is_pci_device_name, may_have_siblings};
 use crate::features::record::Recorded;
 use crate::vm::entries::Entries;
-use crate::vm::entry::Entry;
+use crate::vm::place::HOST_DEVICE;
+use crate::vm::{Device, VirtualMachine};
 
 /// The PCIDevices that somebody removes and adds in an update.
 #[derive(Debug, Default)]
@@ -13,13 +14,15 @@ pub(super) struct Neighbours {
 }
 
 impl Neighbours {
-    /// Compares the host devices before an update with those after it. `listed` are the entries that the records list: the
+    /// Compares the VirtualMachine before an update with the one after it. `listed` are the entries that the records list: the
     /// policy added these.
-    pub(super) fn between(before: &[Entry], after: &[Entry], listed: &Entries) -> Self {
-        let names = |entries: Vec<&Entry>| entries.into_iter().map(|entry| entry.name.clone()).collect();
-        let is_added = |entry: &&Entry| !before.contains(entry) && listed.count(entry) == 0 && is_pci_device(entry);
+    pub(super) fn between(before: &VirtualMachine, after: &VirtualMachine, listed: &Entries) -> Self {
+        let [before, after] = [before, after].map(|vm| vm.host_devices().unwrap_or_default());
+        let names = |devices: Vec<&Device<'_>>| devices.into_iter().map(|device| device.name.to_owned()).collect();
+        let is_listed = |it: &Device<'_>| listed.count(&HOST_DEVICE.entry(it.name, it.resource)) > 0;
+        let is_added = |it: &&Device<'_>| !before.contains(it) && !is_listed(it) && is_pci_device_name(it.name);
         Self {
-            removed: names(before.iter().filter(|entry| !after.contains(entry)).collect()),
+            removed: names(before.iter().filter(|device| !after.contains(device)).collect()),
             added: names(after.iter().filter(is_added).collect()),
         }
     }
@@ -28,7 +31,7 @@ impl Neighbours {
     /// removed or renamed the device while the policy could not be called.
     pub(super) fn update(&self, Recorded { entry, beside }: &mut Recorded) {
         self.leave(beside);
-        let new = self.added.iter().filter(|name| is_pci_device(entry) && !beside.contains(name));
+        let new = self.added.iter().filter(|name| may_have_siblings(entry) && !beside.contains(name));
         let new: Vec<_> = new.cloned().collect();
         beside.extend(new);
     }

@@ -210,8 +210,8 @@ impl Ownership {
             listed.push(listed_here);
         }
         let all = listed.iter().flat_map(Listed::items).map(|added| added.entry.clone()).collect();
-        let between = |before: &Present| Neighbours::between(&before.devices, &present.devices, &all);
-        let neighbours = before.as_ref().map(between).unwrap_or_default();
+        let between = |old: &Old| Neighbours::between(old.as_renamed(), vm, &all);
+        let neighbours = old.map(between).unwrap_or_default();
         listed.iter_mut().flat_map(|listed| &mut listed.before).for_each(|added| neighbours.update(added));
         let users = before.as_ref().map(|before| before.entries.clone().without(&added_before)).unwrap_or_default();
         Self { users: users.union(declared.clone()), present, declared, listed, before, neighbours }
@@ -229,19 +229,6 @@ impl Ownership {
     pub(super) fn update(&self, mut recorded: Recorded) -> Recorded {
         self.neighbours.update(&mut recorded);
         recorded
-    }
-
-    /// What a feature has in the record after this update, without the names of devices that the policy itself removes. `vm` is
-    /// the VirtualMachine after the update.
-    pub(super) fn settled(&self, mut wanted: Vec<Recorded>, vm: &VirtualMachine) -> Vec<Recorded> {
-        let neighbours = Neighbours::between(self.devices_before(), &vm.entries(&HOST_DEVICE), &Entries::default());
-        wanted.iter_mut().for_each(|added| neighbours.leave(&mut added.beside));
-        wanted
-    }
-
-    /// The host devices before this update, under the names that they have now.
-    pub(super) fn devices_before(&self) -> &[Entry] {
-        self.before.as_ref().map(|before| before.devices.as_slice()).unwrap_or_default()
     }
 
     /// Those of a feature's entries that are its own. `recorded` is what all features added before. An entry that is the

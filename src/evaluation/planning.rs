@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use super::occasion::Occasion;
 use super::ownership::entries;
-use super::sets::{Nodes, gone, new, of_all, wanted};
+use super::sets::{Nodes, gone, new, of_all, successes, wanted};
 use super::{Evaluation, Old};
 use crate::directives::{Asked, Directive};
 use crate::features::FEATURES;
@@ -151,7 +151,7 @@ impl<'r> Evaluation<'r> {
     /// Plans the features in their order, and compares what they want with what they added before.
     pub(super) fn changes(&self, tasks: &[Task<'_>]) -> Result<Changes, ShapeError> {
         let recorded = of_all(tasks.iter().map(|task| task.recorded.as_slice()));
-        let mut endings = self.endings(tasks, &Siblings::default(), &[])?;
+        let mut endings = self.endings(tasks, &Entries::default(), &[])?;
         // What a feature keeps although it fails is there for the other features, too.
         let mut kept = Vec::new();
         for (task, ending) in tasks.iter().zip(&endings) {
@@ -160,7 +160,7 @@ impl<'r> Evaluation<'r> {
             }
         }
         if !kept.is_empty() {
-            endings = self.endings(tasks, &Siblings::default(), &kept)?;
+            endings = self.endings(tasks, &Entries::default(), &kept)?;
         }
         let mut entries_gone = gone(recorded.clone(), &wanted(&endings));
         // If a device is removed, the devices that Harvester added because of it are removed, too.
@@ -170,25 +170,27 @@ impl<'r> Evaluation<'r> {
         let (siblings, warning) = self.siblings(&gone_of_all, &all);
         let first = tasks.iter().find(|task| task.recorded.iter().any(|added| is_gone(&added)));
         let warning = first.zip(warning).map(|(task, warning)| format!("{}: {warning}", task.feature.name));
-        if siblings.entries().next().is_some() {
+        // Those of devices that stay are there when the features are planned again.
+        let stays: Vec<&Recorded> = successes(&endings).flat_map(|ending| &ending.wanted).collect();
+        let siblings: Entries = siblings.without_those_of(&stays).cloned().collect();
+        if !siblings.is_empty() {
             endings = self.endings(tasks, &siblings, &kept)?;
             entries_gone = gone(recorded.clone(), &wanted(&endings));
         }
-        let stays: Vec<&Recorded> = endings.iter().flat_map(|ending| &ending.wanted).collect();
-        let gone = entries_gone.union(siblings.without_those_of(&stays).cloned().collect());
+        let gone = entries_gone.union(siblings);
         let new = new(endings.iter().map(|ending| ending.wanted.as_slice()), &recorded);
         Ok(Changes { endings, recorded, gone, new, warning })
     }
 
     /// Plans the features in their order, each on the base with what earlier features want.
-    fn endings(&self, tasks: &[Task<'_>], siblings: &Siblings, kept: &[Kept]) -> Result<Vec<Ending>, ShapeError> {
+    fn endings(&self, tasks: &[Task<'_>], siblings: &Entries, kept: &[Kept]) -> Result<Vec<Ending>, ShapeError> {
         let kept_for = |task: &Task<'_>| kept.iter().find(|kept| kept.feature == task.feature.name);
         let error_of = |task: &Task<'_>| kept_for(task).map(|kept| &kept.error);
         let is_left = |task: &&Task<'_>| matches!(task.step, Step::Leave) || error_of(task).is_some();
         let (left, changing): (Vec<_>, Vec<_>) = tasks.iter().partition(is_left);
         let of_all = |tasks: &[&Task<'_>]| of_all(tasks.iter().map(|task| task.recorded.as_slice()));
         let left = of_all(&left);
-        let removed = of_all(&changing).without(&left).union(siblings.entries().cloned().collect());
+        let removed = of_all(&changing).without(&left).union(siblings.clone());
         let mut base = Cow::Borrowed(&self.vm);
         if !removed.is_empty() {
             base.to_mut().remove(&removed)?;
@@ -267,7 +269,7 @@ impl<'r> Evaluation<'r> {
             let before = self.before(old);
             let tasks: Vec<Task<'_>> = FEATURES.iter().map(|feature| before.task(feature)).collect();
             let failing_with = |kept: &[Kept]| -> Vec<&'static str> {
-                let endings = before.endings(&tasks, &Siblings::default(), kept).unwrap_or_default();
+                let endings = before.endings(&tasks, &Entries::default(), kept).unwrap_or_default();
                 let fails = |ending: &Ending| matches!(ending.outcome, Outcome::Failed(..) | Outcome::FailedBefore(_));
                 let tasks = tasks.iter().zip(&endings).filter(|(_, ending)| fails(ending));
                 tasks.map(|(task, _)| task.feature.name).collect()
@@ -361,7 +363,7 @@ impl<'r> Evaluation<'r> {
             lookups: self.lookups,
             failing,
             old: self.old.map(|old| &old.vm),
-            devices_before: self.ownership.devices_before(),
+            renamed: self.old.map(Old::as_renamed),
             has_lost: task.part.is_some_and(|part| count(&part.added) > count(&task.recorded)),
         }
     }

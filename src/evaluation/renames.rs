@@ -6,22 +6,25 @@ use super::Old;
 use crate::features::host_devices::is_pci_device;
 use crate::features::record::{Record, Recorded};
 use crate::features::vbios_injection::with_new_names;
-use crate::vm::VirtualMachine;
 use crate::vm::entry::Entry;
-use crate::vm::place::{GPU, HOOK_SIDECAR, HOST_DEVICE};
+use crate::vm::place::{GPU, HOOK_SIDECAR, HOST_DEVICE, Place};
+use crate::vm::{Device, ShapeError, VirtualMachine};
 
 /// If an update only renames devices, makes the VirtualMachine before it look as if they always had their new names: its
-/// devices, both records, and the sidecars. A record or a sidecar that is not as before was already written under the
-/// new names, by an earlier evaluation of this request.
+/// devices, both records, and the sidecars. An earlier evaluation of this request may have written the record and the sidecar
+/// already. If the record lists other devices then, it was the policy that changed the names.
 pub(crate) fn follow(old: &mut Old, new: &mut VirtualMachine, record: &mut Record) {
     let renames = Renames::between(&old.vm, new);
     if renames.before.is_empty() {
         return;
     }
+    let renamed_record = renames.in_record(&old.record);
     if *record == old.record {
-        *record = renames.in_record(record);
+        record.clone_from(&renamed_record);
+    } else if !record.lists_the_devices_of(&renamed_record) {
+        return;
     }
-    old.record = renames.in_record(&old.record);
+    old.record = renamed_record;
     let mut renamed = old.vm.clone();
     renamed.take_devices_of(new);
     if let Some((before, after)) = renames.in_sidecar(&old.vm) {
@@ -45,7 +48,7 @@ struct Renames {
 
 impl Renames {
     fn between(old: &VirtualMachine, new: &VirtualMachine) -> Self {
-        let [before, after] = [old, new].map(|vm| [vm.entries(&HOST_DEVICE), vm.entries(&GPU)].concat());
+        let [before, after] = [old, new].map(devices);
         let may_be_renamed = |(before, after): (&Entry, &Entry)| {
             before.place == after.place
                 && before.value == after.value
@@ -89,4 +92,12 @@ impl Renames {
         let is_it = |entry: &Entry| entry.name == name;
         self.after.get(self.before.iter().position(is_it)?).map(|entry| entry.name.as_str())
     }
+}
+
+/// The host devices, then the GPUs, also those with additional fields.
+fn devices(vm: &VirtualMachine) -> Vec<Entry> {
+    let entries = |place: &'static Place, devices: Result<Vec<Device<'_>>, ShapeError>| -> Vec<Entry> {
+        devices.unwrap_or_default().iter().map(|device| place.entry(device.name, device.resource)).collect()
+    };
+    [entries(&HOST_DEVICE, vm.host_devices()), entries(&GPU, vm.gpus())].concat()
 }

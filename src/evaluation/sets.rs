@@ -15,8 +15,12 @@ pub(super) fn of_all<'e>(features: impl IntoIterator<Item = &'e [Recorded]>) -> 
 /// The entries that the features want. Those of a feature that fails count as gone, so that devices which Harvester
 /// added because of them do not cause the failure.
 pub(super) fn wanted(endings: &[Ending]) -> Entries {
-    let successes = endings.iter().filter(|ending| !matches!(ending.outcome, Outcome::Failed(..)));
-    of_all(successes.map(|ending| ending.wanted.as_slice()))
+    of_all(successes(endings).map(|ending| ending.wanted.as_slice()))
+}
+
+/// The endings of features that do not fail.
+pub(super) fn successes(endings: &[Ending]) -> impl Iterator<Item = &Ending> {
+    endings.iter().filter(|ending| !matches!(ending.outcome, Outcome::Failed(..)))
 }
 
 /// The entries that go: those that are recorded and not wanted. A sidecar is replaced, and does not go.

@@ -69,8 +69,8 @@ pub(crate) struct Context<'c> {
     pub(crate) left: Option<&'c [String]>,
     /// The VirtualMachine before this update.
     pub(crate) old: Option<&'c VirtualMachine>,
-    /// Its host devices, under the names that they have now.
-    pub(crate) devices_before: &'c [Entry],
+    /// The same with the names that Harvester gives its devices in this update.
+    pub(crate) renamed: Option<&'c VirtualMachine>,
     /// Whether somebody removed a device that the feature added.
     pub(crate) has_lost: bool,
 }

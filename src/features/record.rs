@@ -90,6 +90,18 @@ impl Record {
         record
     }
 
+    /// Whether features were applied from the same as in the other record, and added devices of the same names, if they are in
+    /// the other record.
+    pub(crate) fn lists_the_devices_of(&self, other: &Self) -> bool {
+        let devices = |part: &Part| -> Vec<Entry> {
+            let added = part.added.iter().map(|added| &added.entry);
+            added.filter(|entry| entry.as_device().is_some()).cloned().collect()
+        };
+        other.parts.iter().all(|(feature, part)| {
+            self.part(feature).is_some_and(|it| it.ask == part.ask && devices(it) == devices(part))
+        })
+    }
+
     /// The annotation's value; `None` if the record says nothing.
     pub(crate) fn text(&self) -> Option<String> {
         let is_empty = self.parts.is_empty() && self.others.is_empty();

@@ -39,8 +39,8 @@ fn devices_are_appended_to_what_the_user_selected() {
                 "path": "/spec/template/metadata/annotations/vm-feature-manager.io~1record",
                 "value": concat!(
                     r#"{"pci-passthrough":{"value":"{\"devices\": [\"0000:03:00.0\", \"03:00.1\"]}","added":["#,
-                    r#"{"hostDevice":"pci-device-0","resource":"pci_0000_03_00_0"},"#,
-                    r#"{"hostDevice":"pci-device-1","resource":"pci_0000_03_00_1"}]}}"#
+                    r#"{"hostDevice":"pci-device-0","resource":"pci_0000_03_00_0","beside":["node1-000000020"]},"#,
+                    r#"{"hostDevice":"pci-device-1","resource":"pci_0000_03_00_1","beside":["node1-000000020"]}]}}"#
                 ),
             },
             {

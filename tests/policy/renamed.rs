@@ -246,6 +246,98 @@ fn an_unseen_rename_leaves_what_may_be_the_users() {
     assert_eq!(vm.rename_unseen(&["node1-000002000", "node1-000002001"]).end(), [""; 0]);
 }
 
+/// The user's device of the card's group is not Harvester's, also if the policy's GPU gets a PCIDevice's name only later.
+#[rstest]
+fn a_device_of_the_users_stays_beside_a_gpu_that_was_renamed(#[values(true, false)] is_first: bool) {
+    let settings = json!({"gpuDevicePlugin": {"allowedPlugins": [CARD]}});
+    let audio = [("node1-000001001", AUDIO)];
+    let vm = Vm::create(if is_first { &audio } else { &[] }, &[("gpu-device-plugin", CARD)], settings);
+    let vm = if is_first { vm } else { vm.change(|vm| devices(vm).push(entry("node1-000001001", AUDIO))) };
+    let names: Vec<_> = vm.names().iter().map(|name| name.replace("gpu-0", "node1-000001000")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let (vm, warnings) = vm.rename(&names).remove("gpu-device-plugin");
+    assert_eq!((vm.names(), warnings.as_str()), (vec!["node1-000001001".to_owned()], ""));
+}
+
+/// The directive exchanges one of two devices; Harvester added the second function of the other one.
+#[rstest]
+#[case::one_of_two(&["node1/01:00.0", "node1/05:00.0"], &["node1/01:00.0", "node1/07:00.0"], &["node1-000001000", "node1-000001001", "node1-000007000"])]
+#[case::to_both_functions(&["node1/01:00.0", "node1/05:00.0"], &["node1/01:00.*"], &["node1-000001000", "node1-000001001"])]
+#[case::to_the_other_function(&["node1/01:00.0", "node1/05:00.0"], &["node1/01:00.1"], &["node1-000001000", "node1-000001001"])]
+#[case::to_another_card(&["node1/01:00.0", "node1/05:00.0"], &["node1/02:00.0"], &["node1-000002000", "node1-000002001"])]
+fn siblings_of_what_stays_stay_once(#[case] before: &[&str], #[case] after: &[&str], #[case] names: &[&str]) {
+    let (vm, _) = Vm::with(&[], before).with_device("node1-000001001", AUDIO).ask(after);
+    let mut there = vm.names();
+    there.sort();
+    assert_eq!(there, names);
+    let vm = vm.change(|vm| *vm = edited(vm));
+    assert_eq!(vm.end(), [""; 0]);
+}
+
+/// Harvester changes only the names, and the entries keep their other fields.
+mod with_other_fields {
+    use super::*;
+
+    fn tagged(name: &str, resource: &str) -> Value {
+        let mut entry = entry(name, resource);
+        entry["tag"] = json!("mine");
+        entry
+    }
+
+    #[test]
+    fn an_entry_of_the_users_stays_the_device() {
+        let vm = having(asking(&["node1/07:00.0"]), "hostDevices", json!([tagged("node1-000007000", NIC)]));
+        let stored = Request::create(vm).cluster(cluster()).evaluate().after();
+        let vm = Vm { stored, settings: json!({}) }.rename(&["node1-000008000"]).change(|vm| *vm = edited(vm));
+        assert_eq!(vm.end(), ["node1-000008000"]);
+    }
+
+    /// The user adds the field to the policy's entry, so it is theirs.
+    #[test]
+    fn an_entry_that_was_the_policys_stays_the_device() {
+        let (vm, warnings) = Vm::with(&[], &["node1/07:00.0"]).update(|vm| devices(vm)[0]["tag"] = json!("mine"));
+        assert!(warnings.contains("has been changed since the policy added it, so it stays"), "{warnings}");
+        let (vm, _) = vm.update(|vm| devices(vm)[0]["name"] = json!("node1-000008000"));
+        assert_eq!(vm.change(|vm| *vm = edited(vm)).end(), ["node1-000008000"]);
+    }
+
+    #[test]
+    fn a_neighbour_is_followed() {
+        let own = having(asking(&["node1/01:00.0"]), "hostDevices", json!([tagged("node1-000007000", NIC)]));
+        let stored = Request::create(own).cluster(cluster()).evaluate().after();
+        let vm = Vm { stored, settings: json!({}) }.with_device("node1-000001001", AUDIO);
+        let vm = vm.rename(&["node1-000008000", "node1-000002000", "node1-000002001"]);
+        assert_eq!(vm.end(), ["node1-000008000"]);
+    }
+}
+
+/// A second evaluation sees names that the policy itself has changed. It is no rename of Harvester's.
+#[rstest]
+#[case::another_card(&["node1/01:00.0"], &[("node1-000001001", AUDIO)], &["node1/02:00.0"])]
+#[case::other_ports(&["node1/03:00.1"], &[("node1-000003000", NIC)], &["node1/08:00.0", "node1/07:00.0"])]
+#[case::one_more(&["node1/05:00.0"], &[], &["node1/05:00.0", "node1/08:00.0"])]
+fn what_the_policy_changes_goes(#[case] before: &[&str], #[case] added: &[(&str, &str)], #[case] after: &[&str]) {
+    let mut vm = Vm::with(&[], before);
+    for (name, resource) in added {
+        vm = vm.with_device(name, resource);
+    }
+    let (vm, _) = vm.ask(after);
+    assert_eq!(vm.end(), [""; 0]);
+}
+
+/// The user replaces a device of theirs by one of the directive's.
+#[test]
+fn what_the_user_gives_to_the_directive_goes() {
+    let vm = Vm::with(&[("node1-000007000", NIC)], &["node1/05:00.0"]);
+    let value = json!({"devices": ["node1/05:00.0", "node1/08:00.0"]}).to_string();
+    let (vm, _) = vm.update(|vm| {
+        devices(vm).remove(0);
+        annotate(vm, &[("pci-passthrough", &value)]);
+    });
+    assert_eq!(vm.names(), ["node1-000005000", "node1-000008000"]);
+    assert_eq!(vm.end(), [""; 0]);
+}
+
 /// The directive names a device that the user has.
 mod an_entry_of_the_users {
     use super::*;

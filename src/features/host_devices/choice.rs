@@ -226,7 +226,7 @@ impl Inventory<'_> {
             };
             !self.is_complete || self.known(entry).is_some_and(is_it)
         };
-        let before: Vec<Device<'_>> = self.context.devices_before.iter().filter_map(Device::of).collect();
+        let before = self.context.renamed.and_then(|vm| vm.host_devices_and_gpus().ok()).unwrap_or_default();
         let may_be_renamed = |entry: &Device<'_>, one: &Candidates<'_>| {
             !one.is_new
                 && !self.context.has_lost

@@ -28,7 +28,7 @@ use inventory::Inventory;
 pub(super) use names::{USB_PREFIX, free_names, is_usb};
 use names::{host_device, object, our_devices};
 pub(crate) use rules::has_device_rules;
-pub(crate) use siblings::{Siblings, beside, is_pci_device};
+pub(crate) use siblings::{Siblings, beside, is_pci_device, is_pci_device_name, may_have_siblings};
 use wanted::Wanted;
 
 /// The feature gate without which KubeVirt accepts no host devices.

@@ -218,15 +218,15 @@ pub(in crate::features) fn check_resource(
     if devices.is_empty() && settings.require_claim_owner && inventory.all().any(|it| it.resource() == resource) {
         return Err(HostDevicesError::NotEnabled { device: resource.to_owned(), nodes: "any node".to_owned(), bus });
     }
-    let siblings = inventory.in_groups_of(&devices);
+    // Without a request for them, the siblings were checked when there was one.
+    let is_asked = context.asker().is_ok() || !settings.require_claim_owner;
+    let siblings = if is_asked { inventory.in_groups_of(&devices) } else { Vec::new() };
     let mut resources = vec![resource];
     resources.extend(siblings.iter().map(|device| device.resource()));
     resources.sort_unstable();
     resources.dedup();
     let mut refused = inventory.refused(&resources).map_err(failed)?;
-    // Without a request for them, the siblings were checked when there was one.
-    let is_asked = context.asker().is_ok() || !settings.require_claim_owner;
-    for sibling in siblings.into_iter().filter(|_| is_asked) {
+    for sibling in siblings {
         if inventory.refusal(sibling).map_err(failed)?.is_some() {
             refused.insert((sibling.node(), sibling.resource()));
         }

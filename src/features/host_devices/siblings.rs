@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::names::our_devices;
+use super::names::{is_usb, our_devices};
 use crate::cluster::{ClusterError, HostDevice, LookupError, Lookups, PCI_DEVICE};
 use crate::directives::Asked;
 use crate::features::feature::{Context, Plan};
@@ -13,7 +13,7 @@ use crate::text;
 use crate::values::pci::PciAddress;
 use crate::vm::entry::Entry;
 use crate::vm::place::HOST_DEVICE;
-use crate::vm::{ShapeError, VirtualMachine};
+use crate::vm::{Device, ShapeError, VirtualMachine};
 
 /// The most devices that are looked up one by one.
 const LISTED: usize = 8;
@@ -85,11 +85,6 @@ impl Siblings {
         Ok(siblings)
     }
 
-    /// All siblings.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.found.iter().map(|(entry, _)| entry)
-    }
-
     /// The siblings to remove, because none of the remaining devices is in their group.
     pub(crate) fn without_those_of<'s>(&'s self, staying: &'s [&Recorded]) -> impl Iterator<Item = &'s Entry> {
         let is_staying = |name: &String| staying.iter().any(|added| name_of(&added.entry) == name);
@@ -100,6 +95,11 @@ impl Siblings {
 /// Whether an entry has a name that Harvester gives PCI devices.
 pub(crate) fn is_pci_device(entry: &Entry) -> bool {
     node_of(name_of(entry)).is_some()
+}
+
+/// Whether Harvester gives PCI devices such names.
+pub(crate) fn is_pci_device_name(name: &str) -> bool {
+    node_of(name).is_some()
 }
 
 /// The name of a device; empty if the entry is not a device.
@@ -188,9 +188,15 @@ pub(in crate::features) fn warning(plan: &Plan, context: &Context<'_>) -> Result
     }))
 }
 
-/// The PCIDevices that the VirtualMachine has on the same node as the entry.
+/// The PCIDevices that the VirtualMachine has beside an entry: on the same node, or on any node if the entry has no such name
+/// yet.
 pub(crate) fn beside(entry: &Entry, vm: &VirtualMachine) -> Vec<String> {
-    let Some(node) = node_of(name_of(entry)) else { return Vec::new() };
-    let devices = vm.host_devices().unwrap_or_default().into_iter();
-    devices.map(|device| device.name).filter(|name| node_of(name) == Some(node)).map(str::to_owned).collect()
+    let devices = vm.host_devices().unwrap_or_default().into_iter().filter(|_| may_have_siblings(entry));
+    let is_beside = |name: &&str| node_of(name).is_some_and(|node| node_of(&entry.name).is_none_or(|it| it == node));
+    devices.map(|device| device.name).filter(is_beside).map(str::to_owned).collect()
+}
+
+/// Whether Harvester may add devices because of the entry: it is a PCI device, or may be named after one.
+pub(crate) fn may_have_siblings(entry: &Entry) -> bool {
+    Device::of(entry).is_some_and(|device| !is_usb(&device))
 }
