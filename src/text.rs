@@ -71,7 +71,12 @@ pub(crate) fn name(text: &str) -> String {
 
 /// The beginning of a name that is too long for any object's, as much of it as a message shows.
 pub(crate) fn beginning(name: &str) -> &str {
-    name.char_indices().nth(QUOTED).and_then(|(end, _)| name.get(..end)).unwrap_or(name)
+    first(name, QUOTED)
+}
+
+/// The first characters of a text.
+pub(crate) fn first(text: &str, count: usize) -> &str {
+    text.char_indices().nth(count).and_then(|(end, _)| text.get(..end)).unwrap_or(text)
 }
 
 /// Names that a user wrote, as a list: the first eight, each shortened.

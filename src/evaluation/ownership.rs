@@ -41,10 +41,6 @@ struct Listed {
 }
 
 impl Listed {
-    fn items(&self) -> impl Iterator<Item = &Recorded> {
-        self.before.iter().chain(&self.since)
-    }
-
     /// Drops devices of before that are missing now and that the new record lists under other names.
     fn drop_renamed(&mut self, present: &Present) {
         for new in &self.since {
@@ -209,7 +205,9 @@ impl Ownership {
             }
             listed.push(listed_here);
         }
-        let all = listed.iter().flat_map(Listed::items).map(|added| added.entry.clone()).collect();
+        let of_listed =
+            |all: Entries, listed: &Listed| all.union(entries(&listed.before)).union(entries(&listed.since));
+        let all = listed.iter().fold(Entries::default(), of_listed);
         let between = |old: &Old| Neighbours::between(old.as_renamed(), vm, &all);
         let neighbours = old.map(between).unwrap_or_default();
         listed.iter_mut().flat_map(|listed| &mut listed.before).for_each(|added| neighbours.update(added));
@@ -220,9 +218,10 @@ impl Ownership {
     /// What the feature added before this request: the entries that its records list, that are still there, and that
     /// are not the user's.
     pub(super) fn recorded(&self, feature: &Feature) -> Vec<Recorded> {
-        let listed = self.listed.iter().find(|listed| listed.feature == feature.name);
-        let listed: Vec<Recorded> = listed.into_iter().flat_map(Listed::items).cloned().collect();
-        self.present.find_ours(feature, &listed, &self.users).ours
+        let Some(listed) = self.listed.iter().find(|listed| listed.feature == feature.name) else { return Vec::new() };
+        let mut all = listed.before.clone();
+        all.extend_from_slice(&listed.since);
+        self.present.find_ours(feature, &all, &self.users).ours
     }
 
     /// An item of the record before this update with the devices that are beside it now.

@@ -12,7 +12,7 @@ use crate::vm::{Device, ShapeError, VirtualMachine};
 
 /// If an update only renames devices, makes the VirtualMachine before it look as if they always had their new names: its
 /// devices, both records, and the sidecars. An earlier evaluation of this request may have written the record and the sidecar
-/// already. If the record lists other devices then, it was the policy that changed the names.
+/// already. If the record lists something else then, it was the policy that changed the names.
 pub(crate) fn follow(old: &mut Old, new: &mut VirtualMachine, record: &mut Record) {
     let renames = Renames::between(&old.vm, new);
     if renames.before.is_empty() {
@@ -21,7 +21,7 @@ pub(crate) fn follow(old: &mut Old, new: &mut VirtualMachine, record: &mut Recor
     let renamed_record = renames.in_record(&old.record);
     if *record == old.record {
         record.clone_from(&renamed_record);
-    } else if !record.lists_the_devices_of(&renamed_record) {
+    } else if !record.lists_the_same_as(&renamed_record) {
         return;
     }
     old.record = renamed_record;

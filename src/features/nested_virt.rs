@@ -307,8 +307,7 @@ fn warning(extensions: Extensions, nodes: &[Rc<Node>], context: &Context<'_>) ->
         return Ok(without.then(|| {
             format!(
                 "spec.template.spec.domain.cpu.features has {} with the policy {policy}, so the VirtualMachine may also run on a node \
-                 without the label {extension_label}=true, where the guest cannot run virtual machines; remove that entry, and the \
-                 policy adds it with the policy require",
+                 without the label {extension_label}=true, where the guest cannot run virtual machines; remove that entry",
                 vendor.extension
             )
         }));

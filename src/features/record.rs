@@ -90,16 +90,10 @@ impl Record {
         record
     }
 
-    /// Whether features were applied from the same as in the other record, and added devices of the same names, if they are in
-    /// the other record.
-    pub(crate) fn lists_the_devices_of(&self, other: &Self) -> bool {
-        let devices = |part: &Part| -> Vec<Entry> {
-            let added = part.added.iter().map(|added| &added.entry);
-            added.filter(|entry| entry.as_device().is_some()).cloned().collect()
-        };
-        other.parts.iter().all(|(feature, part)| {
-            self.part(feature).is_some_and(|it| it.ask == part.ask && devices(it) == devices(part))
-        })
+    /// Whether both list the same, but for what is beside it.
+    pub(crate) fn lists_the_same_as(&self, other: &Self) -> bool {
+        let alone = |record: &Self| record.with_added(|added| added.iter_mut().for_each(|it| it.beside.clear()));
+        alone(self) == alone(other)
     }
 
     /// The annotation's value; `None` if the record says nothing.

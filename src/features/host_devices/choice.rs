@@ -1,7 +1,5 @@
 //! Chooses a device for each one that a directive asks for.
 
-use std::collections::BTreeSet;
-
 use super::HostDevicesError;
 use super::directive::DirectiveError;
 use super::inventory::{Inventory, is, key, names_of_nodes};
@@ -147,9 +145,7 @@ impl Inventory<'_> {
             }
             let on = |node: &str| {
                 let devices = found.iter().filter(|device| device.node() == node);
-                let mut functions = BTreeSet::new();
-                functions.extend(devices.map(|device| key(device)));
-                functions
+                devices.map(|device| key(device)).collect::<Vec<_>>()
             };
             let of_first = on(first);
             if nodes.iter().any(|node| on(node) != of_first) {

@@ -153,6 +153,7 @@ impl Devices {
 
 /// The devices that a value names, however it is written, as the value should be in YAML. If it names none, an example.
 fn corrected(value: &str, bus: &'static Bus) -> String {
+    let value = text::first(value, MAX_LENGTH);
     let (mut devices, mut hint) = (devices_in(value, bus), String::new());
     if devices.is_empty() {
         // What is wrong with those that look like a device is the next message.
@@ -168,6 +169,9 @@ fn corrected(value: &str, bus: &'static Bus) -> String {
 
 /// How many devices a corrected value has at most: the value can be a megabyte long.
 const MAX_DEVICES: usize = 8;
+
+/// In how many characters of a value it looks for them.
+const MAX_LENGTH: usize = 4096;
 
 /// A word of a value without what YAML puts around it.
 fn bare(word: &str) -> &str {

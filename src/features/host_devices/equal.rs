@@ -8,14 +8,14 @@ use crate::vm::OnlyNode;
 
 impl Inventory<'_> {
     /// What Kubernetes may give instead of the new devices that the directive names, because devices of the same resource
-    /// are the same to it. `names` are the names of all devices that the VirtualMachine will have, `is_new` says whether this
+    /// are the same to it. `names` are the names of all devices that the VirtualMachine will have, `is_changed` says whether this
     /// request changes the directive's value.
     pub(super) fn equal_devices(
         &self,
         choices: &[Chosen<'_>],
         names: &[&str],
         is_pinned: bool,
-        is_new: bool,
+        is_changed: bool,
     ) -> Option<String> {
         let is_countable = self.bus.is_countable;
         let is_named = |device: &HostDevice| {
@@ -23,7 +23,7 @@ impl Inventory<'_> {
             names.contains(&device.name()) || named.any(|chosen| is(device, chosen.wanted))
         };
         // For the same value, what the VirtualMachine has was given earlier.
-        let is_asked = |chosen: &&Chosen<'_>| (is_new || chosen.entry.is_none()) && !is_countable(chosen.wanted);
+        let is_asked = |chosen: &&Chosen<'_>| (is_changed || chosen.entry.is_none()) && !is_countable(chosen.wanted);
         let mut new = choices.iter().filter(is_asked);
         new.find_map(|Chosen { device, .. }| {
             let resource = device.resource();

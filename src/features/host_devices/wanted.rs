@@ -63,11 +63,6 @@ impl Wanted<'_> {
         Ok(Some(Bound { node: named, by: String::new() }))
     }
 
-    /// What the directive asked for before this request.
-    fn before(&self) -> Option<Devices> {
-        Devices::parse(self.context.applied_before?, MAX_DEVICES, self.bus).ok()
-    }
-
     /// The node that the other directive names, whether it can be applied or not.
     fn node_of_partner(&self) -> Option<String> {
         let Self { bus: Bus { partner, .. }, context, .. } = self;
@@ -77,7 +72,9 @@ impl Wanted<'_> {
     /// Plans the devices under Harvester's names.
     pub(super) fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> anyhow::Result<()> {
         let list = inventory.functions(&self.devices.list)?;
-        let before = self.before().and_then(|before| inventory.functions(&before.list).ok()).unwrap_or_default();
+        let before = self.context.applied_before.and_then(|it| Devices::parse(it, MAX_DEVICES, self.bus).ok());
+        let is_changed = self.context.is_requested && before.as_ref() != Some(&self.devices);
+        let before = before.and_then(|before| inventory.functions(&before.list).ok()).unwrap_or_default();
         let choices = inventory.choose(&list, &before)?;
         plan.nodes = Some(inventory.check_placed(&choices)?);
         let pin = if self.settings.has_rules() { inventory.check_rules(&choices)? } else { None };
@@ -104,7 +101,11 @@ impl Wanted<'_> {
         let is_new = !resources.is_empty();
         if self.bus.name_is_address {
             resources.extend(self.add_siblings(inventory, &choices, plan)?);
-            self.check_equal(inventory, &choices, pin.is_some(), plan)?;
+            let there = self.context.vm.host_devices_and_gpus()?;
+            let names: Vec<&str> = there.iter().map(|device| device.name).chain(plan.devices()).collect();
+            if let Some(problem) = inventory.equal_devices(&choices, &names, pin.is_some(), is_changed) {
+                self.check_equal(problem, plan)?;
+            }
         }
         if let Some(pin) = pin {
             plan.nodes = choices.first().map(|chosen| vec![chosen.device.node().to_owned()]);
@@ -165,19 +166,8 @@ impl Wanted<'_> {
         Ok(new.map(|device| device.resource().to_owned()).collect())
     }
 
-    /// Warns or fails if Kubernetes may give other devices than those that the directive names.
-    fn check_equal(
-        &self,
-        inventory: &Inventory<'_>,
-        choices: &[Chosen<'_>],
-        is_pinned: bool,
-        plan: &mut Plan,
-    ) -> anyhow::Result<()> {
-        let there = self.context.vm.host_devices_and_gpus()?;
-        let planned = plan.entries.iter().filter_map(|entry| entry.as_device());
-        let names: Vec<&str> = there.iter().map(|device| device.name).chain(planned.map(|(name, _)| name)).collect();
-        let is_new = self.context.is_requested && self.before().as_ref() != Some(&self.devices);
-        let Some(problem) = inventory.equal_devices(choices, &names, is_pinned, is_new) else { return Ok(()) };
+    /// Warns or fails because Kubernetes may give other devices than those that the directive names.
+    fn check_equal(&self, problem: String, plan: &mut Plan) -> anyhow::Result<()> {
         match self.context.settings.pci_passthrough.equal_devices {
             EqualDevices::Deny => Err(HostDevicesError::EqualDevices(problem).into()),
             EqualDevices::Warn => {

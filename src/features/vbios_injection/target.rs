@@ -1,7 +1,5 @@
 //! Which device of a VirtualMachine gets the ROM. The hook finds it when the VM starts, by its name or its PCI address.
 
-use std::cell::OnceCell;
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::DEVICE_OPTION;
@@ -65,8 +63,7 @@ pub(super) fn target<'v>(
     }
     // An instance type may add devices, too.
     let has_instance_type = context.vm.has_instance_type();
-    let resources = OnceCell::new();
-    let is_known = |device: &Device<'_>| gpus.contains(device) || !is_unknown(device, &resources, context);
+    let is_known = |device: &Device<'_>| gpus.contains(device) || !is_unknown(device, context);
     if devices.len() > 1 {
         devices.retain(is_known);
     }
@@ -125,8 +122,7 @@ fn is_of_another_kind(device: &Device<'_>, context: &Context<'_>) -> bool {
 
 /// Whether neither KubeVirt nor Harvester knows a PCI device of this resource, so that the guest gets none. Harvester
 /// refuses it then: `pkg/webhook/vm_validatation.go:115` of pcidevices. A device with a claim for DRA has no resource.
-/// `resources` are those of Harvester's devices, once they are looked up.
-fn is_unknown(device: &Device<'_>, resources: &OnceCell<BTreeSet<String>>, context: &Context<'_>) -> bool {
+fn is_unknown(device: &Device<'_>, context: &Context<'_>) -> bool {
     let resource = device.resource;
     if address_of(device).is_some()
         || resource.is_empty()
@@ -134,14 +130,9 @@ fn is_unknown(device: &Device<'_>, resources: &OnceCell<BTreeSet<String>>, conte
     {
         return false;
     }
-    let look_up = || {
-        let devices = context.lookups.devices(&PCI_DEVICE).unwrap_or_default();
-        let mut resources = BTreeSet::new();
-        resources.extend(devices.values().map(|device| device.resource().to_owned()));
-        resources
-    };
-    let resources = resources.get_or_init(look_up);
-    !resources.contains(resource) && (!resources.is_empty() || kubevirt_says(context, KubeVirt::limits_devices))
+    let devices = context.lookups.devices(&PCI_DEVICE).unwrap_or_default();
+    devices.values().all(|device| device.resource() != resource)
+        && (!devices.is_empty() || kubevirt_says(context, KubeVirt::limits_devices))
 }
 
 /// The only device whose ids are in the ROM.
