@@ -27,16 +27,15 @@ impl Neighbours {
         }
     }
 
-    /// Writes those beside an item of the record that are beside it after the update. A name of no device stays: somebody
-    /// removed or renamed the device while the policy could not be called.
-    pub(super) fn update(&self, Recorded { entry, beside }: &mut Recorded) {
-        self.leave(beside);
+    /// Writes those beside an item of the record that somebody adds.
+    pub(super) fn add_to(&self, Recorded { entry, beside }: &mut Recorded) {
         let new = self.added.iter().filter(|name| may_have_siblings(entry) && !beside.contains(name));
         let new: Vec<_> = new.cloned().collect();
         beside.extend(new);
     }
 
-    /// Leaves only the names of devices that are not removed.
+    /// Leaves out those that somebody, or the policy, removes. A name of no device stays: somebody removed or renamed the device
+    /// while the policy could not be called.
     pub(super) fn leave(&self, beside: &mut Vec<String>) {
         beside.retain(|name| !self.removed.contains(name));
     }

@@ -210,7 +210,7 @@ impl Ownership {
         let all = listed.iter().fold(Entries::default(), of_listed);
         let between = |old: &Old| Neighbours::between(old.as_renamed(), vm, &all);
         let neighbours = old.map(between).unwrap_or_default();
-        listed.iter_mut().flat_map(|listed| &mut listed.before).for_each(|added| neighbours.update(added));
+        listed.iter_mut().flat_map(|listed| &mut listed.before).for_each(|added| neighbours.add_to(added));
         let users = before.as_ref().map(|before| before.entries.clone().without(&added_before)).unwrap_or_default();
         Self { users: users.union(declared.clone()), present, declared, listed, before, neighbours }
     }
@@ -225,8 +225,8 @@ impl Ownership {
     }
 
     /// An item of the record before this update with the devices that are beside it now.
-    pub(super) fn update(&self, mut recorded: Recorded) -> Recorded {
-        self.neighbours.update(&mut recorded);
+    pub(super) fn with_neighbours(&self, mut recorded: Recorded) -> Recorded {
+        self.neighbours.add_to(&mut recorded);
         recorded
     }
 

@@ -307,7 +307,7 @@ impl<'r> Evaluation<'r> {
             if entry.as_device().is_some() && ours.take(entry) || context.base.lacks(entry, planned.count(entry))? {
                 // An entry that somebody removed is added again.
                 let find = |all: &[Recorded]| all.iter().find(|added| added.entry == *entry).cloned();
-                let again = || Some(self.ownership.update(find(&task.part?.added)?));
+                let again = || Some(self.ownership.with_neighbours(find(&task.part?.added)?));
                 let recorded = find(&task.recorded).or_else(again);
                 let new = || Recorded { entry: entry.clone(), beside: beside(entry, vm) };
                 wanted.push(recorded.unwrap_or_else(new));
@@ -328,7 +328,7 @@ impl<'r> Evaluation<'r> {
             let names = text::list(&names.iter().map(String::as_str).collect::<Vec<_>>());
             format!("the host devices {names} stay: Harvester may have added them with one that is removed, but {why}")
         };
-        match Siblings::find(gone, recorded, &self.vm, is_declared, self.lookups) {
+        match Siblings::find(gone, recorded, &self.vm, self.old.map(Old::as_renamed), is_declared, self.lookups) {
             Ok(siblings) if siblings.doubtful.is_empty() => (siblings, None),
             Ok(siblings) => {
                 let why = "that is not certain; if nobody else added them, remove them";

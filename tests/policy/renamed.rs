@@ -368,6 +368,14 @@ mod an_entry_of_the_users {
         assert_eq!(vm.names(), ["node1-000007000", "node1-000005000"]);
     }
 
+    /// It is beside the other function, whoever added it last.
+    #[test]
+    fn that_is_removed_stays_a_neighbour() {
+        let own = [("node1-000001001", AUDIO)];
+        let (vm, _) = Vm::with(&own, &["node1/01:00.0", "node1/01:00.1"]).update(|vm| drop(devices(vm).remove(0)));
+        assert_eq!(vm.names(), ["node1-000001000", "node1-000001001"]);
+    }
+
     /// The policy's own device comes again beside it.
     #[test]
     fn does_not_take_the_place_of_one_that_is_removed() {

@@ -33,11 +33,12 @@ pub(crate) struct Siblings {
 impl Siblings {
     /// Finds the siblings of the devices in `gone` among the VirtualMachine's devices that nobody is known to have asked
     /// for. If there are no such devices, nothing is looked up. `ours` are the devices that the policy added, with
-    /// those in `gone`. The error has the names of devices that may be siblings, if PCI devices cannot be looked up.
+    /// those in `gone`, and `before` is the VirtualMachine before this update. The error has the names of devices that may be siblings, if PCI devices cannot be looked up.
     pub(crate) fn find(
         gone: &[&Recorded],
         ours: &[&Recorded],
         vm: &VirtualMachine,
+        before: Option<&VirtualMachine>,
         is_declared: impl Fn(&Entry) -> bool,
         lookups: &Lookups<'_>,
     ) -> Result<Self, (Vec<String>, LookupError)> {
@@ -66,7 +67,8 @@ impl Siblings {
         };
         let group_of = |entry: &Entry| devices.get(name_of(entry))?.iommu_group();
         // A name of no device was changed while the policy could not be called, and any other device may be that one now.
-        let there = vm.host_devices().unwrap_or_default();
+        let there = [before.map(VirtualMachine::host_devices), Some(vm.host_devices())];
+        let there: Vec<Device<'_>> = there.into_iter().flatten().flatten().flatten().collect();
         let is_there = |name: &String| there.iter().any(|device| device.name == name);
         let is_sure = gone.iter().all(|added| added.beside.iter().all(is_there));
         let mut siblings = Self::default();
