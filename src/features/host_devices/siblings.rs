@@ -67,8 +67,8 @@ impl Siblings {
         };
         let group_of = |entry: &Entry| devices.get(name_of(entry))?.iommu_group();
         // A name of no device was changed while the policy could not be called, and any other device may be that one now.
-        let there = [before.map(VirtualMachine::host_devices), Some(vm.host_devices())];
-        let there: Vec<Device<'_>> = there.into_iter().flatten().flatten().flatten().collect();
+        let mut there = before.and_then(|vm| vm.host_devices().ok()).unwrap_or_default();
+        there.append(&mut vm.host_devices().unwrap_or_default());
         let is_there = |name: &String| there.iter().any(|device| device.name == name);
         let is_sure = gone.iter().all(|added| added.beside.iter().all(is_there));
         let mut siblings = Self::default();
