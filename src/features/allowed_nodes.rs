@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::feature::Context;
 use super::host_devices::HostDeviceSettings;
+use super::record::MAX_PART;
 use crate::cluster::access::{Access, Verbs};
 use crate::cluster::{AMD64, ARCHITECTURE_LABEL, KUBEVIRT, NODE, Node};
 use crate::directives::Asked;
@@ -90,7 +91,9 @@ fn node_of_failing(context: &Context<'_>) -> Option<String> {
 /// The node that a directive for devices names, in a device such as `node1/0000:01:00.0` or in Harvester's name for one.
 pub(super) fn named_node(directive: &'static str, context: &Context<'_>) -> Option<String> {
     let Asked::Yes(directive) = context.directives.get(directive) else { return None };
-    let value: Value = serde_json::from_str(directive.text().ok()?).ok()?;
+    // A longer one is not applied, because it does not fit into the record. Many features ask for the node.
+    let text = directive.text().ok().filter(|text| text.len() <= MAX_PART)?;
+    let value: Value = serde_json::from_str(text).ok()?;
     let node_of = |device: &str| {
         let with_slash = device.rsplit_once('/').map(|(node, _)| node.to_owned());
         let of_pci_device = || PciAddress::of_pci_device(device).map(|(node, _)| node.to_owned());

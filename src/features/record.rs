@@ -14,7 +14,7 @@ use crate::vm::entry::Entry;
 use crate::vm::place::LIMIT;
 
 /// The size limit for what a record says about a feature, in bytes of JSON.
-const MAX_PART: usize = 32 << 10;
+pub(crate) const MAX_PART: usize = 32 << 10;
 
 /// The size limit for a record, in bytes.
 const MAX_LENGTH: usize = 256 << 10;

@@ -3,12 +3,13 @@
 use std::env;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use vm_feature_manager_fuzz::grown::{Random, grown};
 use vm_feature_manager_fuzz::{objects, seeds};
+use vm_feature_manager_testkit::{annotate, features};
 use vmfm::cluster::Cluster;
 
-use super::harness::HOST;
+use super::harness::{HOST, request, vm};
 
 /// What a request costs at most without its size: the lookups in the small cluster of the fuzz targets.
 const OF_A_REQUEST: u64 = 40_000_000;
@@ -21,6 +22,19 @@ const REQUESTS: usize = 60;
 
 /// How large they are at most, in bytes. The API server accepts 3 MiB.
 const SIZES: [usize; 4] = [20_000, 100_000, 400_000, 3_000_000];
+
+/// Most features ask for the node that a directive names, which they cannot be if it is as long as this one.
+#[test]
+fn a_directive_that_is_read_many_times_costs_no_more() {
+    let keys: Vec<_> = (0..5000).map(|n| format!(r#""devices{n}": ["node2/0000:05:00.0"]"#)).collect();
+    let directive = format!("{{{}}}", keys.join(","));
+    let mut vm = vm(&features::directives_but(&[]));
+    annotate(&mut vm, &[("pci-passthrough", &directive)]);
+    let payload = json!({"request": request(vm, None), "settings": {}}).to_string();
+    let fuel = HOST.measure("validate", payload.as_bytes()).unwrap().fuel;
+    let most = OF_A_REQUEST + OF_A_BYTE * payload.len() as u64;
+    assert!(fuel <= most, "{} bytes cost {fuel} units of fuel, but at most {most}", payload.len());
+}
 
 #[test]
 fn a_byte_more_costs_at_most_so_much() {
