@@ -145,7 +145,7 @@ fn three_features_make_a_patch_of_what_they_mean() {
             {"op": "add", "path": format!("{annotations}pci-passthrough-applied"), "value": r#"["0000:03:00.0"]"#},
             {"op": "add", "path": "/spec/template/metadata/annotations/vm-feature-manager.io~1record", "value": concat!(
                 r#"{"pci-passthrough":{"value":"{\"devices\": [\"0000:03:00.0\"]}","added":["#,
-                r#"{"hostDevice":"pci-device-0","resource":"pci_0000_03_00_0"}]},"#,
+                r#"{"hostDevice":"pci-device-0","resource":"pci_0000_03_00_0","beside":["node1-000000020"]}]},"#,
                 r#""gpu-device-plugin":{"value":"nvidia.com/gpu","added":[{"limit":"nvidia.com/gpu","quantity":"1"}]},"#,
                 r#""nested-virt":{"value":"enabled","options":{"cpu-vendor":"amd"},"added":[{"cpuFeature":"svm"}]}}"#,
             )},
