@@ -383,6 +383,19 @@ mod a_gpu_by_its_resource {
         assert_denied_without_names(&create(gpu(CARD), settings, admins), &parts, &others);
     }
 
+    /// The card has a second function in its IOMMU group, which the VM has no entry for.
+    #[rstest]
+    fn stays_beside_its_siblings(#[values("alice", "bob", CONTROLLER)] user: &str) {
+        let audio = |name: &str| of_resource(name, "0", "alice", "nvidia.com/TU104_HD_AUDIO_CONTROLLER");
+        let others = card("node2-000003000", "0", "admin");
+        let cluster = || cluster(vec![card("node1-000003000", "0", "alice"), audio("node1-000003001"), others.clone()]);
+        let stored = create(gpu(CARD), owner_rule(), cluster()).after();
+        let later = by(user, Request::update(stored.clone(), edited(&stored)), owner_rule(), cluster());
+        assert!(later.is_accepted(), "{}", later.message());
+        assert_eq!(later.after()["spec"], edited(&stored)["spec"]);
+        assert_eq!(warnings(&later), "");
+    }
+
     /// A device plugin that is not Harvester's serves it, and nobody claims its devices.
     #[test]
     fn of_another_plugin_has_no_owner() {
