@@ -41,7 +41,7 @@ struct Vm {
 }
 
 impl Vm {
-    /// A VM with devices of the user's, each as `name resource`, that is created with directives.
+    /// Creates a VM with directives. `own` lists the devices that the user wrote, by name and resource.
     fn create(own: &[(&str, &str)], directives: &[(&str, &str)], settings: Value) -> Self {
         let mut vm = bare_vm(directives);
         if !own.is_empty() {
@@ -368,7 +368,7 @@ mod an_entry_of_the_users {
         assert_eq!(vm.names(), ["node1-000007000", "node1-000005000"]);
     }
 
-    /// It is beside the other function, whoever added it last.
+    /// The record still lists it beside the other function after the policy adds it again.
     #[test]
     fn that_is_removed_stays_a_neighbour() {
         let own = [("node1-000001001", AUDIO)];

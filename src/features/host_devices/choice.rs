@@ -193,8 +193,8 @@ impl Inventory<'_> {
 
     /// Finds the entries that already are the devices. An entry counts for only one device. It matches by the device
     /// that it is named after, or by its resource. An entry that is named after another device matches only if Harvester's
-    /// controller may have renamed it after the device that the VirtualMachine actually got: the directive asked for the
-    /// device before, and added the entry, or found one of the user's.
+    /// controller may have renamed it: the directive asked for the device before this request, and either added the entry or
+    /// used one that the user had written.
     fn find_entries<'v>(&'v self, all: &mut [Candidates<'v>], ours: &[Device<'v>], there: &[Device<'v>]) {
         let is_on_node = |node: &str| self.is_on_node(node);
         // An entry for a device that the VirtualMachine may not have is never taken for one that it may have.
