@@ -43,11 +43,12 @@ struct Listed {
 impl Listed {
     /// Drops devices of before that are missing now and that the new record lists under other names.
     fn drop_renamed(&mut self, present: &Present) {
-        for new in &self.since {
-            let is_it =
-                |was: &Recorded| was.entry.is_of_same_resource_as(&new.entry) && present.get(&was.entry).is_none();
-            self.before.iter().position(is_it).map(|index| self.before.remove(index));
-        }
+        let mut new: Vec<&Entry> = self.since.iter().map(|added| &added.entry).collect();
+        self.before.retain(|was| {
+            let is_it = |new: &&Entry| was.entry.is_of_same_resource_as(new);
+            let mut take = || new.iter().position(is_it).map(|index| new.swap_remove(index));
+            present.get(&was.entry).is_some() || take().is_none()
+        });
     }
 }
 

@@ -85,3 +85,31 @@ fn a_forged_record_does_not_hold_a_worker(#[case] fill: fn(&mut Value)) {
         assert!(fuel <= most, "request {number} of {bytes} bytes: {fuel} units of fuel");
     }
 }
+
+/// Harvester may have renamed each of the devices that are there, so each is compared with each that the directive names.
+#[test]
+fn devices_that_may_have_been_renamed_do_not_hold_a_worker() {
+    let (resource, name) = ("nvidia.com/TU104GL", "node1-000003000");
+    let mut cluster = Cluster::default();
+    for object in [
+        json!({"apiVersion": "devices.harvesterhci.io/v1beta1", "kind": "PCIDevice", "metadata": {"name": name},
+            "status": {"address": "0000:03:00.0", "vendorId": "10de", "deviceId": "1eb8", "nodeName": "node1",
+                "resourceName": resource}}),
+        json!({"apiVersion": "devices.harvesterhci.io/v1beta1", "kind": "PCIDeviceClaim", "metadata": {"name": name},
+            "spec": {"address": "0000:03:00.0", "nodeName": "node1"}, "status": {"passthroughEnabled": true}}),
+    ] {
+        cluster.add(object);
+    }
+    let directive = json!({"devices": vec!["10de:1eb8"; 128]}).to_string();
+    let mut old = bare_vm(&[("pci-passthrough", directive.as_str())]);
+    let devices = (0..128).map(|i| json!({"name": format!("node1-0000{i:02x}001"), "deviceName": resource}));
+    domain(&mut old)["devices"]["hostDevices"] = devices.collect();
+    set_record(&mut old, &[("pci-passthrough", &directive, json!([]))]);
+    let mut new = old.clone();
+    new["spec"]["template"]["metadata"]["labels"] = json!({"example.com/changed": "yes"});
+    domain(&mut new)["cpu"] = json!({"cores": 3});
+    let settings = json!({"pciPassthrough": {"maxDevices": 256}});
+    let payload = json!({"request": request(new, Some(old)), "settings": settings}).to_string();
+    let fuel = HOST.with_cluster(cluster).measure("validate", payload.as_bytes()).unwrap().fuel;
+    assert!(fuel <= MOST, "{fuel} units of fuel");
+}
