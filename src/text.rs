@@ -147,14 +147,13 @@ pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> O
         .map(|(_, k)| k)
 }
 
-/// How many bytes of a value are searched for words.
+/// How many characters of a value are searched for words.
 const BEGINNING: usize = 4 << 10;
 
 /// The words of a value that may be written in any syntax: letters, digits and what joins them in addresses and names. Only
 /// short ones at its beginning, because a value can be a megabyte long.
 pub(crate) fn words(value: &str) -> Vec<&str> {
-    let end = (0..=BEGINNING.min(value.len())).rev().find(|end| value.is_char_boundary(*end)).unwrap_or_default();
-    let value = value.get(..end).unwrap_or_default();
+    let value = first(value, BEGINNING);
     let mut words: Vec<&str> = value.split(|c: char| !c.is_ascii_alphanumeric() && !":./-*_".contains(c)).collect();
     words.retain(|word| (1..=QUOTED).contains(&word.len()));
     words

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Directives, Source, UserData};
 use crate::features::switch::switches_off;
-use crate::features::{Settings, reference};
+use crate::features::{self, Settings};
 use crate::keys::{PREFIX, RECORD, WRITTEN};
 use crate::settings::ConfigSource;
 use crate::text;
@@ -66,8 +66,8 @@ fn near(key: &str, value: &Value, path: &str) -> Option<ListedDirective> {
             "not read: labels of spec.template are not read; make it an annotation".to_owned()
         }
         _ if prefix == right => return None,
-        "" if is_name(name) => format!("not read: the key does not start with {PREFIX}"),
-        _ if is_near(prefix, right) || is_name(name) && prefix.contains("feature") => {
+        "" if is_known(name) => format!("not read: the key does not start with {PREFIX}"),
+        _ if is_near(prefix, right) || is_known(name) && prefix.contains("feature") => {
             format!("not read: the key does not start with {PREFIX}")
         }
         _ => return None,
@@ -82,16 +82,10 @@ fn is_near(prefix: &str, right: &str) -> bool {
     text::nearest(prefix, std::iter::once(right)).is_some() || first(prefix) == first(right)
 }
 
-/// Whether the policy knows a key with its prefix: that of a directive or an option, or one that it writes.
-pub(super) fn is_known(key: &str) -> bool {
-    let name = key.strip_prefix(PREFIX).unwrap_or_default();
+/// Whether this is the name of a directive or an option, or of an annotation that the policy writes about a feature.
+pub(super) fn is_known(name: &str) -> bool {
     let about = WRITTEN.iter().find_map(|ending| name.strip_suffix(ending));
-    key == RECORD || is_name(name) || about.is_some_and(is_name)
-}
-
-/// Whether a directive or an option has this name.
-fn is_name(name: &str) -> bool {
-    is_option(name) || reference::features().iter().any(|(feature, _)| *feature == name)
+    is_option(name) || features::names().any(|feature| feature == name || Some(feature) == about)
 }
 
 impl Directives {
@@ -128,6 +122,5 @@ impl Directives {
 }
 
 fn is_option(name: &str) -> bool {
-    let features = reference::features();
-    features.iter().any(|(_, reference)| reference.options.iter().any(|option| option.name == name))
+    features::option_names().any(|option| option == name)
 }

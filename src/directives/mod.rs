@@ -22,7 +22,7 @@ pub(crate) use user_data::{ReadSecret, SECRETS, UserData};
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Asked<'o> {
     Yes(Directive<'o>),
-    /// It does not, or the directive switches the feature off.
+    /// It does not, or user data switches the feature off.
     No,
     /// It may, but its user data cannot be read.
     Unreadable,
@@ -152,7 +152,9 @@ impl Directives {
         let owned = |(key, value): (&String, &Value)| (key.clone(), value.clone());
         let mut left_out = 0;
         let [annotations, labels, template] = vm.policy_keys().map(|keys| {
-            let (known, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(|(key, _)| listing::is_known(key));
+            let (known, others): (Vec<_>, Vec<_>) = keys.into_iter().partition(|(key, _)| {
+                *key == keys::RECORD || key.strip_prefix(keys::PREFIX).is_some_and(listing::is_known)
+            });
             left_out += others.len().saturating_sub(MAX_UNKNOWN);
             to_map(known.into_iter().chain(others.into_iter().take(MAX_UNKNOWN)).map(owned))
         });

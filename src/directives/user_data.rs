@@ -11,7 +11,7 @@ use super::yaml;
 use super::{Asked, Directive, Source};
 use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{ClusterError, LookupError, SECRET, UserDataSecret};
-use crate::text::Quoted;
+use crate::text::{self, Quoted};
 use crate::vm::{CloudInit, VirtualMachine};
 
 /// The key in a cloud-config document that contains the directives.
@@ -129,7 +129,7 @@ impl UserData {
         })
     }
 
-    /// Whether the user data contains a directive, or may contain one.
+    /// Whether the user data contains no directive, and cannot contain one.
     pub(crate) fn is_empty(&self) -> bool {
         self.found.is_empty() && self.unreadable.is_empty() && !self.is_incomplete
     }
@@ -245,8 +245,7 @@ impl UserData {
 /// header. A template's header must be the first line, and its only content (`detect_template` in
 /// `cloudinit/templater.py`). A message is recognized before either (`convert_string` in `cloudinit/user_data.py`).
 fn configuration(text: &str) -> Option<Cow<'_, str>> {
-    let start = text.get(..MIME_START).unwrap_or(text);
-    if start.to_ascii_lowercase().contains("mime-version:") {
+    if text::first(text, MIME_START).to_ascii_lowercase().contains("mime-version:") {
         return None;
     }
     match text.split_once('\n') {

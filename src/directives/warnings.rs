@@ -2,9 +2,11 @@
 
 use serde_json::{Map, Value};
 
+use super::listing::is_known;
 use super::{Directives, MAX_UNKNOWN, Source, trimmed};
+use crate::features;
 use crate::features::switch::is_on;
-use crate::keys::{self, PREFIX, RECORD, WRITTEN};
+use crate::keys::{self, PREFIX, RECORD};
 use crate::settings::ConfigSource;
 use crate::text::{self, Quoted};
 use crate::vm::as_text;
@@ -13,9 +15,11 @@ use crate::vm::as_text;
 const LISTED: usize = 4;
 
 impl Directives {
-    /// Warnings about keys of the policy that have no effect. The known names are those of features and options.
-    /// Options are annotations even if directives are read from labels or user data.
-    pub(crate) fn warnings(&self, features: &[&'static str], known: &[&'static str]) -> Vec<String> {
+    /// Warnings about keys of the policy that have no effect. Options are annotations even if directives are read from
+    /// labels or user data.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let features: Vec<_> = features::names().collect();
+        let known: Vec<_> = features::names().chain(features::option_names()).collect();
         let mut warnings = self.user_data.warnings.clone();
         let (read, elsewhere, ignored) = match self.config_source {
             ConfigSource::Annotations => ("annotations", "labels", &self.labels),
@@ -39,12 +43,12 @@ impl Directives {
                 ));
             }
         }
-        let mut unknown = self.unknown(features, known);
+        let mut unknown = self.unknown();
         // A key may be at several places.
         unknown.sort_unstable();
         unknown.dedup();
         if !unknown.is_empty() {
-            let hints = unknown.iter().take(MAX_UNKNOWN).map(|name| (*name, text::hints(name, known)));
+            let hints = unknown.iter().take(MAX_UNKNOWN).map(|name| (*name, text::hints(name, &known)));
             let (mut hinted, unhinted): (Vec<_>, Vec<_>) = hints.partition(|(_, hints)| !hints.is_empty());
             let all = match unhinted.is_empty() {
                 true => String::new(),
@@ -62,13 +66,13 @@ impl Directives {
     }
 
     /// The names of the unknown keys.
-    fn unknown(&self, features: &[&'static str], known: &[&'static str]) -> Vec<&str> {
-        let sources = self.places().iter().copied().filter(|source| *source != Source::Annotation);
-        let keys = sources.chain([Source::Annotation]).filter_map(|source| self.keys(source)).flat_map(Map::keys);
+    fn unknown(&self) -> Vec<&str> {
+        let sources = self.places().iter().copied().chain([Source::Annotation]);
+        let keys = sources.filter_map(|source| self.keys(source)).flat_map(Map::keys);
         keys.filter(|key| *key != RECORD)
             .filter_map(|key| key.strip_prefix(PREFIX))
             .chain(self.user_data.all().map(|(name, ..)| name))
-            .filter(|name| !is_known(name, features, known))
+            .filter(|name| !is_known(name))
             .collect()
     }
 }
@@ -77,11 +81,6 @@ impl Directives {
 fn mean_the_same(one: &Value, other: &Value) -> bool {
     let switch = |value: &Value| is_on(as_text(value).trim()).ok();
     trimmed(one) == trimmed(other) || switch(one).is_some_and(|on| switch(other) == Some(on))
-}
-
-fn is_known(name: &str, features: &[&str], known: &[&str]) -> bool {
-    let of_record = WRITTEN.into_iter().find_map(|suffix| name.strip_suffix(suffix));
-    known.contains(&name) || of_record.is_some_and(|feature| features.contains(&feature))
 }
 
 /// An unknown key and the most similar known names.

@@ -120,10 +120,7 @@ impl<'r> Evaluation<'r> {
         }
         self.verdict.warnings.extend(changes.warning);
         self.warn_of_options(&tasks);
-        let features: Vec<_> = FEATURES.iter().map(|feature| feature.name).collect();
-        let mut known = features.clone();
-        known.extend(FEATURES.iter().flat_map(|feature| feature.options()));
-        self.verdict.warnings.extend(self.directives.warnings(&features, &known));
+        self.verdict.warnings.extend(self.directives.warnings());
         if !self.refusals.is_empty() {
             self.verdict.applied.clear();
             self.verdict.decision = Decision::Denied(Denial::Failures(self.refusals));

@@ -100,27 +100,28 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&CPU_PLACEMENT, &EMULATOR_THREAD],
     settings: |settings| &settings.cpu_pinning.feature,
     plan,
-    reference: Reference {
-        settings: "cpuPinning",
-        example: "enabled",
-        gives: "each virtual CPU has a physical CPU to itself",
-        page: "cpu-and-memory.md#cpu-pinning",
-        takes: WORDS,
-        effect: "`domain.cpu.dedicatedCpuPlacement: true`",
-        options: &[OptionReference {
-            name: ISOLATION_OPTION,
-            takes: "`enabled`, `disabled`",
-            meaning: "QEMU's emulator thread gets its own CPU, in addition to those of the guest",
-        }],
-        looks_up: &[
-            Access::to(Verbs::Get, &[&KUBEVIRT])
-                .what("the feature gate `CPUManager`")
-                .without("no warning if it is off"),
-            Access::to(Verbs::List, &[&NODE])
-                .what("whether a node pins CPUs; a single node is read by its name")
-                .without("no warning if no node does"),
-        ],
-    },
+    options: &[ISOLATION_OPTION],
+};
+
+/// What the reference says of it.
+pub(super) static REFERENCE: Reference = Reference {
+    settings: "cpuPinning",
+    example: "enabled",
+    gives: "each virtual CPU has a physical CPU to itself",
+    page: "cpu-and-memory.md#cpu-pinning",
+    takes: WORDS,
+    effect: "`domain.cpu.dedicatedCpuPlacement: true`",
+    options: &[OptionReference {
+        name: ISOLATION_OPTION,
+        takes: "`enabled`, `disabled`",
+        meaning: "QEMU's emulator thread gets its own CPU, in addition to those of the guest",
+    }],
+    looks_up: &[
+        Access::to(Verbs::Get, &[&KUBEVIRT]).what("the feature gate `CPUManager`").without("no warning if it is off"),
+        Access::to(Verbs::List, &[&NODE])
+            .what("whether a node pins CPUs; a single node is read by its name")
+            .without("no warning if no node does"),
+    ],
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {

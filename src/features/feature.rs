@@ -6,7 +6,6 @@ use std::rc::Rc;
 use super::Settings;
 use super::allowed_nodes::AllowedNodes;
 use super::record::Recorded;
-use super::reference::Reference;
 use crate::cluster::{ClusterError, LookupError, Lookups, NODE, Node};
 use crate::directives::Directives;
 use crate::request::Requester;
@@ -31,14 +30,14 @@ pub(crate) struct Feature {
     /// Why the feature cannot be applied, in words for the user: what the obstacle is, and what to do. Each feature has
     /// its own enum of reasons; outside of the feature, only the words matter.
     pub(crate) plan: fn(value: &str, context: &Context<'_>) -> anyhow::Result<Plan>,
-    /// What users and administrators need to know of it.
-    pub(crate) reference: Reference,
+    /// The options of its directive.
+    pub(crate) options: &'static [&'static str],
 }
 
 impl Feature {
     /// The options of its directive.
     pub(crate) fn options(&self) -> impl Iterator<Item = &'static str> {
-        self.reference.options.iter().map(|option| option.name)
+        self.options.iter().copied()
     }
 }
 

@@ -110,43 +110,46 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&HOST_DEVICE, &GPU, &LIMIT, &NODE_SELECTOR],
     settings: |settings| &settings.gpu_device_plugin.feature,
     plan,
-    reference: Reference {
-        settings: "gpuDevicePlugin",
-        example: "nvidia.com/gpu",
-        gives: "the guest gets a GPU from a device plugin",
-        page: "passthrough.md#gpus-from-a-device-plugin",
-        takes: "an extended resource such as `nvidia.com/gpu`, or several of it: `nvidia.com/gpu=2`",
-        effect: "`domain.devices.gpus` or `hostDevices` gets a device of it, or `domain.resources.limits` gets one of it",
-        options: &[],
-        looks_up: &[
-            Access::to(Verbs::Get, &[&KUBEVIRT])
-                .what("`permittedHostDevices`")
-                .without("the resource becomes a limit, with a warning")
-                .only_if(&[Condition::Is("gpuDevicePlugin.attachDevice", "auto")]),
-            Access::to(Verbs::Get, &[&PCI_DEVICE])
-                .what("whether the cluster has Harvester's PCI devices")
-                .without("the resource becomes a host device")
-                .only_if(&[
-                    Condition::Is("gpuDevicePlugin.attachDevice", "auto"),
-                    Condition::IsNot("pciPassthrough.deviceNames", "address"),
-                ]),
-            Access::to(Verbs::List, &[&PCI_DEVICE, &PCI_DEVICE_CLAIM])
-                .what(
-                    "which of Harvester's PCI devices have the resource, and who claimed them, with `requireClaimOwner` or \
+    options: &[],
+};
+
+/// What the reference says of it.
+pub(super) static REFERENCE: Reference = Reference {
+    settings: "gpuDevicePlugin",
+    example: "nvidia.com/gpu",
+    gives: "the guest gets a GPU from a device plugin",
+    page: "passthrough.md#gpus-from-a-device-plugin",
+    takes: "an extended resource such as `nvidia.com/gpu`, or several of it: `nvidia.com/gpu=2`",
+    effect: "`domain.devices.gpus` or `hostDevices` gets a device of it, or `domain.resources.limits` gets one of it",
+    options: &[],
+    looks_up: &[
+        Access::to(Verbs::Get, &[&KUBEVIRT])
+            .what("`permittedHostDevices`")
+            .without("the resource becomes a limit, with a warning")
+            .only_if(&[Condition::Is("gpuDevicePlugin.attachDevice", "auto")]),
+        Access::to(Verbs::Get, &[&PCI_DEVICE])
+            .what("whether the cluster has Harvester's PCI devices")
+            .without("the resource becomes a host device")
+            .only_if(&[
+                Condition::Is("gpuDevicePlugin.attachDevice", "auto"),
+                Condition::IsNot("pciPassthrough.deviceNames", "address"),
+            ]),
+        Access::to(Verbs::List, &[&PCI_DEVICE, &PCI_DEVICE_CLAIM])
+            .what(
+                "which of Harvester's PCI devices have the resource, and who claimed them, with `requireClaimOwner` or \
                      `allowedDevices` of `pciPassthrough`",
-                )
-                .without("the directive fails and says what to grant")
-                .only_if(&[Condition::IsNot("pciPassthrough.deviceNames", "address")]),
-            Access::to(Verbs::List, &[&NODE])
-                .what("whether the VM may run on a node that has the resource")
-                .without("the placement is not checked"),
-        ],
-    },
+            )
+            .without("the directive fails and says what to grant")
+            .only_if(&[Condition::IsNot("pciPassthrough.deviceNames", "address")]),
+        Access::to(Verbs::List, &[&NODE])
+            .what("whether the VM may run on a node that has the resource")
+            .without("the placement is not checked"),
+    ],
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let settings = &context.settings.gpu_device_plugin;
-    switch::check_names(value, "which resource", FEATURE.reference.example)?;
+    switch::check_names(value, "which resource", REFERENCE.example)?;
     let request = parse(value, settings.max_devices.0)?;
     let (name, count) = &request;
     let resource = name.as_str();

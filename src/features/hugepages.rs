@@ -78,24 +78,27 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&HUGEPAGES],
     settings: |settings| &settings.hugepages.feature,
     plan,
-    reference: Reference {
-        settings: "hugepages",
-        example: "2Mi",
-        gives: "the guest's memory comes from huge pages",
-        page: "cpu-and-memory.md#hugepages",
-        takes: "`2Mi` or `1Gi`",
-        effect: "`domain.memory.hugepages.pageSize`",
-        options: &[],
-        looks_up: &[
-            Access::to(Verbs::List, &[&NODE])
-                .what("whether a node has enough such pages; a single node is read by its name")
-                .without("no warning if no node has"),
-            Access::to(Verbs::Get, &[&KUBEVIRT])
-                .what("`memoryOvercommit`, if the VM has neither a memory request nor a limit")
-                .without("the overcommit counts as 100"),
-            DEFAULT_ARCHITECTURE,
-        ],
-    },
+    options: &[],
+};
+
+/// What the reference says of it.
+pub(super) static REFERENCE: Reference = Reference {
+    settings: "hugepages",
+    example: "2Mi",
+    gives: "the guest's memory comes from huge pages",
+    page: "cpu-and-memory.md#hugepages",
+    takes: "`2Mi` or `1Gi`",
+    effect: "`domain.memory.hugepages.pageSize`",
+    options: &[],
+    looks_up: &[
+        Access::to(Verbs::List, &[&NODE])
+            .what("whether a node has enough such pages; a single node is read by its name")
+            .without("no warning if no node has"),
+        Access::to(Verbs::Get, &[&KUBEVIRT])
+            .what("`memoryOvercommit`, if the VM has neither a memory request nor a limit")
+            .without("the overcommit counts as 100"),
+        DEFAULT_ARCHITECTURE,
+    ],
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {

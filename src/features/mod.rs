@@ -1,4 +1,4 @@
-//! The features, in the order in which they are planned. No feature knows another one, or the response.
+//! The features, in the order in which they are planned. No feature calls the plan of another one, or knows the response.
 
 mod allowed;
 mod allowed_nodes;
@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use crate::settings::{Description, GeneralSettings, SettingsError, default_settings, read_settings, section};
 use feature::Feature;
+use reference::Reference;
 
 /// Lists the features: for each, its module, the type of its settings, and their key.
 macro_rules! features {
@@ -29,6 +30,8 @@ macro_rules! features {
         /// The features, in the order in which they are planned and applied.
         pub(crate) static FEATURES: &[&Feature] = &[$(&$module::FEATURE,)+];
 
+        /// What the reference says of the features, in the same order. The module does not contain it.
+        static REFERENCES: &[&Reference] = &[$(&$module::REFERENCE,)+];
 
         section! {
             /// All settings, each with a valid value.
@@ -61,6 +64,16 @@ features! {
     numa: NumaSettings, "numa";
 }
 
+/// The names of the features.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    FEATURES.iter().map(|feature| feature.name)
+}
+
+/// The names of all options.
+pub(crate) fn option_names() -> impl Iterator<Item = &'static str> {
+    FEATURES.iter().flat_map(|feature| feature.options.iter().copied())
+}
+
 impl Default for Settings {
     fn default() -> Self {
         default_settings(Self::read_section)
@@ -80,9 +93,7 @@ impl Settings {
     pub fn read(settings: &Value) -> Result<Self, SettingsError> {
         read_settings(settings, |root| {
             let settings = Self::read_section(root);
-            let options = FEATURES.iter().flat_map(|feature| feature.options());
-            let known: Vec<&str> = FEATURES.iter().map(|feature| feature.name).chain(options).collect();
-            settings.general.default_directives.check_names(root, &known);
+            settings.general.default_directives.check_names(root, &names().chain(option_names()).collect::<Vec<_>>());
             settings
         })
     }

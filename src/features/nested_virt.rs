@@ -107,7 +107,11 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&CPU_FEATURE, &OPTIONAL_CPU_FEATURE],
     settings: |settings| &settings.nested_virt.feature,
     plan,
-    reference: Reference {
+    options: &[OPTION],
+};
+
+/// What the reference says of it.
+pub(super) static REFERENCE: Reference = Reference {
         settings: "nestedVirtualization",
         example: "enabled",
         gives: "the guest can run virtual machines of its own",
@@ -128,8 +132,7 @@ pub(super) static FEATURE: Feature = Feature {
                 .only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")]),
             DEFAULT_ARCHITECTURE.only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")]),
         ],
-    },
-};
+    };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     if matches!(value.to_ascii_lowercase().as_str(), "amd" | "intel" | "svm" | "vmx") {

@@ -44,23 +44,21 @@ enum NumaError {
     Hotplug(String),
 }
 
-pub(super) static FEATURE: Feature = Feature {
-    name: "numa",
-    adds: &[&NUMA_MAPPING],
-    settings: |settings| &settings.numa.feature,
-    plan,
-    reference: Reference {
-        settings: "numa",
-        example: "passthrough",
-        gives: "the guest sees the NUMA nodes of its CPUs and memory",
-        page: "cpu-and-memory.md#numa",
-        takes: "`passthrough`, `enabled`, `true`, `yes`, `on`, `1`; off: `disabled`, `false`, `no`, `off`, `0` or nothing",
-        effect: "`domain.cpu.numa.guestMappingPassthrough: {}`; needs cpu-pinning and hugepages",
-        options: &[],
-        looks_up: &[Access::to(Verbs::Get, &[&KUBEVIRT])
-            .what("the feature gate `NUMA`, which KubeVirt needs before 1.4")
-            .without("the gate is not checked")],
-    },
+pub(super) static FEATURE: Feature =
+    Feature { name: "numa", adds: &[&NUMA_MAPPING], settings: |settings| &settings.numa.feature, plan, options: &[] };
+
+/// What the reference says of it.
+pub(super) static REFERENCE: Reference = Reference {
+    settings: "numa",
+    example: "passthrough",
+    gives: "the guest sees the NUMA nodes of its CPUs and memory",
+    page: "cpu-and-memory.md#numa",
+    takes: "`passthrough`, `enabled`, `true`, `yes`, `on`, `1`; off: `disabled`, `false`, `no`, `off`, `0` or nothing",
+    effect: "`domain.cpu.numa.guestMappingPassthrough: {}`; needs cpu-pinning and hugepages",
+    options: &[],
+    looks_up: &[Access::to(Verbs::Get, &[&KUBEVIRT])
+        .what("the feature gate `NUMA`, which KubeVirt needs before 1.4")
+        .without("the gate is not checked")],
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {

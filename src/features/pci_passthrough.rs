@@ -60,7 +60,11 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&HOST_DEVICE, &NODE_SELECTOR],
     settings: |settings| &settings.pci_passthrough.host.feature,
     plan,
-    reference: Reference {
+    options: &[],
+};
+
+/// What the reference says of it.
+pub(super) static REFERENCE: Reference = Reference {
     settings: "pciPassthrough",
     example: "'{\"devices\": [\"0000:00:02.0\"]}'",
     gives: "the guest gets these PCI devices",
@@ -83,7 +87,6 @@ pub(super) static FEATURE: Feature = Feature {
             .what("whether the VM may run on a node that has the devices; a single node is read by its name")
             .without("the placement is not checked, and the node's hostname is taken for its name"),
     ],
-    },
 };
 
 pub(super) static BUS: Bus = Bus {
@@ -111,7 +114,7 @@ pub(super) static BUS: Bus = Bus {
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
-    switch::check_names(value, "which devices", FEATURE.reference.example)?;
+    switch::check_names(value, "which devices", REFERENCE.example)?;
     let settings = &context.settings.pci_passthrough;
     let named_by = match settings.device_names {
         PciDeviceNames::Auto => NamedBy::Auto,

@@ -1,6 +1,6 @@
 //! A feature as the reference and the manifests describe it, for `cargo xtask generate`.
 
-use super::FEATURES;
+use super::{FEATURES, REFERENCES};
 use crate::cluster::access::{Access, REVIEW};
 use crate::directives;
 
@@ -38,7 +38,7 @@ pub struct OptionReference {
 
 /// The features by their names, in the order in which they are applied.
 pub fn features() -> Vec<(&'static str, Reference)> {
-    FEATURES.iter().map(|feature| (feature.name, feature.reference)).collect()
+    FEATURES.iter().map(|feature| feature.name).zip(REFERENCES.iter().map(|reference| **reference)).collect()
 }
 
 /// The lookups that belong to no feature.
@@ -51,8 +51,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_option_is_described() {
+        for (feature, reference) in FEATURES.iter().zip(REFERENCES) {
+            let described: Vec<_> = reference.options.iter().map(|option| option.name).collect();
+            assert_eq!(feature.options, described, "{}", feature.name);
+        }
+    }
+
+    #[test]
     fn every_lookup_is_described() {
-        let of_features = FEATURES.iter().flat_map(|feature| feature.reference.looks_up);
+        let of_features = REFERENCES.iter().flat_map(|reference| reference.looks_up);
         for access in of_features.chain(&general()) {
             assert!(!access.what.is_empty() && !access.without.is_empty(), "{access:?}");
         }

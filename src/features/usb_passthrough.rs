@@ -39,31 +39,34 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&HOST_DEVICE, &NODE_SELECTOR],
     settings: |settings| &settings.usb_passthrough.host.feature,
     plan,
-    reference: Reference {
-        settings: "usbPassthrough",
-        example: "'{\"devices\": [\"046d:c52b\"]}'",
-        gives: "the guest gets these USB devices, by vendor and product",
-        page: "passthrough.md#usb-devices",
-        takes: "`{\"devices\": [\"046d:c52b\", \"node1/1050:0407\"]}`",
-        effect: "`domain.devices.hostDevices` gets each device",
-        options: &[],
-        looks_up: &[
-            Access::to(Verbs::List, &[&USB_DEVICE])
-                .what("where the device is, and whether it is enabled for passthrough")
-                .without("the directive fails and says what to grant")
-                .only_if(&[Condition::IsNot("usbPassthrough.deviceNames", "permitted")]),
-            Access::to(Verbs::Get, &[&USB_DEVICE_CLAIM])
-                .what("who claimed the device, with `requireClaimOwner`")
-                .without("the directive fails and says what to grant")
-                .only_if(&[Condition::IsNot("usbPassthrough.deviceNames", "permitted")]),
-            Access::to(Verbs::Get, &[&KUBEVIRT])
-                .what("the feature gate `HostDevices`; without Harvester, also `permittedHostDevices.usb`")
-                .without("the gate is not checked; without Harvester, the directive fails"),
-            Access::to(Verbs::List, &[&NODE])
-                .what("whether the VM may run on a node that has the devices; a single node is read by its name")
-                .without("the placement is not checked, and the node's hostname is taken for its name"),
-        ],
-    },
+    options: &[],
+};
+
+/// What the reference says of it.
+pub(super) static REFERENCE: Reference = Reference {
+    settings: "usbPassthrough",
+    example: "'{\"devices\": [\"046d:c52b\"]}'",
+    gives: "the guest gets these USB devices, by vendor and product",
+    page: "passthrough.md#usb-devices",
+    takes: "`{\"devices\": [\"046d:c52b\", \"node1/1050:0407\"]}`",
+    effect: "`domain.devices.hostDevices` gets each device",
+    options: &[],
+    looks_up: &[
+        Access::to(Verbs::List, &[&USB_DEVICE])
+            .what("where the device is, and whether it is enabled for passthrough")
+            .without("the directive fails and says what to grant")
+            .only_if(&[Condition::IsNot("usbPassthrough.deviceNames", "permitted")]),
+        Access::to(Verbs::Get, &[&USB_DEVICE_CLAIM])
+            .what("who claimed the device, with `requireClaimOwner`")
+            .without("the directive fails and says what to grant")
+            .only_if(&[Condition::IsNot("usbPassthrough.deviceNames", "permitted")]),
+        Access::to(Verbs::Get, &[&KUBEVIRT])
+            .what("the feature gate `HostDevices`; without Harvester, also `permittedHostDevices.usb`")
+            .without("the gate is not checked; without Harvester, the directive fails"),
+        Access::to(Verbs::List, &[&NODE])
+            .what("whether the VM may run on a node that has the devices; a single node is read by its name")
+            .without("the placement is not checked, and the node's hostname is taken for its name"),
+    ],
 };
 
 static BUS: Bus = Bus {
@@ -91,7 +94,7 @@ static BUS: Bus = Bus {
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
-    switch::check_names(value, "which devices", FEATURE.reference.example)?;
+    switch::check_names(value, "which devices", REFERENCE.example)?;
     let settings = &context.settings.usb_passthrough;
     let named_by = match settings.device_names {
         UsbDeviceNames::Auto => NamedBy::Auto,

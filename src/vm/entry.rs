@@ -206,7 +206,7 @@ impl VirtualMachine {
     /// read once.
     ///
     /// # Errors
-    /// There is no error if the VirtualMachine has the entries, or if their parents are absent.
+    /// A parent of an entry has another type.
     pub(crate) fn remove(&mut self, entries: &Entries) -> Result<(), ShapeError> {
         let mut unwanted = entries.clone();
         for place in entries.places() {

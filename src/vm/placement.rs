@@ -72,7 +72,7 @@ impl Placement {
         named.or_else(|| hostnames.filter_map(only_value).map(OnlyNode::WithHostname).next())
     }
 
-    /// Whether the VirtualMachine can run only on nodes where this label is `true`.
+    /// Whether the VirtualMachine can run only on nodes that have this label, with the value `true` or with any.
     pub(crate) fn requires(&self, label: &str) -> bool {
         let is_it = |expression: &NodeSelectorRequirement| {
             expression.key == label && (only_value(expression) == Some("true") || expression.operator == "Exists")

@@ -113,47 +113,50 @@ pub(super) static FEATURE: Feature = Feature {
     adds: &[&CONFIG_MAP_VOLUME, &HOOK_SIDECAR],
     settings: |settings| &settings.vbios_injection.feature,
     plan,
-    reference: Reference {
-        settings: "vbiosInjection",
-        example: "igpu-rom",
-        gives: "a passed-through GPU gets the ROM in this ConfigMap",
-        page: "vbios.md",
-        takes: "the name of a ConfigMap with the ROM under `binaryData.rom`",
-        effect: "a hook sidecar gives the device its ROM at each start",
-        options: &[
-            OptionReference {
-                name: DEVICE_OPTION,
-                takes: "the name of a host device or GPU of the VM, or what `pci-passthrough` takes: its PCI address, with or \
+    options: &[DEVICE_OPTION, ADDRESS_OPTION, IMAGE_OPTION],
+};
+
+/// What the reference says of it.
+pub(super) static REFERENCE: Reference = Reference {
+    settings: "vbiosInjection",
+    example: "igpu-rom",
+    gives: "a passed-through GPU gets the ROM in this ConfigMap",
+    page: "vbios.md",
+    takes: "the name of a ConfigMap with the ROM under `binaryData.rom`",
+    effect: "a hook sidecar gives the device its ROM at each start",
+    options: &[
+        OptionReference {
+            name: DEVICE_OPTION,
+            takes: "the name of a host device or GPU of the VM, or what `pci-passthrough` takes: its PCI address, with or \
                         without its node, or its vendor and device ids",
-                meaning: "which device gets the ROM, if the VM has several and the ROM does not tell",
-            },
-            OptionReference {
-                name: ADDRESS_OPTION,
-                takes: "a PCI address on bus `00`, such as `00:02.0`",
-                meaning: "the place of the device in the guest; the drivers of Intel's iGPUs expect `00:02.0`",
-            },
-            OptionReference { name: IMAGE_OPTION, takes: "an image reference", meaning: "the sidecar's image" },
-        ],
-        looks_up: &[
-            Access::to(Verbs::Get, &[&CONFIG_MAP])
-                .what("the ROM, in the VM's namespace")
-                .without("the directive fails and says what to grant"),
-            Access::to(Verbs::Create, &[&SUBJECT_ACCESS_REVIEW])
-                .what("whether the requester may get the ConfigMap, with `requireUserAccess`")
-                .without("the directive fails and says what to grant")
-                .only_if(&[Condition::On("vbiosInjection.requireUserAccess")]),
-            Access::to(Verbs::Get, &[&KUBEVIRT])
-                .what("the feature gate `Sidecar`, the version, and which host devices are PCI devices")
-                .without("the gate is not checked, and the sidecar uses the image in the settings"),
-            Access::to(Verbs::Get, &[&PCI_DEVICE])
-                .what("the device that gets the ROM")
-                .without("the ROM is not compared with the device"),
-        ],
-    },
+            meaning: "which device gets the ROM, if the VM has several and the ROM does not tell",
+        },
+        OptionReference {
+            name: ADDRESS_OPTION,
+            takes: "a PCI address on bus `00`, such as `00:02.0`",
+            meaning: "the place of the device in the guest; the drivers of Intel's iGPUs expect `00:02.0`",
+        },
+        OptionReference { name: IMAGE_OPTION, takes: "an image reference", meaning: "the sidecar's image" },
+    ],
+    looks_up: &[
+        Access::to(Verbs::Get, &[&CONFIG_MAP])
+            .what("the ROM, in the VM's namespace")
+            .without("the directive fails and says what to grant"),
+        Access::to(Verbs::Create, &[&SUBJECT_ACCESS_REVIEW])
+            .what("whether the requester may get the ConfigMap, with `requireUserAccess`")
+            .without("the directive fails and says what to grant")
+            .only_if(&[Condition::On("vbiosInjection.requireUserAccess")]),
+        Access::to(Verbs::Get, &[&KUBEVIRT])
+            .what("the feature gate `Sidecar`, the version, and which host devices are PCI devices")
+            .without("the gate is not checked, and the sidecar uses the image in the settings"),
+        Access::to(Verbs::Get, &[&PCI_DEVICE])
+            .what("the device that gets the ROM")
+            .without("the ROM is not compared with the device"),
+    ],
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
-    switch::check_names(value, "which ConfigMap has the ROM", FEATURE.reference.example)?;
+    switch::check_names(value, "which ConfigMap has the ROM", REFERENCE.example)?;
     let settings = &context.settings.vbios_injection;
     let sidecars = context.vm.hook_sidecars()?;
     check_names(value, &sidecars, context)?;
