@@ -104,7 +104,7 @@ pub(crate) enum Unreadable {
     /// come from an API server, or the VM is nested more than about 120 levels deep
     #[error("the admission request cannot be read: {problem} at line {line}, column {column}")]
     Json { problem: &'static str, line: usize, column: usize },
-    #[error("the admission request cannot be read: request.{0} is missing, or is not as an API server writes it")]
+    #[error("the admission request cannot be read: its {0} is missing, or is not as an API server writes it")]
     Field(&'static str),
 }
 

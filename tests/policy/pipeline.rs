@@ -528,15 +528,15 @@ mod unusable_payload {
     #[rstest]
     #[case::empty("", "it ends too early")]
     #[case::not_json("hunter2", "it is not valid JSON")]
-    #[case::list("[]", "request.kind.kind is missing")]
-    #[case::no_request(r#"{"settings": {}}"#, "request.kind.kind is missing")]
-    #[case::no_kind(r#"{"request": {"operation": "CREATE"}}"#, "request.kind.kind is missing")]
+    #[case::list("[]", "its kind.kind is missing")]
+    #[case::no_request(r#"{"settings": {}}"#, "its kind.kind is missing")]
+    #[case::no_kind(r#"{"request": {"operation": "CREATE"}}"#, "its kind.kind is missing")]
     #[case::wrong_type(
         r#"{"request": {"kind": {"kind": ["hunter2"]}, "operation": "CREATE"}}"#,
-        "request.kind.kind is"
+        "its kind.kind is"
     )]
     #[case::groups(r#"{"request": {"userInfo": {"groups": ["a", {"hunter2": 1}]}}}"#, "request.userInfo.groups is")]
-    #[case::no_operation(r#"{"request": {"kind": {"kind": "hunter2"}}}"#, "request.operation is missing")]
+    #[case::no_operation(r#"{"request": {"kind": {"kind": "hunter2"}}}"#, "its operation is missing")]
     #[case::namespace(
         r#"{"request": {"kind": {"kind": "x"}, "operation": "CREATE", "namespace": "hunter2\f"}}"#,
         "request.namespace is"
