@@ -535,11 +535,11 @@ mod unusable_payload {
         r#"{"request": {"kind": {"kind": ["hunter2"]}, "operation": "CREATE"}}"#,
         "its kind.kind is"
     )]
-    #[case::groups(r#"{"request": {"userInfo": {"groups": ["a", {"hunter2": 1}]}}}"#, "request.userInfo.groups is")]
+    #[case::groups(r#"{"request": {"userInfo": {"groups": ["a", {"hunter2": 1}]}}}"#, "its userInfo.groups is")]
     #[case::no_operation(r#"{"request": {"kind": {"kind": "hunter2"}}}"#, "its operation is missing")]
     #[case::namespace(
         r#"{"request": {"kind": {"kind": "x"}, "operation": "CREATE", "namespace": "hunter2\f"}}"#,
-        "request.namespace is"
+        "its namespace is"
     )]
     #[case::more_behind(r#"{"request": {}} hunter2"#, "it is not valid JSON")]
     #[case::cut_off(r#"{"request": {"object": {"a": "hunter2"#, "it ends too early")]
