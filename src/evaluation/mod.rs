@@ -158,7 +158,8 @@ impl<'r> Evaluation<'r> {
         let between = |old: &Old| Neighbours::between(old.as_renamed(), &self.vm, &Entries::default());
         let neighbours = self.old.map(between).unwrap_or_default();
         let record = self.record.with(parts.collect());
-        let record = record.with_added(|added| added.iter_mut().for_each(|it| neighbours.leave(&mut it.beside)));
+        let record =
+            record.with_added(|added| added.iter_mut().for_each(|it| neighbours.forget_removed(&mut it.beside)));
         // A record that says the same is left as it is, however it is written.
         if record == *self.written { Ok(()) } else { self.vm.annotate_template(keys::RECORD, record.text()) }
     }

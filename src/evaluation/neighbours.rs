@@ -27,16 +27,26 @@ impl Neighbours {
         }
     }
 
-    /// Writes those beside an item of the record that somebody adds.
+    /// Adds to `beside` the devices that somebody adds in this update.
     pub(super) fn add_to(&self, Recorded { entry, beside }: &mut Recorded) {
-        let new = self.added.iter().filter(|name| may_have_siblings(entry) && !beside.contains(name));
-        let new: Vec<_> = new.cloned().collect();
-        beside.extend(new);
+        if !self.added.is_empty() && may_have_siblings(entry) {
+            let known = sorted(beside);
+            let new = self.added.iter().filter(|name| known.binary_search(&name.as_str()).is_err());
+            let new: Vec<_> = new.cloned().collect();
+            beside.extend(new);
+        }
     }
 
-    /// Leaves out those that somebody, or the policy, removes. A name of no device stays: somebody removed or renamed the device
-    /// while the policy could not be called.
-    pub(super) fn leave(&self, beside: &mut Vec<String>) {
-        beside.retain(|name| !self.removed.contains(name));
+    /// Removes from `beside` the devices that this update removes. A name that no device has stays, because it shows that a
+    /// device was removed or renamed while the policy could not be called.
+    pub(super) fn forget_removed(&self, beside: &mut Vec<String>) {
+        let removed = sorted(&self.removed);
+        beside.retain(|name| removed.binary_search(&name.as_str()).is_err());
     }
+}
+
+fn sorted(names: &[String]) -> Vec<&str> {
+    let mut sorted: Vec<&str> = names.iter().map(String::as_str).collect();
+    sorted.sort_unstable();
+    sorted
 }

@@ -225,6 +225,12 @@ impl Ownership {
         self.present.find_ours(feature, &all, &self.users).ours
     }
 
+    /// What the feature added before this update, according to the record of then.
+    pub(super) fn had(&self, feature: &Feature) -> &[Recorded] {
+        let listed = self.listed.iter().find(|listed| listed.feature == feature.name);
+        listed.map(|listed| listed.before.as_slice()).unwrap_or_default()
+    }
+
     /// An item of the record before this update with the devices that are beside it now.
     pub(super) fn with_neighbours(&self, mut recorded: Recorded) -> Recorded {
         self.neighbours.add_to(&mut recorded);

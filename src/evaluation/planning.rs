@@ -343,13 +343,15 @@ impl<'r> Evaluation<'r> {
 
     fn context<'c>(&'c self, task: &'c Task<'_>, earlier: &Earlier<'c>) -> Context<'c> {
         let Earlier { base, vm, failing, left } = *earlier;
+        let part_before = self.old.map_or(task.part, |old| old.record.part(task.feature.name));
         let count = |added: &[Recorded]| added.iter().filter(|added| added.entry.as_device().is_some()).count();
         Context {
             vm,
             base,
             left,
             ours: &task.recorded,
-            applied_before: task.part.map(|part| part.ask.value.as_str()),
+            had: self.ownership.had(task.feature),
+            applied_before: part_before.map(|part| part.ask.value.as_str()),
             namespace: &self.request.namespace,
             requester: &self.request.requester,
             // Who creates a VirtualMachine from a manifest with a record asks for what the manifest says.

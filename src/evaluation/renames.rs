@@ -2,6 +2,8 @@
 //! PCIDevices that it actually got. Their number, order and resources stay. Source: `harvester/pcidevices`,
 //! `pkg/controller/virtualmachine/virtualmachine.go`, `patchHostDevices`.
 
+use std::collections::BTreeMap;
+
 use super::Old;
 use crate::features::host_devices::is_pci_device;
 use crate::features::record::{Record, Recorded};
@@ -64,6 +66,10 @@ impl Renames {
 
     /// The record with the new names. A device has only one.
     fn in_record(&self, record: &Record) -> Record {
+        let mut names: BTreeMap<String, String> = BTreeMap::new();
+        for (before, after) in self.pairs() {
+            names.insert(before.name.clone(), after.name.clone());
+        }
         record.with_added(|added| {
             let mut left = self.pairs();
             for Recorded { entry, beside } in added {
@@ -72,10 +78,9 @@ impl Renames {
                 if let Some(index) = left.iter().position(is_it) {
                     entry.name.clone_from(&left.remove(index).1.name);
                 }
-                let mut left = self.pairs();
                 for name in beside {
-                    if let Some(index) = left.iter().position(|(before, _)| before.name == *name) {
-                        name.clone_from(&left.remove(index).1.name);
+                    if let Some(after) = names.get(name.as_str()) {
+                        name.clone_from(after);
                     }
                 }
             }

@@ -49,6 +49,8 @@ pub(crate) struct Context<'c> {
     pub(crate) base: &'c VirtualMachine,
     /// The entries that the feature added earlier. If a plan contains them again, they stay as they are; the rest is removed.
     pub(crate) ours: &'c [Recorded],
+    /// What the feature had added before this update. Unlike `ours`, it does not count what the request itself records.
+    pub(crate) had: &'c [Recorded],
     /// The value of the directive from which the feature was applied before this request, if it was.
     pub(crate) applied_before: Option<&'c str>,
     /// The VirtualMachine's namespace.

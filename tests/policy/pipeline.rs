@@ -531,10 +531,7 @@ mod unusable_payload {
     #[case::list("[]", "its kind.kind is missing")]
     #[case::no_request(r#"{"settings": {}}"#, "its kind.kind is missing")]
     #[case::no_kind(r#"{"request": {"operation": "CREATE"}}"#, "its kind.kind is missing")]
-    #[case::wrong_type(
-        r#"{"request": {"kind": {"kind": ["hunter2"]}, "operation": "CREATE"}}"#,
-        "its kind.kind is"
-    )]
+    #[case::wrong_type(r#"{"request": {"kind": {"kind": ["hunter2"]}, "operation": "CREATE"}}"#, "its kind.kind is")]
     #[case::groups(r#"{"request": {"userInfo": {"groups": ["a", {"hunter2": 1}]}}}"#, "its userInfo.groups is")]
     #[case::no_operation(r#"{"request": {"kind": {"kind": "hunter2"}}}"#, "its operation is missing")]
     #[case::namespace(

@@ -350,16 +350,16 @@ impl Inventory<'_> {
         if nodes.iter().any(|node| have_all(&present, node, &[])) {
             nodes.retain(|node| have_all(&present, node, &[]));
         }
-        let is_countable = self.bus.is_countable;
+        let one_each = missing.iter().filter(|one| !(self.bus.is_countable)(one.wanted));
+        let named: Vec<(&str, &str)> =
+            one_each.flat_map(|one| one.devices.iter().map(|device| (device.name(), one.wanted))).collect();
         for (index, Candidates { wanted, devices, .. }) in missing.iter().enumerate() {
             if missing.iter().take(index).any(|before| before.wanted == *wanted) {
                 continue;
             }
             // Another text takes only the device that it names.
-            let is_named = |device: &HostDevice| {
-                let mut others = missing.iter().filter(|one| one.wanted != *wanted && !is_countable(one.wanted));
-                others.any(|one| is(device, one.wanted))
-            };
+            let is_named =
+                |device: &HostDevice| named.iter().any(|(name, other)| *name == device.name() && other != wanted);
             let is_free = |device: &HostDevice| {
                 nodes.contains(&device.node()) && !taken.contains(&device.name()) && !is_named(device)
             };

@@ -43,6 +43,11 @@ impl<'n> Before<'n> {
         let only = placement.as_ref().and_then(|placement| placement.only_node());
         Self { devices, node: only.map(|only| context.name_of(only)) }
     }
+
+    /// Whether the VirtualMachine could run on the node.
+    pub(super) fn may_have_run_on(&self, node: &str) -> bool {
+        self.node.as_deref().is_none_or(|only| only == node)
+    }
 }
 
 impl<'n> Inventory<'n> {
@@ -135,6 +140,7 @@ impl<'n> Inventory<'n> {
     pub(super) fn owner(&self, device: &HostDevice) -> Result<Option<String>, LookupError> {
         let user = match self.claims.get(device.name()) {
             Some(user) => user.clone(),
+            None if self.is_complete && self.bus.claims_enable => String::new(),
             None => {
                 let claim = self.context.lookups.claim(self.bus.claims, device.name())?;
                 claim.and_then(|claim| claim.user().map(str::to_owned)).unwrap_or_default()

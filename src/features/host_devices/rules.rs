@@ -9,16 +9,17 @@ use std::collections::BTreeSet;
 use super::choice::Chosen;
 use super::error::has_harvester;
 use super::inventory::{Inventory, key};
-use super::names::{object, our_devices};
+use super::names::object;
 use super::{Bus, HostDeviceSettings, HostDevicesError};
 use crate::cluster::{HostDevice, LookupError};
 use crate::features::Settings;
 use crate::features::allowed::allows;
 use crate::features::feature::{Context, NobodyAsks};
+use crate::features::record::Recorded;
 use crate::text;
-use crate::vm::OnlyNode;
 use crate::vm::entry::Entry;
 use crate::vm::place::NODE_SELECTOR;
+use crate::vm::{Device, OnlyNode};
 
 /// Why a VirtualMachine may not have a device.
 pub(super) enum Refusal {
@@ -104,9 +105,10 @@ impl Inventory<'_> {
         let mut nodes = vec![first.node()];
         nodes.retain(|node| resources.iter().all(|resource| !refused.contains(&(node, resource))));
         self.retain_allowed(&mut nodes);
+        let pool = || HostDevicesError::Pool { devices: wanted(), bus };
         match nodes.as_slice() {
-            [node] => Ok(Some(self.context.pin(node))),
-            _ => Err(HostDevicesError::Pool { devices: wanted(), bus }),
+            [node] => self.context.pin_by_rule(node).map(Some).ok_or_else(pool),
+            _ => Err(pool()),
         }
     }
 
@@ -140,6 +142,7 @@ impl Inventory<'_> {
             return Ok(None);
         }
         let mut before = self.before.devices.iter().filter(|entry| entry.resource == device.resource()).peekable();
+        let is_there = |known: &&HostDevice| self.before.may_have_run_on(known.node());
         let owner = self.owner(device)?;
         match context.asker() {
             Ok(requester) if owner.as_deref().is_some_and(|owner| requester.is(owner)) => Ok(None),
@@ -150,7 +153,8 @@ impl Inventory<'_> {
             Err(_) if self.before.node.as_deref() == Some(device.node()) && before.peek().is_some() => Ok(None),
             Err(why) => {
                 for entry in before {
-                    let owner_before = self.known(entry).map(|known| self.owner(known)).transpose()?.flatten();
+                    let known = self.known(entry).filter(is_there);
+                    let owner_before = known.map(|known| self.owner(known)).transpose()?.flatten();
                     if owner.is_some() && owner_before == owner {
                         return Ok(None);
                     }
@@ -160,12 +164,15 @@ impl Inventory<'_> {
         }
     }
 
-    /// Whether the VirtualMachine had the device before this update.
+    /// Whether the VirtualMachine had the device before this update. A user may write any name, so one of a device of
+    /// another node does not count.
     fn was_there(&self, device: &HostDevice) -> bool {
         // An entry of the policy may have another resource, which the device had before. One of the user's may have any.
-        let is_ours = || our_devices(self.context).iter().any(|ours| ours.name == device.name());
-        let mut before = self.before.devices.iter().filter(|entry| entry.name == device.name());
-        before.any(|entry| entry.resource == device.resource() || is_ours())
+        let had = |added: &Recorded| added.entry.as_device().is_some_and(|(name, _)| name == device.name());
+        let is_it = |entry: &Device<'_>| {
+            entry.name == device.name() && (entry.resource == device.resource() || self.context.had.iter().any(had))
+        };
+        self.before.may_have_run_on(device.node()) && self.before.devices.iter().any(is_it)
     }
 
     /// Those of the resources, each with a node, of which the node has an enabled device that the VirtualMachine may not have.
@@ -247,11 +254,18 @@ pub(in crate::features) fn check_resource(
     // The VirtualMachine stays on the node where it is.
     let is_there = |node: &&str| inventory.before.node.as_deref() == Some(*node);
     let node = nodes.iter().copied().find(is_there).or(nodes.first().copied());
-    let node = node.ok_or_else(|| HostDevicesError::Pool { devices: resource.to_owned(), bus })?;
-    Ok(Some(context.pin(node)))
+    let pin = node.and_then(|node| context.pin_by_rule(node));
+    pin.map(Some).ok_or_else(|| HostDevicesError::Pool { devices: resource.to_owned(), bus })
 }
 
 impl Context<'_> {
+    /// The node selector for a node, if the VirtualMachine does not select another one. A rule needs it, so it must not be
+    /// left out because its place is taken.
+    fn pin_by_rule(&self, node: &str) -> Option<Entry> {
+        let pin = self.pin(node);
+        self.vm.entries(&NODE_SELECTOR).iter().all(|entry| entry.value == pin.value).then_some(pin)
+    }
+
     /// The node selector for a node. The node's name is taken for its hostname if that cannot be looked up.
     pub(super) fn pin(&self, node: &str) -> Entry {
         let found = self.node(OnlyNode::Named(node)).ok().flatten();

@@ -230,7 +230,7 @@ fn guest_address(context: &Context<'_>) -> anyhow::Result<Option<PciAddress>> {
 
 /// Whether the feature already gave the VirtualMachine the ROM in this ConfigMap.
 fn was_given(name: &str, context: &Context<'_>) -> bool {
-    context.ours.iter().map(|added| &added.entry).any(|entry| {
+    context.had.iter().map(|added| &added.entry).any(|entry| {
         let sidecar: Value = serde_json::from_str(&entry.value).unwrap_or_default();
         entry.place == &CONFIG_MAP_VOLUME && entry.value == name
             || sidecar.pointer("/configMap/name").is_some_and(|config_map| config_map == name)
