@@ -40,10 +40,17 @@ impl fmt::Display for Quoted<'_> {
 /// Whether a character can hide in a text, or change how what is around it is shown: control characters, those that set the
 /// direction of the text, separators of lines, and characters without width.
 pub fn is_hidden(c: char) -> bool {
-    let is_format = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}');
+    let is_format =
+        matches!(c, '\u{ad}' | '\u{61c}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}');
     let is_rare =
-        matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
-    c.is_control() || is_format || is_rare
+        matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}');
+    // Unicode's other Default_Ignorable characters: a joiner, fillers, vowels that are not drawn, and variation selectors.
+    let is_ignorable = matches!(
+        c,
+        '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{fe00}'
+            ..='\u{fe0f}' | '\u{ffa0}'
+    );
+    c.is_control() || is_format || is_rare || is_ignorable
 }
 
 /// The text with its hidden characters escaped.
@@ -235,6 +242,7 @@ mod tests {
     #[case::marks_of_direction("\u{61c}\u{200e}\u{200f}", r"\u{61c}\u{200e}\u{200f}")]
     #[case::separators_of_lines("\u{2028}\u{2029}", r"\u{2028}\u{2029}")]
     #[case::no_width("\u{ad}\u{200b}\u{feff}\u{e0041}", r"\u{ad}\u{200b}\u{feff}\u{e0041}")]
+    #[case::ignorable("\u{34f}\u{fe0f}\u{e0100}\u{3164}", r"\u{34f}\u{fe0f}\u{e0100}\u{3164}")]
     #[case::letters("\u{e9} \u{5d0} \u{4e2d} \u{1f600}", "\u{e9} \u{5d0} \u{4e2d} \u{1f600}")]
     fn hidden_characters_are_escaped(#[case] text: &str, #[case] escaped: &str) {
         assert_eq!(visible(text).collect::<String>(), escaped);

@@ -38,7 +38,7 @@ impl Account {
         Self(format!("{SERVICE_ACCOUNT}{namespace}:{name}"))
     }
 
-    /// Any other user. `None` if the name contains characters that are not safe in quotes in a message or a command.
+    /// Any user, also a service account. `None` if the name contains characters that are not safe in quotes in a message or a command.
     pub fn of_user(name: &str) -> Option<Self> {
         let is_usable = |c: char| (c.is_ascii_graphic() || c == ' ') && !matches!(c, '"' | '\'' | '\\');
         let is_usable = (1..=256).contains(&name.len()) && name.chars().all(is_usable);

@@ -20,11 +20,7 @@ pub fn lookup(
 
 /// The account with this user name, if a message can show it.
 pub fn account(name: &str) -> Option<Account> {
-    let service_account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
-    match service_account {
-        Some((namespace, name)) => Some(Account::of_service_account(namespace, name)),
-        None => Account::of_user(name),
-    }
+    Account::of_user(name)
 }
 
 /// A KubeVirt object, as the policy reads it.

@@ -3,13 +3,13 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use vm_feature_manager_policy::cluster::{ClusterError, PCI_DEVICE};
+use vm_feature_manager_policy::cluster::{ClusterError, NODE, PCI_DEVICE};
 
 use super::devices::{
     asking, edited, entry, having, host_devices, kubevirt, names, node, pci, pci_without_claim, warnings,
 };
 use super::harness::copies::{harvester_clone, pool_update};
-use super::harness::{Answer, MemoryCluster, RECORD, Request, annotate, bare_vm, vbios_objects};
+use super::harness::{Answer, MemoryCluster, RECORD, Request, annotate, bare_vm, set_record, vbios_objects};
 
 const CARD: &str = "nvidia.com/TU104GL_TESLA_T4";
 const CONTROLLER: &str = "system:serviceaccount:harvester-system:kubevirt-controller";
@@ -722,6 +722,109 @@ mod a_second_attack {
         vm["spec"]["template"]["spec"]["nodeSelector"] = selector;
         let answer = create(vm, owner_rule(), all());
         assert_denied_without_names(&answer, &["pci-passthrough cannot be applied"], &["node2", "admin\""]);
+    }
+}
+
+mod a_third_attack {
+    use super::*;
+
+    fn update(user: &str, old: &Value, new: Value, settings: Value, cluster: MemoryCluster) -> Answer {
+        by(user, Request::update(old.clone(), new), settings, cluster)
+    }
+
+    /// The entry has the name of a device of the administrator's, and the request records it.
+    #[test]
+    fn with_a_record_in_the_same_update() {
+        let harmless = entry("node2-000003000", "intel.com/I350");
+        let mut tagged = harmless.clone();
+        tagged["tag"] = json!("t");
+        let old = having(bare_vm(&[]), "hostDevices", json!([tagged]));
+        let mut forged = having(asking(&["node2/0000:03:00.0"]), "hostDevices", json!([harmless]));
+        let added = json!([{"hostDevice": "node2-000003000", "resource": "intel.com/I350"}]);
+        set_record(&mut forged, &[("pci-passthrough", "x", added)]);
+        let answer = update("alice", &old, forged, owner_rule(), one_each());
+        answer.assert_denied(&["node2/0000:03:00.0 was not claimed by the requester \"alice\""]);
+    }
+
+    /// Her GPU is pinned to node1. She names it after the administrator's card of node2.
+    #[rstest]
+    fn with_the_name_of_another_nodes_device(#[values("alice", "admin")] user: &str) {
+        let stored = create(bare_vm(&[("gpu-device-plugin", CARD)]), owner_rule(), one_each()).after();
+        let renamed = having(stored.clone(), "hostDevices", json!([entry("node2-000003000", CARD)]));
+        let renamed = update("alice", &stored, renamed, owner_rule(), one_each()).after();
+        let later = update(user, &renamed, edited(&renamed), owner_rule(), one_each());
+        assert_eq!(pinned(&later), "node1", "{}", later.message());
+        let moved = with_node_selector(renamed.clone(), "kubernetes.io/hostname", "node2");
+        update(user, &renamed, moved, owner_rule(), one_each())
+            .assert_denied(&["gpu-device-plugin cannot be applied", "any device of the same resource"]);
+    }
+
+    /// The user's own node selector has the place of the pin, and the policy cannot compare it with the nodes.
+    #[rstest]
+    fn with_a_placement_that_cannot_be_compared(
+        #[values(owner_rule(), namespace_rule())] settings: Value,
+        #[values(true, false)] has_tolerations: bool,
+    ) {
+        let cluster = || match has_tolerations {
+            true => one_each(),
+            false => one_each().without("get", &NODE).without("list", &NODE),
+        };
+        let moved = |mut vm: Value| {
+            if has_tolerations {
+                let tolerations = (0..400).map(|i| json!({"key": format!("k{i}"), "operator": "Exists"}));
+                vm["spec"]["template"]["spec"]["tolerations"] = tolerations.collect();
+            }
+            with_node_selector(vm, "kubernetes.io/hostname", "node2")
+        };
+        for directive in [("gpu-device-plugin", CARD), ("pci-passthrough", r#"{"devices": ["0000:03:00.0"]}"#)] {
+            let vm = bare_vm(&[directive]);
+            let refused = [&format!("{} cannot be applied", directive.0)[..]];
+            create(moved(vm.clone()), settings.clone(), cluster()).assert_denied(&refused);
+            let stored = create(vm, settings.clone(), cluster()).after();
+            let moved = moved(stored.clone());
+            update("alice", &stored, moved, settings.clone(), cluster()).assert_denied(&refused);
+        }
+    }
+
+    /// A new VM that says that its directive failed before, and that lists the ConfigMap in its record.
+    #[test]
+    fn with_a_record_of_a_rom_in_a_new_vm() {
+        let settings = json!({"vbiosInjection": {"requireUserAccess": true}});
+        let mut vm = bare_vm(&[("vbios-injection", "igpu-rom"), ("vbios-injection-error", "x")]);
+        vm = having(vm, "hostDevices", json!([entry("igpu", "x")]));
+        vm["spec"]["template"]["spec"]["volumes"] = json!([{"name": "v", "configMap": {"name": "igpu-rom"}}]);
+        set_record(&mut vm, &[("vbios-injection", "q", json!([{"volume": "v", "configMap": "igpu-rom"}]))]);
+        let answer = create(vm, settings, MemoryCluster::of(vbios_objects()));
+        assert!(warnings(&answer).contains("given only by a request of a user who sets the directive"));
+        assert_eq!(answer.annotation("hooks.kubevirt.io/hookSidecars"), None);
+        assert!(!answer.after()["spec"].to_string().contains("hookSidecars"), "{}", answer.after());
+    }
+
+    /// The record says that the directive named the address before.
+    #[test]
+    fn with_a_record_of_the_new_value() {
+        let equal = || cluster(vec![card("node1-000003000", "7", "alice"), card("node1-000004000", "8", "alice")]);
+        let settings = || json!({"pciPassthrough": {"equalDevices": "deny"}});
+        let stored = create(asking(&["node1/10de:1eb8"]), settings(), equal()).after();
+        let value = r#"{"devices": ["node1/0000:03:00.0"]}"#;
+        let mut new = stored.clone();
+        annotate(&mut new, &[("pci-passthrough", value)]);
+        let record = new["spec"]["template"]["metadata"]["annotations"][RECORD].as_str().unwrap();
+        let mut record: Value = serde_json::from_str(record).unwrap();
+        record["pci-passthrough"]["value"] = json!(value);
+        new["spec"]["template"]["metadata"]["annotations"][RECORD] = json!(record.to_string());
+        let answer = update("alice", &stored, new, settings(), equal());
+        answer.assert_denied(&["the setting pciPassthrough.equalDevices does not allow that"]);
+    }
+
+    /// Each of many devices with the ids is claimed by nobody.
+    #[test]
+    fn with_many_lookups() {
+        let disabled = |i: usize| pci_without_claim(&format!("node2-0000{i:02x}000"), "8086:2030", "1", "intel.com/X");
+        let all = cluster((0..200).map(|i| vec![disabled(i)]).collect());
+        let answer = create(asking(&["node1/8086:2030"]), owner_rule(), all);
+        answer.assert_denied(&["pci-passthrough cannot be applied"]);
+        assert!(answer.lookups.len() < 10, "{:?}", answer.lookups);
     }
 }
 
