@@ -154,6 +154,8 @@ impl UserData {
     }
 
     fn read_base64(&mut self, volume: &str, base64: &str) {
+        // KubeVirt decodes with Go's `StdEncoding`, which ignores line breaks (`pkg/cloud-init/cloud-init.go`).
+        let base64 = base64.replace(['\r', '\n'], "");
         // In base64, four characters encode three bytes.
         if base64.len() > MAX_TEXT.div_ceil(3) * 4 {
             return self.pass_over(volume, "is longer than 64 KiB");

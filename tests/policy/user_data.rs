@@ -336,6 +336,20 @@ fn base64_that_cannot_be_read(#[case] source: Value, #[case] reason: &str) {
     assert!(answer.logs[0].contains(reason), "{:?}", answer.logs);
 }
 
+/// `base64 file` writes lines of 76 characters. The longest is 64 KiB without the line breaks.
+#[rstest]
+#[case::unix("\n", 0)]
+#[case::windows("\r\n", 0)]
+#[case::as_long_as_may_be("\n", (64 << 10) - NESTED.len())]
+fn base64_may_have_line_breaks(#[case] line_break: &str, #[case] padding: usize) {
+    let encoded = STANDARD.encode(format!("{NESTED}{}", "#".repeat(padding)));
+    let lines: Vec<_> = encoded.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let base64 = lines.join(line_break) + line_break;
+    let answer = create(vm(json!([{"name": "seed", "cloudInitNoCloud": {"userDataBase64": base64}}])));
+    assert_eq!(answer.audit("applied"), "nested-virt");
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
 #[rstest]
 #[case::nothing(json!(null))]
 #[case::text(json!("text"))]
