@@ -222,11 +222,11 @@ fn has(features: &[CpuFeature<'_>], extension: &str, policies: &[&str]) -> bool 
 fn of_vm(context: &Context<'_>) -> anyhow::Result<Option<Extensions>> {
     let features = context.vm.cpu_features()?;
     let placement = context.placement()?;
-    let model = context.vm.cpu_model()?.unwrap_or_default();
+    let of_model = of_model(context)?;
     // An optional feature says nothing about the node, as a node without it is possible, too.
     let says = |vendor: &Vendor| {
         has(&features, vendor.extension, &["", "require", "force"])
-            || vendor.has_model(model)
+            || of_model.is_some_and(|of_model| of_model.name == vendor.name)
             || vendor.labels.iter().any(|label| placement.requires(label))
     };
     if let Some(vendor) = only_one(says, "the VirtualMachine's CPU settings and placement name")? {
@@ -234,6 +234,25 @@ fn of_vm(context: &Context<'_>) -> anyhow::Result<Option<Extensions>> {
     }
     let has_both = [&AMD, &INTEL].iter().all(|vendor| has(&features, vendor.extension, &["optional"]));
     Ok(has_both.then_some(Extensions::OfNode))
+}
+
+/// The vendor that the CPU model names. CPUs of one vendor can run simple models of the other, and KubeVirt selects nodes by the
+/// label of the model. So if only nodes of the other vendor have that label, it is the other vendor.
+fn of_model(context: &Context<'_>) -> anyhow::Result<Option<&'static Vendor>> {
+    let model = context.vm.cpu_model()?.unwrap_or_default();
+    let Some(vendor) = [&AMD, &INTEL].into_iter().find(|vendor| vendor.has_model(model)) else { return Ok(None) };
+    let (label, other) = (format!("{MODEL_LABEL}{model}"), vendor.other());
+    let mut nodes = nodes(context)?.unwrap_or_default();
+    nodes.retain(|node| node.label(&label) == Some("true"));
+    let all = nodes.len();
+    nodes.retain(|node| other.labels.iter().any(|label| node.label(label) == Some("true")));
+    let is_other = !nodes.is_empty() && (nodes.len() == all || is_in_place(other, context));
+    Ok(Some(if is_other { other } else { vendor }))
+}
+
+/// Whether the policy added the vendor's extension before, and nobody asks anew.
+fn is_in_place(vendor: &Vendor, context: &Context<'_>) -> bool {
+    !context.is_requested && context.ours.iter().any(|added| added.entry.name == vendor.extension)
 }
 
 /// The vendor of the nodes, if they could be looked up. If there are nodes of both vendors by now, what the policy added
@@ -246,11 +265,8 @@ fn of_nodes(nodes: Result<Vec<Rc<Node>>, LookupError>, context: &Context<'_>) ->
         return Err(unknown(why, "correct these").into());
     }
     let says = |vendor: &Vendor| vendor.labels.iter().any(|label| any_has(&nodes, label));
-    let is_in_place = |vendor: &&Vendor| {
-        let mut ours = context.ours.iter();
-        !context.is_requested && ours.any(|added| added.entry.name == vendor.extension)
-    };
-    if let Some(vendor) = [&AMD, &INTEL].into_iter().find(is_in_place).filter(|_| says(&AMD) && says(&INTEL)) {
+    let in_place = [&AMD, &INTEL].into_iter().find(|vendor| is_in_place(vendor, context));
+    if let Some(vendor) = in_place.filter(|_| says(&AMD) && says(&INTEL)) {
         return Ok(vendor);
     }
     only_one(says, "the nodes that the VirtualMachine may run on are of")?.ok_or_else(|| {

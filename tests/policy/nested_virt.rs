@@ -426,6 +426,49 @@ fn a_model_of_the_vendor_that_is_not_named_is_a_warning(
     assert_eq!(warnings.is_empty(), !warns, "{warnings}");
 }
 
+const NEHALEM_ALONE: &[&str] = &["cpu-model.node.kubevirt.io/Nehalem"];
+const NEHALEM_ON_INTEL: &[&str] = &["cpu-feature.node.kubevirt.io/vmx", "cpu-model.node.kubevirt.io/Nehalem"];
+const OPTERON_ON_INTEL: &[&str] = &["cpu-vendor.node.kubevirt.io/Intel", "cpu-model.node.kubevirt.io/Opteron_G1"];
+
+/// KubeVirt selects only nodes with the label of the model, which is `cpu-model.node.kubevirt.io/Nehalem` on AMD, too.
+#[rstest]
+#[case::intels_on_amd("Nehalem", &[("a", NEHALEM_ON_AMD)], "svm")]
+#[case::amds_on_intel("Opteron_G1", &[("a", OPTERON_ON_INTEL)], "vmx")]
+#[case::beside_nodes_without_the_model("Nehalem", &[("a", NEHALEM_ON_AMD), ("b", INTEL)], "svm")]
+#[case::on_both("Nehalem", &[("a", NEHALEM_ON_AMD), ("b", NEHALEM_ON_INTEL)], "vmx")]
+#[case::on_a_node_of_no_known_vendor("Nehalem", &[("a", NEHALEM_ALONE)], "vmx")]
+#[case::on_no_node("Nehalem", &[("a", AMD)], "vmx")]
+#[case::nodes_that_are_not_known("Nehalem", &[], "vmx")]
+fn a_model_names_the_other_vendor_if_only_its_nodes_run_it(
+    #[case] model: &str,
+    #[case] nodes: &[(&str, &[&str])],
+    #[case] feature: &str,
+) {
+    assert_eq!(features(json!({"model": model}), json!({}), nodes), require(feature));
+}
+
+#[test]
+fn a_model_of_the_other_vendor_leaves_no_warning() {
+    let cluster = MemoryCluster::with_nodes(&[("a", NEHALEM_ON_AMD)]);
+    let answer = Request::create(vm_with_cpu(json!({"model": "Nehalem"}))).cluster(cluster).evaluate();
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+/// Nodes of the model's own vendor that come later change nothing of a VM that nobody asks about.
+#[test]
+fn what_the_nodes_of_a_model_said_stays() {
+    let cluster = MemoryCluster::with_nodes(&[("a", NEHALEM_ON_AMD)]);
+    let stored = Request::create(vm_with_cpu(json!({"model": "Nehalem"}))).cluster(cluster).evaluate().after();
+    let both = || MemoryCluster::with_nodes(&[("a", NEHALEM_ON_AMD), ("b", NEHALEM_ON_INTEL)]);
+    let update = |vm: Value| Request::update(stored.clone(), vm).cluster(both()).evaluate();
+    let mut edited = stored.clone();
+    edited["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(30);
+    update(edited).assert_accepted_unchanged();
+    let mut asked = stored.clone();
+    annotate(&mut asked, &[("nested-virt", "yes")]);
+    assert_eq!(update(asked).domain()["cpu"]["features"], require("vmx"));
+}
+
 #[rstest]
 #[case::option("any", json!({}))]
 #[case::option_in_upper_case("Any", json!({}))]
