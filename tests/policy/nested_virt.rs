@@ -401,6 +401,70 @@ fn a_feature_of_the_vendor_that_is_not_named(
     }
 }
 
+/// A VM with Hyper-V's enlightened VMCS, with which KubeVirt requires `vmx` (`pkg/defaults/hyperv.go`, `setEVMCSDependency`).
+fn vm_with_evmcs(evmcs: Value, features: Value, option: &str) -> Value {
+    let domain = json!({"features": {"hyperv": {"evmcs": evmcs}}, "cpu": {"features": features}});
+    let mut vm = vm_with_spec(json!({"domain": domain}));
+    annotate(&mut vm, &[("cpu-vendor", option)]);
+    vm
+}
+
+#[rstest]
+#[case::empty(json!({}), "", "vmx")]
+#[case::enabled(json!({"enabled": true}), "", "vmx")]
+#[case::null(json!({"enabled": null}), "", "vmx")]
+#[case::any_vendor(json!({}), "any", "vmx")]
+#[case::intel(json!({}), "intel", "vmx")]
+#[case::disabled(json!({"enabled": false}), "amd", "svm")]
+fn evmcs_names_intel(#[case] evmcs: Value, #[case] option: &str, #[case] feature: &str) {
+    let answer = Request::create(vm_with_evmcs(evmcs, json!([]), option)).cluster(mixed()).evaluate();
+    assert_eq!(answer.domain()["cpu"]["features"], require(feature), "{}", answer.message());
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+#[test]
+fn evmcs_that_is_off_names_no_vendor() {
+    let vm = vm_with_evmcs(json!({"enabled": false}), json!([]), "");
+    Request::create(vm).cluster(mixed()).evaluate().assert_denied(&["both AMD and Intel"]);
+}
+
+/// KubeVirt makes `require` of another policy.
+#[test]
+fn evmcs_selects_nodes_although_vmx_is_optional() {
+    let vm = vm_with_evmcs(json!({}), optional(&["vmx"]), "");
+    let answer = Request::create(vm).cluster(mixed()).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(answer.domain()["cpu"]["features"], optional(&["vmx"]));
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+#[rstest]
+fn evmcs_without_a_node_of_intel_is_a_warning(#[values("", "any")] option: &str) {
+    let cluster = MemoryCluster::with_nodes(&[("a", AMD)]);
+    let answer = Request::create(vm_with_evmcs(json!({}), json!([]), option)).cluster(cluster).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert!(
+        answer
+            .warnings()
+            .join(" ")
+            .contains("so the VirtualMachine will not be scheduled; none of them has a CPU by Intel")
+    );
+}
+
+#[rstest]
+#[case::option("amd", json!({}), json!([]), "domain.features.hyperv.evmcs requires vmx, a feature of CPUs by Intel, but the option vm-feature-manager.io/cpu-vendor says AMD")]
+#[case::setting("", json!({"cpuVendor": "amd"}), json!([]), "nestedVirtualization.cpuVendor says AMD")]
+#[case::feature("any", json!({}), require("svm"), "domain.cpu.features and features.hyperv.evmcs require svm and vmx, and no node has both")]
+fn evmcs_with_the_other_vendor_is_an_error(
+    #[case] option: &str,
+    #[case] settings: Value,
+    #[case] features: Value,
+    #[case] part: &str,
+) {
+    let request = Request::create(vm_with_evmcs(json!({}), features, option)).cluster(mixed());
+    request.settings(json!({"nestedVirtualization": settings})).evaluate().assert_denied(&[part]);
+}
+
 const SKYLAKE: &[&str] = &["cpu-feature.node.kubevirt.io/vmx", "cpu-model.node.kubevirt.io/Skylake-Server-v4"];
 const NEHALEM_ON_AMD: &[&str] = &["cpu-feature.node.kubevirt.io/svm", "cpu-model.node.kubevirt.io/Nehalem"];
 
