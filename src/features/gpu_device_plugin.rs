@@ -153,13 +153,13 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let request = parse(value, settings.max_devices.0)?;
     let (name, count) = &request;
     let resource = name.as_str();
-    if !settings.allowed_plugins.iter().any(|pattern| pattern.matches(resource)) {
-        let (name, allowed) = (name.clone(), Pattern::list(&settings.allowed_plugins));
-        return Err(GpuDevicePluginError::NotAllowed { name, allowed }.into());
-    }
-    if !allows(&settings.allowed_in, context.namespace, &[resource]) {
-        let (name, namespace) = (name.clone(), context.namespace.to_owned());
-        return Err(GpuDevicePluginError::NotAllowedHere { name, namespace }.into());
+    if !takes(resource, context) {
+        let name = name.clone();
+        return Err(match settings.allowed_plugins.iter().any(|pattern| pattern.matches(resource)) {
+            false => GpuDevicePluginError::NotAllowed { name, allowed: Pattern::list(&settings.allowed_plugins) },
+            true => GpuDevicePluginError::NotAllowedHere { name, namespace: context.namespace.to_owned() },
+        }
+        .into());
     }
     // `validateDRADevices` in KubeVirt's `pkg/dra/admitter/dra_admitter.go:304`. It accepts host devices of both kinds.
     if context.vm.has_claimed_gpu() {
@@ -197,6 +197,13 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     }
     pin.into_iter().for_each(|pin| plan.add_once(pin));
     Ok(plan)
+}
+
+/// Whether the settings let the VirtualMachine name the resource.
+pub(super) fn takes(resource: &str, context: &Context<'_>) -> bool {
+    let settings = &context.settings.gpu_device_plugin;
+    settings.allowed_plugins.iter().any(|pattern| pattern.matches(resource))
+        && allows(&settings.allowed_in, context.namespace, &[resource])
 }
 
 /// How many devices of the resource a VirtualMachine has, as GPUs and as host devices.

@@ -74,7 +74,7 @@ pub(super) fn plan(
 ) -> anyhow::Result<Plan> {
     let host_devices = context.vm.host_devices()?;
     let counted = host_devices.iter().filter(|device| (bus.counts)(device)).count();
-    let wanted = Wanted { bus, settings, devices: Devices::parse(value, max_devices, bus)?, context };
+    let wanted = Wanted { bus, settings, devices: Devices::parse(value, max_devices, bus, context)?, context };
     check_count(counted, max_devices, bus)?;
     let mut plan = Plan { applied: to_text(&wanted.devices.list), ..Plan::default() };
     let node = wanted.node()?;
