@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::rc::Rc;
 
+use super::listing::is_known;
 use super::yaml;
 use super::{Asked, Directive, Source};
 use crate::cluster::access::{Access, Condition, Verbs};
@@ -60,6 +61,8 @@ pub(crate) struct UserData {
 #[derive(Debug)]
 struct Found {
     name: String,
+    /// The key, as the user data has it.
+    key: String,
     /// `None` if the directive is switched off.
     value: Option<Value>,
     volume: String,
@@ -127,6 +130,11 @@ impl UserData {
             let value = found.value.as_ref().unwrap_or(&Value::Bool(false));
             (found.name.as_str(), Source::UserData(&found.volume), value)
         })
+    }
+
+    /// The keys that are the names of no directives and no options.
+    pub(super) fn unknown(&self) -> impl Iterator<Item = &str> {
+        self.found.iter().filter(|found| !is_known(&found.name)).map(|found| found.key.as_str())
     }
 
     /// Whether the user data contains no directive, and cannot contain one.
@@ -223,7 +231,7 @@ impl UserData {
             }
             None => {
                 let volume = volume.to_owned();
-                self.found.push(Found { name, value, volume, is_repeated: false });
+                self.found.push(Found { name, key: key.to_owned(), value, volume, is_repeated: false });
             }
         }
     }
