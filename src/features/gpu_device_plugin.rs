@@ -67,6 +67,11 @@ choice! {
     }
 }
 
+/// The feature gate without which KubeVirt refuses `gpus` (`vmi-create-admitter.go:443` of v1.3.1), and the first minor version of
+/// KubeVirt 1 that does not need it (`pkg/virt-config/featuregate/inactive.go`).
+const GPU_GATE: &str = "GPU";
+const PERMANENT_SINCE: u32 = 4;
+
 #[derive(Debug, thiserror::Error)]
 enum GpuDevicePluginError {
     /// Cause: a typing mistake, or a number without the equals sign before it
@@ -124,7 +129,7 @@ pub(super) static REFERENCE: Reference = Reference {
     options: &[],
     looks_up: &[
         Access::to(Verbs::Get, &[&KUBEVIRT])
-            .what("`permittedHostDevices`")
+            .what("`permittedHostDevices`, and the feature gate `GPU`, which KubeVirt needs before 1.4")
             .without("the resource becomes a limit, with a warning")
             .only_if(&[Condition::Is("gpuDevicePlugin.attachDevice", "auto")]),
         Access::to(Verbs::Get, &[&PCI_DEVICE])
@@ -228,6 +233,8 @@ fn attach(
             if place == &HOST_DEVICE {
                 plan.warnings.extend(context.lookups.check_gate(GATE)?);
                 plan.warnings.extend(siblings::warning(plan, context)?);
+            } else {
+                context.lookups.check_gate_before(PERMANENT_SINCE, GPU_GATE)?;
             }
             if context.vm.limit(resource)?.is_some() {
                 plan.warnings.push(format!(
