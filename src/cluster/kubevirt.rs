@@ -107,8 +107,8 @@ impl Gate {
 /// Why KubeVirt would refuse what a feature adds.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GateError {
-    /// Cause: the gate is off. On Harvester, `HostDevices` is on, and `Sidecar` is off in every release. KubeVirt needs `NUMA` only
-    /// before 1.4
+    /// Cause: the gate is off. On Harvester, `HostDevices` is on, and `Sidecar` is off in every release. KubeVirt needs `NUMA` and
+    /// `GPU` only before 1.4
     /// Cure: "have the administrator add ... to spec.configuration.developerConfiguration.featureGates of the KubeVirt object", or "move ...
     /// from disabledFeatureGates" to that list; how to [switch on `Sidecar`](vbios.md#3-switch-on-kubevirts-gate-sidecar)
     #[error("KubeVirt's feature gate {name} is off, so KubeVirt would refuse the VirtualMachine; {remedy}")]

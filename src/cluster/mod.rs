@@ -130,6 +130,14 @@ impl<'c> Lookups<'c> {
         self.kubevirt().map_or(Ok(None), |kubevirt| kubevirt.require_gate(gate))
     }
 
+    /// Checks a feature gate that KubeVirt 1 needs only before this minor version.
+    pub(crate) fn check_gate_before(&self, minor: u32, gate: &'static str) -> Result<(), GateError> {
+        match self.kubevirt() {
+            Ok(kubevirt) if kubevirt.is_before(minor) => kubevirt.require_gate(gate).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
     /// The claim for the device of this name, if there is one. `kind` is the kind of the claim.
     pub(crate) fn claim(&self, kind: &'static Kind, name: &str) -> Result<Option<Rc<Claim>>, LookupError> {
         match self.get(kind, name, None) {

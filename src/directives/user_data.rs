@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::rc::Rc;
 
+use super::listing::is_known;
 use super::yaml;
 use super::{Asked, Directive, Source};
 use crate::cluster::access::{Access, Condition, Verbs};
@@ -60,6 +61,8 @@ pub(crate) struct UserData {
 #[derive(Debug)]
 struct Found {
     name: String,
+    /// The key, as the user data has it.
+    key: String,
     /// `None` if the directive is switched off.
     value: Option<Value>,
     volume: String,
@@ -129,6 +132,11 @@ impl UserData {
         })
     }
 
+    /// The keys that are the names of no directives and no options.
+    pub(super) fn unknown(&self) -> impl Iterator<Item = &str> {
+        self.found.iter().filter(|found| !is_known(&found.name)).map(|found| found.key.as_str())
+    }
+
     /// Whether the user data contains no directive, and cannot contain one.
     pub(crate) fn is_empty(&self) -> bool {
         self.found.is_empty() && self.unreadable.is_empty() && !self.is_incomplete
@@ -154,6 +162,8 @@ impl UserData {
     }
 
     fn read_base64(&mut self, volume: &str, base64: &str) {
+        // KubeVirt decodes with Go's `StdEncoding`, which ignores line breaks (`pkg/cloud-init/cloud-init.go`).
+        let base64 = base64.replace(['\r', '\n'], "");
         // In base64, four characters encode three bytes.
         if base64.len() > MAX_TEXT.div_ceil(3) * 4 {
             return self.pass_over(volume, "is longer than 64 KiB");
@@ -221,7 +231,7 @@ impl UserData {
             }
             None => {
                 let volume = volume.to_owned();
-                self.found.push(Found { name, value, volume, is_repeated: false });
+                self.found.push(Found { name, key: key.to_owned(), value, volume, is_repeated: false });
             }
         }
     }

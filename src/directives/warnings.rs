@@ -48,14 +48,14 @@ impl Directives {
         unknown.sort_unstable();
         unknown.dedup();
         if !unknown.is_empty() {
-            let hints = unknown.iter().take(MAX_UNKNOWN).map(|name| (*name, text::hints(name, &known)));
+            let hints = unknown.iter().take(MAX_UNKNOWN).map(|unknown| (unknown, unknown.hints(&known)));
             let (mut hinted, unhinted): (Vec<_>, Vec<_>) = hints.partition(|(_, hints)| !hints.is_empty());
             let all = match unhinted.is_empty() {
                 true => String::new(),
                 false => format!("; the directives are {}", features.join(", ")),
             };
             hinted.extend(unhinted);
-            let listed: Vec<_> = hinted.iter().take(LISTED).map(|(name, hints)| describe(name, hints)).collect();
+            let listed: Vec<_> = hinted.iter().take(LISTED).map(|(unknown, hints)| unknown.describe(hints)).collect();
             let more = match (unknown.len() + self.left_out).saturating_sub(LISTED) {
                 0 => String::new(),
                 more => format!(" and {more} more"),
@@ -65,15 +65,46 @@ impl Directives {
         warnings
     }
 
-    /// The names of the unknown keys.
-    fn unknown(&self) -> Vec<&str> {
+    /// The unknown keys.
+    fn unknown(&self) -> Vec<Unknown<'_>> {
         let sources = self.places().iter().copied().chain([Source::Annotation]);
         let keys = sources.filter_map(|source| self.keys(source)).flat_map(Map::keys);
         keys.filter(|key| *key != RECORD)
             .filter_map(|key| key.strip_prefix(PREFIX))
-            .chain(self.user_data.all().map(|(name, ..)| name))
             .filter(|name| !is_known(name))
+            .map(|name| Unknown { name, is_in_user_data: false })
+            .chain(self.user_data.unknown().map(|name| Unknown { name, is_in_user_data: true }))
             .collect()
+    }
+}
+
+/// An unknown key: the name behind the prefix, or the whole key in user data.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Unknown<'d> {
+    name: &'d str,
+    is_in_user_data: bool,
+}
+
+impl Unknown<'_> {
+    /// The most similar known names.
+    fn hints(&self, known: &[&'static str]) -> Vec<&'static str> {
+        match self.is_in_user_data {
+            false => text::hints(self.name, known),
+            true => text::hints(&self.name.strip_prefix(PREFIX).unwrap_or(self.name).replace('_', "-"), known),
+        }
+    }
+
+    /// The key and the names, in the form that is read there.
+    fn describe(&self, hints: &[&'static str]) -> String {
+        let (place, prefix) = if self.is_in_user_data { (" in the user data", "") } else { ("", PREFIX) };
+        let mut hints = hints.join(&format!(" or {prefix}"));
+        if self.is_in_user_data {
+            hints = hints.replace('-', "_");
+        }
+        match hints.is_empty() {
+            false => format!("{}{place} (did you mean {prefix}{hints}?)", Quoted(self.name)),
+            true => format!("{}{place}", Quoted(self.name)),
+        }
     }
 }
 
@@ -81,12 +112,4 @@ impl Directives {
 fn mean_the_same(one: &Value, other: &Value) -> bool {
     let switch = |value: &Value| is_on(as_text(value).trim()).ok();
     trimmed(one) == trimmed(other) || switch(one).is_some_and(|on| switch(other) == Some(on))
-}
-
-/// An unknown key and the most similar known names.
-fn describe(name: &str, hints: &[&'static str]) -> String {
-    match hints.is_empty() {
-        false => format!("{} (did you mean {PREFIX}{}?)", Quoted(name), hints.join(&format!(" or {PREFIX}"))),
-        true => Quoted(name).to_string(),
-    }
 }

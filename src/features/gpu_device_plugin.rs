@@ -67,6 +67,11 @@ choice! {
     }
 }
 
+/// The feature gate without which KubeVirt refuses `gpus` (`vmi-create-admitter.go:443` of v1.3.1), and the first minor version of
+/// KubeVirt 1 that does not need it (`pkg/virt-config/featuregate/inactive.go`).
+const GPU_GATE: &str = "GPU";
+const PERMANENT_SINCE: u32 = 4;
+
 #[derive(Debug, thiserror::Error)]
 enum GpuDevicePluginError {
     /// Cause: a typing mistake, or a number without the equals sign before it
@@ -124,7 +129,7 @@ pub(super) static REFERENCE: Reference = Reference {
     options: &[],
     looks_up: &[
         Access::to(Verbs::Get, &[&KUBEVIRT])
-            .what("`permittedHostDevices`")
+            .what("`permittedHostDevices`, and the feature gate `GPU`, which KubeVirt needs before 1.4")
             .without("the resource becomes a limit, with a warning")
             .only_if(&[Condition::Is("gpuDevicePlugin.attachDevice", "auto")]),
         Access::to(Verbs::Get, &[&PCI_DEVICE])
@@ -153,13 +158,13 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let request = parse(value, settings.max_devices.0)?;
     let (name, count) = &request;
     let resource = name.as_str();
-    if !settings.allowed_plugins.iter().any(|pattern| pattern.matches(resource)) {
-        let (name, allowed) = (name.clone(), Pattern::list(&settings.allowed_plugins));
-        return Err(GpuDevicePluginError::NotAllowed { name, allowed }.into());
-    }
-    if !allows(&settings.allowed_in, context.namespace, &[resource]) {
-        let (name, namespace) = (name.clone(), context.namespace.to_owned());
-        return Err(GpuDevicePluginError::NotAllowedHere { name, namespace }.into());
+    if !takes(resource, context) {
+        let name = name.clone();
+        return Err(match settings.allowed_plugins.iter().any(|pattern| pattern.matches(resource)) {
+            false => GpuDevicePluginError::NotAllowed { name, allowed: Pattern::list(&settings.allowed_plugins) },
+            true => GpuDevicePluginError::NotAllowedHere { name, namespace: context.namespace.to_owned() },
+        }
+        .into());
     }
     // `validateDRADevices` in KubeVirt's `pkg/dra/admitter/dra_admitter.go:304`. It accepts host devices of both kinds.
     if context.vm.has_claimed_gpu() {
@@ -199,6 +204,13 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     Ok(plan)
 }
 
+/// Whether the settings let the VirtualMachine name the resource.
+pub(super) fn takes(resource: &str, context: &Context<'_>) -> bool {
+    let settings = &context.settings.gpu_device_plugin;
+    settings.allowed_plugins.iter().any(|pattern| pattern.matches(resource))
+        && allows(&settings.allowed_in, context.namespace, &[resource])
+}
+
 /// How many devices of the resource a VirtualMachine has, as GPUs and as host devices.
 fn count_devices(vm: &VirtualMachine, resource: &str) -> Result<usize, ShapeError> {
     Ok(vm.host_devices_and_gpus()?.iter().filter(|device| device.resource == resource).count())
@@ -221,6 +233,8 @@ fn attach(
             if place == &HOST_DEVICE {
                 plan.warnings.extend(context.lookups.check_gate(GATE)?);
                 plan.warnings.extend(siblings::warning(plan, context)?);
+            } else {
+                context.lookups.check_gate_before(PERMANENT_SINCE, GPU_GATE)?;
             }
             if context.vm.limit(resource)?.is_some() {
                 plan.warnings.push(format!(

@@ -162,13 +162,16 @@ fn pages(size: PageSize, context: &Context<'_>, warnings: &mut Vec<String>) -> a
             // A VirtualMachine with CPU hotplug has a higher limit.
             let cpus = context.vm.cpu()?.count().unwrap_or(1);
             let is_other = |limit: Amount| limit.quantity.ceil() != cpus;
-            let also = match context.vm.resources("cpu")?.limit.is_some_and(is_other) {
-                true => ", and make spec.template.spec.domain.resources.limits.cpu the number of the guest's CPUs",
-                false => "",
+            let (advice, also) = match context.vm.resources("cpu")?.limit.is_some_and(is_other) {
+                _ if context.failing.contains(&"cpu-pinning") => ("see the message about", ""),
+                true => {
+                    ("add", ", and make spec.template.spec.domain.resources.limits.cpu the number of the guest's CPUs")
+                }
+                false => ("add", ""),
             };
             warnings.push(format!(
                 "Harvester lowers the memory request by its overcommit ratio, and KubeVirt refuses the VirtualMachine if that \
-                 request is not a multiple of {}; add the directive cpu-pinning, with which the request is the limit{also}",
+                 request is not a multiple of {}; {advice} the directive cpu-pinning, with which the request is the limit{also}",
                 size.word()
             ));
             // At least one page, or KubeVirt refuses the VirtualMachine.

@@ -19,6 +19,10 @@ const RESERVED: &str = " (Harvester subtracts what the annotation harvesterhci.i
 /// Explains why the request is lower than the limit on Harvester.
 const LOWERED: &str = " (Harvester lowers it by its overcommit ratio; add the directive cpu-pinning, with which the request is the limit)";
 
+/// The same, if the directive is there and fails.
+const LOWERED_UNLESS_PINNED: &str =
+    " (Harvester lowers it by its overcommit ratio, unless the directive cpu-pinning is applied)";
+
 /// Explains why the request is lower than the guest's memory without Harvester.
 const OVERCOMMITTED: &str = " (KubeVirt lowers the request by memoryOvercommit of its object, unless \
                              spec.template.spec.domain.resources.requests.memory is set)";
@@ -187,7 +191,11 @@ impl Amounts {
             (false, true) => Some(usable),
             (false, false) if is_set => None,
             (is_dedicated, _) => {
-                let hint = if is_dedicated { "" } else { LOWERED };
+                let hint = match is_dedicated {
+                    true => "",
+                    false if context.failing.contains(&"cpu-pinning") => LOWERED_UNLESS_PINNED,
+                    false => LOWERED,
+                };
                 let request = stored.request.map(|request| MemoryAmount { hint, ..request });
                 request.or(Some(guest.min(limit)))
             }

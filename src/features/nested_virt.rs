@@ -62,12 +62,19 @@ enum NestedVirtError {
     Contradiction { extension: &'static str, policy: String },
     /// Cause: the VM requires the extension of one vendor, but the option or the setting names the other. KubeVirt selects a node
     /// that has all required features, and no node has both
-    /// Cure: remove the entry from `domain.cpu.features`, or name its vendor or `any` in the option `cpu-vendor`
+    /// Cure: remove the entry from `domain.cpu.features`, or `evmcs` from `domain.features.hyperv`, which needs `vmx`; or name its vendor
+    /// or `any` in the option `cpu-vendor`
     #[error(
-        "spec.template.spec.domain.cpu.features requires {required}, a feature of CPUs by {by}, but {who} says {vendor}, and no \
+        "spec.template.spec.domain.{field} requires {required}, a feature of CPUs by {by}, but {who} says {vendor}, and no \
          node has both svm and vmx; remove that entry, or set the option vm-feature-manager.io/cpu-vendor to {by} or any"
     )]
-    OtherVendor { required: &'static str, by: &'static str, who: &'static str, vendor: &'static str },
+    OtherVendor {
+        field: &'static str,
+        required: &'static str,
+        by: &'static str,
+        who: &'static str,
+        vendor: &'static str,
+    },
     /// Cause: CPUs of two vendors: "the VirtualMachine's CPU settings and placement name" both, or "the nodes that the
     /// VirtualMachine may run on are of" both
     /// Cure: pin the VirtualMachine to one vendor's nodes, or set `cpu-vendor` to a vendor or to `any`; in user data, `cpu_vendor`
@@ -77,13 +84,14 @@ enum NestedVirtError {
          the node selector cpu-vendor.node.kubevirt.io/AMD or cpu-vendor.node.kubevirt.io/Intel"
     )]
     BothVendors(&'static str),
-    /// Cause: the VM requires both extensions, so KubeVirt finds no node for it, whatever the directive adds
+    /// Cause: the VM requires both extensions ("cpu.features requires", or "cpu.features and features.hyperv.evmcs require"), so KubeVirt
+    /// finds no node for it, whatever the directive adds
     /// Cure: remove one of the two entries, or give both `policy: optional`
     #[error(
-        "spec.template.spec.domain.cpu.features requires svm and vmx, and no node has both; remove one of them, or both, and \
-         the policy adds the right one"
+        "spec.template.spec.domain.{0} svm and vmx, and no node has both; remove one of them, or both, and the policy adds \
+         the right one"
     )]
-    BothRequired,
+    BothRequired(&'static str),
     /// Cause: what follows the colon: one of the next rows, or "the VirtualMachine does not say, and" one of [Lookups](#lookups)
     /// Cure: what follows the last "or"
     #[error(
@@ -182,13 +190,19 @@ fn choose(context: &Context<'_>) -> anyhow::Result<(Extensions, Option<String>)>
         Some(_) => "the option vm-feature-manager.io/cpu-vendor",
         None => "the policy's setting nestedVirtualization.cpuVendor",
     };
-    let features = context.vm.cpu_features()?;
-    if [&AMD, &INTEL].iter().all(|vendor| has(&features, vendor.extension, SELECTING)) {
-        return Err(NestedVirtError::BothRequired.into());
+    match [&AMD, &INTEL].map(|vendor| requiring(vendor, context)) {
+        [Ok(Some(_)), Ok(Some(EVMCS))] => {
+            return Err(NestedVirtError::BothRequired("cpu.features and features.hyperv.evmcs require").into());
+        }
+        [Ok(Some(_)), Ok(Some(_))] => return Err(NestedVirtError::BothRequired("cpu.features requires").into()),
+        [Err(error), _] => return Err(error.into()),
+        _ => {}
     }
     let extensions = match option.unwrap_or(setting) {
         CpuVendor::Amd => named(&AMD, who, context)?,
         CpuVendor::Intel => named(&INTEL, who, context)?,
+        // KubeVirt selects nodes of Intel.
+        CpuVendor::Any if context.vm.has_evmcs() => Extensions::Of(&INTEL),
         CpuVendor::Any => Extensions::OfNode,
         CpuVendor::Auto => match of_vm(context)? {
             Some(extensions) => extensions,
@@ -203,8 +217,8 @@ fn choose(context: &Context<'_>) -> anyhow::Result<(Extensions, Option<String>)>
 /// The extension of a vendor that the option or the setting (`who`) names.
 fn named(vendor: &'static Vendor, who: &'static str, context: &Context<'_>) -> anyhow::Result<Extensions> {
     let Vendor { extension: required, name: by, .. } = *vendor.other();
-    if has(&context.vm.cpu_features()?, required, SELECTING) {
-        return Err(NestedVirtError::OtherVendor { required, by, who, vendor: vendor.name }.into());
+    if let Some(field) = requiring(vendor.other(), context)? {
+        return Err(NestedVirtError::OtherVendor { field, required, by, who, vendor: vendor.name }.into());
     }
     Ok(Extensions::Of(vendor))
 }
@@ -212,6 +226,17 @@ fn named(vendor: &'static Vendor, who: &'static str, context: &Context<'_>) -> a
 /// The policies of a CPU feature with which KubeVirt selects nodes that have it. Source: `nodeselectorrenderer.go`,
 /// `CPUFeatureLabelsFromCPUFeatures`.
 const SELECTING: &[&str] = &["", "require"];
+
+/// What needs `vmx` beside the CPU features.
+const EVMCS: &str = "features.hyperv.evmcs";
+
+/// The field of the domain with which the VirtualMachine requires the vendor's extension, if there is one.
+fn requiring(vendor: &Vendor, context: &Context<'_>) -> Result<Option<&'static str>, ShapeError> {
+    Ok(match has(&context.vm.cpu_features()?, vendor.extension, SELECTING) {
+        true => Some("cpu.features"),
+        false => Some(EVMCS).filter(|_| vendor.name == INTEL.name && context.vm.has_evmcs()),
+    })
+}
 
 /// Whether the VirtualMachine has the CPU feature with one of these policies.
 fn has(features: &[CpuFeature<'_>], extension: &str, policies: &[&str]) -> bool {
@@ -222,11 +247,12 @@ fn has(features: &[CpuFeature<'_>], extension: &str, policies: &[&str]) -> bool 
 fn of_vm(context: &Context<'_>) -> anyhow::Result<Option<Extensions>> {
     let features = context.vm.cpu_features()?;
     let placement = context.placement()?;
-    let model = context.vm.cpu_model()?.unwrap_or_default();
+    let of_model = of_model(context)?;
     // An optional feature says nothing about the node, as a node without it is possible, too.
     let says = |vendor: &Vendor| {
         has(&features, vendor.extension, &["", "require", "force"])
-            || vendor.has_model(model)
+            || vendor.name == INTEL.name && context.vm.has_evmcs()
+            || of_model.is_some_and(|of_model| of_model.name == vendor.name)
             || vendor.labels.iter().any(|label| placement.requires(label))
     };
     if let Some(vendor) = only_one(says, "the VirtualMachine's CPU settings and placement name")? {
@@ -234,6 +260,25 @@ fn of_vm(context: &Context<'_>) -> anyhow::Result<Option<Extensions>> {
     }
     let has_both = [&AMD, &INTEL].iter().all(|vendor| has(&features, vendor.extension, &["optional"]));
     Ok(has_both.then_some(Extensions::OfNode))
+}
+
+/// The vendor that the CPU model names. CPUs of one vendor can run simple models of the other, and KubeVirt selects nodes by the
+/// label of the model. So if only nodes of the other vendor have that label, it is the other vendor.
+fn of_model(context: &Context<'_>) -> anyhow::Result<Option<&'static Vendor>> {
+    let model = context.vm.cpu_model()?.unwrap_or_default();
+    let Some(vendor) = [&AMD, &INTEL].into_iter().find(|vendor| vendor.has_model(model)) else { return Ok(None) };
+    let (label, other) = (format!("{MODEL_LABEL}{model}"), vendor.other());
+    let mut nodes = nodes(context)?.unwrap_or_default();
+    nodes.retain(|node| node.label(&label) == Some("true"));
+    let all = nodes.len();
+    nodes.retain(|node| other.labels.iter().any(|label| node.label(label) == Some("true")));
+    let is_other = !nodes.is_empty() && (nodes.len() == all || is_in_place(other, context));
+    Ok(Some(if is_other { other } else { vendor }))
+}
+
+/// Whether the policy added the vendor's extension before, and nobody asks anew.
+fn is_in_place(vendor: &Vendor, context: &Context<'_>) -> bool {
+    !context.is_requested && context.ours.iter().any(|added| added.entry.name == vendor.extension)
 }
 
 /// The vendor of the nodes, if they could be looked up. If there are nodes of both vendors by now, what the policy added
@@ -246,11 +291,8 @@ fn of_nodes(nodes: Result<Vec<Rc<Node>>, LookupError>, context: &Context<'_>) ->
         return Err(unknown(why, "correct these").into());
     }
     let says = |vendor: &Vendor| vendor.labels.iter().any(|label| any_has(&nodes, label));
-    let is_in_place = |vendor: &&Vendor| {
-        let mut ours = context.ours.iter();
-        !context.is_requested && ours.any(|added| added.entry.name == vendor.extension)
-    };
-    if let Some(vendor) = [&AMD, &INTEL].into_iter().find(is_in_place).filter(|_| says(&AMD) && says(&INTEL)) {
+    let in_place = [&AMD, &INTEL].into_iter().find(|vendor| is_in_place(vendor, context));
+    if let Some(vendor) = in_place.filter(|_| says(&AMD) && says(&INTEL)) {
         return Ok(vendor);
     }
     only_one(says, "the nodes that the VirtualMachine may run on are of")?.ok_or_else(|| {
@@ -303,7 +345,7 @@ fn warning(extensions: Extensions, nodes: &[Rc<Node>], context: &Context<'_>) ->
     let [vendor_label, extension_label] = vendor.labels;
     // KubeVirt selects no node by a feature of the user's with another policy.
     let features = context.vm.cpu_features()?;
-    let mut of_user = features.iter().filter(|feature| feature.name == vendor.extension);
+    let mut of_user = features.iter().filter(|feature| feature.name == vendor.extension && !context.vm.has_evmcs());
     let has_it = |node: &Rc<Node>| node.label(extension_label) == Some("true");
     if let Some(CpuFeature { policy, .. }) = of_user.find(|feature| ["force", "optional"].contains(&feature.policy)) {
         let without = nodes.iter().any(|node| !has_it(node));

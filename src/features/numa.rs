@@ -90,9 +90,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
             }
         }
     }
-    if context.lookups.kubevirt().is_ok_and(|kubevirt| kubevirt.is_before(PERMANENT_SINCE)) {
-        context.lookups.check_gate(GATE)?;
-    }
+    context.lookups.check_gate_before(PERMANENT_SINCE, GATE)?;
     plan.entries.push(NUMA_MAPPING.entry("", ""));
     Ok(plan)
 }

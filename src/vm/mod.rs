@@ -43,6 +43,7 @@ const REQUIRED_NODES: Path =
     Path(&["spec", "template", "spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
 const TOLERATIONS: Path = Path(&["spec", "template", "spec", "tolerations"]);
 const CPU_MODEL: Path = Path(&["spec", "template", "spec", "domain", "cpu", "model"]);
+const EVMCS: Path = Path(&["spec", "template", "spec", "domain", "features", "hyperv", "evmcs"]);
 const MEMORY: Path = Path(&["spec", "template", "spec", "domain", "memory"]);
 const DISKS: Path = Path(&["spec", "template", "spec", "domain", "devices", "disks"]);
 const INTERFACES: Path = Path(&["spec", "template", "spec", "domain", "devices", "interfaces"]);
@@ -132,6 +133,12 @@ impl VirtualMachine {
     /// `domain.cpu.model`.
     pub(crate) fn cpu_model(&self) -> Result<Option<&str>, ShapeError> {
         CPU_MODEL.text(&self.object)
+    }
+
+    /// Whether the guest gets Hyper-V's enlightened VMCS. KubeVirt then requires `vmx`, whatever `domain.cpu.features` says of it.
+    /// Source: `pkg/defaults/hyperv.go`, `setEVMCSDependency`.
+    pub(crate) fn has_evmcs(&self) -> bool {
+        EVMCS.peek(&self.object).is_some_and(|evmcs| evmcs.get("enabled") != Some(&Value::Bool(false)))
     }
 
     /// `domain.cpu`.

@@ -74,6 +74,35 @@ fn a_host_device_needs_the_gate() {
     assert!(devices.contains(&format!(r#""deviceName":"{resource}""#)), "{devices}");
 }
 
+/// KubeVirt refuses `gpus` without its gate before 1.4. Without Harvester's PCI devices, the resource becomes one of them.
+#[rstest]
+#[case::before("v1.3.1", json!(["HostDevices"]), true, false)]
+#[case::before_with_the_gate("v1.3.1", json!(["GPU"]), true, true)]
+#[case::distribution("1.2.2-150500.8.21.1", json!([]), true, false)]
+#[case::permanent("v1.4.0", json!([]), true, true)]
+#[case::unknown("", json!([]), true, true)]
+#[case::no_device("v1.3.1", json!([]), false, true)]
+fn a_gpu_needs_the_gate_before_1_4(
+    #[case] version: &str,
+    #[case] gates: Value,
+    #[case] is_permitted: bool,
+    #[case] accepted: bool,
+) {
+    let resource = if is_permitted { "nvidia.com/A10" } else { "nvidia.com/T4" };
+    let mut kubevirt =
+        kubevirt(json!({"pciHostDevices": [{"pciVendorSelector": "10DE:2236", "resourceName": resource}]}));
+    kubevirt["spec"]["configuration"]["developerConfiguration"]["featureGates"] = gates;
+    kubevirt["status"]["observedKubeVirtVersion"] = json!(version);
+    let cluster = MemoryCluster::of(vec![kubevirt]).failing(&PCI_DEVICE, ClusterError::KindNotServed);
+    let answer = Request::create(bare_vm(&[("gpu-device-plugin", "nvidia.com/A10")])).cluster(cluster).evaluate();
+    if accepted {
+        assert!(answer.is_accepted(), "{}", answer.message());
+        assert_eq!(answer.domain()["devices"]["gpus"].is_array(), is_permitted);
+    } else {
+        answer.assert_denied(&["gpu-device-plugin", "feature gate GPU is off", "add GPU to"]);
+    }
+}
+
 #[rstest]
 #[case::text(json!("2"))]
 #[case::number(json!(2))]

@@ -463,6 +463,30 @@ mod on_harvester {
         assert!(warnings.contains(remedy), "{warnings}");
     }
 
+    /// The VM has the directive already, and it is denied.
+    #[test]
+    fn a_directive_that_is_there_is_not_asked_for() {
+        let mut new = hotplugged(json!({}));
+        annotate(&mut new, &[("cpu-pinning", "enabled")]);
+        let answer = Request::create(new).evaluate();
+        answer.assert_denied(&["cpu-pinning cannot be applied", "hotplug and pinned CPUs exclude each other"]);
+        let warnings = answer.warnings().join(" ");
+        let part = "see the message about the directive cpu-pinning, with which the request is the limit";
+        assert!(warnings.ends_with(part), "{warnings}");
+
+        // An update, in which Harvester leaves the request as it is.
+        let mut old = bare_vm(&[]);
+        old["spec"]["template"]["spec"]["domain"] = stored("8Gi", OVERCOMMITTED);
+        let mut new = asked(stored("8Gi", OVERCOMMITTED), &[]);
+        annotate(&mut new, &[("cpu-pinning", "maybe")]);
+        let answer = evaluate(Request::update(old, new));
+        answer.assert_denied(&[
+            "cpu-pinning cannot be applied",
+            "overcommit ratio, unless the directive cpu-pinning is applied)",
+        ]);
+        assert!(!answer.message().contains("add the directive"), "{}", answer.message());
+    }
+
     /// The remedy of the warning.
     #[test]
     fn hotplug_of_memory_with_pinned_cpus() {

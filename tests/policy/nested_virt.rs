@@ -401,6 +401,70 @@ fn a_feature_of_the_vendor_that_is_not_named(
     }
 }
 
+/// A VM with Hyper-V's enlightened VMCS, with which KubeVirt requires `vmx` (`pkg/defaults/hyperv.go`, `setEVMCSDependency`).
+fn vm_with_evmcs(evmcs: Value, features: Value, option: &str) -> Value {
+    let domain = json!({"features": {"hyperv": {"evmcs": evmcs}}, "cpu": {"features": features}});
+    let mut vm = vm_with_spec(json!({"domain": domain}));
+    annotate(&mut vm, &[("cpu-vendor", option)]);
+    vm
+}
+
+#[rstest]
+#[case::empty(json!({}), "", "vmx")]
+#[case::enabled(json!({"enabled": true}), "", "vmx")]
+#[case::null(json!({"enabled": null}), "", "vmx")]
+#[case::any_vendor(json!({}), "any", "vmx")]
+#[case::intel(json!({}), "intel", "vmx")]
+#[case::disabled(json!({"enabled": false}), "amd", "svm")]
+fn evmcs_names_intel(#[case] evmcs: Value, #[case] option: &str, #[case] feature: &str) {
+    let answer = Request::create(vm_with_evmcs(evmcs, json!([]), option)).cluster(mixed()).evaluate();
+    assert_eq!(answer.domain()["cpu"]["features"], require(feature), "{}", answer.message());
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+#[test]
+fn evmcs_that_is_off_names_no_vendor() {
+    let vm = vm_with_evmcs(json!({"enabled": false}), json!([]), "");
+    Request::create(vm).cluster(mixed()).evaluate().assert_denied(&["both AMD and Intel"]);
+}
+
+/// KubeVirt makes `require` of another policy.
+#[test]
+fn evmcs_selects_nodes_although_vmx_is_optional() {
+    let vm = vm_with_evmcs(json!({}), optional(&["vmx"]), "");
+    let answer = Request::create(vm).cluster(mixed()).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert_eq!(answer.domain()["cpu"]["features"], optional(&["vmx"]));
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+#[rstest]
+fn evmcs_without_a_node_of_intel_is_a_warning(#[values("", "any")] option: &str) {
+    let cluster = MemoryCluster::with_nodes(&[("a", AMD)]);
+    let answer = Request::create(vm_with_evmcs(json!({}), json!([]), option)).cluster(cluster).evaluate();
+    assert!(answer.is_accepted(), "{}", answer.message());
+    assert!(
+        answer
+            .warnings()
+            .join(" ")
+            .contains("so the VirtualMachine will not be scheduled; none of them has a CPU by Intel")
+    );
+}
+
+#[rstest]
+#[case::option("amd", json!({}), json!([]), "domain.features.hyperv.evmcs requires vmx, a feature of CPUs by Intel, but the option vm-feature-manager.io/cpu-vendor says AMD")]
+#[case::setting("", json!({"cpuVendor": "amd"}), json!([]), "nestedVirtualization.cpuVendor says AMD")]
+#[case::feature("any", json!({}), require("svm"), "domain.cpu.features and features.hyperv.evmcs require svm and vmx, and no node has both")]
+fn evmcs_with_the_other_vendor_is_an_error(
+    #[case] option: &str,
+    #[case] settings: Value,
+    #[case] features: Value,
+    #[case] part: &str,
+) {
+    let request = Request::create(vm_with_evmcs(json!({}), features, option)).cluster(mixed());
+    request.settings(json!({"nestedVirtualization": settings})).evaluate().assert_denied(&[part]);
+}
+
 const SKYLAKE: &[&str] = &["cpu-feature.node.kubevirt.io/vmx", "cpu-model.node.kubevirt.io/Skylake-Server-v4"];
 const NEHALEM_ON_AMD: &[&str] = &["cpu-feature.node.kubevirt.io/svm", "cpu-model.node.kubevirt.io/Nehalem"];
 
@@ -424,6 +488,49 @@ fn a_model_of_the_vendor_that_is_not_named_is_a_warning(
     let part = format!("cpu.model is \"{model}\", a CPU by Intel, but svm is a feature of CPUs by AMD");
     assert_eq!(warnings.contains(&part), warns, "{warnings}");
     assert_eq!(warnings.is_empty(), !warns, "{warnings}");
+}
+
+const NEHALEM_ALONE: &[&str] = &["cpu-model.node.kubevirt.io/Nehalem"];
+const NEHALEM_ON_INTEL: &[&str] = &["cpu-feature.node.kubevirt.io/vmx", "cpu-model.node.kubevirt.io/Nehalem"];
+const OPTERON_ON_INTEL: &[&str] = &["cpu-vendor.node.kubevirt.io/Intel", "cpu-model.node.kubevirt.io/Opteron_G1"];
+
+/// KubeVirt selects only nodes with the label of the model, which is `cpu-model.node.kubevirt.io/Nehalem` on AMD, too.
+#[rstest]
+#[case::intels_on_amd("Nehalem", &[("a", NEHALEM_ON_AMD)], "svm")]
+#[case::amds_on_intel("Opteron_G1", &[("a", OPTERON_ON_INTEL)], "vmx")]
+#[case::beside_nodes_without_the_model("Nehalem", &[("a", NEHALEM_ON_AMD), ("b", INTEL)], "svm")]
+#[case::on_both("Nehalem", &[("a", NEHALEM_ON_AMD), ("b", NEHALEM_ON_INTEL)], "vmx")]
+#[case::on_a_node_of_no_known_vendor("Nehalem", &[("a", NEHALEM_ALONE)], "vmx")]
+#[case::on_no_node("Nehalem", &[("a", AMD)], "vmx")]
+#[case::nodes_that_are_not_known("Nehalem", &[], "vmx")]
+fn a_model_names_the_other_vendor_if_only_its_nodes_run_it(
+    #[case] model: &str,
+    #[case] nodes: &[(&str, &[&str])],
+    #[case] feature: &str,
+) {
+    assert_eq!(features(json!({"model": model}), json!({}), nodes), require(feature));
+}
+
+#[test]
+fn a_model_of_the_other_vendor_leaves_no_warning() {
+    let cluster = MemoryCluster::with_nodes(&[("a", NEHALEM_ON_AMD)]);
+    let answer = Request::create(vm_with_cpu(json!({"model": "Nehalem"}))).cluster(cluster).evaluate();
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
+}
+
+/// Nodes of the model's own vendor that come later change nothing of a VM that nobody asks about.
+#[test]
+fn what_the_nodes_of_a_model_said_stays() {
+    let cluster = MemoryCluster::with_nodes(&[("a", NEHALEM_ON_AMD)]);
+    let stored = Request::create(vm_with_cpu(json!({"model": "Nehalem"}))).cluster(cluster).evaluate().after();
+    let both = || MemoryCluster::with_nodes(&[("a", NEHALEM_ON_AMD), ("b", NEHALEM_ON_INTEL)]);
+    let update = |vm: Value| Request::update(stored.clone(), vm).cluster(both()).evaluate();
+    let mut edited = stored.clone();
+    edited["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(30);
+    update(edited).assert_accepted_unchanged();
+    let mut asked = stored.clone();
+    annotate(&mut asked, &[("nested-virt", "yes")]);
+    assert_eq!(update(asked).domain()["cpu"]["features"], require("vmx"));
 }
 
 #[rstest]

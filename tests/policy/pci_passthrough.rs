@@ -4,6 +4,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use vm_feature_manager_policy::cluster::{ClusterError, PCI_DEVICE};
 
+use super::devices;
 use super::harness::{Answer, MemoryCluster, Request, bare_vm, vm};
 
 fn evaluate(value: &str, settings: Value) -> Answer {
@@ -308,4 +309,35 @@ fn devices_of_wrong_types_are_an_error(#[case] devices: Value, #[case] part: &st
     vm["spec"]["template"]["spec"]["domain"]["devices"] = devices;
     let settings = json!({"pciPassthrough": {"deviceNames": "address"}});
     Request::create(vm).settings(settings).evaluate().assert_denied(&[part]);
+}
+
+/// libvirt takes no dot in the alias that KubeVirt makes of a host device's name (harvester/harvester issue 9399).
+#[rstest]
+#[case::pci("pci-passthrough", "0000:03:00.0", "node1.example.com", true)]
+#[case::pci_without_a_dot("pci-passthrough", "0000:03:00.0", "node1-example-com", false)]
+#[case::usb("usb-passthrough", "046d:c52b", "node1.example.com", true)]
+#[case::usb_without_a_dot("usb-passthrough", "046d:c52b", "node1-example-com", false)]
+fn a_device_of_a_node_with_a_dot_in_its_name_is_a_warning(
+    #[case] directive: &str,
+    #[case] device: &str,
+    #[case] node: &str,
+    #[case] warns: bool,
+) {
+    let (pci, usb) = (format!("{node}-000003000"), format!("{node}-046d-c52b-001002"));
+    let mut objects = vec![devices::kubevirt(json!({
+        "pciHostDevices": [{"pciVendorSelector": "8086:1521", "resourceName": "intel.com/I350"}],
+        "usb": [{"resourceName": format!("kubevirt.io/{usb}"), "selectors": [{"vendor": "046d", "product": "c52b"}]}],
+    }))];
+    objects.extend(devices::pci(&pci, "8086:1521", "20", "intel.com/I350"));
+    objects.push(devices::usb(&usb));
+    let vm = bare_vm(&[(directive, &json!({"devices": [device]}).to_string())]);
+    let answer = devices::create(vm, MemoryCluster::of(objects));
+    let name = if directive == "pci-passthrough" { &pci } else { &usb };
+    assert_eq!(devices::names(&answer), [name.as_str()]);
+    let warning = format!(
+        "{directive}: the VirtualMachine will not start, because KubeVirt starts none with a dot in the name of a host device: \
+         {name}; use devices of a node whose name has no dot (harvester/harvester issue 9399)"
+    );
+    let expected: &[String] = if warns { &[warning] } else { &[] };
+    assert_eq!(answer.warnings(), expected);
 }

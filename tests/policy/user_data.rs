@@ -289,16 +289,31 @@ mod precedence {
         assert_eq!(answer.response, json!({"accepted": true, "warnings": [warning]}));
     }
 
-    #[test]
-    fn an_unknown_name_is_a_warning() {
-        let answer = create(no_cloud("#cloud-config\nx_kubevirt_features: {pci_passtrough: x}\n"));
+    #[rstest]
+    #[case::mistyped("pci_passtrough", " (did you mean pci_passthrough?)")]
+    #[case::in_another_form("nestedVirt", " (did you mean nested_virt?)")]
+    #[case::with_the_prefix("vm-feature-manager.io/nested-virt", " (did you mean nested_virt?)")]
+    #[case::mistyped_with_the_prefix("vm-feature-manager.io/nested-vrit", " (did you mean nested_virt?)")]
+    #[case::option("cpu_vender", " (did you mean cpu_vendor?)")]
+    #[case::two_meanings("gpu_passthrough", " (did you mean gpu_device_plugin or pci_passthrough?)")]
+    #[case::far("sriov", "")]
+    fn an_unknown_name_is_a_warning(#[case] key: &str, #[case] hint: &str) {
+        let answer = create(no_cloud(&format!("#cloud-config\nx_kubevirt_features: {{{key}: x}}\n")));
         answer.assert_accepted_unchanged();
-        assert_eq!(
-            answer.warnings(),
-            [
-                r#"no such directive: "pci-passtrough" (did you mean vm-feature-manager.io/pci-passthrough?); this has no effect"#
-            ]
+        let start = format!(r#"no such directive: "{key}" in the user data{hint}; this has no effect"#);
+        let warnings = answer.warnings().join(" ");
+        assert!(warnings.starts_with(&start), "{warnings}");
+        assert_eq!(warnings == start, !hint.is_empty(), "{warnings}");
+    }
+
+    #[test]
+    fn an_unknown_name_beside_an_annotation() {
+        let mut vm = no_cloud("#cloud-config\nx_kubevirt_features: {nested-vrit: x}\n");
+        annotate(&mut vm, &[("nested-vrit", "x")]);
+        let warning = format!(
+            r#"no such directive: "nested-vrit" (did you mean {PREFIX}nested-virt?), "nested-vrit" in the user data (did you mean nested_virt?); this has no effect"#
         );
+        assert_eq!(create(vm).warnings(), [warning]);
     }
 }
 
@@ -334,6 +349,20 @@ fn base64_that_cannot_be_read(#[case] source: Value, #[case] reason: &str) {
     let note = format!("the user data of the volume \"seed\" {reason}");
     assert_eq!(answer.warnings(), [format!("{note}; directives in it have no effect, so write them as annotations")]);
     assert!(answer.logs[0].contains(reason), "{:?}", answer.logs);
+}
+
+/// `base64 file` writes lines of 76 characters. The longest is 64 KiB without the line breaks.
+#[rstest]
+#[case::unix("\n", 0)]
+#[case::windows("\r\n", 0)]
+#[case::as_long_as_may_be("\n", (64 << 10) - NESTED.len())]
+fn base64_may_have_line_breaks(#[case] line_break: &str, #[case] padding: usize) {
+    let encoded = STANDARD.encode(format!("{NESTED}{}", "#".repeat(padding)));
+    let lines: Vec<_> = encoded.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let base64 = lines.join(line_break) + line_break;
+    let answer = create(vm(json!([{"name": "seed", "cloudInitNoCloud": {"userDataBase64": base64}}])));
+    assert_eq!(answer.audit("applied"), "nested-virt");
+    assert_eq!(answer.warnings(), Vec::<&str>::new());
 }
 
 #[rstest]

@@ -562,8 +562,13 @@ mod device {
         annotate(&mut vm, &[("pci-passthrough", r#"{"devices": ["0000:09:00.0"]}"#)]);
         create(vm.clone()).assert_denied(&["pci-passthrough cannot be applied"]);
         assert!(!create(vm.clone()).message().contains("waits"));
-        let cluster = with_ids(cluster(), "node2-000005000", "1002:164e");
-        ask(vm, json!({}), cluster).assert_denied(&["it waits for pci-passthrough"]);
+        // Also if the ROM has only an image for EFI.
+        for code in [0, 3] {
+            let mut rom = super::rom();
+            rom[0x54] = code;
+            let cluster = with_rom(with_ids(cluster(), "node2-000005000", "1002:164e"), &rom);
+            ask(vm.clone(), json!({}), cluster).assert_denied(&["it waits for pci-passthrough"]);
+        }
     }
 
     #[test]
@@ -597,6 +602,26 @@ mod device {
             .into_iter()
             .collect();
         assert_eq!(answer.warnings(), expected);
+    }
+
+    /// AMDGopDriver.rom, which EfiRom makes of AMD's driver, has the ids 1002:ffff. A BIOS would compare its image's ids.
+    #[rstest]
+    #[case::efi_alone(false, &[])]
+    #[case::bios_behind_efi(true, &["vbios-injection: the ROM says that it is for the device 1002:1638, but it goes to node2-000005000 (1002:164e); use a ROM of that device"])]
+    fn is_compared_only_with_an_image_for_a_bios(#[case] has_bios: bool, #[case] warnings: &[&str]) {
+        let mut efi = super::rom();
+        efi[0x46..0x48].copy_from_slice(&[0xff, 0xff]);
+        (efi[2], efi[0x54]) = (0xff, 3);
+        let rom = if has_bios {
+            efi[0x55] = 0;
+            [efi, super::rom()].concat()
+        } else {
+            efi
+        };
+        let cluster = with_ids(cluster(), "node2-000005000", "1002:164e");
+        let answer = ask(vm(), json!({}), with_rom(cluster, &rom));
+        assert_eq!(answer.warnings(), warnings);
+        assert_eq!(devices(&answer), "node2-000005000 *");
     }
 
     #[test]

@@ -212,6 +212,19 @@ fn what_is_for_another_directive_names_it(#[case] value: &str, #[case] write: &s
     create("pci-passthrough", value).assert_denied(&[write]);
 }
 
+/// The directive gpu-device-plugin would refuse it.
+#[rstest]
+#[case::not_allowed("intel.com/I350", json!({}))]
+#[case::not_allowed_in_the_namespace("nvidia.com/GP104", json!({"allowedIn": {"team-a": "nvidia.com/*"}}))]
+fn a_directive_that_would_refuse_it_is_not_named(#[case] resource: &str, #[case] settings: Value) {
+    for value in [resource.to_owned(), json!({"devices": [resource]}).to_string()] {
+        let request = Request::create(bare_vm(&[("pci-passthrough", &value)]));
+        let answer = request.settings(json!({"gpuDevicePlugin": settings})).evaluate();
+        answer.assert_denied(&["pci-passthrough cannot be applied", "0000:00:02.0"]);
+        assert!(!answer.message().contains("gpu-device-plugin"), "{}", answer.message());
+    }
+}
+
 #[rstest]
 #[case::upper_case("HV1/0000:01:00.0", "write hv1/0000:01:00.0 or")]
 #[case::upper_case_in_a_name("HV1-000001000", "write hv1-000001000 or")]

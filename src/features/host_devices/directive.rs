@@ -3,6 +3,8 @@
 use serde_json::Value;
 
 use super::{Bus, object};
+use crate::features::feature::Context;
+use crate::features::gpu_device_plugin;
 use crate::json::type_name;
 use crate::text::{self, Quoted};
 use crate::values::name::SUBDOMAIN;
@@ -86,8 +88,13 @@ pub(in crate::features) fn check_count(count: usize, max: usize, bus: &'static B
 
 impl Devices {
     /// Reads a directive's value, with at most `max` devices.
-    pub(super) fn parse(value: &str, max: usize, bus: &'static Bus) -> Result<Self, DirectiveError> {
-        let write = || corrected(value, bus);
+    pub(super) fn parse(
+        value: &str,
+        max: usize,
+        bus: &'static Bus,
+        context: &Context<'_>,
+    ) -> Result<Self, DirectiveError> {
+        let write = || corrected(value, bus, context);
         let json: Value = serde_json::from_str(value)
             .map_err(|error| DirectiveError::Json { problem: problem(value, &error), write: write() })?;
         let Value::Object(members) = &json else {
@@ -109,12 +116,18 @@ impl Devices {
         for (index, item) in items.iter().enumerate() {
             let not_text = || DirectiveError::NotText { index, found: type_name(item), write: write() };
             let text = item.as_str().ok_or_else(not_text)?;
-            devices.add(index, text.trim(), bus)?;
+            devices.add(index, text.trim(), bus, context)?;
         }
         Ok(devices)
     }
 
-    fn add(&mut self, index: usize, text: &str, bus: &'static Bus) -> Result<(), DirectiveError> {
+    fn add(
+        &mut self,
+        index: usize,
+        text: &str,
+        bus: &'static Bus,
+        context: &Context<'_>,
+    ) -> Result<(), DirectiveError> {
         let named = object(text);
         let (node, device) = match (text.rsplit_once('/'), &named) {
             (Some((node, device)), _) => (Some(node), device),
@@ -127,7 +140,8 @@ impl Devices {
             Ok(device) => device,
             Err(error) => {
                 let first = devices_in(text, bus).into_iter().next();
-                let write = first.unwrap_or_else(|| format!("one such as {}{}", bus.example, elsewhere(text, bus)));
+                let write =
+                    first.unwrap_or_else(|| format!("one such as {}{}", bus.example, elsewhere(text, bus, context)));
                 return Err(DirectiveError::Device { index, value, error, write, bus });
             }
         };
@@ -152,7 +166,7 @@ impl Devices {
 }
 
 /// The devices that a value names, however it is written, as the value should be in YAML. If it names none, an example.
-fn corrected(value: &str, bus: &'static Bus) -> String {
+fn corrected(value: &str, bus: &'static Bus, context: &Context<'_>) -> String {
     let value = text::first(value, MAX_LENGTH);
     let (mut devices, mut hint) = (devices_in(value, bus), String::new());
     if devices.is_empty() {
@@ -160,7 +174,7 @@ fn corrected(value: &str, bus: &'static Bus) -> String {
         devices.extend(text::words(value).into_iter().map(bare).filter(|word| word.contains(':')).map(str::to_owned));
     }
     if devices.is_empty() {
-        hint = elsewhere(value, bus);
+        hint = elsewhere(value, bus, context);
         devices.push(bus.example.to_owned());
     }
     devices.truncate(MAX_DEVICES);
@@ -255,14 +269,15 @@ fn is_address(text: &str) -> bool {
 }
 
 /// The directive that a text is for, if it names no device of the bus, as the end of a message.
-fn elsewhere(text: &str, bus: &Bus) -> String {
+fn elsewhere(text: &str, bus: &Bus, context: &Context<'_>) -> String {
     for word in text::words(text) {
         let last = word.rsplit_once('/').map_or(word, |(_, last)| last);
         let named = object(last).map(|(_, device)| device);
         let is_address = is_address(named.as_deref().unwrap_or(last));
         let directive = if is_address != bus.name_is_address && (is_address || named.is_some()) {
             bus.partner.name
-        } else if bus.name_is_address && word.parse::<ResourceName>().is_ok() {
+        } else if bus.name_is_address && word.parse::<ResourceName>().is_ok() && gpu_device_plugin::takes(word, context)
+        {
             "gpu-device-plugin"
         } else {
             continue;

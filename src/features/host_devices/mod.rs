@@ -16,6 +16,7 @@ mod wanted;
 use super::feature::{Context, Plan};
 use crate::json::to_text;
 use crate::settings::{Count, FeatureSettings, section};
+use crate::text;
 use crate::values::pattern::Pattern;
 use crate::vm::entry::Entry;
 use crate::vm::place::HOST_DEVICE;
@@ -73,7 +74,7 @@ pub(super) fn plan(
 ) -> anyhow::Result<Plan> {
     let host_devices = context.vm.host_devices()?;
     let counted = host_devices.iter().filter(|device| (bus.counts)(device)).count();
-    let wanted = Wanted { bus, settings, devices: Devices::parse(value, max_devices, bus)?, context };
+    let wanted = Wanted { bus, settings, devices: Devices::parse(value, max_devices, bus, context)?, context };
     check_count(counted, max_devices, bus)?;
     let mut plan = Plan { applied: to_text(&wanted.devices.list), ..Plan::default() };
     let node = wanted.node()?;
@@ -94,6 +95,16 @@ pub(super) fn plan(
         entry.place == &HOST_DEVICE && host_devices.iter().all(|device| host_device(device) != **entry)
     };
     check_count(counted + plan.entries.iter().filter(is_new).count(), max_devices, bus)?;
+    // KubeVirt makes the device's alias of its name (`pkg/virt-launcher/virtwrap/device/hostdevice/hostdev.go`), and libvirt
+    // takes no dot in an alias. Harvester's names begin with that of the node. Issue 16043 of kubevirt/kubevirt.
+    let dotted: Vec<_> = plan.devices().into_iter().filter(|name| name.contains('.')).collect();
+    if !dotted.is_empty() {
+        plan.warnings.push(format!(
+            "the VirtualMachine will not start, because KubeVirt starts none with a dot in the name of a host device: {}; use \
+             devices of a node whose name has no dot (harvester/harvester issue 9399)",
+            text::list(&dotted)
+        ));
+    }
     plan.warnings.extend(context.lookups.check_gate(GATE)?);
     // A rule about the devices of a node would not hold on another one.
     let is_pinned = settings.pin_to_node || settings.has_rules();

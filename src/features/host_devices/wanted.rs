@@ -72,7 +72,8 @@ impl Wanted<'_> {
     /// Plans the devices under Harvester's names.
     pub(super) fn by_harvester(&self, inventory: &Inventory<'_>, plan: &mut Plan) -> anyhow::Result<()> {
         let list = inventory.functions(&self.devices.list)?;
-        let before = self.context.applied_before.and_then(|it| Devices::parse(it, MAX_DEVICES, self.bus).ok());
+        let before =
+            self.context.applied_before.and_then(|it| Devices::parse(it, MAX_DEVICES, self.bus, self.context).ok());
         let is_changed = self.context.is_requested && before.as_ref() != Some(&self.devices);
         let before = before.and_then(|before| inventory.functions(&before.list).ok()).unwrap_or_default();
         let choices = inventory.choose(&list, &before)?;

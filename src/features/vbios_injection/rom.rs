@@ -23,8 +23,10 @@ const LISTED: usize = 256;
 /// What the headers of a whole option ROM say.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Rom {
-    /// The vendor and device ids that the ROM is for. The first is that of the first header.
+    /// The vendor and device ids that the ROM is for, of all images.
     pub(super) ids: Vec<(u16, u16)>,
+    /// The first ids of the first image for a BIOS. `None` if there is no such image.
+    pub(super) bios: Option<(u16, u16)>,
     /// Where the file ends although another image should follow.
     pub(super) open_end: Option<usize>,
 }
@@ -83,11 +85,15 @@ pub(super) fn pcir(bytes: &[u8]) -> Option<&[u8]> {
     (bytes.starts_with(&[0x55, 0xaa]) && pcir.starts_with(b"PCIR") && pcir.len() > LAST).then_some(pcir)
 }
 
+/// Whether an image is for a BIOS on x86, by the type of its code.
+fn is_bios(pcir: &[u8]) -> bool {
+    pcir.get(0x14) == Some(&0)
+}
+
 /// How many bytes an image has, as its headers say; 0 if they do not.
 fn length(image: &[u8], pcir: &[u8]) -> usize {
     // An image for x86 has its length also in the third byte.
-    let is_x86 = pcir.get(0x14) == Some(&0);
-    let own = image.get(2).filter(|_| is_x86).copied().unwrap_or_default();
+    let own = image.get(2).filter(|_| is_bios(pcir)).copied().unwrap_or_default();
     usize::from(word(pcir, 0x10).unwrap_or_default().max(own.into())) * BLOCK
 }
 
@@ -122,6 +128,7 @@ impl Rom {
             if length > image.len() {
                 return Err(RomError::Cut { has: bytes.len(), at, end: at + length });
             }
+            rom.bios = rom.bios.or(ids(pcir).next().filter(|_| is_bios(pcir)));
             rom.ids.extend(ids(pcir));
             let is_last = pcir.get(LAST).is_none_or(|indicator| indicator & 0x80 != 0);
             at += length;
@@ -173,7 +180,7 @@ mod tests {
     }
 
     fn rom(ids: &[(u16, u16)]) -> Result<Rom, RomError> {
-        Ok(Rom { ids: ids.to_vec(), open_end: None })
+        Ok(Rom { ids: ids.to_vec(), bios: Some(AMD), open_end: None })
     }
 
     #[rstest]
@@ -197,6 +204,12 @@ mod tests {
         other[0x1c + 6] = 0x39;
         let chain = [image(2, 0x40, 0), efi(0), other].concat();
         assert_eq!(parse(&chain), rom(&[AMD, AMD, (0x1002, 0x1639)]));
+    }
+
+    #[test]
+    fn an_image_for_efi_is_none_for_a_bios() {
+        assert_eq!(parse(&efi(0x80)), Ok(Rom { ids: vec![AMD], bios: None, open_end: None }));
+        assert_eq!(parse(&[efi(0), image(2, 0x40, 0x80)].concat()).unwrap().bios, Some(AMD));
     }
 
     #[rstest]

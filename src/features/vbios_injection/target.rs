@@ -76,7 +76,7 @@ pub(super) fn target<'v>(
         },
         [device] => {
             let target = to_target(*device, device.name, ONLY)?;
-            let is_other = || mismatch(rom, *device, context).is_some();
+            let is_other = || other_ids(rom, *device, context).is_some();
             if let Some(feature) = waits_for(context).filter(|_| is_other()) {
                 return Err(VbiosError::Waits(feature).into());
             }
@@ -285,10 +285,17 @@ fn ids_of(device: &Device<'_>, context: &Context<'_>) -> Option<String> {
     }
 }
 
-/// Warns if the ROM is made for another device than the one that gets it.
+/// The ids of a device, if they are known, and the ROM does not have them.
+fn other_ids(rom: &Rom, device: Device<'_>, context: &Context<'_>) -> Option<String> {
+    ids_of(&device, context).filter(|ids| !rom.is_for(ids))
+}
+
+/// Warns if the ROM is made for another device than the one that gets it. A BIOS compares the ids in its image with the
+/// device's (SeaBIOS, `src/optionroms.c`, `map_pcirom`). UEFI does not compare those of an image for EFI (EDK II,
+/// `PciOptionRomSupport.c`, `ContainEfiImage`), and such an image may have ids that no device has.
 pub(super) fn mismatch(rom: &Rom, device: Device<'_>, context: &Context<'_>) -> Option<String> {
-    let (vendor, id) = rom.ids.first()?;
-    let ids = ids_of(&device, context).filter(|ids| !rom.is_for(ids))?;
+    let (vendor, id) = rom.bios?;
+    let ids = other_ids(rom, device, context)?;
     Some(format!(
         "the ROM says that it is for the device {vendor:04x}:{id:04x}, but it goes to {} ({ids}); use a ROM of that device",
         text::list(&[device.name])
