@@ -86,6 +86,13 @@ pub(crate) fn first(text: &str, count: usize) -> &str {
     text.char_indices().nth(count).and_then(|(end, _)| text.get(..end)).unwrap_or(text)
 }
 
+/// The texts in alphabetical order, each once.
+pub(crate) fn unique(mut texts: Vec<&str>) -> Vec<&str> {
+    texts.sort_unstable();
+    texts.dedup();
+    texts
+}
+
 /// Names that a user wrote, as a list: the first eight, each shortened.
 pub(crate) fn list(names: &[&str]) -> String {
     let mut listed: Vec<String> = names.iter().take(LISTED).map(|text| name(text)).collect();

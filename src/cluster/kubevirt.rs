@@ -2,6 +2,7 @@
 
 use super::kind::{Kind, Provider};
 use super::object::{Fields, Object};
+use crate::text;
 use crate::values::usb::UsbIds;
 
 /// `kubevirt.io/v1`, `KubeVirt`.
@@ -194,10 +195,7 @@ impl KubeVirt {
     pub(crate) fn pci_resources(&self, ids: UsbIds) -> Vec<&str> {
         let devices = self.permitted().flat_map(|permitted| &permitted.pci);
         let devices = devices.filter(|device| device.pci_vendor_selector.parse() == Ok(ids));
-        let mut resources: Vec<&str> = devices.map(|device| device.resource.as_str()).collect();
-        resources.sort_unstable();
-        resources.dedup();
-        resources
+        text::unique(devices.map(|device| device.resource.as_str()).collect())
     }
 
     /// Whether KubeVirt gives a guest a USB device or a mediated device if it asks for the resource.

@@ -43,10 +43,7 @@ impl Directives {
                 ));
             }
         }
-        let mut unknown = self.unknown();
-        // A key may be at several places.
-        unknown.sort_unstable();
-        unknown.dedup();
+        let unknown = self.unknown();
         if !unknown.is_empty() {
             let hints = unknown.iter().take(MAX_UNKNOWN).map(|unknown| (unknown, unknown.hints(&known)));
             let (mut hinted, unhinted): (Vec<_>, Vec<_>) = hints.partition(|(_, hints)| !hints.is_empty());
@@ -69,17 +66,19 @@ impl Directives {
     fn unknown(&self) -> Vec<Unknown<'_>> {
         let sources = self.places().iter().copied().chain([Source::Annotation]);
         let keys = sources.filter_map(|source| self.keys(source)).flat_map(Map::keys);
-        keys.filter(|key| *key != RECORD)
-            .filter_map(|key| key.strip_prefix(PREFIX))
-            .filter(|name| !is_known(name))
-            .map(|name| Unknown { name, is_in_user_data: false })
-            .chain(self.user_data.unknown().map(|name| Unknown { name, is_in_user_data: true }))
-            .collect()
+        let names = keys.filter(|key| *key != RECORD).filter_map(|key| key.strip_prefix(PREFIX));
+        let places =
+            [(false, names.filter(|name| !is_known(name)).collect()), (true, self.user_data.unknown().collect())];
+        let mut unknown = Vec::new();
+        for (is_in_user_data, names) in places {
+            // A key may be at several places.
+            unknown.extend(text::unique(names).into_iter().map(|name| Unknown { name, is_in_user_data }));
+        }
+        unknown
     }
 }
 
 /// An unknown key: the name behind the prefix, or the whole key in user data.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Unknown<'d> {
     name: &'d str,
     is_in_user_data: bool,

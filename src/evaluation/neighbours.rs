@@ -2,6 +2,7 @@
 
 use crate::features::host_devices::{is_pci_device_name, may_have_siblings};
 use crate::features::record::Recorded;
+use crate::text;
 use crate::vm::entries::Entries;
 use crate::vm::place::HOST_DEVICE;
 use crate::vm::{Device, VirtualMachine};
@@ -30,7 +31,7 @@ impl Neighbours {
     /// Adds to `beside` the devices that somebody adds in this update.
     pub(super) fn add_to(&self, Recorded { entry, beside }: &mut Recorded) {
         if !self.added.is_empty() && may_have_siblings(entry) {
-            let known = sorted(beside);
+            let known = unique(beside);
             let new = self.added.iter().filter(|name| known.binary_search(&name.as_str()).is_err());
             let new: Vec<_> = new.cloned().collect();
             beside.extend(new);
@@ -40,13 +41,11 @@ impl Neighbours {
     /// Removes from `beside` the devices that this update removes. A name that no device has stays, because it shows that a
     /// device was removed or renamed while the policy could not be called.
     pub(super) fn forget_removed(&self, beside: &mut Vec<String>) {
-        let removed = sorted(&self.removed);
+        let removed = unique(&self.removed);
         beside.retain(|name| removed.binary_search(&name.as_str()).is_err());
     }
 }
 
-fn sorted(names: &[String]) -> Vec<&str> {
-    let mut sorted: Vec<&str> = names.iter().map(String::as_str).collect();
-    sorted.sort_unstable();
-    sorted
+fn unique(names: &[String]) -> Vec<&str> {
+    text::unique(names.iter().map(String::as_str).collect())
 }

@@ -228,10 +228,8 @@ pub(in crate::features) fn check_resource(
     // Without a request for them, the siblings were checked when there was one.
     let is_asked = context.asker().is_ok() || !settings.require_claim_owner;
     let siblings = if is_asked { inventory.in_groups_of(&devices) } else { Vec::new() };
-    let mut resources = vec![resource];
-    resources.extend(siblings.iter().map(|device| device.resource()));
-    resources.sort_unstable();
-    resources.dedup();
+    let of_siblings = siblings.iter().map(|device| device.resource());
+    let resources = text::unique(of_siblings.chain([resource]).collect());
     let mut refused = inventory.refused(&resources).map_err(failed)?;
     for sibling in siblings {
         if inventory.refusal(sibling).map_err(failed)?.is_some() {

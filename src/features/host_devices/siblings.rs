@@ -123,8 +123,7 @@ pub(super) fn missing(of: &[&str], plan: &Plan, context: &Context<'_>) -> Result
     let gpus = context.vm.gpus()?;
     let mut names: Vec<&str> = context.vm.host_devices()?.iter().chain(&gpus).map(|device| device.name).collect();
     names.extend(plan.devices());
-    names.sort_unstable();
-    names.dedup();
+    let names = text::unique(names);
     let is_pci = |name: &str| node_of(name).is_some();
     let is_gpu = |name: &str| gpus.iter().any(|gpu| gpu.name == name);
     let settings = context.settings;

@@ -117,9 +117,7 @@ impl Wanted<'_> {
         if is_new && !self.bus.name_is_address || has_gpu() {
             plan.warnings.extend(siblings::warning(plan, self.context)?);
         }
-        let mut resources: Vec<&str> = resources.iter().map(String::as_str).collect();
-        resources.sort_unstable();
-        resources.dedup();
+        let mut resources = text::unique(resources.iter().map(String::as_str).collect());
         if let Ok(kubevirt) = self.context.lookups.kubevirt() {
             resources.retain(|it| kubevirt.does_not_permit(it));
             let missing = text::list(&resources);
