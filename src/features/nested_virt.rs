@@ -120,27 +120,27 @@ pub(super) static FEATURE: Feature = Feature {
 
 /// What the reference says of it.
 pub(super) static REFERENCE: Reference = Reference {
-        settings: "nestedVirtualization",
-        example: "enabled",
-        gives: "the guest can run virtual machines of its own",
-        page: "cpu-and-memory.md#nested-virtualization",
-        takes: WORDS,
-        effect: "`domain.cpu.features` gets `svm` (AMD) or `vmx` (Intel) with `policy: require`",
-        options: &[OptionReference {
-            name: OPTION,
-            takes: "`amd`, `intel`, `any`, `auto`",
-            meaning: "the vendor of the CPU that the VM runs on; with `auto`, the policy determines it; with `any`, the \
-                      guest gets `svm` or `vmx`, whichever its node has (`policy: optional`)",
-        }],
-        looks_up: &[
-            Access::to(Verbs::List, &[&NODE])
-            .what("whether a node has the extension, and the CPU vendor, if neither option, setting nor VM specify it; a single \
-                   node is read by its name")
-            .without("no warning if no node has; without a vendor, the directive fails and says what to set or grant")
-                .only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")]),
-            DEFAULT_ARCHITECTURE.only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")]),
-        ],
-    };
+    settings: "nestedVirtualization",
+    example: "enabled",
+    gives: "the guest can run virtual machines of its own",
+    page: "cpu-and-memory.md#nested-virtualization",
+    takes: WORDS,
+    effect: "`domain.cpu.features` gets `svm` (AMD) or `vmx` (Intel) with `policy: require`",
+    options: &[OptionReference {
+        name: OPTION,
+        takes: "`amd`, `intel`, `any`, `auto`",
+        meaning: "the vendor of the CPU that the VM runs on; with `auto`, the policy determines it; with `any`, the \
+                  guest gets `svm` or `vmx`, whichever its node has (`policy: optional`)",
+    }],
+    looks_up: &[
+        Access::to(Verbs::List, &[&NODE])
+        .what("whether a node has the extension, and the CPU vendor, if neither option, setting nor VM specify it; a single \
+               node is read by its name")
+        .without("no warning if no node has; without a vendor, the directive fails and says what to set or grant")
+            .only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")]),
+        DEFAULT_ARCHITECTURE.only_if(&[Condition::Is("nestedVirtualization.cpuVendor", "auto")]),
+    ],
+};
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     if matches!(value.to_ascii_lowercase().as_str(), "amd" | "intel" | "svm" | "vmx") {
