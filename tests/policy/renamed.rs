@@ -275,22 +275,6 @@ fn siblings_of_what_stays_stay_once(#[case] before: &[&str], #[case] after: &[&s
 }
 
 /// Harvester changes only the names, and the entries keep their other fields.
-/// Harvester's issue 9987: after a stop, two devices have the same name, and the VM does not start.
-#[test]
-fn devices_with_the_same_name_get_their_own_again() {
-    let vm = Vm::with(&[], &["node1/0000:05:00.0", "node1/0000:07:00.0", "node1/0000:08:00.0"]);
-    let before = vm.names();
-    let (vm, _) = vm.update(|vm| {
-        let names = ["node1-000005000", "node1-000005000", "node1-000007000"];
-        devices(vm).iter_mut().zip(names).for_each(|(device, name)| device["name"] = json!(name));
-    });
-    let [mut before, mut after] = [before, vm.names()];
-    before.sort_unstable();
-    after.sort_unstable();
-    assert_eq!(after, before);
-    assert_eq!(vm.end(), Vec::<String>::new());
-}
-
 mod with_other_fields {
     use super::*;
 

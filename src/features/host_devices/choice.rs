@@ -238,8 +238,6 @@ impl Inventory<'_> {
                 let index = entries.iter().position(|entry| entry.is_named_after(one));
                 one.entry = index.map(|index| entries.remove(index).entry);
             }
-            // Harvester may give two devices the same name, with which the VirtualMachine does not start. Then one is missing.
-            let mut taken: Vec<Device<'_>> = all.iter().filter_map(|one| one.entry).collect();
             for one in all.iter_mut().filter(|one| one.entry.is_none()) {
                 let mut resources: Vec<&str> = one.devices.iter().map(|device| device.resource()).collect();
                 resources.dedup();
@@ -248,12 +246,10 @@ impl Inventory<'_> {
                 let is_renamed = |entry: &Present<'_>| if entry.is_ours { !one.is_new } else { is_lost };
                 let is_it = |entry: &Present<'_>| {
                     resources.contains(&entry.entry.resource)
-                        && !taken.contains(&entry.entry)
                         && (entry.node.is_none() || entry.may_be_renamed && is_renamed(entry))
                 };
                 let index = entries.iter().position(is_it);
                 one.entry = index.map(|index| entries.remove(index).entry);
-                taken.extend(one.entry);
             }
         }
     }
