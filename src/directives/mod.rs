@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use crate::features::feature::Feature;
 use crate::json::type_name;
 use crate::keys::{self, PREFIX, RECORD, WRITTEN};
 use crate::settings::ConfigSource;
@@ -270,35 +271,25 @@ impl Directives {
     }
 
     /// What is asked for a feature, if its directive can be read.
-    pub(crate) fn ask(&self, feature: &'static str, options: impl Iterator<Item = &'static str>) -> Option<Ask> {
-        let Asked::Yes(directive) = self.get(feature) else { return None };
+    pub(crate) fn ask(&self, feature: &Feature) -> Option<Ask> {
+        let Asked::Yes(directive) = self.get(feature.name) else { return None };
         let value = |option| Some((option, self.option(option).ok().flatten()?));
-        let options = options.filter_map(value).map(|(option, value)| (option.to_owned(), value.into()));
+        let options = feature.options().filter_map(value).map(|(option, value)| (option.to_owned(), value.into()));
         Some(Ask { value: directive.text().ok()?.to_owned(), options: to_map(options) })
     }
 
     /// Whether both contain the same directive for a feature, with the same options, wherever it was found. Spaces around a
     /// value do not count.
-    pub(crate) fn ask_for_the_same(
-        &self,
-        other: &Self,
-        feature: &'static str,
-        mut options: impl Iterator<Item = &'static str>,
-    ) -> bool {
-        let value = |directives: &Self| match directives.get(feature) {
+    pub(crate) fn ask_for_the_same(&self, other: &Self, feature: &Feature) -> bool {
+        let value = |directives: &Self| match directives.get(feature.name) {
             Asked::Yes(directive) => Some(trimmed(directive.value)),
             Asked::No | Asked::Unreadable => None,
         };
-        value(self) == value(other) && options.all(|option| self.option(option) == other.option(option))
+        value(self) == value(other) && feature.options().all(|option| self.option(option) == other.option(option))
     }
 
     /// Whether the directive or one of its options is not where it was, or says something else there.
-    pub(crate) fn is_written_since(
-        &self,
-        before: &Self,
-        feature: &'static str,
-        options: impl Iterator<Item = &'static str>,
-    ) -> bool {
+    pub(crate) fn is_written_since(&self, before: &Self, feature: &Feature) -> bool {
         let is_new = |name: &'static str, places: &[Source<'static>]| match self.find(name, places) {
             Asked::Yes(found) => {
                 let at_source = before.keys(found.source).and_then(|keys| keys.get(&keys::directive(name)));
@@ -308,19 +299,14 @@ impl Directives {
             }
             Asked::No | Asked::Unreadable => false,
         };
-        is_new(feature, self.places()) || options.into_iter().any(|option| is_new(option, self.places_of_options()))
+        is_new(feature.name, self.places()) || feature.options().any(|option| is_new(option, self.places_of_options()))
     }
 
     /// The directive and options that a record names and that are not there.
-    pub(crate) fn lost(
-        &self,
-        ask: &Ask,
-        feature: &'static str,
-        options: impl Iterator<Item = &'static str>,
-    ) -> Vec<Lost> {
-        let directive = (feature, Some(ask.value.as_str()), self.places());
+    pub(crate) fn lost(&self, ask: &Ask, feature: &Feature) -> Vec<Lost> {
+        let directive = (feature.name, Some(ask.value.as_str()), self.places());
         let option = |option| (option, ask.options.get(option).and_then(Value::as_str), self.places_of_options());
-        let all = std::iter::once(directive).chain(options.map(option));
+        let all = std::iter::once(directive).chain(feature.options().map(option));
         let lost = all.filter_map(|(name, value, places)| {
             let is_there = matches!(self.find(name, places), Asked::Yes(_));
             let value = value.filter(|_| !is_there)?.to_owned();

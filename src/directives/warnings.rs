@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::listing::is_known;
 use super::{Directives, MAX_UNKNOWN, Source, trimmed};
 use crate::features;
-use crate::features::switch::is_on;
+use crate::features::switch::parse_switch;
 use crate::keys::{self, PREFIX, RECORD};
 use crate::settings::ConfigSource;
 use crate::text::{self, Quoted};
@@ -109,6 +109,6 @@ impl Unknown<'_> {
 
 /// Whether two values of a directive are the same, or two words for on or for off.
 fn mean_the_same(one: &Value, other: &Value) -> bool {
-    let switch = |value: &Value| is_on(as_text(value).trim()).ok();
+    let switch = |value: &Value| parse_switch(as_text(value).trim()).ok();
     trimmed(one) == trimmed(other) || switch(one).is_some_and(|on| switch(other) == Some(on))
 }

@@ -25,7 +25,7 @@ pub(crate) fn put_back(
     for feature in FEATURES.iter().filter(|feature| (feature.settings)(settings).enabled) {
         let part = old.as_ref().map_or(record, |old| &old.record).part(feature.name).cloned();
         let Some(part) = part else { continue };
-        let is_asked = || directives.ask(feature.name, feature.options()).as_ref() == Some(&part.ask);
+        let is_asked = || directives.ask(feature).as_ref() == Some(&part.ask);
         if let Some(old) = &mut old {
             // Without its part of the record, the VirtualMachine shall not have the feature, unless an earlier evaluation of
             // this request put the directive back, and the feature failed.
@@ -34,7 +34,7 @@ pub(crate) fn put_back(
             {
                 continue;
             }
-            let lost = old.directives.lost(&part.ask, feature.name, feature.options());
+            let lost = old.directives.lost(&part.ask, feature);
             lost.into_iter().for_each(|lost| old.directives.put_back(lost));
             if is_asked() {
                 features.push(feature.name);
@@ -44,7 +44,7 @@ pub(crate) fn put_back(
         if !directives.is_silent(feature.name) && !kept_only_the_directive(directives, &part.ask, feature) {
             continue;
         }
-        let lost = directives.lost(&part.ask, feature.name, feature.options());
+        let lost = directives.lost(&part.ask, feature);
         // A value from another place may not be possible for a label, and then the API server would deny the request.
         if lost.is_empty() || lost.iter().any(|lost| lost.source == Source::Label && !is_label(&lost.value)) {
             continue;

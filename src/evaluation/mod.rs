@@ -146,7 +146,7 @@ impl<'r> Evaluation<'r> {
         let parts = tasks.iter().zip(&changes.endings).filter_map(|(task, ending)| {
             let (ask, added) = match &ending.outcome {
                 Outcome::Planned(_) => {
-                    let ask = self.directives.ask(task.feature.name, task.feature.options())?;
+                    let ask = self.directives.ask(task.feature)?;
                     (ask, self.ownership.ours(&ending.wanted, &changes.recorded))
                 }
                 Outcome::Left | Outcome::FailedBefore(_) => (task.part?.ask.clone(), ending.wanted.clone()),

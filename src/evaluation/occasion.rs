@@ -29,14 +29,13 @@ impl Evaluation<'_> {
         if self.put_back.contains(&feature.name) {
             return Occasion::Unasked;
         }
-        let options = || feature.options();
         let asks_for_the_same = match self.old {
-            Some(old) => self.directives.ask_for_the_same(&old.directives, feature.name, options()),
+            Some(old) => self.directives.ask_for_the_same(&old.directives, feature),
             // An earlier evaluation of this request put the directive back, and it failed.
             None if self.directives.mark(feature.name, keys::ERROR).is_some() => return Occasion::Unasked,
             None => {
                 let recorded = self.record.part(feature.name).map(|part| &part.ask);
-                recorded.is_some() && self.directives.ask(feature.name, options()).as_ref() == recorded
+                recorded.is_some() && self.directives.ask(feature).as_ref() == recorded
             }
         };
         match asks_for_the_same {
@@ -49,7 +48,7 @@ impl Evaluation<'_> {
     /// Whether the request writes the directive or an option where it counts. It may only have removed another one that
     /// counted instead, and then somebody else wrote this one.
     pub(super) fn is_written(&self, feature: &'static Feature) -> bool {
-        self.old.is_none_or(|old| self.directives.is_written_since(&old.directives, feature.name, feature.options()))
+        self.old.is_none_or(|old| self.directives.is_written_since(&old.directives, feature))
     }
 
     /// The directives of the VirtualMachine, and those of the VirtualMachine before an update.

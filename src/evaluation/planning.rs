@@ -69,7 +69,7 @@ struct Earlier<'e> {
     /// Those that fail.
     failing: &'e [&'static str],
     /// The nodes that have what they need.
-    left: Option<&'e [String]>,
+    possible_nodes: Option<&'e [String]>,
 }
 
 /// A feature that fails as before the request, and why.
@@ -186,17 +186,17 @@ impl<'r> Evaluation<'r> {
     fn endings(&self, tasks: &[Task<'_>], siblings: &Entries, kept: &[Kept]) -> Result<Vec<Ending>, ShapeError> {
         let kept_for = |task: &Task<'_>| kept.iter().find(|kept| kept.feature == task.feature.name);
         let error_of = |task: &Task<'_>| kept_for(task).map(|kept| &kept.error);
-        let is_left = |task: &&Task<'_>| matches!(task.step, Step::Leave) || error_of(task).is_some();
-        let (left, changing): (Vec<_>, Vec<_>) = tasks.iter().partition(is_left);
+        let is_unchanged = |task: &&Task<'_>| matches!(task.step, Step::Leave) || error_of(task).is_some();
+        let (unchanged, changing): (Vec<_>, Vec<_>) = tasks.iter().partition(is_unchanged);
         let of_all = |tasks: &[&Task<'_>]| of_all(tasks.iter().map(|task| task.recorded.as_slice()));
-        let left = of_all(&left);
-        let removed = of_all(&changing).without(&left).union(siblings.clone());
+        let unchanged = of_all(&unchanged);
+        let removed = of_all(&changing).without(&unchanged).union(siblings.clone());
         let mut base = Cow::Borrowed(&self.vm);
         if !removed.is_empty() {
             base.to_mut().remove(&removed)?;
         }
         let mut vm = base.clone();
-        let mut there = left;
+        let mut there = unchanged;
         let mut nodes = Nodes::default();
         let mut endings = Vec::new();
         for task in tasks {
@@ -204,11 +204,14 @@ impl<'r> Evaluation<'r> {
                 Some(error) => Ending { outcome: Outcome::FailedBefore(error.clone()), wanted: task.recorded.clone() },
                 None => {
                     let failing = self.failing(tasks, &endings);
-                    self.ending(task, &Earlier { base: &base, vm: &vm, failing: &failing, left: nodes.left() })
+                    self.ending(
+                        task,
+                        &Earlier { base: &base, vm: &vm, failing: &failing, possible_nodes: nodes.names() },
+                    )
                 }
             };
             if let Outcome::Planned(plan) = &ending.outcome {
-                nodes.leave(plan.nodes.as_deref());
+                nodes.restrict_to(plan.nodes.as_deref());
             }
             for entry in new([ending.wanted.as_slice()], &there) {
                 vm.to_mut().add(&entry)?;
@@ -265,25 +268,26 @@ impl<'r> Evaluation<'r> {
     /// Whether a feature that fails fails on the VirtualMachine before the update, too, with the same directive and the
     /// same options, so that the request does not cause it.
     fn failed_before(&self, task: &Task<'_>) -> bool {
-        let failed_on = |old: &Old| {
-            let before = self.before(old);
-            let tasks: Vec<Task<'_>> = FEATURES.iter().map(|feature| before.task(feature)).collect();
-            let failing_with = |kept: &[Kept]| -> Vec<&'static str> {
-                let endings = before.endings(&tasks, &Entries::default(), kept).unwrap_or_default();
-                let fails = |ending: &Ending| matches!(ending.outcome, Outcome::Failed(..) | Outcome::FailedBefore(_));
-                let tasks = tasks.iter().zip(&endings).filter(|(_, ending)| fails(ending));
-                tasks.map(|(task, _)| task.feature.name).collect()
-            };
-            // What they keep may make others fail.
-            let kept = failing_with(&[]).into_iter().map(|feature| Kept { feature, error: String::new() });
-            let kept: Vec<_> = kept.collect();
-            failing_with(&kept)
-        };
-        let failures = || self.old.map(failed_on).unwrap_or_default();
+        let failures = || self.old.map(|old| self.failures_on(old)).unwrap_or_default();
         task.occasion != Occasion::Requested
             && !self.moves_devices(task.feature)
             && self.was_evaluated(task.feature)
             && self.failures_before.get_or_init(failures).contains(&task.feature.name)
+    }
+
+    /// The features that fail on the VirtualMachine before the update.
+    fn failures_on(&self, old: &Old) -> Vec<&'static str> {
+        let before = self.before(old);
+        let tasks: Vec<Task<'_>> = FEATURES.iter().map(|feature| before.task(feature)).collect();
+        let failing_with = |kept: &[Kept]| -> Vec<&'static str> {
+            let endings = before.endings(&tasks, &Entries::default(), kept).unwrap_or_default();
+            let fails = |ending: &Ending| matches!(ending.outcome, Outcome::Failed(..) | Outcome::FailedBefore(_));
+            let tasks = tasks.iter().zip(&endings).filter(|(_, ending)| fails(ending));
+            tasks.map(|(task, _)| task.feature.name).collect()
+        };
+        // What they keep may make others fail.
+        let kept = failing_with(&[]).into_iter().map(|feature| Kept { feature, error: String::new() });
+        failing_with(&kept.collect::<Vec<_>>())
     }
 
     /// Plans a feature. The context has the base with what earlier features want. What the base has is not recorded,
@@ -313,7 +317,7 @@ impl<'r> Evaluation<'r> {
                 wanted.push(recorded.unwrap_or_else(new));
             }
         }
-        let ask = self.directives.ask(task.feature.name, task.feature.options());
+        let ask = self.directives.ask(task.feature);
         let part = ask.map(|ask| Part { ask, added: wanted });
         if part.as_ref().is_some_and(Part::is_too_long) {
             return Err(RecordError::TooLong.into());
@@ -342,13 +346,13 @@ impl<'r> Evaluation<'r> {
     }
 
     fn context<'c>(&'c self, task: &'c Task<'_>, earlier: &Earlier<'c>) -> Context<'c> {
-        let Earlier { base, vm, failing, left } = *earlier;
+        let Earlier { base, vm, failing, possible_nodes } = *earlier;
         let part_before = self.old.map_or(task.part, |old| old.record.part(task.feature.name));
         let count = |added: &[Recorded]| added.iter().filter(|added| added.entry.as_device().is_some()).count();
         Context {
             vm,
             base,
-            left,
+            possible_nodes,
             ours: &task.recorded,
             had: self.ownership.had(task.feature),
             applied_before: part_before.map(|part| part.ask.value.as_str()),

@@ -54,16 +54,16 @@ pub(super) struct Nodes(Option<Vec<String>>);
 
 impl Nodes {
     /// Leaves only those of the nodes. If none would be left, the feature says so, and the others count as before.
-    pub(super) fn leave(&mut self, only: Option<&[String]>) {
-        let mut left = only.unwrap_or_default().to_vec();
-        left.retain(|node| self.0.as_ref().is_none_or(|nodes| nodes.contains(node)));
-        if !left.is_empty() {
-            self.0 = Some(left);
+    pub(super) fn restrict_to(&mut self, only: Option<&[String]>) {
+        let mut both = only.unwrap_or_default().to_vec();
+        both.retain(|node| self.0.as_ref().is_none_or(|nodes| nodes.contains(node)));
+        if !both.is_empty() {
+            self.0 = Some(both);
         }
     }
 
-    /// The names of the nodes that are left.
-    pub(super) fn left(&self) -> Option<&[String]> {
+    /// The names of the nodes.
+    pub(super) fn names(&self) -> Option<&[String]> {
         self.0.as_deref()
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::feature::{Context, Feature, Plan};
 use super::memory;
 use super::reference::{OptionReference, Reference};
-use super::switch::{WORDS, is_on};
+use super::switch::{WORDS, parse_switch};
 use crate::cluster::access::{Access, Verbs};
 use crate::cluster::{ARCHITECTURE_LABEL, Gate, KUBEVIRT, NODE, Node};
 use crate::settings::{FeatureSettings, section};
@@ -125,8 +125,8 @@ pub(super) static REFERENCE: Reference = Reference {
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
-    is_on(value)?;
-    let read = |option: &str| is_on(option).map_err(|_| CpuPinningError::Option(option.to_owned()));
+    parse_switch(value)?;
+    let read = |option: &str| parse_switch(option).map_err(|_| CpuPinningError::Option(option.to_owned()));
     let is_isolated = context.directives.option(ISOLATION_OPTION)?.map(read).transpose()? == Some(true);
     let cpu = context.vm.cpu()?;
     if cpu.dedicated_cpu_placement == Some(false) {
@@ -162,7 +162,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
         plan.nodes = Some(nodes.iter().filter(pins).map(|node| node.name().to_owned()).collect());
     }
     if plan.nodes.as_ref().is_some_and(Vec::is_empty) {
-        let (label, leaving) = (labels.first().copied().unwrap_or(LABEL), context.leaving());
+        let (label, leaving) = (labels.first().copied().unwrap_or(LABEL), context.possible_nodes_in_words());
         plan.warnings.push(format!(
             "no node that the VirtualMachine may run on{leaving} has the label {label}=true, so it will not be scheduled; enable the CPU \
              manager of a node, in Harvester under Hosts"

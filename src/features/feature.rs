@@ -67,7 +67,7 @@ pub(crate) struct Context<'c> {
     /// The features before this one that fail, so that the VirtualMachine may lack what they would have added.
     pub(crate) failing: &'c [&'static str],
     /// The names of the nodes that have what earlier features need, at least one; `None` if they leave every node.
-    pub(crate) left: Option<&'c [String]>,
+    pub(crate) possible_nodes: Option<&'c [String]>,
     /// The VirtualMachine before this update.
     pub(crate) old: Option<&'c VirtualMachine>,
     /// The same with the names that Harvester gives its devices in this update.
@@ -126,21 +126,22 @@ impl<'c> Context<'c> {
         let nodes = only.map_or_else(|| self.lookups.list(&NODE), |node| node.map(|node| vec![node]));
         Ok(nodes.map(|nodes| {
             let allowed: Vec<_> =
-                nodes.into_iter().filter(|node| placement.allows(node) && self.leaves(node.name())).collect();
+                nodes.into_iter().filter(|node| placement.allows(node) && self.is_possible(node.name())).collect();
             let is_any_ready = allowed.iter().any(|node| node.is_ready());
             allowed.into_iter().filter(|node| !is_any_ready || node.is_ready()).collect()
         }))
     }
 
     /// Whether a node has what earlier features need.
-    pub(super) fn leaves(&self, node: &str) -> bool {
-        self.left.is_none_or(|left| left.iter().any(|name| name == node))
+    pub(super) fn is_possible(&self, node: &str) -> bool {
+        self.possible_nodes.is_none_or(|nodes| nodes.iter().any(|name| name == node))
     }
 
     /// Which nodes earlier features leave, for a message about nodes; empty if they leave every node.
-    pub(super) fn leaving(&self) -> String {
-        let names = |left: &[String]| text::list(&left.iter().map(String::as_str).collect::<Vec<_>>());
-        self.left.map(|left| format!(" (its other directives leave only {})", names(left))).unwrap_or_default()
+    pub(super) fn possible_nodes_in_words(&self) -> String {
+        let names = |nodes: &[String]| text::list(&nodes.iter().map(String::as_str).collect::<Vec<_>>());
+        let words = |nodes| format!(" (its other directives leave only {})", names(nodes));
+        self.possible_nodes.map(words).unwrap_or_default()
     }
 
     /// Looks up a node. A single node needs the fewest permissions, and the node's name usually is its hostname; `None` if

@@ -154,7 +154,7 @@ pub(super) static REFERENCE: Reference = Reference {
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let settings = &context.settings.gpu_device_plugin;
-    switch::check_names(value, "which resource", REFERENCE.example)?;
+    switch::reject_bare_switch(value, "which resource", REFERENCE.example)?;
     let request = parse(value, settings.max_devices.0)?;
     let (name, count) = &request;
     let resource = name.as_str();

@@ -132,7 +132,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     let is_enough = |there: &str| there.parse::<Quantity>().is_ok_and(|there| there.ceil() >= pages);
     plan.nodes = context.fitting(|node| node.allocatable(&resource).is_some_and(is_enough))?;
     if plan.nodes.as_ref().is_some_and(Vec::is_empty) {
-        let leaving = context.leaving();
+        let leaving = context.possible_nodes_in_words();
         plan.warnings.push(format!(
             "no node that the VirtualMachine may run on{leaving} has enough {resource} (status.allocatable), so it will not be \
              scheduled; reserve hugepages on a node"

@@ -6,7 +6,7 @@ use super::allowed_nodes::DEFAULT_ARCHITECTURE;
 use super::cpu_vendor::{AMD, INTEL, MODEL_LABEL, Vendor};
 use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
-use super::switch::{WORDS, is_on};
+use super::switch::{WORDS, parse_switch};
 use crate::cluster::access::{Access, Condition, Verbs};
 use crate::cluster::{AMD64, ARCHITECTURE_LABEL, LookupError, NODE, Node};
 use crate::settings::{Choice, FeatureSettings, choice, section};
@@ -146,7 +146,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     if matches!(value.to_ascii_lowercase().as_str(), "amd" | "intel" | "svm" | "vmx") {
         return Err(NestedVirtError::Vendor.into());
     }
-    is_on(value)?;
+    parse_switch(value)?;
     if let Some(architecture) = context.vm.architecture()?.filter(|architecture| !matches!(*architecture, "" | AMD64)) {
         let (who, architecture) = ("the VirtualMachine is", architecture.to_owned());
         return Err(NestedVirtError::Architecture { who, architecture }.into());

@@ -2,7 +2,7 @@
 
 use super::feature::{Context, Feature, Plan};
 use super::reference::Reference;
-use super::switch::is_on;
+use super::switch::parse_switch;
 use crate::cluster::KUBEVIRT;
 use crate::cluster::access::{Access, Verbs};
 use crate::settings::{FeatureSettings, section};
@@ -63,7 +63,7 @@ pub(super) static REFERENCE: Reference = Reference {
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
     // There is only one mode, so a word for on means it.
-    if !value.eq_ignore_ascii_case(PASSTHROUGH) && is_on(value) != Ok(true) {
+    if !value.eq_ignore_ascii_case(PASSTHROUGH) && parse_switch(value) != Ok(true) {
         return Err(NumaError::Value.into());
     }
     let mut plan = Plan { applied: PASSTHROUGH.to_owned(), ..Plan::default() };

@@ -114,7 +114,7 @@ pub(super) static BUS: Bus = Bus {
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
-    switch::check_names(value, "which devices", REFERENCE.example)?;
+    switch::reject_bare_switch(value, "which devices", REFERENCE.example)?;
     let settings = &context.settings.pci_passthrough;
     let named_by = match settings.device_names {
         PciDeviceNames::Auto => NamedBy::Auto,

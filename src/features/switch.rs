@@ -2,7 +2,7 @@
 
 use crate::directives::Directive;
 
-/// The words that [`is_on`] accepts, for the reference.
+/// The words that [`parse_switch`] accepts, for the reference.
 pub(super) const WORDS: &str =
     "`enabled`, `true`, `yes`, `on`, `1`; off: `disabled`, `false`, `no`, `off`, `0` or nothing";
 
@@ -21,7 +21,10 @@ pub(crate) enum SwitchError {
 }
 
 /// Whether the value switches a feature on.
-pub(crate) fn is_on(value: &str) -> Result<bool, SwitchError> {
+///
+/// # Errors
+/// It is no word for on or off.
+pub(crate) fn parse_switch(value: &str) -> Result<bool, SwitchError> {
     match value.to_ascii_lowercase().as_str() {
         "enabled" | "true" | "yes" | "on" | "1" => Ok(true),
         "disabled" | "false" | "no" | "off" | "0" | "" => Ok(false),
@@ -36,11 +39,11 @@ pub(crate) fn is_off(directive: &Directive<'_>) -> bool {
 
 /// Whether a value switches a feature off.
 pub(crate) fn switches_off(value: &str) -> bool {
-    is_on(value) == Ok(false)
+    parse_switch(value) == Ok(false)
 }
 
 /// Checks that the value is more than a word for on. A directive that names something has no such word as its value, so
 /// no ConfigMap called `yes` can be named. `what` is what is missing, and `example` how to write it in YAML.
-pub(super) fn check_names(value: &str, what: &'static str, example: &'static str) -> Result<(), SwitchError> {
-    if is_on(value) == Ok(true) { Err(SwitchError::NoValue { what, example }) } else { Ok(()) }
+pub(super) fn reject_bare_switch(value: &str, what: &'static str, example: &'static str) -> Result<(), SwitchError> {
+    if parse_switch(value) == Ok(true) { Err(SwitchError::NoValue { what, example }) } else { Ok(()) }
 }

@@ -94,7 +94,7 @@ static BUS: Bus = Bus {
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
-    switch::check_names(value, "which devices", REFERENCE.example)?;
+    switch::reject_bare_switch(value, "which devices", REFERENCE.example)?;
     let settings = &context.settings.usb_passthrough;
     let named_by = match settings.device_names {
         UsbDeviceNames::Auto => NamedBy::Auto,

@@ -64,7 +64,7 @@ pub(in crate::features) fn check(
     let placement = context.placement()?;
     let only = named.map(OnlyNode::Named).or(placement.only_node());
     let only = only.and_then(|only| context.node(only).ok().flatten());
-    let can_be_used = |node: &Node| placement.allows(node) && context.leaves(node.name()) && has_all(node);
+    let can_be_used = |node: &Node| placement.allows(node) && context.is_possible(node.name()) && has_all(node);
     if let Some(node) = only.as_ref().filter(|node| can_be_used(node)) {
         plan.nodes = Some(vec![node.name().to_owned()]);
         return Ok(());
@@ -87,7 +87,8 @@ pub(in crate::features) fn check(
     }
     let places: Vec<_> = nodes.iter().filter(|node| has_all(node)).map(|node| node.name()).collect();
     let places = if places.is_empty() { String::new() } else { format!(" on {}", text::list(&places)) };
-    let (node, leaving) = (named.map(|named| format!(" {named}")).unwrap_or_default(), context.leaving());
+    let (node, leaving) =
+        (named.map(|named| format!(" {named}")).unwrap_or_default(), context.possible_nodes_in_words());
     plan.warnings.push(format!(
         "no node{node} that the VirtualMachine may run on{leaving} has all of these devices (status.allocatable), so the \
          VirtualMachine will not be scheduled: {}{places}; name devices that are there, or change the VirtualMachine's node \

@@ -156,7 +156,7 @@ pub(super) static REFERENCE: Reference = Reference {
 };
 
 fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
-    switch::check_names(value, "which ConfigMap has the ROM", REFERENCE.example)?;
+    switch::reject_bare_switch(value, "which ConfigMap has the ROM", REFERENCE.example)?;
     let settings = &context.settings.vbios_injection;
     let sidecars = context.vm.hook_sidecars()?;
     check_names(value, &sidecars, context)?;
