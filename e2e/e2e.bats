@@ -210,7 +210,7 @@ add $domain/memory/hugepages {\"pageSize\":\"2Mi\"}"
     same "$(answer '[.allowed, .patch]')" '[true,null]'
 }
 
-@test "a directive that is gone is taken back" {
+@test "what a directive added is removed with it" {
     update nested-virt \
         '.spec.template.metadata.annotations["vm-feature-manager.io/record"] = "{\"nested-virt\":{\"value\":\"enabled\",\"added\":[{\"cpuFeature\":\"vmx\"}]}}" | .spec.template.spec.domain.cpu.features = [{name: "vmx", policy: "require"}, {name: "aes", policy: "require"}]' \
         'del(.metadata.annotations["vm-feature-manager.io/nested-virt"])'

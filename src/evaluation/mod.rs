@@ -227,7 +227,7 @@ impl<'r> Evaluation<'r> {
         self.vm.annotate(&keys::about(name, keys::ERROR), error)?;
         self.warn(task, &task.warnings);
         if !task.recorded.is_empty() {
-            info!(self.log, "feature taken back"; self.request, "feature" => name);
+            info!(self.log, "feature removed"; self.request, "feature" => name);
         }
         Ok(())
     }

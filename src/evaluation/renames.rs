@@ -14,7 +14,8 @@ use crate::vm::{Device, ShapeError, VirtualMachine};
 
 /// If an update only renames devices, makes the VirtualMachine before it look as if they always had their new names: its
 /// devices, both records, and the sidecars. An earlier evaluation of this request may have written the record and the sidecar
-/// already. If the record lists something else then, it was the policy that changed the names.
+/// already. If the new record lists something else, the policy itself changed the names in an earlier evaluation, and there is
+/// nothing to follow.
 pub(crate) fn follow(old: &mut Old, new: &mut VirtualMachine, record: &mut Record) {
     let renames = Renames::between(&old.vm, new);
     if renames.before.is_empty() {

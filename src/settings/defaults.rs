@@ -1,4 +1,4 @@
-//! Setting `defaultDirectives`: the directives of VMs that nobody annotates.
+//! Setting `defaultDirectives`: the directives of VMs without annotations.
 
 use std::cmp::Reverse;
 

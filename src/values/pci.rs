@@ -38,7 +38,7 @@ pub(crate) enum PciSelector {
 /// Cure: `lspci -D` on the node, or the PCI devices in Harvester
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PciAddressError {
-    #[error("it does not have the form DDDD:BB:DD.F, BB:DD.F or VVVV:DDDD (as F, * stands for all functions)")]
+    #[error("it does not have the form DDDD:BB:DD.F, BB:DD.F or VVVV:DDDD (* in place of F means all functions)")]
     Form,
     #[error("its domain must be four to eight hexadecimal digits")]
     Domain,

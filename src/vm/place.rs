@@ -58,7 +58,8 @@ impl PartialOrd for Place {
     }
 }
 
-/// Each place is a static, and has words of its own. Entries of thousands of devices are compared, so their place is not.
+/// Two places are first compared by their address, because thousands of entries are compared. Different places are ordered by
+/// their words, which are unique.
 impl Ord for Place {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         if self == other { std::cmp::Ordering::Equal } else { self.words.cmp(other.words) }

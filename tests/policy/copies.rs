@@ -168,7 +168,7 @@ fn an_option_that_the_user_left_out_is_not_put_back(#[case] copy: fn(&Value) -> 
     answer.assert_denied(&["are of both AMD and Intel"]);
 }
 
-/// A value that no label can have came from another place. What it added is taken back, as nothing asks for it.
+/// A value that no label can have came from another place. What it added is removed, because nothing asks for it.
 #[test]
 fn a_value_that_no_label_can_have_is_not_put_back() {
     let copy = harvester_clone(&stored(&DIRECTIVES[2..3]), "copy");

@@ -127,7 +127,7 @@ fn that_fail_deny_nothing(
     assert_eq!(next.domain()["cpu"]["dedicatedCpuPlacement"], true);
     assert_eq!(next.annotation("cpu-pinning-error"), None);
 
-    // And one that makes it fail again: it is taken back.
+    // And one that makes it fail again: what it added is removed.
     let mut broken = next.after();
     broken["spec"]["template"]["spec"]["domain"]["cpu"].as_object_mut().unwrap().remove("cores");
     let last = Request::update(next.after(), broken).settings(settings).evaluate();

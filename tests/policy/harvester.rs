@@ -211,7 +211,10 @@ fn a_device_that_is_there_is_not_added_under_another_kind_of_name() {
     // The device has a name made of its address, and now Harvester can be asked.
     let by_address = device("pci-device-0", "pci_0000_01_00_0");
     let answer = create(with_host_devices(vm(&["0000:01:00.0"]), &json!([by_address])));
-    answer.assert_denied(&["pci-device-0 has the name that stands for 0000:01:00.0", "remove that entry"]);
+    answer.assert_denied(&[
+        "pci-device-0 has the resource name that is used for 0000:01:00.0 without Harvester",
+        "remove that entry",
+    ]);
 }
 
 #[rstest]

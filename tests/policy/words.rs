@@ -132,7 +132,7 @@ fn a_repeated_key_is_an_error(#[case] value: &str) {
 #[case::qemu("pci-passthrough", "01:00.0,pcie=1,x-vga=1", "it does not have the form", "01:00.0")]
 #[case::brackets("pci-passthrough", "[10de:1b80]", "it does not have the form", "10de:1b80")]
 #[case::hexadecimal("pci-passthrough", "0x10de:0x1b80", "it does not have the form", "10de:1b80")]
-#[case::slot("pci-passthrough", "01:00", "(as F, * stands for all functions)", "01:00.*")]
+#[case::slot("pci-passthrough", "01:00", "(* in place of F means all functions)", "01:00.*")]
 #[case::whole_slot("pci-passthrough", "0000:01:00", "it does not have the form", "0000:01:00.*")]
 #[case::letter_for_the_function("pci-passthrough", "0000:01:00.x", "its function must be", "0000:01:00.*")]
 #[case::star_without_point("pci-passthrough", "0000:01:00*", "it does not have the form", "0000:01:00.*")]

@@ -62,7 +62,7 @@ pub(crate) fn columns(_: &str) -> Result<String> {
 
 /// The page that kwctl shows, with tables of the directives and the options.
 pub(crate) fn usage(old: &str) -> Result<String> {
-    let mut table = "| directive | for example |\n| --- | --- |\n".to_owned();
+    let mut table = "| directive | value |\n| --- | --- |\n".to_owned();
     for (name, reference) in reference::features() {
         table.push_str(&format!("| `{name}` | `{}` |\n", reference.example));
         for option in reference.options {

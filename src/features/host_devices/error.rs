@@ -46,7 +46,7 @@ pub(in crate::features) enum HostDevicesError {
     /// Cause: an entry of `pciPassthrough.deviceNames: address`, or of the original webhook
     /// Cure: remove the entry under `spec.template.spec.domain.devices.hostDevices`; the directive adds the right one
     #[error(
-        "the VirtualMachine's host device {entry} has the name that stands for {address} where there is no Harvester, and \
+        "the VirtualMachine's host device {entry} has the resource name that is used for {address} without Harvester, and \
          Harvester does not know it; remove that entry"
     )]
     NamedByAddress { entry: String, address: String },

@@ -45,12 +45,12 @@ impl Siblings {
         let mut gone = gone.to_vec();
         gone.retain(|added| is_pci_device(&added.entry));
         let shares_node = |name: &str| gone.iter().any(|added| node_of(name_of(&added.entry)) == node_of(name));
-        let stood_beside = |name: &str, added: &Recorded| added.beside.iter().any(|other| other == name);
+        let was_beside = |name: &str, added: &Recorded| added.beside.iter().any(|other| other == name);
         let may_be_sibling = |entry: &Entry| {
             let name = name_of(entry);
             shares_node(name)
                 && ours.iter().all(|added| added.entry != *entry)
-                && !gone.iter().all(|added| stood_beside(name, added))
+                && !gone.iter().all(|added| was_beside(name, added))
                 && !is_declared(entry)
         };
         // With more devices than a guest can have, the VirtualMachine cannot start.
@@ -79,7 +79,7 @@ impl Siblings {
             // Harvester did not add a device that was already there when each of the feature's devices was added.
             if devices.is_empty() || !is_sure {
                 siblings.doubtful.push(entry.name);
-            } else if !devices.iter().all(|added| stood_beside(name_of(&entry), added)) {
+            } else if !devices.iter().all(|added| was_beside(name_of(&entry), added)) {
                 let names = devices.iter().map(|added| name_of(&added.entry).to_owned()).collect();
                 siblings.found.push((entry, names));
             }

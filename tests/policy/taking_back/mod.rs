@@ -199,7 +199,7 @@ fn what_was_added_goes(
     assert_eq!(answer.after()["metadata"]["annotations"], json!({}));
     assert_eq!(answer.warnings(), Vec::<&str>::new());
     assert_eq!(answer.audit("applied"), "");
-    assert!(answer.logs[0].starts_with("INFO feature taken back"), "{:?}", answer.logs);
+    assert!(answer.logs[0].starts_with("INFO feature removed"), "{:?}", answer.logs);
     // The same must happen without the policy's annotations, because `kubectl replace` or an editor may remove them.
     let replaced = story.update(|vm| {
         vm["metadata"]["annotations"] = json!({});
