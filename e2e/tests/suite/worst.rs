@@ -86,30 +86,57 @@ fn a_forged_record_does_not_hold_a_worker(#[case] fill: fn(&mut Value)) {
     }
 }
 
+const CARD: &str = "nvidia.com/TU104GL";
+
+/// Two nodes with as many equal cards, all enabled.
+fn cards(count: usize) -> Cluster {
+    let mut cluster = Cluster::default();
+    for (node, card) in ["node1", "node2"].into_iter().flat_map(|node| (0..count).map(move |card| (node, card))) {
+        let (name, address) = (format!("{node}-0000{card:02x}000"), format!("0000:{card:02x}:00.0"));
+        cluster.add(json!({
+            "apiVersion": "devices.harvesterhci.io/v1beta1", "kind": "PCIDevice", "metadata": {"name": name},
+            "status": {
+                "address": address, "vendorId": "10de", "deviceId": "1eb8", "nodeName": node, "resourceName": CARD,
+                "iommuGroup": card.to_string(),
+            },
+        }));
+        cluster.add(json!({
+            "apiVersion": "devices.harvesterhci.io/v1beta1", "kind": "PCIDeviceClaim", "metadata": {"name": name},
+            "spec": {"address": address, "nodeName": node}, "status": {"passthroughEnabled": true},
+        }));
+    }
+    cluster
+}
+
+fn vm_with(devices: &[String], names: impl Iterator<Item = String>) -> Value {
+    let mut vm = bare_vm(&[("pci-passthrough", &json!({"devices": devices}).to_string())]);
+    domain(&mut vm)["devices"]["hostDevices"] = names.map(|name| json!({"name": name, "deviceName": CARD})).collect();
+    vm
+}
+
+fn assert_is_quick(object: Value, old: Option<Value>, cluster: Cluster) {
+    let settings = json!({"pciPassthrough": {"maxDevices": 256}});
+    let payload = json!({"request": request(object, old), "settings": settings}).to_string();
+    let fuel = HOST.with_cluster(cluster).measure("validate", payload.as_bytes()).unwrap().fuel;
+    assert!(fuel <= MOST, "{fuel} units of fuel");
+}
+
 /// Harvester may have renamed each of the devices that are there, so each is compared with each that the directive names.
 #[test]
 fn devices_that_may_have_been_renamed_do_not_hold_a_worker() {
-    let (resource, name) = ("nvidia.com/TU104GL", "node1-000003000");
-    let mut cluster = Cluster::default();
-    for object in [
-        json!({"apiVersion": "devices.harvesterhci.io/v1beta1", "kind": "PCIDevice", "metadata": {"name": name},
-            "status": {"address": "0000:03:00.0", "vendorId": "10de", "deviceId": "1eb8", "nodeName": "node1",
-                "resourceName": resource}}),
-        json!({"apiVersion": "devices.harvesterhci.io/v1beta1", "kind": "PCIDeviceClaim", "metadata": {"name": name},
-            "spec": {"address": "0000:03:00.0", "nodeName": "node1"}, "status": {"passthroughEnabled": true}}),
-    ] {
-        cluster.add(object);
-    }
-    let directive = json!({"devices": vec!["10de:1eb8"; 128]}).to_string();
-    let mut old = bare_vm(&[("pci-passthrough", directive.as_str())]);
-    let devices = (0..128).map(|i| json!({"name": format!("node1-0000{i:02x}001"), "deviceName": resource}));
-    domain(&mut old)["devices"]["hostDevices"] = devices.collect();
-    set_record(&mut old, &[("pci-passthrough", &directive, json!([]))]);
+    let devices = vec!["10de:1eb8".to_owned(); 128];
+    let mut old = vm_with(&devices, (0..128).map(|i| format!("node1-0000{i:02x}001")));
+    set_record(&mut old, &[("pci-passthrough", &json!({"devices": devices}).to_string(), json!([]))]);
     let mut new = old.clone();
-    new["spec"]["template"]["metadata"]["labels"] = json!({"example.com/changed": "yes"});
     domain(&mut new)["cpu"] = json!({"cores": 3});
-    let settings = json!({"pciPassthrough": {"maxDevices": 256}});
-    let payload = json!({"request": request(new, Some(old)), "settings": settings}).to_string();
-    let fuel = HOST.with_cluster(cluster).measure("validate", payload.as_bytes()).unwrap().fuel;
-    assert!(fuel <= MOST, "{fuel} units of fuel");
+    assert_is_quick(new, Some(old), cards(1));
+}
+
+/// Each device is compared with all that are equal to it.
+#[rstest]
+#[case::by_address("")]
+#[case::on_a_node("node1/")]
+fn many_equal_devices_do_not_hold_a_worker(#[case] node: &str) {
+    let devices: Vec<_> = (0..120).map(|card| format!("{node}0000:{card:02x}:00.0")).collect();
+    assert_is_quick(vm_with(&devices, (0..120).map(|i| format!("gpu-{i}"))), None, cards(120));
 }

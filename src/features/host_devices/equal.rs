@@ -18,15 +18,20 @@ impl Inventory<'_> {
         is_changed: bool,
     ) -> Option<String> {
         let is_countable = self.bus.is_countable;
+        let named: Vec<&Chosen<'_>> = choices.iter().filter(|chosen| !is_countable(chosen.wanted)).collect();
         let is_named = |device: &HostDevice| {
-            let mut named = choices.iter().filter(|chosen| !is_countable(chosen.wanted));
-            names.contains(&device.name()) || named.any(|chosen| is(device, chosen.wanted))
+            names.contains(&device.name()) || named.iter().any(|chosen| is(device, chosen.wanted))
         };
         // For the same value, what the VirtualMachine has was given earlier.
-        let is_asked = |chosen: &&Chosen<'_>| (is_changed || chosen.entry.is_none()) && !is_countable(chosen.wanted);
-        let mut new = choices.iter().filter(is_asked);
+        let mut new = named.iter().filter(|chosen| is_changed || chosen.entry.is_none());
+        let mut checked = Vec::new();
         new.find_map(|Chosen { device, .. }| {
             let resource = device.resource();
+            // The others are the same for each device of the resource on a node.
+            if checked.contains(&(device.node(), resource)) {
+                return None;
+            }
+            checked.push((device.node(), resource));
             let problem = |why: String| {
                 format!("Kubernetes may give the VirtualMachine another device than {}, because {why}", device.name())
             };
