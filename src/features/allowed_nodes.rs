@@ -5,13 +5,11 @@ use std::cell::OnceCell;
 use serde_json::Value;
 
 use super::feature::Context;
-use super::host_devices::HostDeviceSettings;
+use super::host_devices::{HostDeviceSettings, object};
 use super::record::MAX_PART;
 use crate::cluster::access::{Access, Verbs};
 use crate::cluster::{AMD64, ARCHITECTURE_LABEL, KUBEVIRT, NODE, Node};
 use crate::directives::Asked;
-use crate::values::pci::PciAddress;
-use crate::values::usb::UsbIds;
 use crate::vm::{OnlyNode, Placement};
 
 /// The lookup of [`Context::default_architecture`].
@@ -95,10 +93,8 @@ pub(super) fn named_node(directive: &'static str, context: &Context<'_>) -> Opti
     let text = directive.text().ok().filter(|text| text.len() <= MAX_PART)?;
     let value: Value = serde_json::from_str(text).ok()?;
     let node_of = |device: &str| {
-        let with_slash = device.rsplit_once('/').map(|(node, _)| node.to_owned());
-        let of_pci_device = || PciAddress::of_pci_device(device).map(|(node, _)| node.to_owned());
-        let of_usb_device = || UsbIds::of_usb_device(device).map(|(node, _)| node.to_owned());
-        with_slash.or_else(of_pci_device).or_else(of_usb_device)
+        let with_slash = device.rsplit_once('/').map(|(node, _)| node);
+        with_slash.or_else(|| object(device).map(|(node, _)| node)).map(str::to_owned)
     };
     value.get("devices")?.as_array()?.iter().filter_map(Value::as_str).find_map(node_of)
 }

@@ -64,7 +64,9 @@ impl Record {
         let mut record = Self::default();
         for feature in features {
             let Some(part) = members.remove(feature.name) else { continue };
-            match Part::read(&part, feature) {
+            // The policy writes no part that is too long.
+            let is_possible = |part: &Part| text.len() <= MAX_PART || !part.is_too_long();
+            match Part::read(&part, feature).filter(is_possible) {
                 Some(part) => record.parts.push((feature.name, part)),
                 None => record.is_unreadable = true,
             }
@@ -138,7 +140,8 @@ impl Part {
             let entry = feature.adds.iter().find_map(|place| place.recorded(item))?;
             // Features add only limits on extended resources.
             let entry = Some(entry).filter(|entry| entry.place != &LIMIT || entry.name.contains('/'))?;
-            let beside = item.get("beside").and_then(Value::as_array).into_iter().flatten();
+            let beside = item.get("beside").filter(|_| entry.as_device().is_some());
+            let beside = beside.and_then(Value::as_array).into_iter().flatten();
             let beside = beside.filter_map(Value::as_str).map(str::to_owned).collect();
             Some(Recorded { entry, beside })
         };

@@ -9,7 +9,7 @@ use crate::vm::{Device, ShapeError};
 
 /// The node and the device in the name of one of Harvester's objects: the address of a PCIDevice, or the vendor and
 /// product of a USBDevice.
-pub(super) fn object(name: &str) -> Option<(&str, String)> {
+pub(in crate::features) fn object(name: &str) -> Option<(&str, String)> {
     let usb = || UsbIds::of_usb_device(name).map(|(node, ids)| (node, ids.to_string()));
     PciAddress::of_pci_device(name).map(|(node, address)| (node, address.to_string())).or_else(usb)
 }

@@ -209,9 +209,7 @@ fn plan(value: &str, context: &Context<'_>) -> anyhow::Result<Plan> {
 /// The place that the device gets in the guest, if the VirtualMachine asks for one. libvirt refuses a place that another
 /// device has. It moves its own root ports away.
 fn guest_address(context: &Context<'_>) -> anyhow::Result<Option<PciAddress>> {
-    let Some(option) = context.directives.option(ADDRESS_OPTION)?.filter(|option| !option.is_empty()) else {
-        return Ok(None);
-    };
+    let Some(option) = context.directives.option(ADDRESS_OPTION)? else { return Ok(None) };
     let slot_of = |address: &str| address.strip_prefix("0000:00:")?.strip_suffix(".0").map(str::to_owned);
     let is_place =
         |address: &PciAddress| slot_of(&address.to_string()).is_some_and(|slot| !["00", "1f"].contains(&slot.as_str()));

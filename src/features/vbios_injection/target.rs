@@ -67,12 +67,12 @@ pub(super) fn target<'v>(
     if devices.len() > 1 {
         devices.retain(is_known);
     }
-    let device = match devices.as_slice() {
-        [] if has_instance_type => return Ok(Target { names: ONLY.to_owned(), device: None }),
+    match devices.as_slice() {
+        [] if has_instance_type => Ok(Target { names: ONLY.to_owned(), device: None }),
         [] => match waits_for(context) {
-            Some(feature) => return Err(VbiosError::Waits(feature).into()),
-            None if all.is_empty() => return Ok(Target { names: ANY.to_owned(), device: None }),
-            None => None,
+            Some(feature) => Err(VbiosError::Waits(feature).into()),
+            None if all.is_empty() => Ok(Target { names: ANY.to_owned(), device: None }),
+            None => Err(VbiosError::NoPciDevice { devices: names(&all) }.into()),
         },
         [device] => {
             let target = to_target(*device, device.name, ONLY)?;
@@ -80,10 +80,10 @@ pub(super) fn target<'v>(
             if let Some(feature) = waits_for(context).filter(|_| is_other()) {
                 return Err(VbiosError::Waits(feature).into());
             }
-            return match is_known(device) || has_instance_type {
+            match is_known(device) || has_instance_type {
                 true => Ok(target),
                 false => Err(VbiosError::NoPciDevice { devices: names(&all) }.into()),
-            };
+            }
         }
         devices => {
             let told = told_by_ids(devices, rom, context);
@@ -91,11 +91,10 @@ pub(super) fn target<'v>(
             // group.
             let before = || devices.iter().find(|device| was_for(device.name, sidecars, context)).copied();
             let found = told.or_else(before).or_else(|| told_by_class(devices, rom, context));
-            Some(found.ok_or_else(|| VbiosError::SeveralDevices { devices: names(devices) })?)
+            let device = found.ok_or_else(|| VbiosError::SeveralDevices { devices: names(devices) })?;
+            to_target(device, device.name, ONLY)
         }
-    };
-    let device = device.ok_or_else(|| VbiosError::NoPciDevice { devices: names(&all) })?;
-    to_target(device, device.name, ONLY)
+    }
 }
 
 fn names(devices: &[Device<'_>]) -> String {
@@ -237,10 +236,9 @@ fn named<'v>(
             return Ok(Target { names: address.to_string(), device: None });
         }
     } else if has_instance_type {
-        let name = if what.is_some() { ONLY } else { option };
         return match what {
-            Some(_) => Ok(Target { names: name.to_owned(), device: None }),
-            None => to_target(Device { name, resource: "" }, name, ""),
+            Some(_) => Ok(Target { names: ONLY.to_owned(), device: None }),
+            None => to_target(Device { name: option, resource: "" }, option, ""),
         };
     }
     match waits_for(context) {
