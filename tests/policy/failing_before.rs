@@ -3,7 +3,7 @@
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::harness::{Answer, MemoryCluster, Request, annotate, bare_vm, fixtures};
+use super::harness::{Answer, MemoryCluster, Request, annotate, bare_vm, fixtures, set_record};
 
 const RECEIVER: (&str, &str) = ("usb-passthrough", r#"{"devices": ["node1/046d:c52b"]}"#);
 const KEY: (&str, &str) = ("usb-passthrough", r#"{"devices": ["node1/1050:0407"]}"#);
@@ -154,6 +154,19 @@ fn what_cannot_be_recorded_is_refused() {
     let long = format!(r#"{{"devices": ["node1/046d:c52b"]{}}}"#, " ".repeat(40_000));
     let answer = Request::create(bare_vm(&[("usb-passthrough", &long)])).cluster(plugged_in()).evaluate();
     answer.assert_denied(&["what the policy has to record about it is longer than 32 KiB", "shorten the directive"]);
+}
+
+/// Nor is one that somebody else wrote: it would only take time.
+#[rstest]
+#[case::as_long_as_one_may_be(1_000, false)]
+#[case::longer(2_500, true)]
+fn a_record_that_is_too_long_is_not_read(#[case] count: usize, #[case] is_too_long: bool) {
+    let mut vm = bare_vm(&[]);
+    let beside: Vec<_> = (0..count).map(|i| format!("node1-{i:06}")).collect();
+    let added = json!([{"hostDevice": "node1-000003000", "resource": "x", "beside": beside}]);
+    set_record(&mut vm, &[("pci-passthrough", "x", added)]);
+    let answer = Request::create(vm).evaluate();
+    assert_eq!(answer.warnings().iter().any(|warning| warning.contains("cannot be read")), is_too_long);
 }
 
 /// Because of what the unplugged device keeps, the other feature failed before, too.
