@@ -844,6 +844,20 @@ mod messages {
         assert_denied_without_names(&answer, &["pci-passthrough cannot be applied"], others);
     }
 
+    /// The user's own host device has the name of the administrator's card, and the ROM is for another one.
+    #[rstest]
+    #[case::with_rules(owner_rule(), false)]
+    #[case::without(json!({}), true)]
+    fn name_no_ids_of_a_device_that_gets_a_rom(#[case] settings: Value, #[case] has_ids: bool) {
+        let mut objects = vbios_objects();
+        objects.extend(card("node2-000003000", "7", "admin"));
+        let vm = bare_vm(&[("vbios-injection", "igpu-rom")]);
+        let vm = having(vm, "hostDevices", json!([entry("node2-000003000", CARD)]));
+        let answer = create(vm, settings, MemoryCluster::of(objects));
+        assert!(warnings(&answer).contains("it goes to node2-000003000"), "{}", warnings(&answer));
+        assert_eq!(warnings(&answer).contains("10de:1eb8"), has_ids, "{}", warnings(&answer));
+    }
+
     #[test]
     fn name_no_node_where_a_device_is_not_enabled() {
         let disabled = pci_without_claim("node2-000003000", "10de:1eb8", "7", CARD);

@@ -8,7 +8,7 @@ use super::rom::Rom;
 use super::sidecar::DEVICES;
 use crate::cluster::{HostDevice, KubeVirt, PCI_DEVICE};
 use crate::features::feature::Context;
-use crate::features::host_devices::is_usb;
+use crate::features::host_devices::{has_device_rules, is_usb};
 use crate::text;
 use crate::values::pci::{PciAddress, PciSelector};
 use crate::values::usb::UsbIds;
@@ -294,8 +294,10 @@ fn other_ids(rom: &Rom, device: Device<'_>, context: &Context<'_>) -> Option<Str
 pub(super) fn mismatch(rom: &Rom, device: Device<'_>, context: &Context<'_>) -> Option<String> {
     let (vendor, id) = rom.bios?;
     let ids = other_ids(rom, device, context)?;
+    // The name may be that of a device which the VirtualMachine may not have.
+    let ids = if has_device_rules(context.settings) { String::new() } else { format!(" ({ids})") };
     Some(format!(
-        "the ROM says that it is for the device {vendor:04x}:{id:04x}, but it goes to {} ({ids}); use a ROM of that device",
+        "the ROM says that it is for the device {vendor:04x}:{id:04x}, but it goes to {}{ids}; use a ROM of that device",
         text::list(&[device.name])
     ))
 }
