@@ -1,5 +1,12 @@
 //! CPU vendors, and what tells them.
 
+use std::rc::Rc;
+
+use super::feature::Context;
+use crate::cluster::Node;
+use crate::text::Quoted;
+use crate::vm::ShapeError;
+
 /// A CPU vendor, which determines the virtualization extension.
 pub(super) struct Vendor {
     /// AMD or Intel.
@@ -44,4 +51,29 @@ impl Vendor {
         let model = model.to_ascii_lowercase();
         self.models.split(',').any(|start| model.starts_with(start))
     }
+}
+
+/// A warning if the CPU model is of the other vendor. CPUs of one vendor can run simple models of the other, and then the
+/// nodes say so.
+pub(super) fn model_warning(
+    vendor: &Vendor,
+    nodes: &[Rc<Node>],
+    context: &Context<'_>,
+) -> Result<Option<String>, ShapeError> {
+    let (model, other) = (context.vm.cpu_model()?.unwrap_or_default(), vendor.other());
+    let [_, extension_label] = vendor.labels;
+    let model_label = format!("{MODEL_LABEL}{model}");
+    let has_both = |node: &Rc<Node>| [&model_label, extension_label].iter().all(|it| node.label(it) == Some("true"));
+    if !other.has_model(model) || nodes.iter().any(has_both) {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "spec.template.spec.domain.cpu.model is {}, a CPU by {}, but {} is a feature of CPUs by {}, so the VirtualMachine runs only \
+         on a node with both labels {extension_label}=true and {model_label}=true, and the policy knows no such node; correct \
+         the model or the vendor",
+        Quoted(model),
+        other.name,
+        vendor.extension,
+        vendor.name
+    )))
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::allowed_nodes::DEFAULT_ARCHITECTURE;
-use super::cpu_vendor::{AMD, INTEL, MODEL_LABEL, Vendor};
+use super::cpu_vendor::{AMD, INTEL, MODEL_LABEL, Vendor, model_warning};
 use super::feature::{Context, Feature, Plan};
 use super::reference::{OptionReference, Reference};
 use super::switch::{WORDS, parse_switch};
@@ -368,27 +368,6 @@ fn warning(extensions: Extensions, nodes: &[Rc<Node>], context: &Context<'_>) ->
     Ok(Some(format!(
         "no node that the VirtualMachine may run on has the label {extension_label}=true, so the VirtualMachine will not be \
          scheduled; {remedy}"
-    )))
-}
-
-/// A warning if the CPU model is of the other vendor. CPUs of one vendor can run simple models of the other, and then the
-/// nodes say so.
-fn model_warning(vendor: &Vendor, nodes: &[Rc<Node>], context: &Context<'_>) -> Result<Option<String>, ShapeError> {
-    let (model, other) = (context.vm.cpu_model()?.unwrap_or_default(), vendor.other());
-    let [_, extension_label] = vendor.labels;
-    let model_label = format!("{MODEL_LABEL}{model}");
-    let has_both = |node: &Rc<Node>| [&model_label, extension_label].iter().all(|it| node.label(it) == Some("true"));
-    if !other.has_model(model) || nodes.iter().any(has_both) {
-        return Ok(None);
-    }
-    Ok(Some(format!(
-        "spec.template.spec.domain.cpu.model is {}, a CPU by {}, but {} is a feature of CPUs by {}, so the VirtualMachine runs only \
-         on a node with both labels {extension_label}=true and {model_label}=true, and the policy knows no such node; correct \
-         the model or the vendor",
-        Quoted(model),
-        other.name,
-        vendor.extension,
-        vendor.name
     )))
 }
 

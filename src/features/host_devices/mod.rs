@@ -6,6 +6,7 @@ mod choice;
 mod directive;
 mod equal;
 mod error;
+mod in_place;
 mod inventory;
 mod names;
 pub(super) mod placed;
