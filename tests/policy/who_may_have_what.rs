@@ -669,11 +669,10 @@ mod a_second_attack {
     }
 
     /// Nobody has claimed the card yet. The administrator does so later.
-    #[test]
-    fn before_the_claim() {
+    #[rstest]
+    fn before_the_claim(#[values(owner_rule(), namespace_rule())] settings: Value) {
         let disabled = pci_without_claim("node2-000003000", "10de:1eb8", "7", CARD);
-        let answer =
-            create(to_node2(bare_vm(&[("gpu-device-plugin", CARD)])), owner_rule(), cluster(vec![vec![disabled]]));
+        let answer = create(to_node2(bare_vm(&[("gpu-device-plugin", CARD)])), settings, cluster(vec![vec![disabled]]));
         answer.assert_denied(&["nvidia.com/TU104GL_TESLA_T4 is not enabled for passthrough on any node"]);
     }
 

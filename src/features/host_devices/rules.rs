@@ -222,7 +222,7 @@ pub(in crate::features) fn check_resource(
     };
     let devices = inventory.sorted(|device| device.resource() == resource && inventory.is_enabled(device));
     // A device that nobody claimed may be anybody's later.
-    if devices.is_empty() && settings.require_claim_owner && inventory.all().any(|it| it.resource() == resource) {
+    if devices.is_empty() && inventory.all().any(|it| it.resource() == resource) {
         return Err(HostDevicesError::NotEnabled { device: resource.to_owned(), nodes: "any node".to_owned(), bus });
     }
     // Without a request for them, the siblings were checked when there was one.
