@@ -23,13 +23,10 @@ struct Present<'v> {
 }
 
 impl Present<'_> {
-    /// Whether it is named after one of the candidates. An entry that the directive added gives way if its device is gone or
-    /// not enabled any more, or has another resource.
+    /// Whether it is named after one of the candidates.
     fn is_named_after(&self, one: &Candidates<'_>) -> bool {
-        let is_current =
-            |device: &&HostDevice| device.name() == self.entry.name && device.resource() == self.entry.resource;
         let is_it = match self.device {
-            Some(device) => is(device, one.wanted) && (!self.is_ours || one.devices.iter().any(is_current)),
+            Some(device) => is(device, one.wanted),
             None => self.address.as_deref() == Some(one.wanted),
         };
         self.tells_device && is_it
@@ -78,15 +75,16 @@ impl Inventory<'_> {
         let is_on_node = node.is_some_and(|node| self.is_on_node(node));
         // An entry for a device that the VirtualMachine may not have is never taken for one that it may have.
         let may_be_had = device.is_some_and(|device| matches!(self.refusal(device), Ok(None)));
+        let is_current = |device: &HostDevice| device.resource() == entry.resource && self.is_enabled(device);
+        // An entry that the directive added gives way if its device is gone or not enabled any more, or has another resource.
         // The name of a PCI device tells the device even if that was not looked up. The name of a USB device does not,
         // because the device may have been unplugged.
         let tells_device = match device {
-            Some(_) => may_be_had,
+            Some(device) => may_be_had && (!is_ours || is_current(device)),
             None => self.bus.name_is_address && !(self.is_complete && is_ours),
         };
         // Harvester's controller renames an entry only after a device of its resource that the VirtualMachine can have.
-        let is_it = |device: &HostDevice| device.resource() == entry.resource && self.is_enabled(device) && may_be_had;
-        let can_be_had = !self.is_complete || device.is_some_and(is_it);
+        let can_be_had = !self.is_complete || may_be_had && device.is_some_and(is_current);
         Present {
             entry: *entry,
             device,
