@@ -67,7 +67,7 @@ pub enum Outcome {
     /// It fails as before the update, so it stays as it is.
     StillFails,
     /// What it had added is removed.
-    TakenBack,
+    Removed,
     /// It would be applied, but the request is denied because of others.
     WouldBeApplied,
     /// Nothing was done about it.
@@ -117,7 +117,7 @@ impl Explanation {
                 Outcome::Refused => (Part::Bad, "refused"),
                 Outcome::NotApplied => (Part::Warning, "not applied"),
                 Outcome::StillFails => (Part::Warning, "fails as before"),
-                Outcome::TakenBack => (Part::Good, "taken back"),
+                Outcome::Removed => (Part::Good, "removed"),
                 Outcome::WouldBeApplied => (Part::Good, "would be applied"),
                 Outcome::Nothing => (Part::Place, "nothing to do"),
             };
@@ -187,8 +187,8 @@ impl Facts<'_> {
         } else if let Some(line) = self.logged("feature still fails", feature) {
             because.push(error(line));
             Outcome::StillFails
-        } else if self.logged("feature taken back", feature).is_some() {
-            Outcome::TakenBack
+        } else if self.logged("feature removed", feature).is_some() {
+            Outcome::Removed
         } else if let Some(directive) = directive.filter(|directive| self.would_be_applied(directive, reference)) {
             let refused = self.refused_features().filter(|name| *name != directive.name);
             let refused: Vec<_> = refused.collect();
@@ -203,7 +203,7 @@ impl Facts<'_> {
         if outcome != Outcome::Refused {
             let gone = before.iter().filter(|entry| !after.contains(entry));
             if outcome != Outcome::Nothing {
-                because.extend(gone.map(|entry| format!("took back {entry}")));
+                because.extend(gone.map(|entry| format!("removed {entry}")));
             }
         }
         let of_feature = format!("{feature}: ");

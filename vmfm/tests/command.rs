@@ -540,12 +540,12 @@ mod explain {
     }
 
     #[test]
-    fn a_directive_that_is_gone_is_taken_back() {
+    fn what_a_directive_added_is_removed_with_it() {
         let (_, stdout, _) = run(&["--output", "jsonpath={$}", "-"], VM);
         let old = file("applied.yaml", &stdout);
         let new = stdout.replace(r#""vm-feature-manager.io/gpu-device-plugin":"nvidia.com/gpu","#, "");
         let text = explain(&["--old", &old, "-"], &new);
-        let expected = ["  gpu-device-plugin: taken back", "    took back limit nvidia.com/gpu, quantity 1"];
+        let expected = ["  gpu-device-plugin: removed", "    removed limit nvidia.com/gpu, quantity 1"];
         assert_eq!(part(&text, "decisions:"), expected, "{text}");
 
         let text = explain(&["--old", &old, "-"], &stdout);

@@ -173,7 +173,7 @@ fn changes(decision: &Decision) -> String {
 
 /// What the policy would change: for each feature, or the places if no feature has entries that change.
 fn what_changes(decisions: &[Decision], response: &AdmissionResponse) -> Vec<String> {
-    let is_change = |line: &String| line.starts_with("added ") || line.starts_with("took back ");
+    let is_change = |line: &String| line.starts_with("added ") || line.starts_with("removed ");
     let changing = decisions.iter().filter(|decision| decision.because.iter().any(is_change));
     let messages: Vec<String> =
         changing.map(|decision| format!("{}: {}", decision.feature, changes(decision))).collect();
