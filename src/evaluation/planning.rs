@@ -307,7 +307,7 @@ impl<'r> Evaluation<'r> {
         let mut ours = entries(&task.recorded);
         for entry in &plan.entries {
             planned.insert(entry.clone());
-            // Harvester may give a device that the policy added the same name as one of the user's devices.
+            // Harvester may rename a device of the policy's, and then it can equal one of the user's.
             if entry.as_device().is_some() && ours.take(entry) || context.base.lacks(entry, planned.count(entry))? {
                 // An entry that somebody removed is added again.
                 let find = |all: &[Recorded]| all.iter().find(|added| added.entry == *entry).cloned();
