@@ -219,16 +219,19 @@ impl Ownership {
     /// What the feature added before this request: the entries that its records list, that are still there, and that
     /// are not the user's.
     pub(super) fn recorded(&self, feature: &Feature) -> Vec<Recorded> {
-        let Some(listed) = self.listed.iter().find(|listed| listed.feature == feature.name) else { return Vec::new() };
+        let Some(listed) = self.listed(feature) else { return Vec::new() };
         let mut all = listed.before.clone();
         all.extend_from_slice(&listed.since);
         self.present.find_ours(feature, &all, &self.users).ours
     }
 
-    /// What the feature added before this update, according to the record of then.
+    /// What the feature had added before this update, according to the record before it.
     pub(super) fn had(&self, feature: &Feature) -> &[Recorded] {
-        let listed = self.listed.iter().find(|listed| listed.feature == feature.name);
-        listed.map(|listed| listed.before.as_slice()).unwrap_or_default()
+        self.listed(feature).map(|listed| listed.before.as_slice()).unwrap_or_default()
+    }
+
+    fn listed(&self, feature: &Feature) -> Option<&Listed> {
+        self.listed.iter().find(|listed| listed.feature == feature.name)
     }
 
     /// An item of the record before this update with the devices that are beside it now.

@@ -1,11 +1,11 @@
 //! PCI passthrough: the guest gets host devices by PCI address, or by vendor and device.
 
 use super::feature::{Context, Feature, Plan};
-use super::host_devices::{self, Bus, HostDeviceSettings, HostDevicesError, NamedBy, Partner};
+use super::host_devices::{self, Bus, HostDeviceSettings, HostDevicesError, NamedBy, PLACEMENT, Partner};
 use super::reference::Reference;
 use super::switch;
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{KUBEVIRT, NODE, PCI_DEVICE, PCI_DEVICE_CLAIM};
+use crate::cluster::{KUBEVIRT, PCI_DEVICE, PCI_DEVICE_CLAIM};
 use crate::settings::{Count, choice, section};
 use crate::text;
 use crate::values::pci::PciSelector;
@@ -83,9 +83,7 @@ pub(super) static REFERENCE: Reference = Reference {
         Access::to(Verbs::Get, &[&KUBEVIRT])
             .what("the feature gate `HostDevices`; without Harvester, also `permittedHostDevices.pciHostDevices`")
             .without("the gate is not checked; without Harvester, the directive fails"),
-        Access::to(Verbs::List, &[&NODE])
-            .what("whether the VM may run on a node that has the devices; a single node is read by its name")
-            .without("the placement is not checked, and the node's hostname is taken for its name"),
+        PLACEMENT,
     ],
 };
 

@@ -23,7 +23,7 @@ pub(crate) enum SwitchError {
 /// Whether the value switches a feature on.
 ///
 /// # Errors
-/// It is no word for on or off.
+/// The value is not a word for on or off.
 pub(crate) fn parse_switch(value: &str) -> Result<bool, SwitchError> {
     match value.to_ascii_lowercase().as_str() {
         "enabled" | "true" | "yes" | "on" | "1" => Ok(true),

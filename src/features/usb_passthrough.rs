@@ -1,11 +1,13 @@
 //! USB passthrough: the guest gets USB devices by vendor and product.
 
 use super::feature::{Context, Feature, Plan};
-use super::host_devices::{self, Bus, HostDeviceSettings, HostDevicesError, NamedBy, Partner, USB_PREFIX, is_usb};
+use super::host_devices::{
+    self, Bus, HostDeviceSettings, HostDevicesError, NamedBy, PLACEMENT, Partner, USB_PREFIX, is_usb,
+};
 use super::reference::Reference;
 use super::switch;
 use crate::cluster::access::{Access, Condition, Verbs};
-use crate::cluster::{KUBEVIRT, NODE, USB_DEVICE, USB_DEVICE_CLAIM};
+use crate::cluster::{KUBEVIRT, USB_DEVICE, USB_DEVICE_CLAIM};
 use crate::settings::{Count, choice, section};
 use crate::values::usb::UsbIds;
 use crate::vm::place::{HOST_DEVICE, NODE_SELECTOR};
@@ -63,9 +65,7 @@ pub(super) static REFERENCE: Reference = Reference {
         Access::to(Verbs::Get, &[&KUBEVIRT])
             .what("the feature gate `HostDevices`; without Harvester, also `permittedHostDevices.usb`")
             .without("the gate is not checked; without Harvester, the directive fails"),
-        Access::to(Verbs::List, &[&NODE])
-            .what("whether the VM may run on a node that has the devices; a single node is read by its name")
-            .without("the placement is not checked, and the node's hostname is taken for its name"),
+        PLACEMENT,
     ],
 };
 

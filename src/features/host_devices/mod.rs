@@ -15,6 +15,8 @@ pub(super) mod siblings;
 mod wanted;
 
 use super::feature::{Context, Plan};
+use crate::cluster::NODE;
+use crate::cluster::access::{Access, Verbs};
 use crate::json::to_text;
 use crate::settings::{Count, FeatureSettings, section};
 use crate::text;
@@ -27,12 +29,20 @@ pub(super) use directive::check_count;
 pub(super) use error::HostDevicesError;
 use error::has_harvester;
 use inventory::Inventory;
-pub(super) use names::object;
-pub(super) use names::{USB_PREFIX, free_names, is_usb};
+pub(super) use names::{USB_PREFIX, free_names, is_usb, object};
 use names::{host_device, our_devices};
 pub(crate) use rules::has_device_rules;
 pub(crate) use siblings::{Siblings, beside, is_pci_device, is_pci_device_name, may_have_siblings};
 use wanted::Wanted;
+
+/// The lookup of nodes for devices, for the reference.
+pub(super) const PLACEMENT: Access = Access {
+    kinds: &[&NODE],
+    verbs: Verbs::List,
+    what: "whether the VM may run on a node that has the devices; a single node is read by its name",
+    without: "the placement is not checked, and the node's hostname is taken for its name",
+    needed: &[],
+};
 
 /// The feature gate without which KubeVirt accepts no host devices.
 pub(super) const GATE: &str = "HostDevices";

@@ -164,8 +164,8 @@ impl Inventory<'_> {
         }
     }
 
-    /// Whether the VirtualMachine had the device before this update. A user may write any name, so one of a device of
-    /// another node does not count.
+    /// Whether the VirtualMachine had the device before this update. A user may write any name, so the name of a device on
+    /// another node than the VirtualMachine's does not count.
     fn was_there(&self, device: &HostDevice) -> bool {
         // An entry of the policy may have another resource, which the device had before. One of the user's may have any.
         let had = |added: &Recorded| added.entry.as_device().is_some_and(|(name, _)| name == device.name());
